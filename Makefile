@@ -1,0 +1,65 @@
+# Every target sets up what it needs in .venv, from a clean clone, and is quick when repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+STAMPS := .venv/stamps
+SETUP := pyproject.toml constraints.txt
+MINUTES ?= 5.5
+SENTENCE ?= 我的手机坏了,我打算____一部新手机。
+
+.PHONY: demo test check format docs bench clean
+
+demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank
+	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --out runs/demo --resume
+	@$(BIN)/python -m unrolled evaluate runs/demo
+	@$(BIN)/python -m unrolled fill runs/demo '$(SENTENCE)'
+	@echo
+	@echo "Next: $(BIN)/unrolled fill runs/demo '今天天气很____,我们去公园吧。'"
+	@echo "      $(BIN)/unrolled train lm --data shakespeare --unit word --minutes 5 --out runs/lm"
+	@echo "      $(BIN)/unrolled generate runs/lm --prompt 'To be'"
+	@echo "      docs/tutorials/equations-to-code.md"
+
+test: $(STAMPS)/test  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(STAMPS)/check docs  ## format, lint, types, docs build
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMPS)/check  ## mend what can be mended by a tool
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMPS)/docs  ## the documentation, in docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+
+bench: $(STAMPS)/corpora  ## what the README quotes
+	$(BIN)/python -m benchmarks.cloze
+
+clean:
+	rm -rf .venv build docs/_build
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# Editable, so that a change of the sources needs no new install.
+$(STAMPS)/package: $(SETUP) | $(BIN)/python
+	$(PIP) --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/corpora: $(STAMPS)/package
+	$(PIP) --editable '.[corpora,zh]'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/corpora
+	$(PIP) --editable '.[test,tensorboard]'
+	@touch $@
+
+$(STAMPS)/check: $(STAMPS)/corpora
+	$(PIP) --editable '.[check]'
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/package
+	$(PIP) --editable '.[docs]'
+	@touch $@

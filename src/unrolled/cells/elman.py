@@ -1,0 +1,63 @@
+"""The simple recurrent network."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unrolled.cells.cell import Activation, GatedCell, State
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda z: z,
+}
+
+
+class Elman(GatedCell):
+    """The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
+
+    U is ``weight_ih`` ``[H, D]``, W is ``weight_hh`` ``[H, H]``, and b is ``bias_ih + bias_hh``
+    ``[H]``, all named as in ``torch.nn.RNN``. State: ``(s,)``, ``[B, H]``.
+
+    Source: Elman, "Finding Structure in Time", Cognitive Science 14 (1990).
+
+    Args:
+        input_size: D, the features of one input.
+        hidden_size: H, the hidden units.
+        bias: whether there is a b.
+        activation: f: "tanh", "relu", "sigmoid", "identity", or any elementwise function of a tensor.
+    """
+
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        activation: str | Activation = "tanh",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias=bias)
+        if isinstance(activation, str):
+            if activation not in ACTIVATIONS:
+                known = ", ".join(repr(name) for name in ACTIVATIONS)
+                raise ValueError(f"activation: got {activation!r}, expected {known}, or a function")
+        elif not callable(activation):
+            raise TypeError(f"activation: got {activation!r}, expected a name or a function")
+        self.activation = activation
+
+    def project(self, x: Tensor) -> Tensor:
+        """U x_t + b for every step: ``[..., D] -> [..., H]``."""
+        return F.linear(x, self.weight_ih, self.bias())
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """s_t = f(projected_t + W s_{t-1})."""
+        (s,) = state
+        f = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        return (f(projected + s @ self.weight_hh.T),)
+
+    def extra_repr(self) -> str:
+        name = self.activation if isinstance(self.activation, str) else self.activation.__name__
+        return f"{super().extra_repr()}, activation={name}"

@@ -1,0 +1,41 @@
+"""The gated recurrent unit."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unrolled.cells.cell import GatedCell, State
+
+
+class GRU(GatedCell):
+    """The gated recurrent unit: one gate mixes the old state with a new one.
+
+        r = σ(U_r x_t + W_r h_{t-1} + b_r)
+        z = σ(U_z x_t + W_z h_{t-1} + b_z)
+        n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
+        h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
+
+    Gate order r, z, n; ``weight_ih`` ``[3H, D]``, ``weight_hh`` ``[3H, H]``, biases ``[3H]``, as in
+    ``torch.nn.GRU``. ``bias_hh`` stays in the step, since r multiplies its last third. State:
+    ``(h,)``, ``[B, H]``.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in
+    the variant with the reset gate after the product (its first version on arXiv, 1406.1078v1).
+    """
+
+    gates = 3
+
+    def project(self, x: Tensor) -> Tensor:
+        """U x_t + bias_ih for every gate and step: ``[..., D] -> [..., 3H]``."""
+        return F.linear(x, self.weight_ih, self.bias_ih)
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """The equations above."""
+        (h,) = state
+        recurrent = F.linear(h, self.weight_hh, self.bias_hh)
+        u_r, u_z, u_n = projected.chunk(3, -1)
+        w_r, w_z, w_n = recurrent.chunk(3, -1)
+        r = torch.sigmoid(u_r + w_r)
+        z = torch.sigmoid(u_z + w_z)
+        n = torch.tanh(u_n + r * w_n)
+        return (n + z * (h - n),)

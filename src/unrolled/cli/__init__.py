@@ -1,0 +1,53 @@
+"""The command line: one file a command, each a thin layer over the library."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import unrolled
+from unrolled.errors import UnrolledError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``unrolled`` with ``argv``; return its exit code: 0, 1 (data or model), 2 (the call)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
+            stream.reconfigure(errors="backslashreplace")
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+        sys.stdout.flush()
+    except UnrolledError as error:
+        print(f"unrolled: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read our output has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        print("unrolled: error: out of memory; try a smaller model or batch", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("unrolled: stopped; go on with the same command and --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command; each puts the function to call into ``command``."""
+    from unrolled.cli import evaluate, fill, generate, info, train
+
+    root = argparse.ArgumentParser(
+        prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
+    )
+    root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (train, fill, generate, evaluate, info):
+        command.add_to(commands)
+    return root
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    sys.exit(main())

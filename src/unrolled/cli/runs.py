@@ -1,0 +1,22 @@
+"""Runs as the commands take them."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from unrolled.errors import RunError
+from unrolled.models import TokenModel
+from unrolled.training import Run
+
+M = TypeVar("M", bound=TokenModel)
+
+
+def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
+    """The run in ``directory`` and its model, which must be of the class ``wanted``."""
+    run = Run(directory)
+    model = run.model()
+    if not isinstance(model, wanted):
+        raise RunError(
+            f"{directory}: holds a model of kind '{run.kind}', expected '{wanted.kind}', "
+            f"made by 'unrolled train {wanted.kind}'"
+        )
+    return run, model

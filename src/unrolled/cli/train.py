@@ -1,0 +1,191 @@
+"""``unrolled train``: a model from text."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unrolled.cli.options import fraction, not_negative, positive, whole
+from unrolled.data import CORPORA, Tokenizer, sentences
+from unrolled.data.dataset import SPLITS
+from unrolled.errors import CallError, DataError
+from unrolled.models import KINDS
+from unrolled.models.token_model import CELLS
+from unrolled.training import (
+    Run,
+    Settings,
+    Trainer,
+    steps_of,
+    prepare_directory,
+    write_data,
+)
+from unrolled.training.loop import OPTIMIZERS, SCHEDULES
+from unrolled.training.watchers import watchers
+
+MINUTES = 5.0  # where neither --minutes nor --epochs is given
+
+# Every option that decides what the weights become: its default, its help, argparse's settings. The
+# parser leaves out what was not given, so that --resume can tell what was.
+DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "cell": ("gru", "the recurrent cell", {"choices": sorted(CELLS)}),
+    "hidden": (256, "hidden units of each direction and layer", {"type": whole(1)}),
+    "embedding": (128, "width of a token's embedding", {"type": whole(1)}),
+    "depth": (1, "recurrent layers", {"type": whole(1)}),
+    "dropout": (0.1, "share of features dropped", {"type": fraction}),
+    "token_dropout": (0.0, "share of input tokens hidden", {"type": fraction}),
+    "tied": (
+        True,
+        "one matrix for embedding and softmax",
+        {"action": argparse.BooleanOptionalAction},
+    ),
+    "unit": ("char", "what a token is", {"choices": ["char", "word"]}),
+    "simplify": (
+        None,
+        "Traditional Chinese to Simplified; by default if a named corpus asks for it",
+        {"action": argparse.BooleanOptionalAction},
+    ),
+    "min_count": (2, "a rarer token becomes <unk>", {"type": whole(1)}),
+    "max_vocabulary": (50_000, "tokens at the most", {"type": whole(5)}),
+    "longest": (200, "tokens of a sentence; a longer one is cut", {"type": whole(1)}),
+    "seed": (0, "the source of all chance", {"type": whole(0)}),
+    "minutes": (None, f"time to train, {MINUTES:g} by default", {"type": positive}),
+    "epochs": (None, "passes over the training split, instead", {"type": positive}),
+    "batch_tokens": (832, "tokens of a batch, with padding", {"type": whole(1)}),
+    "optimizer": ("adam", "how gradients are applied", {"choices": OPTIMIZERS}),
+    "learning_rate": (4e-3, "at its highest", {"type": positive}),
+    "schedule": ("linear", "how the rate falls", {"choices": sorted(SCHEDULES)}),
+    "weight_decay": (0.0, "of matrices", {"type": not_negative}),
+    "clip": (1.0, "largest norm of the gradient", {"type": positive}),
+    "evaluations": (8, "on the validation split, evenly spread", {"type": whole(1)}),
+    "patience": (3, "evaluations without a gain before it stops early", {"type": whole(1)}),
+    "threads": (None, "processor threads; by default all", {"type": whole(1)}),
+}
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model on text",
+        description="Train a model on text into a run directory.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("kind", choices=sorted(KINDS), help="fill in the blank, or language model")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="NAME|FILE",
+        help=f"corpora ({', '.join(CORPORA)}), UTF-8 files (.gz too), or - for standard input",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run directory")
+    parser.add_argument("--resume", action="store_true", help="go on where DIR stopped, if it did")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append JSON lines to FILE")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events")
+    parser.add_argument(
+        "--checkpoint-seconds", type=positive, metavar="N", help="time between checkpoints (30)"
+    )
+    for name, (default, text, settings) in DECISIVE.items():
+        shown = "" if default is None else f" ({default})"
+        metavar = {} if "choices" in settings or "action" in settings else {"metavar": "N"}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings, **metavar)
+    parser.set_defaults(command=train)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Make a run, or take it up again, and train it to its end."""
+    given = vars(arguments)
+    directory: Path = given["out"]
+    if {"minutes", "epochs"} <= given.keys():
+        raise CallError("--minutes and --epochs: got both, expected one of them")
+    resumed = "resume" in given and Run.exists(directory)
+    if resumed:
+        run = Run(directory)
+        _refuse_changes(run, given)
+    else:
+        prepare_directory(directory)
+        run = _begun(directory, given)
+    torch.set_num_threads(run.settings.threads)
+    trainer = Trainer(run)
+    if resumed:
+        trainer.restore()
+        print(f"resumed at step {trainer.step} of {run.settings.steps}")
+    following = watchers(
+        run.settings.steps, trainer.step, log=given.get("log"), tensorboard=given.get("tensorboard")
+    )
+    with following as told:
+        outcome = trainer.train(told, given.get("checkpoint_seconds", 30.0))
+    early = ", stopped early" if outcome.stopped_early else ""
+    print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
+    if outcome.best < float("inf"):
+        print(f"best on the validation split: {outcome.best:.4f} nats per token")
+    else:
+        print("the validation split is empty: the last weights are kept")
+
+
+def _begun(directory: Path, given: dict[str, Any]) -> Run:
+    """A new run in the empty ``directory``: the text encoded, the number of steps known."""
+    if "data" not in given:
+        raise CallError("--data: missing, expected a corpus's name or a file")
+    options = {name: given.get(name, default) for name, (default, _, _) in DECISIVE.items()}
+    sources: list[str] = given["data"]
+    for source in sources:
+        if source in CORPORA:
+            print(f"{source}: {CORPORA[source].credit}")
+    if options["simplify"] is None:
+        options["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
+    if options["minutes"] is None and options["epochs"] is None:
+        options["minutes"] = MINUTES
+    if options["threads"] is None:
+        options["threads"] = torch.get_num_threads()
+    torch.set_num_threads(options["threads"])
+
+    tokenizer = Tokenizer(options["unit"], options["simplify"])
+    data, vocabulary = write_data(
+        directory,
+        sentences(sources),
+        tokenizer,
+        longest=options["longest"],
+        min_count=options["min_count"],
+        max_size=options["max_vocabulary"],
+    )
+    counts = {split: data.sentences(split) for split in SPLITS}
+    if sum(counts.values()) < 2:
+        raise DataError(f"{', '.join(sources)}: got one sentence, expected two at the least")
+    if not counts["train"]:
+        raise DataError(
+            f"{', '.join(sources)}: too little text, no sentence falls into the training split"
+        )
+    told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    print(f"sentences: {told}; vocabulary: {len(vocabulary):,} tokens")
+
+    model_config = {
+        "vocabulary_size": len(vocabulary),
+        "hidden_size": options["hidden"],
+        "embedding_size": options["embedding"],
+        **{name: options[name] for name in ("cell", "depth", "dropout", "token_dropout", "tied")},
+    }
+    fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
+    settings = Settings(**{name: options[name] for name in fields}, steps=1)
+    torch.manual_seed(settings.seed)
+    model = KINDS[given["kind"]](**model_config)
+    return Run.create(
+        directory,
+        kind=given["kind"],
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        model_config=model_config,
+        settings=settings.with_steps(steps_of(model, data, settings)),
+        command={"kind": given["kind"], "data": sources, **options},
+    )
+
+
+def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
+    """Refuse options that differ from those the run was begun with."""
+    for name, began in run.command.items():
+        if name in given and given[name] != began:
+            option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
+            raise CallError(
+                f"{option}: got {given[name]}, but the run in {run.directory} was begun with "
+                f"{began}; leave it out, or begin a new run in another --out"
+            )

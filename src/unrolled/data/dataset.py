@@ -1,0 +1,234 @@
+"""A corpus as numbers on disk: split, encoded once, read in batches.
+
+The text may be larger than memory, and may come from a pipe: it is read once, front to back, and
+only its distinct tokens are held. What is written is all that training and evaluation need.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrolled.data.text import Tokenizer
+from unrolled.data.vocabulary import END, PAD, SPECIALS, START, Vocabulary
+from unrolled.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.90, 0.05, 0.05)
+BLOCK = 1 << 20  # sentences that are shuffled and sorted together
+CHUNK = 1 << 22  # numbers that are recoded at a time
+
+
+class Batch(NamedTuple):
+    """``tokens`` ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``, and ``lengths`` ``[B]``."""
+
+    tokens: Tensor
+    lengths: Tensor
+
+
+def split_of(sentence: str) -> str:
+    """The split that ``sentence`` belongs to, wherever and however often it stands.
+
+    >>> split_of("今天天气很好。"), split_of("Good morning.")
+    ('train', 'train')
+    """
+    digest = hashlib.blake2b(sentence.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    position = int.from_bytes(digest, "big") / 2**64
+    return SPLITS[int(np.searchsorted(np.cumsum(SHARES)[:-1], position, side="right"))]
+
+
+def pieces(tokens: list[str], longest: int) -> Iterator[list[str]]:
+    """``tokens`` cut into runs of at most ``longest``, after the end of a sentence where there is one.
+
+    >>> list(pieces(list("ab.cdef"), 4))
+    [['a', 'b', '.'], ['c', 'd', 'e', 'f']]
+    """
+    while len(tokens) > longest:
+        ends = (k for k in range(longest, longest // 2, -1) if tokens[k - 1] in "。.!?;…")
+        cut = next(ends, longest)
+        yield tokens[:cut]
+        tokens = tokens[cut:]
+    if tokens:
+        yield tokens
+
+
+class Dataset:
+    """The encoded splits of a corpus in a directory, made by ``Dataset.write``.
+
+    Args:
+        directory: where they are.
+
+    Raises:
+        DataError: they are not there, or not whole.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.tokens: dict[str, np.ndarray] = {}
+        self.offsets: dict[str, np.ndarray] = {}
+        try:
+            for split in SPLITS:
+                self.offsets[split] = _mapped(directory / f"{split}.offsets", np.dtype("<i8"))
+                stored = _stored_dtype(json.loads((directory / "dtype.json").read_text()))
+                self.tokens[split] = _mapped(directory / f"{split}.tokens", stored)
+                if int(self.offsets[split][-1]) != len(self.tokens[split]):
+                    raise ValueError(f"{split}.tokens is not whole")
+        except (OSError, ValueError, IndexError) as error:
+            raise DataError(f"{directory}: the encoded text cannot be read ({error})") from None
+
+    @classmethod
+    def write(
+        cls,
+        directory: Path,
+        sentences: Iterable[str],
+        tokenizer: Tokenizer,
+        *,
+        longest: int,
+        vocabulary: Vocabulary | None = None,
+        min_count: int = 1,
+        max_size: int | None = None,
+    ) -> tuple["Dataset", Vocabulary]:
+        """Encode ``sentences`` into the empty ``directory``.
+
+        The vocabulary is that of the training split, unless one is given. A sentence of more than
+        ``longest`` tokens is cut.
+        """
+        numbers = {token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)}
+        counts = [0] * len(numbers)
+        offsets = {split: array("q", [0]) for split in SPLITS}
+        with ExitStack() as stack:
+            streams = {s: stack.enter_context((directory / f"{s}.raw").open("wb")) for s in SPLITS}
+            ends = {s: stack.enter_context((directory / f"{s}.offsets").open("wb")) for s in SPLITS}
+            position = dict.fromkeys(SPLITS, 0)
+            for sentence in sentences:
+                split = split_of(tokenizer.normalise(sentence))
+                for piece in pieces(tokenizer.tokens(sentence), longest):
+                    encoded = array("I", [START])
+                    for token in piece:
+                        n = numbers.setdefault(token, len(numbers))
+                        if n == len(counts):
+                            counts.append(0)
+                        counts[n] += split == "train"
+                        encoded.append(n)
+                    encoded.append(END)
+                    encoded.tofile(streams[split])
+                    position[split] += len(encoded)
+                    offsets[split].append(position[split])
+                    if len(offsets[split]) >= CHUNK:
+                        offsets[split].tofile(ends[split])
+                        offsets[split] = array("q")
+            for split in SPLITS:
+                offsets[split].tofile(ends[split])
+        if vocabulary is None:
+            seen = dict(zip(numbers, counts, strict=True))
+            vocabulary = Vocabulary.count(
+                {token: n for token, n in seen.items() if n}, min_count=min_count, max_size=max_size
+            )
+        recoded = np.array(vocabulary.encode(numbers)[1:-1], dtype="<u4")
+        stored = _stored_dtype(2 if len(vocabulary) <= 1 << 16 else 4)
+        (directory / "dtype.json").write_text(str(stored.itemsize))
+        for split in SPLITS:
+            raw = directory / f"{split}.raw"
+            provisional = _mapped(raw, np.dtype(np.uint32))
+            with (directory / f"{split}.tokens").open("wb") as file:
+                for start in range(0, len(provisional), CHUNK):
+                    file.write(recoded[provisional[start : start + CHUNK]].astype(stored).tobytes())
+            del provisional
+            raw.unlink()
+        return cls(directory), vocabulary
+
+    def sentences(self, split: str) -> int:
+        """How many sentences ``split`` has."""
+        return len(self.offsets[split]) - 1
+
+    def batches(
+        self, split: str, batch_tokens: int, *, shuffle: tuple[int, int] | None = None
+    ) -> "Batches":
+        """The sentences of ``split`` in batches of at most ``batch_tokens`` tokens with padding.
+
+        Args:
+            split: "train", "validation" or "test".
+            batch_tokens: T × B of a batch at the most; a longer sentence is a batch of its own.
+            shuffle: (seed, epoch), the source of the order; by default from short to long.
+        """
+        return Batches(self.tokens[split], self.offsets[split], batch_tokens, shuffle)
+
+
+class Batches:
+    """Batches of sentences of like length; how many there are does not depend on the order.
+
+    Sentences are shuffled in blocks of ``BLOCK``, so that memory stays bounded; in a block, those of
+    one length meet by chance, and the batches come in random order.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        offsets: np.ndarray,
+        batch_tokens: int,
+        shuffle: tuple[int, int] | None,
+    ) -> None:
+        self.tokens = tokens
+        self.offsets = offsets
+        self.batch_tokens = batch_tokens
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return sum(len(cut) for cut in map(self._cuts, self._blocks()))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.read(rows) for rows in self.rows())
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """The sentence numbers of each batch, without reading a sentence."""
+        random = None if self.shuffle is None else np.random.default_rng(self.shuffle)
+        shuffled = (lambda items: items) if random is None else random.permutation
+        for block in shuffled(self._blocks()):
+            order = shuffled(np.arange(*block))
+            lengths = np.diff(self.offsets[block[0] : block[1] + 1])
+            order = order[np.argsort(lengths[order - block[0]], kind="stable")]
+            for start, stop in shuffled(self._cuts(block)):
+                yield order[start:stop]
+
+    def read(self, rows: np.ndarray) -> Batch:
+        """The batch of the sentences ``rows``."""
+        starts, stops = self.offsets[rows], self.offsets[rows + 1]
+        lengths = stops - starts
+        padded = np.full((len(rows), int(lengths.max())), PAD, dtype=np.int64)
+        for lane, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            padded[lane, : stop - start] = self.tokens[start:stop]
+        return Batch(torch.from_numpy(padded).T.contiguous(), torch.from_numpy(lengths))
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        total = len(self.offsets) - 1
+        return [(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
+
+    def _cuts(self, block: tuple[int, int]) -> list[tuple[int, int]]:
+        """Where batches begin and end in the sentences of ``block`` sorted by length."""
+        lengths = np.sort(np.diff(self.offsets[block[0] : block[1] + 1])).tolist()
+        cuts, start = [], 0
+        for k, length in enumerate(lengths):
+            if k > start and (k + 1 - start) * length > self.batch_tokens:
+                cuts.append((start, k))
+                start = k
+        cuts.append((start, len(lengths)))
+        return cuts
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """The numbers in the file at ``path``, mapped, not read; an empty file cannot be mapped."""
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, mode="r")
+
+
+def _stored_dtype(size: object) -> np.dtype:
+    if size not in (2, 4):
+        raise ValueError(f"dtype.json: got {size!r}, expected 2 or 4")
+    return np.dtype("<u2" if size == 2 else "<u4")

@@ -1,0 +1,96 @@
+"""The language model: the next token from all before it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unrolled.cells import Cell
+from unrolled.data.dataset import Batch
+from unrolled.data.vocabulary import END, PAD, START, UNKNOWN
+from unrolled.layers import Recurrent
+from unrolled.models.token_model import TokenModel
+from unrolled.shapes import check_size
+
+
+class LanguageModel(TokenModel):
+    """Predicts each token, and the end, from all tokens before it: y_t = g(V A_{t-1}).
+
+    Source: Mikolov et al., "Recurrent neural network based language model", Interspeech 2010.
+    """
+
+    kind = "lm"
+    directions = 1
+
+    def recurrent(self, cell: type[Cell]) -> Recurrent:
+        c = self.config
+        return Recurrent(
+            cell, c["embedding_size"], c["hidden_size"], depth=c["depth"], dropout=c["dropout"]
+        )
+
+    def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """A_{t-1} for every t after ``<s>``: ``[T-1, B, H]``."""
+        states, _ = self.layers(embedded[:-1], lengths=lengths - 1)
+        return states
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch.tokens[1:], batch.lengths - 1
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Sequence[int] = (),
+        *,
+        longest: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[int]:
+        """Continue ``prompt`` token by token, each drawn from softmax(logits / temperature).
+
+        Args:
+            prompt: token numbers, without ``<s>``.
+            longest: how many tokens to add at the most; it ends earlier at ``</s>``.
+            temperature: below 1 sharpens the distribution, above 1 flattens it; 0 takes the most
+                probable token.
+            top_k: draw only from the k most probable tokens (Fan, Lewis & Dauphin, "Hierarchical
+                Neural Story Generation", 2018).
+            generator: the source of chance; by default PyTorch's own.
+
+        Returns:
+            The added token numbers, without ``</s>``. ``<unk>`` is never among them.
+        """
+        check_size("longest", longest, least=0)
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature: got {temperature!r}, expected a number of 0 or more")
+        if top_k is not None:
+            check_size("top_k", top_k)
+        was_training = self.training
+        self.eval()
+        try:
+            device = self.embedding.weight.device
+            read = torch.tensor([[START], *([n] for n in prompt)], device=device)
+            state, added = None, []
+            while len(added) < longest:
+                states, state = self.layers(self.embedding(read), state)
+                logits = self.logits(states[-1, 0])
+                logits[[PAD, UNKNOWN, START]] = -torch.inf
+                n = _drawn(logits, temperature, top_k, generator)
+                if n == END:
+                    break
+                added.append(n)
+                read = torch.tensor([[n]], device=device)
+        finally:
+            self.train(was_training)
+        return added
+
+
+def _drawn(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    if top_k is not None and top_k < len(logits):
+        logits = logits.where(logits >= logits.topk(top_k).values[-1], -torch.inf)
+    probabilities = torch.softmax((logits - logits.max()).double() / temperature, -1)
+    return int(torch.multinomial(probabilities, 1, generator=generator))

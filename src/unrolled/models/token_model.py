@@ -1,0 +1,137 @@
+"""What the models over tokens share: embedding, layers, softmax over the vocabulary."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.cells import GRU, LSTM, Cell, Elman
+from unrolled.data.dataset import Batch
+from unrolled.data.vocabulary import SPECIALS, UNKNOWN
+from unrolled.layers import Recurrent
+from unrolled.remedies import sensible_weights
+from unrolled.shapes import check_fraction, check_size, real_steps
+
+CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
+
+
+class Prediction(NamedTuple):
+    """``logits`` ``[N, V]`` for the N real tokens that are predicted, and those tokens ``[N]``."""
+
+    logits: Tensor
+    targets: Tensor
+
+
+class TokenModel(nn.Module, ABC):
+    """Embedding → recurrent layers → softmax over the vocabulary.
+
+    Between the layers and the softmax stands the output function g of the primer's y_t = g(V A_t):
+    GELU, into as many features as the embedding has; its matrix is then also the softmax's (Inan,
+    Khosravi & Socher, "Tying Word Vectors and Word Classifiers", 2016; Press & Wolf, "Using the
+    Output Embedding to Improve Language Models", 2016). Dropout is on what enters and leaves the
+    layers, never between time steps (Zaremba, Sutskever & Vinyals, "Recurrent Neural Network
+    Regularization", 2014).
+
+    Args:
+        vocabulary_size: V.
+        hidden_size: H of each direction of each layer.
+        embedding_size: E, the width of the embedding.
+        cell: "elman", "lstm" or "gru".
+        depth: L, how many layers.
+        dropout: the share of features dropped in training.
+        token_dropout: the share of input tokens that training replaces by ``<unk>``, so that the
+            model learns what to do with a token that it does not know.
+        tied: whether embedding and softmax share one matrix.
+    """
+
+    kind: ClassVar[str]
+    directions: ClassVar[int]
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        hidden_size: int,
+        *,
+        embedding_size: int,
+        cell: str = "lstm",
+        depth: int = 1,
+        dropout: float = 0.1,
+        token_dropout: float = 0.0,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size("vocabulary_size", vocabulary_size, least=len(SPECIALS) + 1)
+        check_size("embedding_size", embedding_size)
+        if cell not in CELLS:
+            raise ValueError(f"cell: got {cell!r}, expected one of {', '.join(CELLS)}")
+        self.config: dict[str, Any] = {
+            "vocabulary_size": vocabulary_size,
+            "hidden_size": hidden_size,
+            "embedding_size": embedding_size,
+            "cell": cell,
+            "depth": depth,
+            "dropout": check_fraction("dropout", dropout),
+            "token_dropout": check_fraction("token_dropout", token_dropout),
+            "tied": tied,
+        }
+        self.token_dropout = token_dropout
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.layers = sensible_weights(self.recurrent(CELLS[cell]))
+        self.join = nn.Linear(self.directions * hidden_size, embedding_size)
+        self.output = nn.Linear(embedding_size, vocabulary_size)
+        self.drop = nn.Dropout(dropout)
+        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        nn.init.zeros_(self.output.bias)
+        if tied:
+            self.output.weight = self.embedding.weight
+
+    @abstractmethod
+    def recurrent(self, cell: type[Cell]) -> Recurrent:
+        """The recurrent layers, of the sizes in ``config``."""
+
+    @abstractmethod
+    def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """What is known of each predicted token: ``[T, B, E]`` to ``[P, B, S*H]``, P < T."""
+
+    @abstractmethod
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The predicted tokens ``[P, B]``, and how many of them are real in each lane, ``[B]``."""
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The logits of every predicted position.
+
+        Args:
+            tokens: ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``.
+            lengths: ``[B]``, with ``<s>`` and ``</s>``.
+
+        Returns:
+            ``[P, B, V]``; at padding, logits without meaning.
+        """
+        return self.logits(self.context(self._embedded(tokens), lengths))
+
+    def predict(self, batch: Batch) -> Prediction:
+        """The logits and targets of the real tokens only: padding is neither computed nor counted."""
+        targets, counts = self.targets(batch)
+        real = real_steps(counts, len(targets))
+        context = self.context(self._embedded(batch.tokens), batch.lengths)
+        return Prediction(self.logits(context[real]), targets[real])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean cross-entropy of the real tokens, in nats per token."""
+        return F.cross_entropy(*self.predict(batch))
+
+    def logits(self, context: Tensor) -> Tensor:
+        """``[..., S*H]`` to ``[..., V]``: softmax's input, from the states."""
+        y = F.gelu(self.join(self.drop(context)))
+        logits: Tensor = self.output(self.drop(y))
+        return logits
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        if self.training and self.token_dropout:
+            words = tokens >= len(SPECIALS)
+            lost = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+            tokens = torch.where(words & lost, UNKNOWN, tokens)
+        embedded: Tensor = self.drop(self.embedding(tokens))
+        return embedded

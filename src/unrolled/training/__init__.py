@@ -1,0 +1,19 @@
+"""Training: the loop, its measures, the run directory."""
+
+from unrolled.training.loop import Outcome, Step, Trainer, Watcher, steps_of
+from unrolled.training.measures import Scores, evaluate
+from unrolled.training.run import Run, Settings, prepare_directory, write_data
+
+__all__ = [
+    "Outcome",
+    "Run",
+    "Scores",
+    "Settings",
+    "Step",
+    "Trainer",
+    "Watcher",
+    "steps_of",
+    "evaluate",
+    "prepare_directory",
+    "write_data",
+]

@@ -1,0 +1,88 @@
+"""Files that are replaced whole or not at all, and read without running any code."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from unrolled.errors import RunError
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically: whoever reads sees all of the old file or of the new.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written; the old one is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot write {len(content):,} bytes ({error.strerror or error}); "
+            "what was there before is kept"
+        ) from None
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in ``directory`` survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: object) -> None:
+    """``value`` as JSON, atomically."""
+    replace(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; expected a directory made by 'unrolled train'") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged, not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: got a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """``tensors`` as safetensors, atomically; ``notes`` are kept beside them as JSON."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    replace(path, save(whole, {name: json.dumps(note) for name, note in notes.items()}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the notes in ``path``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise RunError(f"{path}: damaged, not whole safetensors ({error})") from None
+    return tensors, notes

@@ -1,0 +1,265 @@
+"""The training loop: BPTT over each sentence, clipping, a schedule, evaluation, early stop.
+
+Whatever a step draws at random follows from (seed, step) alone, and the order of the batches from
+(seed, epoch). So a run that was stopped at any moment and resumed from its last checkpoint ends at
+the same weights, to the bit, as one that never stopped.
+"""
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from unrolled.data import Batch, Batches, Dataset
+from unrolled.errors import DataError, RunError
+from unrolled.models import TokenModel
+from unrolled.training.files import read_tensors, write_tensors
+from unrolled.training.measures import Scores, evaluate
+from unrolled.training.run import TRAINING, WEIGHTS, Run, Settings, fit, weights_of
+
+WARM_UP = 0.05  # the share of the steps in which the learning rate rises
+CALIBRATION_SECONDS = 6.0
+VALIDATION_BATCHES = 400  # of the validation split, at the most, at every evaluation
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training did. ``gradient_norm`` is that before clipping."""
+
+    step: int
+    epoch: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens: int
+
+
+class Watcher(Protocol):
+    """Whoever follows the training: a progress bar, a log."""
+
+    def step(self, step: Step) -> None:
+        """Called after every step."""
+
+    def evaluated(self, step: int, scores: Scores) -> None:
+        """Called after every evaluation on the validation split."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: after ``step`` steps, early or not, and the best validation loss."""
+
+    step: int
+    stopped_early: bool
+    best: float
+
+
+class Trainer:
+    """The state of a training: model, optimizer, the step, the best validation loss so far."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.settings = run.settings
+        self.data = run.dataset()
+        if not self.data.sentences("train"):
+            raise DataError(f"{run.directory}: no sentence in the training split; more text is needed")
+        torch.manual_seed(self.settings.seed)
+        self.model = run.new_model().train()
+        self.optimizer = make_optimizer(self.model, self.settings)
+        self.step = 0
+        self.best = math.inf
+        self.worse = 0  # evaluations since the best
+        self.stopped_early = False
+
+    def train(self, watchers: tuple[Watcher, ...] = (), checkpoint_seconds: float = 30) -> Outcome:
+        """Train to the end, or until the validation loss has not improved for ``patience`` evaluations.
+
+        Raises:
+            RunError: the loss or the gradient is not finite; the last checkpoint is kept.
+        """
+        settings = self.settings
+        torch.set_num_threads(settings.threads)
+        every = max(1, math.ceil(settings.steps / settings.evaluations))
+        if not (self.run.directory / WEIGHTS).exists():
+            self.run.save_weights(self.model, {"step": 0})
+        self.checkpoint()
+        saved = time.monotonic()
+        for epoch, batch in self._batches():
+            if self.step >= settings.steps or self.stopped_early:
+                break
+            done = self._step(epoch, batch)
+            for watcher in watchers:
+                watcher.step(done)
+            if self.step % every == 0 or self.step == settings.steps:
+                scores = self._evaluate()
+                for watcher in watchers:
+                    watcher.evaluated(self.step, scores)
+            elif time.monotonic() - saved < checkpoint_seconds:
+                continue
+            self.checkpoint()
+            saved = time.monotonic()
+        return Outcome(self.step, self.stopped_early, self.best)
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """The batches from the current step on, with their epoch."""
+        batches = self._epoch(0)
+        first, skipped = divmod(self.step, len(batches))
+        for epoch in itertools.count(first):
+            batches = self._epoch(epoch)
+            for rows in itertools.islice(batches.rows(), skipped, None):
+                yield epoch, batches.read(rows)
+            skipped = 0
+
+    def _epoch(self, epoch: int) -> Batches:
+        order = (self.settings.seed, epoch)
+        return self.data.batches("train", self.settings.batch_tokens, shuffle=order)
+
+    def _step(self, epoch: int, batch: Batch) -> Step:
+        settings = self.settings
+        torch.manual_seed((settings.seed << 32) + self.step)
+        rate = learning_rate(settings, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.model.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        for name, value in (("loss", float(loss)), ("gradient's norm", float(norm))):
+            if not math.isfinite(value):
+                raise RunError(
+                    f"the {name} is {value} at step {self.step + 1} of {settings.steps}; stopped. The "
+                    f"last good weights are kept in {self.run.directory}; start a new run with a "
+                    "lower --learning-rate or --clip"
+                )
+        self.optimizer.step()
+        self.step += 1
+        tokens = int(batch.lengths.sum())
+        return Step(self.step, epoch, float(loss), float(norm), rate, tokens)
+
+    def _evaluate(self) -> Scores:
+        """Score the validation split; keep the weights if they are the best so far."""
+        batches = self.data.batches("validation", self.settings.batch_tokens, shuffle=(0, 0))
+        scores = evaluate(self.model, itertools.islice(batches, VALIDATION_BATCHES))
+        if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
+            self.best, self.worse = scores.nats if scores.tokens else math.inf, 0
+            self.run.save_weights(self.model, {"step": self.step, "validation_nats": scores.nats})
+        else:
+            self.worse += 1
+            self.stopped_early = self.worse >= self.settings.patience and self.step < self.settings.steps
+        return scores
+
+    def checkpoint(self) -> None:
+        """Write all that resuming needs."""
+        tensors = {f"model.{name}": tensor for name, tensor in weights_of(self.model).items()}
+        for k, state in self.optimizer.state_dict()["state"].items():
+            for name, tensor in state.items():
+                if tensor is not None:
+                    tensors[f"optimizer.{k}.{name}"] = tensor
+        notes: dict[str, Any] = {name: getattr(self, name) for name in PROGRESS}
+        write_tensors(self.run.directory / TRAINING, tensors, notes)
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint; to the start where there is none yet.
+
+        Raises:
+            RunError: it is damaged, or not of this run.
+        """
+        path = self.run.directory / TRAINING
+        if not path.exists():
+            return
+        tensors, notes = read_tensors(path)
+        weights, state = {}, {}
+        try:
+            for name, tensor in tensors.items():
+                owner, rest = name.split(".", 1)
+                if owner == "model":
+                    weights[rest] = tensor
+                else:
+                    k, key = rest.split(".", 1)
+                    state.setdefault(int(k), {})[key] = tensor
+            fit(self.model, weights, path)
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.step, self.worse = int(notes["step"]), int(notes["worse"])
+            self.best, self.stopped_early = float(notes["best"]), bool(notes["stopped_early"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{path}: not the training state of this run ({error!r})") from None
+
+
+PROGRESS = ("step", "best", "worse", "stopped_early")
+
+
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba, 2014; decoupled weight decay: Loshchilov & Hutter, 2017) or SGD.
+
+    Only matrices decay, biases do not.
+    """
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """The rate of ``step``: it rises for the first ``WARM_UP`` of the steps, then follows the schedule."""
+    done = step / settings.steps
+    return settings.learning_rate * min(1.0, (step + 1) / max(1, WARM_UP * settings.steps)) * (
+        SCHEDULES[settings.schedule](done)
+    )
+
+
+def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
+    """How many steps ``settings.epochs`` make, or fit into ``settings.minutes``.
+
+    Minutes are turned into steps by training a copy of the model for a few seconds; that, and the
+    time for evaluations, is allowed for. The model and PyTorch's source of chance stay as they were.
+    """
+    batches = data.batches("train", settings.batch_tokens, shuffle=(settings.seed, 0))
+    if settings.epochs is not None:
+        return max(1, round(settings.epochs * len(batches)))
+    if settings.minutes is None:
+        raise ValueError("settings: got neither epochs nor minutes, expected one of them")
+    budget = settings.minutes * 60
+    seconds = min(CALIBRATION_SECONDS, budget / 10)
+    trial = copy.deepcopy(model).train()
+    optimizer = make_optimizer(trial, settings)
+    endless = itertools.chain.from_iterable(itertools.repeat(batches))
+
+    def timed(work: Callable[[Batch], object], seconds: float) -> float:
+        """Seconds per batch, after one to warm up."""
+        work(next(endless))
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < seconds:
+            work(next(endless))
+            count += 1
+        return (time.perf_counter() - start) / count
+
+    def train(batch: Batch) -> None:
+        optimizer.zero_grad()
+        trial.loss(batch).backward()
+        nn.utils.clip_grad_norm_(trial.parameters(), settings.clip)
+        optimizer.step()
+
+    with torch.random.fork_rng(devices=[]):
+        per_step = timed(train, seconds)
+        per_batch = timed(lambda batch: evaluate(trial, [batch]), seconds / 5)
+    validation = data.batches("validation", settings.batch_tokens)
+    evaluating = settings.evaluations * per_batch * min(len(validation), VALIDATION_BATCHES)
+    return max(1, int((budget - 1.2 * seconds - evaluating) / per_step))

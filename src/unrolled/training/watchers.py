@@ -1,0 +1,137 @@
+"""Followers of a training: a progress bar, a log in JSON lines, TensorBoard."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from unrolled.errors import MissingExtra, RunError
+from unrolled.training.loop import Step, Watcher
+from unrolled.training.measures import Scores
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+LOG_EVERY = 10  # steps
+
+
+class Speed:
+    """Tokens a second since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.tokens = 0
+
+    def after(self, step: Step) -> float:
+        """Tokens a second, ``step`` included."""
+        self.tokens += step.tokens
+        return self.tokens / max(time.monotonic() - self.start, 1e-9)
+
+
+class ProgressBar:
+    """A bar with loss, gradient norm, tokens a second and the time left."""
+
+    def __init__(self, progress: Progress, steps: int, done: int) -> None:
+        self.progress = progress
+        self.speed = Speed()
+        self.task = progress.add_task("training", total=steps, completed=done, figures="")
+        self.loss: float | None = None
+        self.validation = ""
+
+    def step(self, step: Step) -> None:
+        self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
+        figures = (
+            f"loss {self.loss:.3f}{self.validation}  |gradient| {step.gradient_norm:.2f}  "
+            f"{self.speed.after(step):,.0f} tokens/s"
+        )
+        self.progress.update(self.task, completed=step.step, figures=figures)
+
+    def evaluated(self, step: int, scores: Scores) -> None:
+        self.validation = f" (validation {scores.nats:.3f})"
+
+
+class JsonLog:
+    """One JSON object a line: every ``LOG_EVERY`` steps, and every evaluation."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.speed = Speed()
+
+    def step(self, step: Step) -> None:
+        speed = self.speed.after(step)
+        if step.step % LOG_EVERY == 0:
+            self._write({**asdict(step), "tokens_per_second": round(speed, 1)})
+
+    def evaluated(self, step: int, scores: Scores) -> None:
+        self._write({"step": step, "validation": asdict(scores)})
+
+    def _write(self, row: dict[str, object]) -> None:
+        try:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+
+class TensorBoard:
+    """Scalars for TensorBoard (the extra ``tensorboard``)."""
+
+    def __init__(self, writer: "SummaryWriter") -> None:
+        self.writer = writer
+        self.speed = Speed()
+
+    def step(self, step: Step) -> None:
+        speed = self.speed.after(step)
+        if step.step % LOG_EVERY == 0:
+            for name in ("loss", "gradient_norm", "learning_rate"):
+                self.writer.add_scalar(f"training/{name}", getattr(step, name), step.step)
+            self.writer.add_scalar("training/tokens_per_second", speed, step.step)
+
+    def evaluated(self, step: int, scores: Scores) -> None:
+        for name in ("nats", "top1", "top5"):
+            self.writer.add_scalar(f"validation/{name}", getattr(scores, name), step)
+
+
+@contextmanager
+def watchers(
+    steps: int, done: int, *, log: Path | None = None, tensorboard: Path | None = None
+) -> Iterator[tuple[Watcher, ...]]:
+    """The followers that were asked for, and a progress bar if standard error is a terminal."""
+    with ExitStack() as stack:
+        found: list[Watcher] = []
+        try:
+            if log is not None:
+                file = stack.enter_context(log.open("a", encoding="utf-8"))
+                found.append(JsonLog(file, log))
+            if tensorboard is not None:
+                writer = stack.enter_context(_summary_writer(tensorboard))
+                found.append(TensorBoard(writer))
+        except OSError as error:
+            place = error.filename or log
+            raise RunError(f"{place}: cannot be written ({error.strerror or error})") from None
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(compact=True),
+            )
+            progress = stack.enter_context(Progress(*columns, console=console))
+            found.append(ProgressBar(progress, steps, done))
+        yield tuple(found)
+
+
+def _summary_writer(directory: Path) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtra("--tensorboard", "tensorboard", "tensorboard") from None
+    return SummaryWriter(str(directory))

@@ -1,0 +1,715 @@
+"""Layers: against ``torch.nn``, against scans composed by hand, and against what they promise."""
+
+import copy
+import functools
+import io
+import pickle
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.compare import (
+    TWINS,
+    assert_close_by_name,
+    collect,
+    copy_weights,
+    leaves,
+    named_state,
+    parameters_by_torch_name,
+    run_recurrent,
+    run_torch,
+)
+from unrolled import Recurrent, Result, cells
+from unrolled.cells import Cell, State
+from unrolled.layers import Merge
+from unrolled.scan import scan
+
+FLOAT64 = torch.float64
+
+
+class Case(NamedTuple):
+    """One shape of network and of batch to compare at."""
+
+    T: int
+    B: int
+    D: int
+    H: int
+    depth: int = 1
+    bidirectional: bool = False
+    lengths: list[int] | None = None
+    given_state: bool = True
+    batch_first: bool = False
+    bias: bool = True
+
+    def twins(self, kind: str, dtype: torch.dtype) -> tuple[nn.RNNBase, Recurrent]:
+        """A layer of ``torch.nn`` and ours, with the same weights."""
+        twin = TWINS[kind]
+        options = {name: getattr(self, name) for name in ("bidirectional", "batch_first", "bias")}
+        source = twin.layer(self.D, self.H, num_layers=self.depth, **options, **twin.options)
+        target = Recurrent(
+            twin.cell, self.D, self.H, depth=self.depth, **options, **twin.cell_options
+        )
+        source, target = source.to(dtype), target.to(dtype)
+        copy_weights(source, target)
+        return source, target
+
+    def draw(self, layer: Recurrent, dtype: torch.dtype) -> tuple[Tensor, State | None]:
+        """A random input, and a random initial state if one is given."""
+        shape = (self.B, self.T) if self.batch_first else (self.T, self.B)
+        x = torch.randn(*shape, self.D, dtype=dtype)
+        return x, random_state(layer, self.B, dtype) if self.given_state else None
+
+
+def random_state(layer: Recurrent, lanes: int, dtype: torch.dtype = FLOAT64) -> State:
+    """A state to start ``layer`` from, none of it zero."""
+    sizes = layer.cells[0].state_sizes
+    return tuple(torch.randn(len(layer.cells), lanes, size, dtype=dtype) for size in sizes)
+
+
+# Each case moves several things at once, at odd sizes; between them every pair of settings that can
+# interact meets: depth and directions with lengths, with a given state, with batch first.
+CASES = [
+    Case(1, 1, 3, 1, given_state=False),
+    Case(1, 3, 5, 17, depth=3, bidirectional=True),
+    Case(1, 3, 5, 7, depth=2, bidirectional=True, lengths=[1, 1, 1], given_state=False),
+    Case(5, 1, 5, 7, depth=2),
+    Case(5, 1, 3, 1, depth=3, bidirectional=True, lengths=[3]),
+    Case(5, 3, 3, 1, depth=2, lengths=[1, 5, 3], bias=False),
+    Case(5, 3, 5, 7, bidirectional=True),
+    Case(5, 3, 5, 7, lengths=[5, 2, 1]),
+    Case(5, 3, 5, 7, bidirectional=True, lengths=[2, 1, 4]),
+    Case(5, 3, 5, 7, depth=3, batch_first=True),
+    Case(5, 3, 5, 7, depth=2, bidirectional=True, lengths=[4, 5, 1], given_state=False),
+    Case(5, 3, 3, 17, depth=3, bidirectional=True, lengths=[4, 1, 5], batch_first=True),
+    Case(5, 1, 5, 33, depth=2, bidirectional=True, given_state=False, bias=False),
+    Case(63, 1, 3, 33, bidirectional=True, given_state=False, batch_first=True),
+    Case(63, 3, 5, 33),
+    Case(63, 3, 5, 17, depth=2, lengths=[63, 1, 40]),
+    Case(63, 3, 3, 7, depth=3, bidirectional=True, lengths=[20, 63, 7]),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"T{case.T}B{case.B}D{case.D}H{case.H}L{case.depth}"
+)
+@pytest.mark.parametrize("kind", TWINS)
+def test_equals_torch_nn_in_every_output_state_and_gradient(
+    kind: str, case: Case, dtype: torch.dtype
+) -> None:
+    source, target = case.twins(kind, dtype)
+    x, state = case.draw(target, dtype)
+    got = run_recurrent(target, x, state, case.lengths)
+    assert_close_by_name(got, run_torch(source, x, state, case.lengths), case.T)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("kind", TWINS)
+def test_a_lane_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: int) -> None:
+    case = Case(5, 3, 3, 7, depth=depth, bidirectional=True)
+    _, layer = case.twins(kind, FLOAT64)
+    x, state = case.draw(layer, FLOAT64)
+    others = [0, 2]
+
+    def run(x: Tensor, state: State, lengths: list[int], lanes: list[int]) -> dict[str, Tensor]:
+        x, *start = leaves(x, *state)
+        y, final = layer(x, tuple(start), lengths=lengths)
+        outputs = {"y": y[:, lanes]} | named_state(tuple(s[:, lanes] for s in final), "_n")
+        sources = {"x": x} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
+        return collect(outputs, sources)
+
+    got = run(x, state, [3, 0, 5], others)
+    of_lanes = ["grad of x"] + [name for name in got if name.endswith("_0")]
+    for name in of_lanes:
+        assert not got[name][:, 1].any(), name  # other lanes do not depend on this one
+        got[name] = got[name][:, others]
+    without = run(x[:, others], tuple(s[:, others] for s in state), [3, 5], [0, 1])
+    assert_close_by_name(got, without, case.T)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_a_lane_of_length_zero_has_no_output_and_ends_in_its_initial_state(kind: str) -> None:
+    case = Case(5, 3, 3, 7, depth=2, bidirectional=True)
+    _, layer = case.twins(kind, FLOAT64)
+    x, state = case.draw(layer, FLOAT64)
+    start = leaves(*state)
+    y, final = layer(x, start, lengths=[3, 0, 5])
+    assert not y[:, 1].any()
+    weights = tuple(torch.randn_like(s) for s in final)
+    gradients = torch.autograd.grad(final, start, weights)
+    for before, after, weight, gradient in zip(start, final, weights, gradients, strict=True):
+        assert torch.equal(after[:, 1], before[:, 1])
+        assert torch.equal(gradient[:, 1], weight[:, 1])
+    _, from_zeros = layer(x, lengths=[3, 0, 5])
+    assert not any(s[:, 1].any() for s in from_zeros)
+
+
+@pytest.mark.parametrize("lengths", [[0, 0, 0], [3, 0, 5]])
+@pytest.mark.parametrize("filling", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("kind", TWINS)
+def test_what_stands_in_the_padding_changes_no_bit_at_any_depth(
+    kind: str, filling: float, lengths: list[int]
+) -> None:
+    case = Case(5, 3, 3, 7, depth=2, bidirectional=True)
+    _, layer = case.twins(kind, FLOAT64)
+    x, state = case.draw(layer, FLOAT64)
+    padding = torch.arange(5).unsqueeze(1) >= torch.tensor(lengths)
+    x[padding] = 0
+    expected = run_recurrent(layer, x, state, lengths)
+    x[padding] = filling
+    got = run_recurrent(layer, x, state, lengths)
+    for name, value in expected.items():
+        assert value.isfinite().all(), name
+        assert torch.equal(got[name], value), name
+    assert not got["y"][padding].any()
+    assert not got["grad of x"][padding].any()
+
+
+MERGES: dict[Merge, Callable[[Tensor, Tensor], Tensor]] = {
+    "concat": lambda forward, backward: torch.cat([forward, backward], -1),
+    "sum": lambda forward, backward: forward + backward,
+    "mean": lambda forward, backward: 0.5 * forward + 0.5 * backward,
+}
+
+
+def composed(layer: Recurrent, x: Tensor, state: State, lengths: Tensor | None) -> Result:
+    """``layer`` as scans of its cells, two a level, merged as ``MERGES`` says."""
+    forward, backward, finals = x, x, []
+    for level in range(layer.depth):
+        ys = []
+        for direction, stream in enumerate((forward, backward)):
+            k = 2 * level + direction
+            start = tuple(s[k] for s in state)
+            y, final = scan(layer.cells[k], stream, start, lengths=lengths, reverse=bool(direction))
+            ys.append(y)
+            finals.append(final)
+        if layer.merge == "apart":
+            forward, backward = ys
+        else:
+            forward = backward = MERGES[layer.merge](*ys)
+    y = (forward, backward) if layer.merge == "apart" else forward
+    return Result(y, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True)))
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 0, 5]], ids=["full", "ragged"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+def test_a_bidirectional_layer_is_two_scans_a_level_and_their_merging(
+    merge: Merge, depth: int, lengths: list[int] | None
+) -> None:
+    layer = Recurrent(cells.LSTM, 3, 5, depth=depth, bidirectional=True, merge=merge).double()
+    x, state = torch.randn(5, 3, 3).double(), random_state(layer, 3)
+    got = run_recurrent(layer, x, state, lengths)
+
+    u, *start = leaves(x, *state)
+    y, final = composed(layer, u, tuple(start), None if lengths is None else torch.tensor(lengths))
+    ys = {"y": y[0], "y_reverse": y[1]} if merge == "apart" else {"y": y}
+    sources = {"x": u} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
+    assert_close_by_name(got, collect(ys | named_state(final, "_n"), sources), 5)
+    if merge != "concat":
+        assert got["y"].shape == (5, 3, 5)
+
+
+def test_a_linear_map_of_concatenated_directions_is_one_map_of_each() -> None:
+    layer = Recurrent(cells.Elman, 3, 5, bidirectional=True).double()
+    x = torch.randn(4, 2, 3).double()
+    V, V_reverse = torch.randn(7, 5).double(), torch.randn(7, 5).double()
+    A, _ = scan(layer.cells[0], x)
+    A_reverse, _ = scan(layer.cells[1], x, reverse=True)
+    got = layer(x).y @ torch.cat([V, V_reverse], 1).T
+    assert_close_by_name({"y": got}, {"y": A @ V.T + A_reverse @ V_reverse.T}, 4)
+
+
+def influence(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """How much each output knows of each input: [t, k] is the norm of ∂y_t/∂x_k, for one lane."""
+    jacobian = torch.func.jacrev(lambda x: call(x)[:, 0])(x)  # [T, H, T, 1, D]
+    return jacobian.pow(2).sum((1, 3, 4)).sqrt()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("cell", [cells.Elman, cells.LSTM, cells.GRU])
+def test_an_output_depends_on_every_earlier_input_and_on_no_later_one(
+    cell: type[Cell], depth: int
+) -> None:
+    layer = Recurrent(cell, 3, 5, depth=depth).double()
+    known = influence(lambda x: layer(x).y, torch.randn(6, 1, 3).double())
+    assert torch.equal(known > 0, torch.ones(6, 6).tril().bool())
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_output_of_both_directions_depends_on_every_input(depth: int, merge: Merge) -> None:
+    layer = Recurrent(cells.GRU, 3, 5, depth=depth, bidirectional=True, merge=merge).double()
+    assert (influence(lambda x: layer(x).y, torch.randn(6, 1, 3).double()) > 0).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("cell", [cells.Elman, cells.LSTM, cells.GRU])
+def test_apart_the_forward_stack_never_knows_the_future_nor_the_backward_one_the_past(
+    cell: type[Cell], depth: int
+) -> None:
+    layer = Recurrent(cell, 3, 5, depth=depth, bidirectional=True, merge="apart").double()
+    x = torch.randn(6, 1, 3).double()
+    past = torch.ones(6, 6).tril().bool()
+    assert torch.equal(influence(lambda x: layer(x).y[0], x) > 0, past)
+    assert torch.equal(influence(lambda x: layer(x).y[1], x) > 0, past.T)
+
+
+def test_with_lengths_both_directions_know_the_real_steps_and_no_padding() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, depth=2, bidirectional=True).double()
+    x = torch.randn(6, 1, 3).double()
+    real = torch.zeros(6, 6).bool()
+    real[:4, :4] = True
+    assert torch.equal(influence(lambda x: layer(x, lengths=[4]).y, x) > 0, real)
+
+
+@pytest.mark.parametrize("merge", ["sum", "mean"])
+def test_of_linear_directions_the_gradient_across_k_steps_is_a_to_the_k(merge: Merge) -> None:
+    a, T = 0.5, 6
+    layer = Recurrent(
+        cells.Elman, 1, 1, bidirectional=True, merge=merge, activation="identity", bias=False
+    ).double()
+    with torch.no_grad():
+        for cell in layer.cells:
+            cell.weight_ih.fill_(1)
+            cell.weight_hh.fill_(a)
+    known = influence(lambda x: layer(x).y, torch.randn(T, 1, 1).double())
+    # At its own step an input reaches the output by both directions. Powers of 2 are exact.
+    both = [[a ** abs(t - k) * (2 if t == k else 1) for k in range(T)] for t in range(T)]
+    assert torch.equal(known, torch.tensor(both).double() / (1 if merge == "sum" else 2))
+
+
+class Echo(Cell):
+    """A cell whose output is its input, which shows what a layer does between its cells."""
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def step(self, projected: Tensor, state: State) -> State:
+        return (projected,)
+
+
+def test_dropout_drops_its_share_between_layers_and_keeps_the_mean() -> None:
+    share, x = 0.3, torch.ones(40, 50, 50)
+    y, (final,) = Recurrent(Echo, 50, 50, depth=2, dropout=share)(x)
+    dropped = (y == 0).float().mean().item()
+    # 100,000 draws of variance p (1 - p): five standard deviations.
+    assert abs(dropped - share) < 5 * (share * (1 - share) / x.numel()) ** 0.5
+    # Dropped once, after the first layer alone: the rest is scaled by 1 / (1 - p) once.
+    assert torch.equal(y[y != 0].unique(), torch.tensor([1 / (1 - share)]))
+    assert torch.equal(final[0], x[-1])
+    assert torch.equal(final[1], y[-1])
+
+
+def test_dropout_comes_after_every_layer_but_the_last() -> None:
+    x = torch.ones(20, 50, 50)
+    y = Recurrent(Echo, 50, 50, depth=3, dropout=0.5)(x).y
+    assert y.unique().tolist() == [0, 4]
+    # A unit survives both times with probability 1/4: five standard deviations.
+    assert abs((y != 0).float().mean().item() - 0.25) < 5 * (0.25 * 0.75 / x.numel()) ** 0.5
+    assert torch.equal(Recurrent(Echo, 50, 50, depth=1, dropout=0.5)(x).y, x)
+
+
+def test_dropout_is_drawn_anew_for_each_call_and_each_direction() -> None:
+    x = torch.ones(9, 3, 50)
+    layer = Recurrent(Echo, 50, 50, depth=2, dropout=0.5, bidirectional=True, merge="apart")
+    (forward, backward), (again, _) = layer(x).y, layer(x).y
+    assert not torch.equal(forward, backward)
+    assert not torch.equal(forward, again)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_dropout_is_off_in_evaluation(kind: str) -> None:
+    twin = TWINS[kind]
+    with_dropout = Recurrent(twin.cell, 3, 5, depth=3, dropout=0.5, **twin.cell_options)
+    without = Recurrent(twin.cell, 3, 5, depth=3, **twin.cell_options)
+    without.load_state_dict(with_dropout.state_dict())
+    x = torch.randn(4, 2, 3)
+    assert not torch.equal(with_dropout(x).y, without(x).y)
+    assert torch.equal(with_dropout.eval()(x).y, without(x).y)
+
+
+def test_dropout_leaves_the_padding_zero() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, depth=2, dropout=0.5, bidirectional=True)
+    y, _ = layer(
+        torch.full((4, 2, 3), torch.nan).index_fill(0, torch.tensor([0]), 1), lengths=[1, 0]
+    )
+    assert y[0, 0].all()
+    assert not y[1:].any()
+    assert not y[:, 1].any()
+
+
+def layers() -> list[Recurrent]:
+    """A layer of each cell, and of a function as activation."""
+    return [
+        Recurrent(cells.LSTM, 3, 5, depth=2, bidirectional=True),
+        Recurrent(cells.GRU, 3, 5, depth=2, merge="sum", bidirectional=True, batch_first=True),
+        Recurrent(cells.Elman, 3, 5, activation="identity"),
+        Recurrent(cells.Elman, 3, 5, activation=F.softplus, bias=False),
+    ]
+
+
+@pytest.mark.parametrize("k", range(len(layers())))
+def test_weights_saved_and_loaded_make_the_same_layer(k: int) -> None:
+    source, target, x = layers()[k], layers()[k], torch.randn(4, 3, 3)
+    assert not torch.equal(source(x).y, target(x).y)
+    file = io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    target.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(source(x).y, target(x).y)
+
+
+def test_weights_are_saved_under_their_cells_and_are_all_there_is() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, depth=2, bidirectional=True)
+    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    expected = {f"cells.{k}.{name}" for k in range(4) for name in names}
+    assert set(layer.state_dict()) == expected
+    assert {name for name, _ in layer.named_parameters()} == expected
+    widths = [list(layer.state_dict()[f"cells.{k}.weight_ih"].shape) for k in range(4)]
+    assert widths == [[15, 3], [15, 3], [15, 10], [15, 10]]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("k", range(len(layers())))
+def test_a_copy_computes_the_same_and_shares_nothing(
+    k: int, copied: Callable[[Recurrent], Recurrent]
+) -> None:
+    layer, x = layers()[k], torch.randn(4, 3, 3)
+    twin, before = copied(layer), layer(x).y
+    assert torch.equal(twin(x).y, before)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(layer(x).y, before)
+    assert not torch.equal(twin(x).y, before)
+
+
+class Remembering(Cell):
+    """A cell as a user writes it: two state tensors of unlike widths, and a parameter of its own."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, memory: int = 2) -> None:
+        super().__init__(input_size, hidden_size)
+        self.memory = memory
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_mh = nn.Parameter(torch.empty(hidden_size, memory))
+        self.weight_hm = nn.Parameter(torch.empty(memory, hidden_size))
+        self.rate = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        return (self.hidden_size, self.memory)
+
+    def project(self, x: Tensor) -> Tensor:
+        return x @ self.weight_ih.T
+
+    def step(self, projected: Tensor, state: State) -> State:
+        h, m = state
+        m = m + self.rate * (h @ self.weight_hm.T)
+        return torch.tanh(projected + m @ self.weight_mh.T), m
+
+
+def test_a_cell_of_your_own_runs_deep_in_both_directions_with_lengths() -> None:
+    layer = Recurrent(Remembering, 3, 5, depth=2, bidirectional=True, memory=4).double()
+    lengths, x, state = [4, 0, 2], torch.randn(5, 3, 3).double(), random_state(layer, 3)
+    got = run_recurrent(layer, x, state, lengths)
+
+    u, *start = leaves(x, *state)
+    ys, finals = [], []
+    for b, n in enumerate(lengths):
+        lane = slice(b, b + 1)
+        y, final = layer(u[:n, lane], tuple(s[:, lane] for s in start))
+        ys.append(F.pad(y, (0, 0, 0, 0, 0, 5 - n)))
+        finals.append(final)
+    alone = tuple(torch.cat(tensors, 1) for tensors in zip(*finals, strict=True))
+    sources = {"x": u} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
+    expected = collect({"y": torch.cat(ys, 1)} | named_state(alone, "_n"), sources)
+    assert_close_by_name(got, expected, 5)
+    assert [list(s.shape) for s in layer(x).state] == [[4, 3, 5], [4, 3, 4]]
+    # Each of its own parameters takes part: a gradient that is zero by mistake would compare equal.
+    for name in parameters_by_torch_name(layer):
+        assert got[f"grad of {name}"].any(), name
+
+
+def test_a_function_that_returns_a_cell_does_as_well_as_a_class() -> None:
+    relu = Recurrent(functools.partial(cells.Elman, activation="relu"), 3, 5, depth=2)
+    assert [cell.activation for cell in relu.cells] == ["relu", "relu"]
+    assert [(cell.input_size, cell.hidden_size) for cell in relu.cells] == [(3, 5), (5, 5)]
+
+
+def test_the_result_unpacks_and_names_its_parts() -> None:
+    result = Recurrent(cells.LSTM, 3, 5)(torch.randn(4, 2, 3))
+    y, (h_n, c_n) = result
+    assert y is result.y
+    assert h_n is result.state[0]
+    assert torch.equal(h_n[0], y[-1])
+    assert not torch.equal(c_n, h_n)
+
+
+@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+def test_batch_first_swaps_time_and_lanes_of_input_and_output_and_of_nothing_else(
+    merge: Merge,
+) -> None:
+    options = {"depth": 2, "bidirectional": True, "merge": merge}
+    layer = Recurrent(cells.LSTM, 3, 5, **options).double()
+    swapped = Recurrent(cells.LSTM, 3, 5, **options, batch_first=True).double()
+    swapped.load_state_dict(layer.state_dict())
+    x, state = torch.randn(4, 2, 3).double(), random_state(layer, 2)
+    expected = run_recurrent(layer, x, state, [4, 1])
+    got = run_recurrent(swapped, x.transpose(0, 1), state, [4, 1])
+    # Of another shape the outputs are weighted otherwise: gradients are left to the twins' cases.
+    values = {name: value for name, value in expected.items() if not name.startswith("grad")}
+    in_order = {n: got[n].transpose(0, 1) if n.startswith("y") else got[n] for n in values}
+    assert_close_by_name(in_order, values, 4)
+
+
+def test_inputs_and_states_that_are_not_contiguous_or_are_expanded_are_read_right() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, depth=2, bidirectional=True).double()
+    for x in (
+        torch.randn(3, 4, 3).double().transpose(0, 1),
+        torch.randn(8, 3, 6).double()[::2, :, ::2],
+        torch.randn(1, 1, 3).double().expand(4, 3, 3),
+    ):
+        state = (torch.randn(4, 1, 5).double().expand(4, 3, 5),)
+        assert not x.is_contiguous()
+        assert not state[0].is_contiguous()
+        got = run_recurrent_as_given(layer, x, state)
+        plain = run_recurrent_as_given(layer, x.contiguous(), (state[0].contiguous(),))
+        assert_close_by_name(got, plain, 4)
+
+
+def run_recurrent_as_given(layer: Recurrent, x: Tensor, state: State) -> dict[str, Tensor]:
+    """Like ``run_recurrent``, but without a copy, which would lose the strides."""
+    y, final = layer(x, state, lengths=[4, 0, 2])
+    return collect({"y": y} | named_state(final, "_n"), parameters_by_torch_name(layer))
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        (4, 0, 2),
+        torch.tensor([4, 0, 2]),
+        torch.tensor([4, 0, 2], dtype=torch.int32),
+        torch.tensor([4, 0, 2], dtype=torch.uint8),
+        torch.tensor([4, 0, 2]).numpy(),
+        [torch.tensor(4), torch.tensor(0), torch.tensor(2)],
+    ],
+    ids=["tuple", "int64", "int32", "uint8", "numpy", "list of tensors"],
+)
+def test_lengths_may_be_whole_numbers_of_any_kind(lengths: object) -> None:
+    layer, x = Recurrent(cells.GRU, 3, 5, bidirectional=True), torch.randn(4, 3, 3)
+    expected = layer(x, lengths=[4, 0, 2])
+    y, (final,) = layer(x, lengths=lengths)
+    assert torch.equal(y, expected.y)
+    assert torch.equal(final, expected.state[0])
+    assert not torch.equal(y, layer(x).y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", TWINS)
+def test_half_precision_runs_forward_and_backward(kind: str, dtype: torch.dtype) -> None:
+    _, layer = Case(5, 3, 3, 7, depth=2, bidirectional=True).twins(kind, dtype)
+    x = torch.randn(5, 3, 3, dtype=dtype)
+    results = run_recurrent(layer, x, random_state(layer, 3, dtype), [5, 0, 2])
+    assert results["y"].shape == (5, 3, 14)
+    assert results["h_n"].shape == (4, 3, 7)
+    for name, value in results.items():
+        assert value.dtype == dtype, name
+        assert value.isfinite().all(), name
+
+
+def test_everything_is_made_on_the_inputs_device() -> None:
+    layer = Recurrent(cells.LSTM, 3, 5, depth=2, bidirectional=True).to("meta")
+    y, state = layer(torch.randn(4, 2, 3, device="meta"), lengths=[1, 4])
+    assert {tensor.device.type for tensor in (y, *state)} == {"meta"}
+
+
+@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])
+def test_no_steps_or_no_lanes_give_empty_outputs_of_the_right_shape(
+    T: int, B: int, merge: Merge
+) -> None:
+    layer = Recurrent(cells.LSTM, 3, 5, depth=2, bidirectional=True, merge=merge)
+    for lengths in (None, torch.zeros(B, dtype=torch.int64)):
+        state = random_state(layer, B, torch.float32)
+        y, final = layer(torch.randn(T, B, 3), state, lengths=lengths)
+        width = 10 if merge == "concat" else 5
+        for output in y if merge == "apart" else (y,):
+            assert output.shape == (T, B, width)
+        assert all(torch.equal(s, before) for s, before in zip(final, state, strict=True))
+
+
+def test_frozen_weights_get_no_gradient_and_the_others_the_same_as_ever() -> None:
+    layer, x = Recurrent(cells.LSTM, 3, 5, depth=2).double(), torch.randn(4, 2, 3).double()
+    layer(x).y.sum().backward()
+    expected = {name: p.grad for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    layer.cells[0].weight_hh.requires_grad_(False)
+    layer(x).y.sum().backward()
+    for name, parameter in layer.named_parameters():
+        if name == "cells.0.weight_hh":
+            assert parameter.grad is None
+        else:
+            assert torch.equal(parameter.grad, expected[name]), name
+    layer.requires_grad_(False)
+    assert not layer(x).y.requires_grad
+
+
+def test_one_vmap_runs_an_ensemble_of_layers() -> None:
+    many = [Recurrent(cells.GRU, 3, 5, depth=2, bidirectional=True).double() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(many)
+    x = torch.randn(4, 3, 3).double()
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        weights = (parameters, buffers)
+        return torch.func.functional_call(many[0], weights, (x,), {"lengths": [4, 0, 2]}).y
+
+    got = torch.vmap(call)(parameters, buffers)
+    expected = torch.stack([layer(x, lengths=[4, 0, 2]).y for layer in many])
+    assert_close_by_name({"y": got}, {"y": expected}, 4)
+
+
+def test_it_shows_its_sizes_and_its_directions() -> None:
+    assert repr(Recurrent(cells.GRU, 3, 5)).startswith("Recurrent(\n  3, 5, depth=1\n")
+    shown = repr(Recurrent(cells.GRU, 3, 5, depth=2, bidirectional=True, merge="sum"))
+    assert "3, 5, depth=2, bidirectional, merge=sum" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"input_size": 0}, ValueError, "^input_size: got 0, expected at least 1"),
+        ({"hidden_size": -2}, ValueError, "^hidden_size: got -2, expected at least 1"),
+        ({"hidden_size": True}, TypeError, "^hidden_size: got True, expected a whole number"),
+        ({"depth": 0}, ValueError, "^depth: got 0, expected at least 1"),
+        ({"depth": 1.0}, TypeError, "^depth: got 1.0, expected a whole number"),
+        ({"dropout": 1}, ValueError, "^dropout: got 1, expected a number from 0"),
+        ({"dropout": -0.1}, ValueError, "^dropout: got -0.1, expected a number from 0"),
+        ({"merge": "max"}, ValueError, "^merge: got 'max', expected .*concat, sum, mean, apart"),
+        ({"activation": "relu"}, TypeError, "activation"),
+        ({"num_layers": 2}, TypeError, "num_layers"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_refused_by_name(
+    options: dict[str, object], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        Recurrent(**({"cell": cells.GRU, "input_size": 3, "hidden_size": 5} | options))
+
+
+T4B2 = torch.zeros(4, 2, 3)
+STATE = torch.zeros(2, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"x": T4B2[0]}, ValueError, r"^x: got shape \[2, 3\], expected \[T, B, 3\]; .*unsqueeze"),
+        ({"x": T4B2[..., :2]}, ValueError, r"^x: got shape \[4, 2, 2\], expected \[T, B, 3\]$"),
+        ({"x": T4B2.long()}, TypeError, r"^x: got torch.int64, expected a floating dtype; .*float"),
+        ({"x": T4B2.numpy()}, TypeError, r"^x: got ndarray, expected a tensor \[T, B, 3\]"),
+        ({"lengths": [4]}, ValueError, r"^lengths: got shape \[1\], expected \[2\], one a lane"),
+        ({"lengths": [5, 1]}, ValueError, "^lengths: got 5, expected from 0 to T = 4"),
+        ({"lengths": [1, -1]}, ValueError, "^lengths: got -1, expected from 0 to T = 4"),
+        ({"lengths": [1.0, 2.0]}, TypeError, "^lengths: got torch.float32, expected whole numbers"),
+        ({"state": STATE}, TypeError, r"^state: got Tensor, expected a tuple .*\[2, 2, 5\]"),
+        (
+            {"state": (STATE,)},
+            ValueError,
+            r"^state: got shapes \[2, 2, 5\], expected \[2, 2, 5\], \[2, 2, 5\]$",
+        ),
+        (
+            {"state": (STATE, STATE[:, :1])},
+            ValueError,
+            r"^state: got shapes \[2, 2, 5\], \[2, 1, 5\], expected \[2, 2, 5\], \[2, 2, 5\]$",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_what_was_got_and_what_was_expected(
+    arguments: dict[str, object], error: type[Exception], match: str
+) -> None:
+    layer = Recurrent(cells.LSTM, 3, 5, depth=2)
+    with pytest.raises(error, match=match):
+        layer(**({"x": T4B2} | arguments))
+
+
+def test_batch_first_says_so_when_it_refuses() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, batch_first=True)
+    with pytest.raises(ValueError, match=r"^x: got shape \[4, 2, 4\], expected \[B, T, 3\]$"):
+        layer(torch.zeros(4, 2, 4))
+    # B is 4 and T is 2: lengths and states count lanes, wherever they stand.
+    with pytest.raises(ValueError, match=r"^lengths: got shape \[2\], expected \[4\]"):
+        layer(T4B2, lengths=[1, 1])
+    with pytest.raises(ValueError, match=r"^lengths: got 3, expected from 0 to T = 2"):
+        layer(T4B2, lengths=[1, 1, 3, 1])
+    with pytest.raises(ValueError, match=r"^state: got shapes \[1, 2, 5\], expected \[1, 4, 5\]$"):
+        layer(T4B2, (torch.zeros(1, 2, 5),))
+
+
+small = st.integers(1, 4)
+
+
+@given(
+    T=st.integers(0, 4),
+    B=st.integers(0, 3),
+    D=small,
+    H=small,
+    depth=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    merge=st.sampled_from([*MERGES, "apart"]),
+    batch_first=st.booleans(),
+    cell=st.sampled_from([cells.Elman, cells.LSTM, cells.GRU, Remembering]),
+)
+@settings(deadline=None, max_examples=40, derandomize=True)
+def test_the_shapes_are_those_of_the_alphabet(
+    T: int,
+    B: int,
+    D: int,
+    H: int,
+    depth: int,
+    bidirectional: bool,
+    merge: Merge,
+    batch_first: bool,
+    cell: type[Cell],
+) -> None:
+    layer = Recurrent(
+        cell, D, H, depth=depth, bidirectional=bidirectional, merge=merge, batch_first=batch_first
+    )
+    result = layer(torch.randn(B, T, D) if batch_first else torch.randn(T, B, D))
+    S = 2 if bidirectional else 1
+    ys = result.y if bidirectional and merge == "apart" else (result.y,)
+    width = H * S if merge == "concat" else H
+    assert [y.shape for y in ys] == [(B, T, width) if batch_first else (T, B, width)] * len(ys)
+    sizes = layer.cells[0].state_sizes
+    assert [s.shape for s in result.state] == [(depth * S, B, size) for size in sizes]
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=25, derandomize=True)
+def test_lanes_know_nothing_of_each_other_nor_of_how_far_they_are_padded(
+    data: st.DataObject,
+) -> None:
+    T, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)))
+    order, more = data.draw(st.permutations(range(B))), data.draw(st.integers(0, 3))
+    cell = data.draw(st.sampled_from([cells.Elman, cells.LSTM, cells.GRU]))
+    layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).double()
+    x, state = torch.randn(T, B, 3).double(), random_state(layer, B)
+    y, final = layer(x, state, lengths=lengths)
+
+    longer = F.pad(x[:, order], (0, 0, 0, 0, 0, more), value=torch.nan)
+    got, last = layer(longer, tuple(s[:, order] for s in state), lengths=lengths[order])
+    assert not got[T:].any()
+    assert_close_by_name(
+        {"y": got[:T]} | named_state(last, "_n"),
+        {"y": y[:, order]} | named_state(tuple(s[:, order] for s in final), "_n"),
+        T,
+    )
