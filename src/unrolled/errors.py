@@ -21,7 +21,7 @@ class RunError(UnrolledError):
     """A run directory cannot be used as it is."""
 
 
-class MissingExtra(UnrolledError, ImportError):
+class MissingExtraError(UnrolledError, ImportError):
     """A package of an extra is not installed; the text says which command installs it."""
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:

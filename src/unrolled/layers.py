@@ -1,7 +1,7 @@
 """Depth × directions of scans."""
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from unrolled.cells import Cell, State
 from unrolled.scan import scan
-from unrolled.shapes import Lengths, check_fraction, check_input, check_lengths, check_size, check_state
+from unrolled.shapes import (
+    Lengths,
+    check_fraction,
+    check_input,
+    check_lengths,
+    check_size,
+    check_state,
+)
 
 Merge = Literal["concat", "sum", "mean", "apart"]
 
@@ -112,9 +119,10 @@ class Recurrent(nn.Module):
         x = x.transpose(0, 1) if self.batch_first else x
         steps, lanes, _ = x.shape
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        cells = cast(Sequence[Cell], self.cells)
         if state is not None:
-            sizes = self.cells[0].state_sizes
-            state = check_state(state, [(len(self.cells), lanes, size) for size in sizes])
+            sizes = cells[0].state_sizes
+            state = check_state(state, [(len(cells), lanes, size) for size in sizes])
 
         streams = (x,) * self.directions  # what each direction's next layer reads
         finals: list[State] = []
@@ -123,7 +131,9 @@ class Recurrent(nn.Module):
             for direction, stream in enumerate(streams):
                 k = level * self.directions + direction
                 start = None if state is None else tuple(s[k] for s in state)
-                y, final = scan(self.cells[k], stream, start, lengths=lengths, reverse=direction == 1)
+                y, final = scan(
+                    cells[k], stream, start, lengths=lengths, reverse=direction == 1
+                )
                 outputs.append(y)
                 finals.append(final)
             if level < self.depth - 1:
@@ -132,9 +142,10 @@ class Recurrent(nn.Module):
 
         if self.batch_first:
             streams = tuple(y.transpose(0, 1) for y in streams)
-        apart = self.directions == 2 and self.merge == "apart"
-        y = (streams[0], streams[1]) if apart else streams[0]
-        return Result(y, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True)))
+        final_state = tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
+        if self.directions == 2 and self.merge == "apart":
+            return Result((streams[0], streams[1]), final_state)
+        return Result(streams[0], final_state)
 
     def _merged(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         """What each direction reads next, from the outputs of each direction."""

@@ -46,7 +46,9 @@ def scan(
     for t in reversed(range(longest)) if reverse else range(longest):
         after = cell.step(inputs[t], state)
         if real is not None and t >= whole:  # some lane has no step t
-            state = tuple(torch.where(real[t], new, old) for new, old in zip(after, state, strict=True))
+            state = tuple(
+                torch.where(real[t], new, old) for new, old in zip(after, state, strict=True)
+            )
             outputs[t] = torch.where(real[t], after[0], nothing)
         else:
             state = after

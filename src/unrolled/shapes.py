@@ -57,7 +57,9 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
         raise TypeError(f"lengths: got {lengths.dtype}, expected whole numbers, one a lane")
     if lengths.shape != (lanes,):
-        raise ValueError(f"lengths: got shape {list(lengths.shape)}, expected [{lanes}], one a lane")
+        raise ValueError(
+            f"lengths: got shape {list(lengths.shape)}, expected [{lanes}], one a lane"
+        )
     if lanes and (int(lengths.min()) < 0 or int(lengths.max()) > steps):
         worst = lengths.min() if int(lengths.min()) < 0 else lengths.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
@@ -68,7 +70,9 @@ def check_state(state: object, expected: Sequence[tuple[int, ...]]) -> tuple[Ten
     """``state``, or an error unless it is a tuple of tensors of the ``expected`` shapes."""
     described = ", ".join(str(list(shape)) for shape in expected)
     if not isinstance(state, tuple | list) or not all(isinstance(s, Tensor) for s in state):
-        raise TypeError(f"state: got {type(state).__name__}, expected a tuple of tensors {described}")
+        raise TypeError(
+            f"state: got {type(state).__name__}, expected a tuple of tensors {described}"
+        )
     if [tuple(s.shape) for s in state] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in state)
         raise ValueError(f"state: got shapes {got}, expected {described}")

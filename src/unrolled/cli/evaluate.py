@@ -25,7 +25,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train'")
     parser.add_argument(
-        "--data", nargs="+", metavar="NAME|FILE", help="other text; by default what it was trained on"
+        "--data",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="other text; by default what it was trained on",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="which part of it (test)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -47,7 +50,9 @@ def command(arguments: argparse.Namespace) -> None:
         result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
         print(json.dumps(result))
         return
-    print(f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end="")
+    print(
+        f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""
+    )
     print(f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}")
 
 

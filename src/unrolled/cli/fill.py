@@ -20,7 +20,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train cloze'")
     parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
-    parser.add_argument("--top", type=whole(1), default=5, metavar="N", help="candidates a blank (5)")
+    parser.add_argument(
+        "--top", type=whole(1), default=5, metavar="N", help="candidates a blank (5)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
 

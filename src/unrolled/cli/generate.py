@@ -18,12 +18,20 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train lm'")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins")
-    parser.add_argument("--longest", type=whole(1), default=100, metavar="N", help="tokens to add (100)")
     parser.add_argument(
-        "--temperature", type=not_negative, default=0.8, metavar="N", help="0: the most probable (0.8)"
+        "--longest", type=whole(1), default=100, metavar="N", help="tokens to add (100)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=not_negative,
+        default=0.8,
+        metavar="N",
+        help="0: the most probable (0.8)",
     )
     parser.add_argument("--top-k", type=whole(1), metavar="N", help="draw from the N most probable")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="source of chance (0)")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="source of chance (0)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
 

@@ -16,8 +16,8 @@ from unrolled.training import (
     Run,
     Settings,
     Trainer,
-    steps_of,
     prepare_directory,
+    steps_of,
     write_data,
 )
 from unrolled.training.loop import OPTIMIZERS, SCHEDULES
@@ -87,8 +87,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     for name, (default, text, settings) in DECISIVE.items():
         shown = "" if default is None else f" ({default})"
-        metavar = {} if "choices" in settings or "action" in settings else {"metavar": "N"}
-        parser.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings, **metavar)
+        if not settings.keys() & {"choices", "action"}:
+            settings = {**settings, "metavar": "N"}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings)
     parser.set_defaults(command=train)
 
 

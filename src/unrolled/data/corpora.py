@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import regex
 
-from unrolled.errors import CallError, DataError, MissingExtra
+from unrolled.errors import CallError, DataError, MissingExtraError
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is a file of another kind
 
@@ -35,7 +35,7 @@ class Corpus:
         """Each sentence once, in the corpus's order.
 
         Raises:
-            MissingExtra: the package is not installed.
+            MissingExtraError: the package is not installed.
         """
         seen: set[str] = set()
         for path in self._paths():
@@ -48,7 +48,7 @@ class Corpus:
         try:
             files = metadata.files(self.package) or []
         except metadata.PackageNotFoundError:
-            raise MissingExtra(f"the corpus {self.name}", self.package, "corpora") from None
+            raise MissingExtraError(f"the corpus {self.name}", self.package, "corpora") from None
         found = [Path(str(f.locate())) for f in files if f.match(self.files)]
         paths = sorted(path for path in found if path.is_file())
         if not paths:
@@ -141,12 +141,11 @@ def lines(path: str) -> Iterator[str]:
         if path == "-":
             yield from _decoded(sys.stdin.buffer, name)
             return
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+        with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as file:
             yield from _decoded(file, name)
     except FileNotFoundError:
         raise DataError(
-            f"{name}: no such file, and no corpus of that name; "
-            f"corpora: {', '.join(CORPORA)}"
+            f"{name}: no such file, and no corpus of that name; corpora: {', '.join(CORPORA)}"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{name}: not a whole gzip file ({error})") from None
@@ -164,7 +163,9 @@ def _decoded(file: BinaryIO | gzip.GzipFile, name: str) -> Iterator[str]:
                 "expected one sentence or paragraph a line"
             )
         if b"\0" in raw:
-            raise DataError(f"{name}: line {number} has a zero byte; expected UTF-8 text, not binary")
+            raise DataError(
+                f"{name}: line {number} has a zero byte; expected UTF-8 text, not binary"
+            )
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

@@ -99,7 +99,9 @@ class Dataset:
         The vocabulary is that of the training split, unless one is given. A sentence of more than
         ``longest`` tokens is cut.
         """
-        numbers = {token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)}
+        numbers = {
+            token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)
+        }
         counts = [0] * len(numbers)
         offsets = {split: array("q", [0]) for split in SPLITS}
         with ExitStack() as stack:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import regex
 
-from unrolled.errors import MissingExtra
+from unrolled.errors import MissingExtraError
 
 Unit = Literal["char", "word"]
 
@@ -88,7 +88,7 @@ def simplifier() -> Callable[[str], str]:
     try:
         from opencc import OpenCC
     except ImportError:
-        raise MissingExtra(
+        raise MissingExtraError(
             "converting Traditional Chinese", "opencc-python-reimplemented", "zh"
         ) from None
     convert: Callable[[str], str] = OpenCC("t2s").convert
@@ -101,6 +101,6 @@ def segmenter() -> Callable[[str], list[str]]:
     try:
         import rjieba
     except ImportError:
-        raise MissingExtra("cutting Chinese into words", "rjieba", "zh") from None
+        raise MissingExtraError("cutting Chinese into words", "rjieba", "zh") from None
     cut: Callable[[str], list[str]] = rjieba.cut
     return cut

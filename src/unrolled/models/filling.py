@@ -39,8 +39,10 @@ class Blank:
 
 @dataclass(frozen=True)
 class Filled:
-    """The text, its blanks from left to right, the text with the best candidates, and what in it is
-    not in the vocabulary."""
+    """The text, its blanks from left to right, and the text with their best candidates.
+
+    ``unknown`` are the tokens of the text that are not in the vocabulary.
+    """
 
     text: str
     blanks: list[Blank]
@@ -66,7 +68,9 @@ def fill(
     then knowing it.
 
     Args:
-        model, vocabulary, tokenizer: of one run.
+        model: a trained one.
+        vocabulary: the model's.
+        tokenizer: the model's.
         text: with blanks: three or more underscores, or ``<blank>``.
         top: how many candidates to return for a blank.
         rescoring: the weight of the other tokens; 0 ranks by p(c | rest) alone.
@@ -77,10 +81,14 @@ def fill(
     check_size("top", top)
     spans = [match.span() for match in BLANK.finditer(text)]
     if not spans:
-        raise CallError("no blank in the text: mark each with three or more underscores, or <blank>")
+        raise CallError(
+            "no blank in the text: mark each with three or more underscores, or <blank>"
+        )
     tokens = tokenizer.tokens(BLANK.sub(MARK, text.replace(MARK, "\ufffd")))
     if len(tokens) > LONGEST_TEXT:
-        raise CallError(f"the text has {len(tokens):,} tokens, expected {LONGEST_TEXT:,} at the most")
+        raise CallError(
+            f"the text has {len(tokens):,} tokens, expected {LONGEST_TEXT:,} at the most"
+        )
     rest = [token for token in tokens if token != MARK]
     if not any(token.strip() for token in rest):
         raise CallError("only blanks in the text: expected some words beside them")
@@ -93,7 +101,9 @@ def fill(
     try:
         with torch.no_grad():
             while len(found) < len(places):
-                distributions = {k: _distribution(model, numbers, k) for k in places if k not in found}
+                distributions = {
+                    k: _distribution(model, numbers, k) for k in places if k not in found
+                }
                 k = max(distributions, key=lambda k: float(distributions[k].max()))
                 found[k] = _rescored(model, numbers, k, distributions[k], rescoring)
                 numbers[k] = int(found[k].argmax())
@@ -112,7 +122,7 @@ def fill(
 
 
 def _log_probabilities(model: Cloze, sentences: list[list[int]], places: slice) -> Tensor:
-    """log p of every token at ``places`` of sentences of one length: ``[P, B, V]``.
+    """Log-probabilities of every token at ``places`` in sentences of one length: ``[P, B, V]``.
 
     Special tokens are impossible: no text holds one.
     """

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unrolled.cells import Cell
+from unrolled.cells import Cell, State
 from unrolled.data.dataset import Batch
 from unrolled.data.vocabulary import END, PAD, START, UNKNOWN
 from unrolled.layers import Recurrent
@@ -30,7 +30,7 @@ class LanguageModel(TokenModel):
 
     def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
         """A_{t-1} for every t after ``<s>``: ``[T-1, B, H]``."""
-        states, _ = self.layers(embedded[:-1], lengths=lengths - 1)
+        states: Tensor = self.layers(embedded[:-1], lengths=lengths - 1).y
         return states
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,8 @@ class LanguageModel(TokenModel):
         try:
             device = self.embedding.weight.device
             read = torch.tensor([[START], *([n] for n in prompt)], device=device)
-            state, added = None, []
+            state: State | None = None
+            added: list[int] = []
             while len(added) < longest:
                 states, state = self.layers(self.embedding(read), state)
                 logits = self.logits(states[-1, 0])

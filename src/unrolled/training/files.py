@@ -59,7 +59,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; expected a directory made by 'unrolled train'") from None
+        raise RunError(
+            f"{path}: no such file; expected a directory made by 'unrolled train'"
+        ) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:

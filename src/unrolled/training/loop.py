@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.data import Batch, Batches, Dataset
 from unrolled.errors import DataError, RunError
@@ -30,7 +30,7 @@ VALIDATION_BATCHES = 400  # of the validation split, at the most, at every evalu
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda done: 1.0,
+    "constant": lambda _: 1.0,
 }
 OPTIMIZERS = ("adam", "sgd")
 
@@ -74,7 +74,9 @@ class Trainer:
         self.settings = run.settings
         self.data = run.dataset()
         if not self.data.sentences("train"):
-            raise DataError(f"{run.directory}: no sentence in the training split; more text is needed")
+            raise DataError(
+                f"{run.directory}: no sentence in the training split; more text is needed"
+            )
         torch.manual_seed(self.settings.seed)
         self.model = run.new_model().train()
         self.optimizer = make_optimizer(self.model, self.settings)
@@ -134,9 +136,10 @@ class Trainer:
             group["lr"] = rate
         loss = self.model.loss(batch)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        for name, value in (("loss", float(loss)), ("gradient's norm", float(norm))):
+        nats, size = loss.item(), norm.item()
+        for name, value in (("loss", nats), ("gradient's norm", size)):
             if not math.isfinite(value):
                 raise RunError(
                     f"the {name} is {value} at step {self.step + 1} of {settings.steps}; stopped. The "
@@ -146,7 +149,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         tokens = int(batch.lengths.sum())
-        return Step(self.step, epoch, float(loss), float(norm), rate, tokens)
+        return Step(self.step, epoch, nats, size, rate, tokens)
 
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
@@ -157,7 +160,9 @@ class Trainer:
             self.run.save_weights(self.model, {"step": self.step, "validation_nats": scores.nats})
         else:
             self.worse += 1
-            self.stopped_early = self.worse >= self.settings.patience and self.step < self.settings.steps
+            self.stopped_early = (
+                self.worse >= self.settings.patience and self.step < self.settings.steps
+            )
         return scores
 
     def checkpoint(self) -> None:
@@ -180,7 +185,8 @@ class Trainer:
         if not path.exists():
             return
         tensors, notes = read_tensors(path)
-        weights, state = {}, {}
+        weights: dict[str, Tensor] = {}
+        state: dict[int, dict[str, Tensor]] = {}
         try:
             for name, tensor in tensors.items():
                 owner, rest = name.split(".", 1)
@@ -220,8 +226,10 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
 def learning_rate(settings: Settings, step: int) -> float:
     """The rate of ``step``: it rises for the first ``WARM_UP`` of the steps, then follows the schedule."""
     done = step / settings.steps
-    return settings.learning_rate * min(1.0, (step + 1) / max(1, WARM_UP * settings.steps)) * (
-        SCHEDULES[settings.schedule](done)
+    return (
+        settings.learning_rate
+        * min(1.0, (step + 1) / max(1, WARM_UP * settings.steps))
+        * (SCHEDULES[settings.schedule](done))
     )
 
 
@@ -253,7 +261,7 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
 
     def train(batch: Batch) -> None:
         optimizer.zero_grad()
-        trial.loss(batch).backward()
+        torch.autograd.backward(trial.loss(batch))
         nn.utils.clip_grad_norm_(trial.parameters(), settings.clip)
         optimizer.step()
 

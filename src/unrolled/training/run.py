@@ -1,10 +1,10 @@
 """A run directory: everything a trained model needs, and everything to go on training it.
 
-    config.json            what the run is: model, text, training
-    vocabulary.json        the tokens
-    weights.safetensors    the best weights so far on the validation split
-    training.safetensors   the latest weights, the optimizer's state, the step
-    data/                  the encoded splits
+config.json            what the run is: model, text, training
+vocabulary.json        the tokens
+weights.safetensors    the best weights so far on the validation split
+training.safetensors   the latest weights, the optimizer's state, the step
+data/                  the encoded splits
 """
 
 import shutil

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unrolled.errors import MissingExtra, RunError
+from unrolled.errors import MissingExtraError, RunError
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
 
@@ -52,7 +52,7 @@ class ProgressBar:
         )
         self.progress.update(self.task, completed=step.step, figures=figures)
 
-    def evaluated(self, step: int, scores: Scores) -> None:
+    def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, the step is on the bar
         self.validation = f" (validation {scores.nats:.3f})"
 
 
@@ -133,5 +133,5 @@ def _summary_writer(directory: Path) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise MissingExtra("--tensorboard", "tensorboard", "tensorboard") from None
+        raise MissingExtraError("--tensorboard", "tensorboard", "tensorboard") from None
     return SummaryWriter(str(directory))
