@@ -1,7 +1,8 @@
 """Recurrent networks on PyTorch."""
 
-from unrolled import cells
+__version__ = "0.1.0"
+
+from unrolled import cells, data, models, remedies, training
 from unrolled.layers import Recurrent, Result
 
-__version__ = "0.1.0"
-__all__ = ["Recurrent", "Result", "cells"]
+__all__ = ["Recurrent", "Result", "cells", "data", "models", "remedies", "training"]

@@ -131,9 +131,7 @@ class Recurrent(nn.Module):
             for direction, stream in enumerate(streams):
                 k = level * self.directions + direction
                 start = None if state is None else tuple(s[k] for s in state)
-                y, final = scan(
-                    cells[k], stream, start, lengths=lengths, reverse=direction == 1
-                )
+                y, final = scan(cells[k], stream, start, lengths=lengths, reverse=direction == 1)
                 outputs.append(y)
                 finals.append(final)
             if level < self.depth - 1:

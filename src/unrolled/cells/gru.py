@@ -32,10 +32,9 @@ class GRU(GatedCell):
     def step(self, projected: Tensor, state: State) -> State:
         """The equations above."""
         (h,) = state
-        recurrent = F.linear(h, self.weight_hh, self.bias_hh)
-        u_r, u_z, u_n = projected.chunk(3, -1)
-        w_r, w_z, w_n = recurrent.chunk(3, -1)
-        r = torch.sigmoid(u_r + w_r)
-        z = torch.sigmoid(u_z + w_z)
+        gates = (2 * self.hidden_size, self.hidden_size)  # r and z go together, n waits for r
+        u_rz, u_n = projected.split(gates, -1)
+        w_rz, w_n = F.linear(h, self.weight_hh, self.bias_hh).split(gates, -1)
+        r, z = torch.sigmoid(u_rz + w_rz).chunk(2, -1)
         n = torch.tanh(u_n + r * w_n)
         return (n + z * (h - n),)

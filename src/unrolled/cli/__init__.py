@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``unrolled`` with ``argv``; return its exit code: 0, 1 (data or model), 2 (the call)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     arguments = parser().parse_args(argv)
     try:
         arguments.command(arguments)
@@ -25,11 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         print("unrolled: error: out of memory; try a smaller model or batch", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"unrolled: error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("unrolled: stopped; go on with the same command and --resume", file=sys.stderr)
+        hint = "; go on with the same command and --resume" if "out" in arguments else ""
+        print(f"unrolled: stopped{hint}", file=sys.stderr)
         return 130
     return 0
 

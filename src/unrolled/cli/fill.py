@@ -35,7 +35,9 @@ def command(arguments: argparse.Namespace) -> None:
         names = " ".join(result.unknown)
         print(f"unrolled: note: not in the vocabulary, read as <unk>: {names}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        shown = asdict(result)
+        del shown["unknown"]  # said on standard error
+        print(json.dumps(shown, ensure_ascii=False))
         return
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):

@@ -5,16 +5,18 @@ import math
 from collections.abc import Callable
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A whole number of at least ``least``."""
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A whole number from ``least`` to ``most``."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least or value >= 2**31:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least}")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected a whole number from {least} to {most}"
+            )
         return value
 
     return parse

@@ -9,6 +9,7 @@ import torch
 from unrolled.cli.options import fraction, not_negative, positive, whole
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.dataset import SPLITS
+from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError, DataError
 from unrolled.models import KINDS
 from unrolled.models.token_model import CELLS
@@ -59,7 +60,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "clip": (1.0, "largest norm of the gradient", {"type": positive}),
     "evaluations": (8, "on the validation split, evenly spread", {"type": whole(1)}),
     "patience": (3, "evaluations without a gain before it stops early", {"type": whole(1)}),
-    "threads": (None, "processor threads; by default all", {"type": whole(1)}),
+    "threads": (None, "processor threads; by default all", {"type": whole(1, 1024)}),
 }
 
 
@@ -156,6 +157,11 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     if not counts["train"]:
         raise DataError(
             f"{', '.join(sources)}: too little text, no sentence falls into the training split"
+        )
+    if len(vocabulary) == len(SPECIALS):
+        raise DataError(
+            f"{', '.join(sources)}: no token is there {options['min_count']} times; "
+            "more text is needed, or a smaller --min-count"
         )
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     print(f"sentences: {told}; vocabulary: {len(vocabulary):,} tokens")

@@ -39,7 +39,7 @@ def split_of(sentence: str) -> str:
     >>> split_of("今天天气很好。"), split_of("Good morning.")
     ('train', 'train')
     """
-    digest = hashlib.blake2b(sentence.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     return SPLITS[int(np.searchsorted(np.cumsum(SHARES)[:-1], position, side="right"))]
 
@@ -109,8 +109,9 @@ class Dataset:
             ends = {s: stack.enter_context((directory / f"{s}.offsets").open("wb")) for s in SPLITS}
             position = dict.fromkeys(SPLITS, 0)
             for sentence in sentences:
-                split = split_of(tokenizer.normalise(sentence))
-                for piece in pieces(tokenizer.tokens(sentence), longest):
+                text = tokenizer.normalise(sentence)
+                split = split_of(text)
+                for piece in pieces(tokenizer.cut(text), longest):
                     encoded = array("I", [START])
                     for token in piece:
                         n = numbers.setdefault(token, len(numbers))

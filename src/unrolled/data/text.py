@@ -42,12 +42,16 @@ class Tokenizer:
 
     def normalise(self, text: str) -> str:
         """``text`` with one form for each character (NFKC: full width as half width) and single spaces."""
+        text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character
         text = " ".join(unicodedata.normalize("NFKC", text).split())
         return simplifier()(text) if self.simplify and HAN.search(text) else text
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of ``text``, normalised."""
-        text = self.normalise(text)
+        return self.cut(self.normalise(text))
+
+    def cut(self, text: str) -> list[str]:
+        """The tokens of ``text`` that is normalised already."""
         if self.unit == "char":
             return list(text)
         tokens: list[str] = []
