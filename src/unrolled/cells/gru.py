@@ -32,9 +32,9 @@ class GRU(GatedCell):
     def step(self, projected: Tensor, state: State) -> State:
         """The equations above."""
         (h,) = state
-        gates = (2 * self.hidden_size, self.hidden_size)  # r and z go together, n waits for r
-        u_rz, u_n = projected.split(gates, -1)
-        w_rz, w_n = F.linear(h, self.weight_hh, self.bias_hh).split(gates, -1)
+        gates = [2 * self.hidden_size, self.hidden_size]  # r and z go together, n waits for r
+        u_rz, u_n = torch.split(projected, gates, -1)
+        w_rz, w_n = torch.split(F.linear(h, self.weight_hh, self.bias_hh), gates, -1)
         r, z = torch.sigmoid(u_rz + w_rz).chunk(2, -1)
         n = torch.tanh(u_n + r * w_n)
         return (n + z * (h - n),)
