@@ -1,6 +1,6 @@
 """Compare two computations by every value and every gradient, each under its name.
 
-``torch.nn``'s parameter names are used for both sides, as in ``weight_hh_l1_reverse``; a gradient is
+Both sides use the parameter names of ``torch.nn``, as in ``weight_hh_l1_reverse``; a gradient is
 called "grad of" what it belongs to.
 """
 
@@ -19,13 +19,13 @@ from unrolled.cells import Cell, State
 # How far two right computations of the same network may be apart in one step, in units of eps:
 #
 # - A pre-activation is a sum of D + H + 2 terms, which the two sides add in different orders. What
-#   they round is independent, so they differ by about sqrt(D + H + 2) / 2: 3 for the widest, D + H =
-#   38. Its gradient is a sum over the G·H rows of a weight, 132 at most: 6.
+#   they round is independent, so they differ by about sqrt(D + H + 2) / 2: 3 for the widest here,
+#   D + H = 38. Its gradient is a sum over the G·H rows of a weight, 132 at most: 6.
 # - Two implementations of exp and tanh differ by up to 2, and a step calls up to 5 of them, each
 #   with its own error: 2 * sqrt(5), about 5.
 #
 # Together sqrt(3² + 6² + 5²), about 8. A gradient meets it twice, on the way there and on the way
-# back, hence 16; and one bit more for sums whose terms cancel, since they are measured by what is left.
+# back, hence 16; and one bit more, since sums whose terms cancel are measured by what is left.
 ROUNDINGS = 2 * 16
 
 
@@ -122,7 +122,7 @@ STATE_NAMES = ("h", "c")
 
 
 def named_state(state: State, suffix: str) -> dict[str, Tensor]:
-    """The tensors of a state as h and c, with the suffix ``_0`` before the first step, ``_n`` after."""
+    """The tensors of a state as h and c: with ``_0`` before the first step, with ``_n`` after."""
     return {name + suffix: s for name, s in zip(STATE_NAMES, state, strict=False)}
 
 
@@ -137,7 +137,7 @@ def parameters_by_torch_name(layer: Recurrent) -> dict[str, nn.Parameter]:
 
 
 def copy_weights(source: nn.RNNBase, target: Recurrent) -> None:
-    """Copy every weight of ``source`` into ``target``, which must have the same, by name and shape."""
+    """Copy every weight of ``source`` into ``target``, whose names and shapes must be the same."""
     given, taken = dict(source.named_parameters()), parameters_by_torch_name(target)
     if shapes(given) != shapes(taken):
         raise AssertionError(f"weights differ: got {shapes(taken)}, expected {shapes(given)}")
@@ -220,7 +220,7 @@ def _flat(nested: object) -> tuple[Tensor, ...]:
 def as_function(
     module: nn.Module, call: Callable[..., object]
 ) -> Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """``call(module, *tensors)`` as a function of (parameters, tensors), its results in one tuple."""
+    """``call(module, *tensors)`` as a function of (parameters, tensors), with a flat result."""
     called = _Call(module, call)
     names = [name for name, _ in called.named_parameters()]
 

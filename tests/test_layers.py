@@ -47,6 +47,13 @@ class Case(NamedTuple):
     batch_first: bool = False
     bias: bool = True
 
+    def described(self) -> str:
+        """The sizes, and whatever is not the default."""
+        sizes = f"T{self.T} B{self.B} D{self.D} H{self.H} L{self.depth}"
+        said = {"both": self.bidirectional, "ragged": self.lengths, "zeros": not self.given_state}
+        said |= {"batch first": self.batch_first, "no bias": not self.bias}
+        return " ".join([sizes, *(word for word, holds in said.items() if holds)])
+
     def twins(self, kind: str, dtype: torch.dtype) -> tuple[nn.RNNBase, Recurrent]:
         """A layer of ``torch.nn`` and ours, with the same weights."""
         twin = TWINS[kind]
@@ -96,9 +103,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"T{case.T}B{case.B}D{case.D}H{case.H}L{case.depth}"
-)
+@pytest.mark.parametrize("case", CASES, ids=Case.described)
 @pytest.mark.parametrize("kind", TWINS)
 def test_equals_torch_nn_in_every_output_state_and_gradient(
     kind: str, case: Case, dtype: torch.dtype
@@ -392,7 +397,7 @@ def test_a_copy_computes_the_same_and_shares_nothing(
 
 
 class Remembering(Cell):
-    """A cell as a user writes it: two state tensors of unlike widths, and a parameter of its own."""
+    """A cell as a user writes it: two states of unlike widths, and a parameter of its own."""
 
     def __init__(self, input_size: int, hidden_size: int, *, memory: int = 2) -> None:
         super().__init__(input_size, hidden_size)
@@ -532,17 +537,17 @@ def test_everything_is_made_on_the_inputs_device() -> None:
 
 
 @pytest.mark.parametrize("merge", [*MERGES, "apart"])
-@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])
+@pytest.mark.parametrize(("steps", "lanes"), [(0, 3), (4, 0), (0, 0)])
 def test_no_steps_or_no_lanes_give_empty_outputs_of_the_right_shape(
-    T: int, B: int, merge: Merge
+    steps: int, lanes: int, merge: Merge
 ) -> None:
     layer = Recurrent(cells.LSTM, 3, 5, depth=2, bidirectional=True, merge=merge)
-    for lengths in (None, torch.zeros(B, dtype=torch.int64)):
-        state = random_state(layer, B, torch.float32)
-        y, final = layer(torch.randn(T, B, 3), state, lengths=lengths)
+    for lengths in (None, torch.zeros(lanes, dtype=torch.int64)):
+        state = random_state(layer, lanes, torch.float32)
+        y, final = layer(torch.randn(steps, lanes, 3), state, lengths=lengths)
         width = 10 if merge == "concat" else 5
         for output in y if merge == "apart" else (y,):
-            assert output.shape == (T, B, width)
+            assert output.shape == (steps, lanes, width)
         assert all(torch.equal(s, before) for s, before in zip(final, state, strict=True))
 
 
@@ -654,14 +659,14 @@ def test_batch_first_says_so_when_it_refuses() -> None:
         layer(T4B2, (torch.zeros(1, 2, 5),))
 
 
-small = st.integers(1, 4)
+sizes = st.integers(1, 4)
 
 
 @given(
-    T=st.integers(0, 4),
-    B=st.integers(0, 3),
-    D=small,
-    H=small,
+    steps=st.integers(0, 4),
+    lanes=st.integers(0, 3),
+    features=sizes,
+    hidden=sizes,
     depth=st.integers(1, 3),
     bidirectional=st.booleans(),
     merge=st.sampled_from([*MERGES, "apart"]),
@@ -670,26 +675,27 @@ small = st.integers(1, 4)
 )
 @settings(deadline=None, max_examples=40, derandomize=True)
 def test_the_shapes_are_those_of_the_alphabet(
-    T: int,
-    B: int,
-    D: int,
-    H: int,
+    steps: int,
+    lanes: int,
+    features: int,
+    hidden: int,
     depth: int,
     bidirectional: bool,
     merge: Merge,
     batch_first: bool,
     cell: type[Cell],
 ) -> None:
-    layer = Recurrent(
-        cell, D, H, depth=depth, bidirectional=bidirectional, merge=merge, batch_first=batch_first
-    )
-    result = layer(torch.randn(B, T, D) if batch_first else torch.randn(T, B, D))
-    S = 2 if bidirectional else 1
+    bidirectional = bidirectional or merge == "apart"  # one direction has nothing to keep apart
+    options = {"bidirectional": bidirectional, "merge": merge, "batch_first": batch_first}
+    layer = Recurrent(cell, features, hidden, depth=depth, **options)
+    leading = (lanes, steps) if batch_first else (steps, lanes)
+    result = layer(torch.randn(*leading, features))
+    directions = 2 if bidirectional else 1
     ys = result.y if bidirectional and merge == "apart" else (result.y,)
-    width = H * S if merge == "concat" else H
-    assert [y.shape for y in ys] == [(B, T, width) if batch_first else (T, B, width)] * len(ys)
-    sizes = layer.cells[0].state_sizes
-    assert [s.shape for s in result.state] == [(depth * S, B, size) for size in sizes]
+    width = hidden * directions if merge == "concat" else hidden
+    assert [y.shape for y in ys] == [(*leading, width)] * len(ys)
+    widths = layer.cells[0].state_sizes
+    assert [s.shape for s in result.state] == [(depth * directions, lanes, w) for w in widths]
 
 
 @given(data=st.data())
@@ -713,3 +719,68 @@ def test_lanes_know_nothing_of_each_other_nor_of_how_far_they_are_padded(
         {"y": y[:, order]} | named_state(tuple(s[:, order] for s in final), "_n"),
         T,
     )
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_dropout_drops_its_share_of_what_the_next_layer_reads(merge: Merge) -> None:
+    read: list[torch.Tensor] = []
+
+    class Told(Echo):
+        def project(self, x: torch.Tensor) -> torch.Tensor:
+            read.append(x)
+            return x[..., :20]
+
+    width = 40 if merge == "concat" else 20
+    layer = Recurrent(Told, 20, 20, depth=2, dropout=0.5, bidirectional=True, merge=merge)
+    layer(torch.ones(50, 20, 20))
+    assert read[2].shape[-1] == width
+    dropped = (read[2] == 0).double().mean().item()
+    # a mean of n fair coins: five standard deviations, 5 * 0.5 / sqrt(n)
+    assert abs(dropped - 0.5) < 2.5 / read[2].numel() ** 0.5
+    assert torch.equal(read[2], read[3])  # both directions read the same
+
+
+def test_a_step_that_breaks_the_contract_is_refused_with_the_name_of_its_cell() -> None:
+    class Bare(Echo):
+        def step(self, projected: torch.Tensor, state: State) -> State:
+            return projected  # type: ignore[return-value]
+
+    class Wide(Echo):
+        def step(self, projected: torch.Tensor, state: State) -> State:
+            return (torch.cat([projected, projected], -1),)
+
+    x = torch.zeros(2, 3, 4)
+    with pytest.raises(TypeError, match=r"^Bare\.step: returned Tensor, expected a tuple"):
+        Recurrent(Bare, 4, 4)(x)
+    with pytest.raises(
+        ValueError, match=r"^Wide\.step: returned shapes \[3, 8\], expected .*\[3, 4\]"
+    ):
+        Recurrent(Wide, 4, 4)(x)
+
+
+@pytest.mark.parametrize("cell", ["GRU", torch.nn.GRUCell, cells.GRU(2, 3)])
+def test_what_is_no_cell_is_refused(cell: object) -> None:
+    with pytest.raises(TypeError, match=r"^cell: got .* expected a Cell class"):
+        Recurrent(cell, 2, 3)  # type: ignore[arg-type]
+
+
+def test_an_input_or_a_state_of_another_dtype_is_refused() -> None:
+    layer = Recurrent(cells.GRU, 2, 3).double()
+    with pytest.raises(TypeError, match=r"^x: got torch.float32, expected torch.float64 as the w"):
+        layer(torch.zeros(4, 1, 2))
+    with pytest.raises(TypeError, match=r"^state: got torch.float32, expected torch.float64 as x"):
+        layer(torch.zeros(4, 1, 2).double(), (torch.zeros(1, 1, 3),))
+
+
+def test_a_bare_state_and_a_packed_sequence_are_told_what_to_write() -> None:
+    layer = Recurrent(cells.GRU, 2, 3)
+    with pytest.raises(TypeError, match=r"write \(state,\)$"):
+        layer(torch.zeros(4, 1, 2), torch.zeros(1, 1, 3))
+    packed = torch.nn.utils.rnn.pack_sequence([torch.zeros(4, 2)])
+    with pytest.raises(TypeError, match=r"lengths=$"):
+        layer(packed)
+
+
+def test_apart_needs_two_directions() -> None:
+    with pytest.raises(ValueError, match=r"needs bidirectional=True$"):
+        Recurrent(cells.GRU, 2, 3, merge="apart")

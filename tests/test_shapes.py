@@ -156,3 +156,23 @@ def test_a_step_is_real_where_it_comes_before_the_length(data: st.DataObject) ->
     assert real.shape == (steps, len(lengths))
     for b, length in enumerate(lengths):
         assert real[:, b].tolist() == [True] * length + [False] * (steps - length)
+
+
+@pytest.mark.parametrize("lengths", [[None], "abc", object()])
+def test_lengths_that_are_no_numbers_are_refused(lengths: object) -> None:
+    with pytest.raises(TypeError, match=r"^lengths: got .*, expected whole numbers, one a lane$"):
+        check_lengths(lengths, 3, 1)
+
+
+def test_no_lengths_of_no_lanes_pass() -> None:
+    assert check_lengths([], 3, 0).shape == (0,)
+
+
+def test_unsigned_lengths_pass() -> None:
+    assert check_lengths(torch.tensor([3, 0], dtype=torch.uint16), 3, 2).tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True])
+def test_a_fraction_that_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^dropout: got .*, expected a number$"):
+        check_fraction("dropout", value)

@@ -83,6 +83,10 @@ class Recurrent(nn.Module):
         super().__init__()
         if merge not in get_args(Merge):
             raise ValueError(f"merge: got {merge!r}, expected one of {', '.join(get_args(Merge))}")
+        if merge == "apart" and not bidirectional:
+            raise ValueError("merge: got 'apart', which needs bidirectional=True")
+        if not callable(cell) or isinstance(cell, nn.Module):
+            raise TypeError(f"cell: got {cell!r}, expected a Cell class, such as cells.GRU")
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.depth = check_size("depth", depth)
@@ -94,7 +98,13 @@ class Recurrent(nn.Module):
         width = input_size
         for _ in range(depth):
             for _ in range(self.directions):
-                self.cells.append(cell(width, hidden_size, **cell_options))
+                made = cell(width, hidden_size, **cell_options)
+                if not isinstance(made, Cell):
+                    raise TypeError(
+                        f"cell: got {cell!r}, which makes a {type(made).__name__}; "
+                        "expected a Cell class, such as cells.GRU"
+                    )
+                self.cells.append(made)
             width = hidden_size * (2 if bidirectional and merge == "concat" else 1)
 
     def forward(
@@ -115,46 +125,51 @@ class Recurrent(nn.Module):
         Raises:
             TypeError, ValueError: a shape, dtype or length is not as above.
         """
-        check_input(x, self.input_size, batch_first=self.batch_first)
+        cells = cast(Sequence[Cell], self.cells)
+        weight = next(self.parameters(), None)
+        check_input(x, self.input_size, weight, batch_first=self.batch_first)
         x = x.transpose(0, 1) if self.batch_first else x
         steps, lanes, _ = x.shape
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
-        cells = cast(Sequence[Cell], self.cells)
         if state is not None:
             sizes = cells[0].state_sizes
-            state = check_state(state, [(len(cells), lanes, size) for size in sizes])
+            state = check_state(state, [(len(cells), lanes, size) for size in sizes], x)
 
-        streams = (x,) * self.directions  # what each direction's next layer reads
+        streams = [x]  # what the next layer reads: one for both directions, or one for each
         finals: list[State] = []
         for level in range(self.depth):
             outputs = []
-            for direction, stream in enumerate(streams):
+            for direction in range(self.directions):
                 k = level * self.directions + direction
                 start = None if state is None else tuple(s[k] for s in state)
-                y, final = scan(cells[k], stream, start, lengths=lengths, reverse=direction == 1)
+                y, final = scan(
+                    cells[k],
+                    streams[min(direction, len(streams) - 1)],
+                    start,
+                    lengths=lengths,
+                    reverse=direction == 1,
+                )
                 outputs.append(y)
                 finals.append(final)
-            if level < self.depth - 1:
-                outputs = [F.dropout(y, self.dropout, self.training) for y in outputs]
             streams = self._merged(outputs)
+            if level < self.depth - 1:
+                streams = [F.dropout(y, self.dropout, self.training) for y in streams]
 
         if self.batch_first:
-            streams = tuple(y.transpose(0, 1) for y in streams)
+            streams = [y.transpose(0, 1) for y in streams]
         final_state = tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
         if self.directions == 2 and self.merge == "apart":
             return Result((streams[0], streams[1]), final_state)
         return Result(streams[0], final_state)
 
-    def _merged(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """What each direction reads next, from the outputs of each direction."""
+    def _merged(self, outputs: list[Tensor]) -> list[Tensor]:
+        """The directions' outputs as one, or apart."""
         if self.directions == 1 or self.merge == "apart":
-            return tuple(outputs)
-        forward, backward = outputs
+            return outputs
         if self.merge == "concat":
-            merged = torch.cat(outputs, -1)
-        else:
-            merged = forward + backward if self.merge == "sum" else (forward + backward) / 2
-        return (merged, merged)
+            return [torch.cat(outputs, -1)]
+        total = outputs[0] + outputs[1]
+        return [total if self.merge == "sum" else total / 2]
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}, depth={self.depth}"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import Cell, State
-from unrolled.shapes import real_steps
+from unrolled.shapes import check_step, real_steps
 
 
 def scan(
@@ -18,8 +18,8 @@ def scan(
     """Run ``cell`` over time: state_t = step(project(x)_t, state_{t-1}).
 
     With ``reverse`` time runs from the last step to the first: state_t = step(..., state_{t+1}).
-    A lane's state stops at its length (a reversed lane starts at its own last step), its outputs
-    beyond are zero, and what stands in ``x`` there, even NaN, changes nothing.
+    A lane's state stops at its length (a reversed lane starts at its own last step), and its outputs
+    beyond are zero. What stands in ``x`` there is never read: even NaN changes nothing.
 
     Args:
         cell: the step.
@@ -31,26 +31,38 @@ def scan(
     Returns:
         The outputs ``[T, B, H]``, and the state after each lane's last step (with ``reverse``, after
         its step 0).
+
+    Raises:
+        TypeError, ValueError: the cell's ``step`` does not keep its contract.
     """
     steps, lanes, _ = x.shape
-    real, whole, longest = None, steps, steps
-    if lengths is not None and lanes:
-        whole, longest = int(lengths.min()), int(lengths.max())
-        real = real_steps(lengths.to(x.device), steps).unsqueeze(-1)
-        x = torch.where(real, x, 0) if whole < steps else x
-    projected = cell.project(x)
+    if lengths is None or lengths.eq(steps).all():
+        live = [lanes] * steps  # how many lanes have each step
+        projected = cell.project(x)
+        inputs = projected.unbind(0)  # one operation, so that its gradient is one too
+    else:
+        real = real_steps(lengths, steps)
+        live = real.sum(1).tolist()
+        times, owners = (index.to(x.device) for index in real.nonzero(as_tuple=True))
+        projected = cell.project(x[times, owners])
+        inputs = torch.split(projected, live)  # the rows of the lanes that have the step
     state = cell.initial_state(lanes, projected) if state is None else state
     nothing = projected.new_zeros(lanes, cell.state_sizes[0])
     outputs = [nothing] * steps
-    inputs = projected.unbind(0)  # one operation, so that its gradient is one too
-    for t in reversed(range(longest)) if reverse else range(longest):
-        after = cell.step(inputs[t], state)
-        if real is not None and t >= whole:  # some lane has no step t
-            state = tuple(
-                torch.where(real[t], new, old) for new, old in zip(after, state, strict=True)
-            )
-            outputs[t] = torch.where(real[t], after[0], nothing)
+    checked = False
+    for t in reversed(range(steps)) if reverse else range(steps):
+        if not live[t]:
+            continue
+        rows = None if live[t] == lanes else real[t].nonzero().squeeze(1).to(x.device)
+        before = state if rows is None else tuple(s[rows] for s in state)
+        after = cell.step(inputs[t], before)
+        if not checked:
+            check_step(type(cell).__name__, after, [(live[t], size) for size in cell.state_sizes])
+            checked = True
+        if rows is None:
+            state, outputs[t] = after, after[0]
         else:
-            state = after
-            outputs[t] = after[0]
+            pairs = zip(state, after, strict=True)
+            state = tuple(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs)
+            outputs[t] = nothing.index_copy(0, rows, after[0].to(nothing.dtype))
     return torch.stack(outputs) if outputs else nothing.new_zeros(0, *nothing.shape), state

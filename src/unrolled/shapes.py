@@ -15,33 +15,50 @@ Time comes first, ``[T, B, D]``. Every check names the argument, what was got, w
 and where it helps what to do next.
 """
 
+import operator
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 Lengths = Tensor | Sequence[int]
+Shape = tuple[int, ...]
 
 
 def check_size(name: str, value: int, *, least: int = 1) -> int:
     """``value``, or an error unless it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < least:
-        raise ValueError(f"{name}: got {value}, expected at least {least}")
-    return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, expected a whole number") from None
+    if size < least:
+        raise ValueError(f"{name}: got {size}, expected at least {least}")
+    return size
 
 
 def check_fraction(name: str, value: float) -> float:
     """``value``, or an error unless 0 <= value < 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r}, expected a number")
     if not 0 <= value < 1:
         raise ValueError(f"{name}: got {value!r}, expected a number from 0 up to, but not, 1")
     return float(value)
 
 
-def check_input(x: Tensor, features: int, *, batch_first: bool) -> None:
-    """Refuse an ``x`` that is not a float tensor ``[T, B, features]`` (``[B, T, ...]`` if batch first)."""
+def check_input(
+    x: Tensor, features: int, weight: Tensor | None = None, *, batch_first: bool
+) -> None:
+    """Refuse an ``x`` that is not ``[T, B, features]`` (``[B, T, …]`` if batch first) like ``weight``.
+
+    Like it in dtype and device; under autocast dtypes may differ.
+    """
     expected = f"[{'B, T' if batch_first else 'T, B'}, {features}]"
+    if isinstance(x, PackedSequence):
+        raise TypeError(f"x: got a PackedSequence, expected a tensor {expected} and lengths=")
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor {expected}")
     if x.dim() != 3 or x.shape[-1] != features:
@@ -49,34 +66,74 @@ def check_input(x: Tensor, features: int, *, batch_first: bool) -> None:
         raise ValueError(f"x: got shape {list(x.shape)}, expected {expected}{advice}")
     if not x.is_floating_point():
         raise TypeError(f"x: got {x.dtype}, expected a floating dtype; convert it with x.float()")
+    if weight is not None:
+        _check_like("x", x, weight, "the weights")
 
 
 def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     """``lengths`` as an int64 tensor ``[B]``, or an error unless each is from 0 to T."""
-    lengths = torch.as_tensor(lengths)
-    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
-        raise TypeError(f"lengths: got {lengths.dtype}, expected whole numbers, one a lane")
-    if lengths.shape != (lanes,):
+    try:
+        numbers = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"lengths: got {lengths!r}, expected whole numbers, one a lane") from None
+    whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
+    if numbers.numel() and (not whole or numbers.is_complex()):  # an empty list has no dtype
+        raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a lane")
+    numbers = numbers.long()
+    if numbers.shape != (lanes,):
         raise ValueError(
-            f"lengths: got shape {list(lengths.shape)}, expected [{lanes}], one a lane"
+            f"lengths: got shape {list(numbers.shape)}, expected [{lanes}], one a lane"
         )
-    if lanes and (int(lengths.min()) < 0 or int(lengths.max()) > steps):
-        worst = lengths.min() if int(lengths.min()) < 0 else lengths.max()
+    if lanes and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
+        worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
-    return lengths.long()
+    return numbers
 
 
-def check_state(state: object, expected: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
-    """``state``, or an error unless it is a tuple of tensors of the ``expected`` shapes."""
+def check_state(
+    state: object, expected: Sequence[Shape], like: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """``state``, or an error unless it is a tuple of tensors of the ``expected`` shapes, like ``like``."""
     described = ", ".join(str(list(shape)) for shape in expected)
-    if not isinstance(state, tuple | list) or not all(isinstance(s, Tensor) for s in state):
+    if isinstance(state, Tensor) and len(expected) == 1:
+        raise TypeError("state: got a tensor, expected a tuple of one; write (state,)")
+    if not _are_tensors(state):
         raise TypeError(
             f"state: got {type(state).__name__}, expected a tuple of tensors {described}"
         )
     if [tuple(s.shape) for s in state] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in state)
         raise ValueError(f"state: got shapes {got}, expected {described}")
+    if like is not None:
+        for tensor in state:
+            _check_like("state", tensor, like, "x")
     return tuple(state)
+
+
+def check_step(cell: str, after: object, expected: Sequence[Shape]) -> None:
+    """Refuse what a cell's ``step`` returned unless it is a state: a tuple of the ``expected`` shapes."""
+    described = ", ".join(str(list(shape)) for shape in expected)
+    rule = f"expected a tuple of tensors {described}, as state_sizes says"
+    if not isinstance(after, tuple) or not _are_tensors(after):
+        raise TypeError(f"{cell}.step: returned {type(after).__name__}, {rule}")
+    if [tuple(s.shape) for s in after] != list(expected):
+        got = ", ".join(str(list(s.shape)) for s in after)
+        raise ValueError(f"{cell}.step: returned shapes {got}, {rule}")
+
+
+def _are_tensors(state: object) -> TypeGuard[Sequence[Tensor]]:
+    return isinstance(state, tuple | list) and all(isinstance(s, Tensor) for s in state)
+
+
+def _check_like(name: str, tensor: Tensor, other: Tensor, owner: str) -> None:
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name}: got {tensor.device}, expected {other.device} as {owner}; move it with .to()"
+        )
+    if tensor.dtype != other.dtype and not torch.is_autocast_enabled(tensor.device.type):
+        raise TypeError(
+            f"{name}: got {tensor.dtype}, expected {other.dtype} as {owner}; convert it with .to()"
+        )
 
 
 def real_steps(lengths: Tensor, steps: int) -> Tensor:

@@ -80,3 +80,7 @@ def test_an_activation_that_is_neither_name_nor_function_is_refused(activation: 
 def test_it_shows_its_activation() -> None:
     assert repr(Elman(D, H, activation="relu")) == "Elman(3, 5, activation=relu)"
     assert repr(Elman(D, H, activation=F.softplus)) == "Elman(3, 5, activation=softplus)"
+
+
+def test_an_activation_without_a_name_is_shown_as_it_is() -> None:
+    assert "activation=Tanh()" in repr(Elman(3, 5, activation=torch.nn.Tanh()))

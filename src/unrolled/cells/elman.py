@@ -59,5 +59,5 @@ class Elman(GatedCell):
         return (f(projected + s @ self.weight_hh.T),)
 
     def extra_repr(self) -> str:
-        name = self.activation if isinstance(self.activation, str) else self.activation.__name__
+        name = getattr(self.activation, "__name__", self.activation)
         return f"{super().extra_repr()}, activation={name}"
