@@ -24,7 +24,8 @@ class Cell(nn.Module):
 
     A cell of your own overrides both; one with more than one state tensor also overrides
     ``state_sizes``. ``step`` must be a pure function of its arguments and of the parameters: no
-    randomness, no branching on values. Then every scan, layer and model takes it:
+    randomness, no branching on values; and treat lanes one by one, since lanes that have ended are
+    left out of its B. Then every scan, layer and model takes it:
 
         >>> import torch
         >>> from unrolled import Recurrent

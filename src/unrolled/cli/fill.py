@@ -6,9 +6,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from unrolled.cli.options import whole
+from unrolled.cli.options import not_negative, whole
 from unrolled.cli.runs import load
 from unrolled.models import Cloze, fill
+from unrolled.models.filling import RESCORING
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,6 +24,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--top", type=whole(1), default=5, metavar="N", help="candidates a blank (5)"
     )
+    parser.add_argument(
+        "--rescoring",
+        type=not_negative,
+        default=RESCORING,
+        metavar="N",
+        help=f"weight of how the rest of the text then reads ({RESCORING:g})",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
 
@@ -30,7 +38,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def command(arguments: argparse.Namespace) -> None:
     """Fill the text, and print it with the candidates for each blank."""
     run, model = load(arguments.run, Cloze)
-    result = fill(model, run.vocabulary, run.tokenizer, arguments.text, top=arguments.top)
+    result = fill(
+        model,
+        run.vocabulary,
+        run.tokenizer,
+        arguments.text,
+        top=arguments.top,
+        rescoring=arguments.rescoring,
+    )
     if result.unknown:
         names = " ".join(result.unknown)
         print(f"unrolled: note: not in the vocabulary, read as <unk>: {names}", file=sys.stderr)

@@ -44,7 +44,9 @@ def command(arguments: argparse.Namespace) -> None:
 
 
 def _told(fact: object) -> str:
-    return {True: "yes", False: "no", None: "not installed"}.get(fact, str(fact))  # type: ignore[call-overload, no-any-return]
+    if fact is None:
+        return "not installed"
+    return {True: "yes", False: "no"}[fact] if isinstance(fact, bool) else str(fact)
 
 
 def _version(package: str) -> str | None:

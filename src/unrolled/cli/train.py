@@ -1,6 +1,7 @@
 """``unrolled train``: a model from text."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from unrolled.cli.options import fraction, not_negative, positive, whole
 from unrolled.data import CORPORA, Tokenizer, sentences
+from unrolled.data.corpora import told
 from unrolled.data.dataset import SPLITS
 from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError, DataError
@@ -33,7 +35,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "hidden": (256, "hidden units of each direction and layer", {"type": whole(1)}),
     "embedding": (128, "width of a token's embedding", {"type": whole(1)}),
     "depth": (1, "recurrent layers", {"type": whole(1)}),
-    "dropout": (0.1, "share of features dropped", {"type": fraction}),
+    "dropout": (0.05, "share of features dropped", {"type": fraction}),
     "token_dropout": (0.0, "share of input tokens hidden", {"type": fraction}),
     "tied": (
         True,
@@ -54,7 +56,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "epochs": (None, "passes over the training split, instead", {"type": positive}),
     "batch_tokens": (832, "tokens of a batch, with padding", {"type": whole(1)}),
     "optimizer": ("adam", "how gradients are applied", {"choices": OPTIMIZERS}),
-    "learning_rate": (4e-3, "at its highest", {"type": positive}),
+    "learning_rate": (1e-2, "at its highest", {"type": positive}),
     "schedule": ("linear", "how the rate falls", {"choices": sorted(SCHEDULES)}),
     "weight_decay": (0.0, "of matrices", {"type": not_negative}),
     "clip": (1.0, "largest norm of the gradient", {"type": positive}),
@@ -106,7 +108,12 @@ def train(arguments: argparse.Namespace) -> None:
         _refuse_changes(run, given)
     else:
         prepare_directory(directory)
-        run = _begun(directory, given)
+        try:
+            run = _begun(directory, given)
+        except BaseException:
+            with suppress(OSError):  # nothing was begun: leave no empty directory behind
+                directory.rmdir()
+            raise
     torch.set_num_threads(run.settings.threads)
     trainer = Trainer(run)
     if resumed:
@@ -115,11 +122,11 @@ def train(arguments: argparse.Namespace) -> None:
     following = watchers(
         run.settings.steps, trainer.step, log=given.get("log"), tensorboard=given.get("tensorboard")
     )
-    with following as told:
-        outcome = trainer.train(told, given.get("checkpoint_seconds", 30.0))
+    with following as followers:
+        outcome = trainer.train(followers, given.get("checkpoint_seconds", 30.0))
     early = ", stopped early" if outcome.stopped_early else ""
     print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
-    if outcome.best < float("inf"):
+    if trainer.data.sentences("validation"):
         print(f"best on the validation split: {outcome.best:.4f} nats per token")
     else:
         print("the validation split is empty: the last weights are kept")
@@ -153,18 +160,18 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
-        raise DataError(f"{', '.join(sources)}: got one sentence, expected two at the least")
+        raise DataError(f"{told(sources)}: got one sentence, expected two at the least")
     if not counts["train"]:
         raise DataError(
-            f"{', '.join(sources)}: too little text, no sentence falls into the training split"
+            f"{told(sources)}: too little text, no sentence falls into the training split"
         )
     if len(vocabulary) == len(SPECIALS):
         raise DataError(
-            f"{', '.join(sources)}: no token is there {options['min_count']} times; "
+            f"{told(sources)}: no token is there {options['min_count']} times; "
             "more text is needed, or a smaller --min-count"
         )
-    told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    print(f"sentences: {told}; vocabulary: {len(vocabulary):,} tokens")
+    parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    print(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
 
     model_config = {
         "vocabulary_size": len(vocabulary),

@@ -127,7 +127,12 @@ def sentences(sources: Sequence[str]) -> Iterator[str]:
                 empty = False
                 yield line
     if empty:
-        raise DataError(f"{', '.join(sources)}: empty, expected one sentence a line")
+        raise DataError(f"{told(sources)}: empty, expected one sentence a line")
+
+
+def told(sources: Iterable[str]) -> str:
+    """The names of ``sources`` for a message."""
+    return ", ".join("standard input" if source == "-" else source for source in sources)
 
 
 def lines(path: str) -> Iterator[str]:
@@ -136,7 +141,7 @@ def lines(path: str) -> Iterator[str]:
     Raises:
         DataError: it cannot be read, is not text, or has a line of more than ``LONGEST_LINE`` bytes.
     """
-    name = "standard input" if path == "-" else path
+    name = told([path])
     try:
         if path == "-":
             yield from _decoded(sys.stdin.buffer, name)

@@ -23,7 +23,7 @@ class Tokenizer:
     Words of Chinese come from a segmenter (the extra ``zh``); elsewhere Unicode's word rules hold
     (UAX #29), and white space only separates.
 
-    >>> Tokenizer("char").tokens("你好,ABC!") == Tokenizer("char").tokens("你好,ABC!")
+    >>> Tokenizer("char").tokens("你好，ABC！") == Tokenizer("char").tokens("你好,ABC!")
     True
     >>> Tokenizer("word").tokens("It's  well-known.")
     ["It's", 'well', '-', 'known', '.']

@@ -55,7 +55,7 @@ class TokenModel(nn.Module, ABC):
         hidden_size: int,
         *,
         embedding_size: int,
-        cell: str = "lstm",
+        cell: str = "gru",
         depth: int = 1,
         dropout: float = 0.1,
         token_dropout: float = 0.0,

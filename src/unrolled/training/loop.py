@@ -89,7 +89,7 @@ class Trainer:
         """Train to the end, or until the validation loss has not improved for ``patience`` evaluations.
 
         Raises:
-            RunError: the loss or the gradient is not finite; the last checkpoint is kept.
+            RunError: a loss or the gradient is not finite; the best weights so far are kept.
         """
         settings = self.settings
         torch.set_num_threads(settings.threads)
@@ -141,11 +141,7 @@ class Trainer:
         nats, size = loss.item(), norm.item()
         for name, value in (("loss", nats), ("gradient's norm", size)):
             if not math.isfinite(value):
-                raise RunError(
-                    f"the {name} is {value} at step {self.step + 1} of {settings.steps}; stopped. The "
-                    f"last good weights are kept in {self.run.directory}; start a new run with a "
-                    "lower --learning-rate or --clip"
-                )
+                raise RunError(self._diverged(name, value, self.step + 1))
         self.optimizer.step()
         self.step += 1
         tokens = int(batch.lengths.sum())
@@ -155,6 +151,8 @@ class Trainer:
         """Score the validation split; keep the weights if they are the best so far."""
         batches = self.data.batches("validation", self.settings.batch_tokens, shuffle=(0, 0))
         scores = evaluate(self.model, itertools.islice(batches, VALIDATION_BATCHES))
+        if scores.tokens and not math.isfinite(scores.nats):
+            raise RunError(self._diverged("loss on the validation split", scores.nats, self.step))
         if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
             self.best, self.worse = scores.nats if scores.tokens else math.inf, 0
             self.run.save_weights(self.model, {"step": self.step, "validation_nats": scores.nats})
@@ -164,6 +162,13 @@ class Trainer:
                 self.worse >= self.settings.patience and self.step < self.settings.steps
             )
         return scores
+
+    def _diverged(self, name: str, value: float, step: int) -> str:
+        return (
+            f"the {name} is {value} at step {step} of {self.settings.steps}; stopped. The last good "
+            f"weights are kept in {self.run.directory}; start a new run with a lower --learning-rate "
+            "or --clip"
+        )
 
     def checkpoint(self) -> None:
         """Write all that resuming needs."""

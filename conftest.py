@@ -1,0 +1,29 @@
+"""Runs every Python example of the documentation, the READMEs and the docstrings as a test."""
+
+from doctest import ELLIPSIS
+
+import torch
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+
+def _same_random_numbers(_namespace: dict[str, object]) -> None:
+    """Seed every document alike, so that none depends on which ran before it."""
+    torch.manual_seed(0)
+
+
+# A file's examples share one namespace and run from top to bottom.
+pytest_collect_file = (
+    Sybil(
+        parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)],
+        patterns=["*.md"],
+        setup=_same_random_numbers,
+    )
+    + Sybil(
+        parsers=[DocTestParser(optionflags=ELLIPSIS)],
+        path="src",
+        patterns=["*.py"],
+        setup=_same_random_numbers,
+    )
+).pytest()
