@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.data.vocabulary import END, START
+
 ORDER = 4
 DISCOUNT = 0.75
 
@@ -37,6 +39,9 @@ class KneserNey:
             for context, followers in counts[n].items():
                 for token in followers:
                     lower[n - 1][context[1:]][token] += 1
+            for context, followers in counts[n].items():
+                if context[0] in (START, END):  # nothing stands before it: its own counts are all
+                    lower[n][context] = followers
         lower[ORDER - 1] = counts[ORDER - 1]
         self.tables: list[dict[tuple[int, ...], Followers]] = [
             {context: _arrays(followers) for context, followers in table.items()} for table in lower
@@ -89,4 +94,4 @@ class TwoSided:
             places = ((s, k) for s in sentences for k in range(1, len(s) - 1))
             return -float(sum(self.log_probabilities(s, k)[s[k]] for s, k in places))
 
-        self.alpha = min((0.0, 0.25, 0.5, 0.75, 1.0), key=nats)
+        self.alpha = min((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), key=nats)

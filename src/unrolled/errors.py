@@ -27,5 +27,5 @@ class MissingExtraError(UnrolledError, ImportError):
     def __init__(self, purpose: str, package: str, extra: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed; "
-            f"install it with: pip install 'unrolled[{extra}]'"
+            f"install it with: pip install {package} (the extra '{extra}' of unrolled)"
         )

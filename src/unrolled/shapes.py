@@ -27,8 +27,8 @@ Lengths = Tensor | Sequence[int]
 Shape = tuple[int, ...]
 
 
-def check_size(name: str, value: int, *, least: int = 1) -> int:
-    """``value``, or an error unless it is a whole number of at least ``least``."""
+def check_size(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
+    """``value``, or an error unless it is a whole number from ``least`` to ``most``."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -37,6 +37,8 @@ def check_size(name: str, value: int, *, least: int = 1) -> int:
         raise TypeError(f"{name}: got {value!r}, expected a whole number") from None
     if size < least:
         raise ValueError(f"{name}: got {size}, expected at least {least}")
+    if most is not None and size > most:
+        raise ValueError(f"{name}: got {size}, expected at most {most}")
     return size
 
 

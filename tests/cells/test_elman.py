@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from tests.compare import assert_close_by_name, check_derivatives, run_by_hand
 from unrolled.cells import Elman
-from unrolled.cells.cell import Activation
-from unrolled.cells.elman import ACTIVATIONS
+from unrolled.cells.elman import ACTIVATIONS, Activation
 
 T, B, D, H = 3, 2, 3, 5
 

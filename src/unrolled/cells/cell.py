@@ -1,7 +1,6 @@
 """The contract every cell keeps: ``project`` and ``step``."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +106,3 @@ class GatedCell(Cell):
         if self.bias_ih is None or self.bias_hh is None:
             return None
         return self.bias_ih + self.bias_hh
-
-
-Activation = Callable[[Tensor], Tensor]

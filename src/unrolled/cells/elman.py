@@ -1,11 +1,14 @@
 """The simple recurrent network."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.cells.cell import Activation, GatedCell, State
+from unrolled.cells.cell import GatedCell, State
 
+Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": torch.tanh,
     "relu": torch.relu,

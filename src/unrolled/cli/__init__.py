@@ -12,32 +12,34 @@ from unrolled.errors import UnrolledError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``unrolled`` with ``argv``; return its exit code: 0, 1 (data or model), 2 (the call)."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
-    arguments = parser().parse_args(argv)
+    hint = ""
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
+                stream.reconfigure(errors="backslashreplace", line_buffering=True)
+        arguments = parser().parse_args(argv)
+        hint = "; go on with the same command and --resume" if "out" in arguments else ""
         arguments.command(arguments)
-        sys.stdout.flush()
+        return 0
     except UnrolledError as error:
-        print(f"unrolled: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(f"stopped{hint}", 130)
     except BrokenPipeError:  # whoever read our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        print("unrolled: error: out of memory; try a smaller model or batch", file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f"unrolled: error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        hint = "; go on with the same command and --resume" if "out" in arguments else ""
-        print(f"unrolled: stopped{hint}", file=sys.stderr)
-        return 130
-    return 0
+        return _failed(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        return _failed("out of memory; try a smaller model or batch", 1)
+
+
+def _failed(text: str, code: int) -> int:
+    if sys.stderr is not None:
+        print(f"unrolled: error: {text}", file=sys.stderr)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,11 +1,11 @@
 """``unrolled evaluate``: how well a model predicts held-out text."""
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from unrolled.cli.printing import print_json
 from unrolled.cli.runs import load
 from unrolled.data import Dataset, sentences
 from unrolled.data.dataset import SPLITS
@@ -48,7 +48,8 @@ def command(arguments: argparse.Namespace) -> None:
         del data  # its files are mapped, and must go before their directory does
     if arguments.json:
         result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
-        print(json.dumps(result))
+        finite = {k: None if v == float("inf") else v for k, v in result.items()}
+        print_json(finite)
         return
     print(
         f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""

@@ -1,12 +1,11 @@
 """``unrolled fill``: the blanks of a text, filled by a cloze model."""
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from unrolled.cli.options import not_negative, whole
+from unrolled.cli.printing import note_unknown, print_json
 from unrolled.cli.runs import load
 from unrolled.models import Cloze, fill
 from unrolled.models.filling import RESCORING
@@ -46,13 +45,11 @@ def command(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         rescoring=arguments.rescoring,
     )
-    if result.unknown:
-        names = " ".join(result.unknown)
-        print(f"unrolled: note: not in the vocabulary, read as <unk>: {names}", file=sys.stderr)
+    note_unknown(result.unknown)
     if arguments.json:
         shown = asdict(result)
         del shown["unknown"]  # said on standard error
-        print(json.dumps(shown, ensure_ascii=False))
+        print_json(shown)
         return
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):

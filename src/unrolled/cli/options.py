@@ -37,6 +37,7 @@ def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], f
     return parse
 
 
-positive = number(lambda value: value > 0, "a number above 0")
-not_negative = number(lambda value: value >= 0, "a number of 0 or more")
+LARGEST = 1e6
+positive = number(lambda value: 0 < value <= LARGEST, f"a number above 0, up to {LARGEST:,.0f}")
+not_negative = number(lambda value: 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:,.0f}")
 fraction = number(lambda value: 0 <= value < 1, "a number from 0 up to, but not, 1")

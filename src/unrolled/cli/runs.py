@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TypeVar
 
+from unrolled.cli.printing import note
 from unrolled.errors import RunError
 from unrolled.models import TokenModel
 from unrolled.training import Run
@@ -19,4 +20,6 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
             f"{directory}: holds a model of kind '{run.kind}', expected '{wanted.kind}', "
             f"made by 'unrolled train {wanted.kind}'"
         )
+    if run.weights_step() == 0:
+        note(f"{directory}: the weights are untrained; go on with 'unrolled train … --resume'")
     return run, model

@@ -1,7 +1,7 @@
 """``unrolled train``: a model from text."""
 
 import argparse
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 
 from unrolled.cli.options import fraction, not_negative, positive, whole
 from unrolled.data import CORPORA, Tokenizer, sentences
-from unrolled.data.corpora import told
+from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
 from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError, DataError
 from unrolled.models import KINDS
-from unrolled.models.token_model import CELLS
+from unrolled.models.token_model import CELLS, DEEPEST, WIDEST
 from unrolled.training import (
     Run,
     Settings,
@@ -23,8 +23,9 @@ from unrolled.training import (
     steps_of,
     write_data,
 )
-from unrolled.training.loop import OPTIMIZERS, SCHEDULES
-from unrolled.training.watchers import watchers
+from unrolled.training.run import beginning, locked
+from unrolled.training.settings import OPTIMIZERS, SCHEDULES
+from unrolled.training.watchers import logs, progress_bar
 
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
 
@@ -32,9 +33,9 @@ MINUTES = 5.0  # where neither --minutes nor --epochs is given
 # parser leaves out what was not given, so that --resume can tell what was.
 DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "cell": ("gru", "the recurrent cell", {"choices": sorted(CELLS)}),
-    "hidden": (256, "hidden units of each direction and layer", {"type": whole(1)}),
-    "embedding": (128, "width of a token's embedding", {"type": whole(1)}),
-    "depth": (1, "recurrent layers", {"type": whole(1)}),
+    "hidden": (256, "hidden units of each direction and layer", {"type": whole(1, WIDEST)}),
+    "embedding": (128, "width of a token's embedding", {"type": whole(1, WIDEST)}),
+    "depth": (1, "recurrent layers", {"type": whole(1, DEEPEST)}),
     "dropout": (0.05, "share of features dropped", {"type": fraction}),
     "token_dropout": (0.0, "share of input tokens hidden", {"type": fraction}),
     "tied": (
@@ -102,27 +103,26 @@ def train(arguments: argparse.Namespace) -> None:
     directory: Path = given["out"]
     if {"minutes", "epochs"} <= given.keys():
         raise CallError("--minutes and --epochs: got both, expected one of them")
-    resumed = "resume" in given and Run.exists(directory)
-    if resumed:
-        run = Run(directory)
-        _refuse_changes(run, given)
-    else:
-        prepare_directory(directory)
-        try:
-            run = _begun(directory, given)
-        except BaseException:
-            with suppress(OSError):  # nothing was begun: leave no empty directory behind
-                directory.rmdir()
-            raise
-    torch.set_num_threads(run.settings.threads)
-    trainer = Trainer(run)
-    if resumed:
-        trainer.restore()
-        print(f"resumed at step {trainer.step} of {run.settings.steps}")
-    following = watchers(
-        run.settings.steps, trainer.step, log=given.get("log"), tensorboard=given.get("tensorboard")
-    )
-    with following as followers:
+    with ExitStack() as stack:
+        followers = stack.enter_context(
+            logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
+        )
+        resumed = "resume" in given and Run.exists(directory)
+        if not resumed:
+            prepare_directory(directory)
+        stack.enter_context(locked(directory))
+        if resumed:
+            run = Run(directory)
+            _refuse_changes(run, given)
+        else:
+            with beginning(directory):
+                run = _begun(directory, given)
+        torch.set_num_threads(run.settings.threads)
+        trainer = Trainer(run)
+        if resumed:
+            trainer.restore()
+            print(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
+        followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
         outcome = trainer.train(followers, given.get("checkpoint_seconds", 30.0))
     early = ", stopped early" if outcome.stopped_early else ""
     print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
@@ -160,14 +160,14 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
-        raise DataError(f"{told(sources)}: got one sentence, expected two at the least")
+        raise DataError(f"{listed(sources)}: got one sentence, expected two at the least")
     if not counts["train"]:
         raise DataError(
-            f"{told(sources)}: too little text, no sentence falls into the training split"
+            f"{listed(sources)}: too little text, no sentence falls into the training split"
         )
     if len(vocabulary) == len(SPECIALS):
         raise DataError(
-            f"{told(sources)}: no token is there {options['min_count']} times; "
+            f"{listed(sources)}: no token is there {options['min_count']} times; "
             "more text is needed, or a smaller --min-count"
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
@@ -183,13 +183,15 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     settings = Settings(**{name: options[name] for name in fields}, steps=1)
     torch.manual_seed(settings.seed)
     model = KINDS[given["kind"]](**model_config)
+    settings = settings.with_steps(steps_of(model, data, settings))
+    print(f"training: {settings.steps:,} steps, {settings.threads} threads")
     return Run.create(
         directory,
         kind=given["kind"],
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         model_config=model_config,
-        settings=settings.with_steps(steps_of(model, data, settings)),
+        settings=settings,
         command={"kind": given["kind"], "data": sources, **options},
     )
 

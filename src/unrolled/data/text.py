@@ -39,6 +39,8 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise ValueError(f"unit: got {self.unit!r}, expected 'char' or 'word'")
+        if not isinstance(self.simplify, bool):
+            raise TypeError(f"simplify: got {self.simplify!r}, expected True or False")
 
     def normalise(self, text: str) -> str:
         """``text`` with one form for each character (NFKC: full width as half width) and single spaces."""

@@ -54,6 +54,10 @@ class Vocabulary:
         """``<s>``, the number of each token (``<unk>`` where it has none), ``</s>``."""
         return [START, *(self.numbers.get(token, UNKNOWN) for token in tokens), END]
 
+    def unknown(self, tokens: Iterable[str]) -> list[str]:
+        """Those of ``tokens`` that have no number, each once."""
+        return list(dict.fromkeys(token for token in tokens if token not in self.numbers))
+
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """The tokens of ``numbers``, without ``<pad>``, ``<s>`` and ``</s>``."""
         return [self.tokens[n] for n in numbers if n not in (PAD, START, END)]

@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.data.text import Tokenizer
-from unrolled.data.vocabulary import SPECIALS, Vocabulary
+from unrolled.data.vocabulary import END, SPECIALS, UNKNOWN, Vocabulary
 from unrolled.errors import CallError
 from unrolled.models.cloze import Cloze
 from unrolled.shapes import check_size
 
 BLANK = regex.compile(r"[_＿]{3,}|<blank>")
-MARK = "\ue000"  # stands for a blank in the tokens: of private use, a word by itself everywhere
+MARK = "\ue000"  # stands for a blank while the text is normalised: of private use, unchanged by it
 LONGEST_TEXT = 1_000  # tokens
 RESCORED = 50  # candidates whose whole sentence is read
 WINDOW = 30  # tokens on either side that are read for it
+LARGEST = 1 << 23  # log-probabilities that are held at a time
 RESCORING = 0.5  # the weight of how the rest of the sentence reads
 
 
@@ -84,16 +85,20 @@ def fill(
         raise CallError(
             "no blank in the text: mark each with three or more underscores, or <blank>"
         )
-    tokens = tokenizer.tokens(BLANK.sub(MARK, text.replace(MARK, "\ufffd")))
-    if len(tokens) > LONGEST_TEXT:
+    marked = tokenizer.normalise(BLANK.sub(MARK, text.replace(MARK, "\ufffd")))
+    parts = [tokenizer.cut(part) for part in marked.split(MARK)]  # what stands between the blanks
+    rest = [token for part in parts for token in part]
+    if len(rest) + len(spans) > LONGEST_TEXT:
         raise CallError(
-            f"the text has {len(tokens):,} tokens, expected {LONGEST_TEXT:,} at the most"
+            f"the text has {len(rest) + len(spans):,} tokens, expected {LONGEST_TEXT:,} at the most"
         )
-    rest = [token for token in tokens if token != MARK]
     if not any(token.strip() for token in rest):
         raise CallError("only blanks in the text: expected some words beside them")
-    numbers = vocabulary.encode(tokens)
-    places = [k for k, token in enumerate(tokens, start=1) if token == MARK]
+    numbers, places = vocabulary.encode(parts[0])[:-1], []
+    for part in parts[1:]:
+        places.append(len(numbers))
+        numbers += [UNKNOWN, *vocabulary.encode(part)[1:-1]]
+    numbers.append(END)
 
     found: dict[int, Tensor] = {}
     was_training = model.training
@@ -101,11 +106,9 @@ def fill(
     try:
         with torch.no_grad():
             while len(found) < len(places):
-                distributions = {
-                    k: _distribution(model, numbers, k) for k in places if k not in found
-                }
-                k = max(distributions, key=lambda k: float(distributions[k].max()))
-                found[k] = _rescored(model, numbers, k, distributions[k], rescoring)
+                read = _log_probabilities(model, [numbers], slice(1, len(numbers) - 1))[:, 0].exp()
+                k = max(set(places) - found.keys(), key=lambda k: float(read[k - 1].max()))
+                found[k] = _rescored(model, numbers, k, read[k - 1], rescoring)
                 numbers[k] = int(found[k].argmax())
     finally:
         model.train(was_training)
@@ -117,8 +120,7 @@ def fill(
         blanks.append(Blank(position, [Candidate(vocabulary.tokens[n], p) for n, p in pairs]))
     words = iter(vocabulary.tokens[numbers[place]] for place in places)
     filled = BLANK.sub(lambda _: next(words), text)
-    unknown = list(dict.fromkeys(token for token in rest if token not in vocabulary.numbers))
-    return Filled(text, blanks, filled, unknown)
+    return Filled(text, blanks, filled, vocabulary.unknown(rest))
 
 
 def _log_probabilities(model: Cloze, sentences: list[list[int]], places: slice) -> Tensor:
@@ -134,11 +136,6 @@ def _log_probabilities(model: Cloze, sentences: list[list[int]], places: slice) 
     return F.log_softmax(logits, -1)
 
 
-def _distribution(model: Cloze, numbers: list[int], place: int) -> Tensor:
-    """p(c | rest) at ``place``, ``[V]``."""
-    return _log_probabilities(model, [numbers], slice(place, place + 1))[0, 0].exp()
-
-
 def _rescored(
     model: Cloze, numbers: list[int], place: int, distribution: Tensor, weight: float
 ) -> Tensor:
@@ -148,10 +145,13 @@ def _rescored(
         return distribution
     first, last = max(1, place - WINDOW), min(len(numbers) - 1, place + WINDOW + 1)
     others = [s for s in range(first, last) if s != place and numbers[s] >= len(SPECIALS)]
-    sentences = [[*numbers[:place], c, *numbers[place + 1 :]] for c in best.indices.tolist()]
-    read = _log_probabilities(model, sentences, slice(first, last))
     rows = torch.tensor([s - first for s in others], dtype=torch.long)
     targets = torch.tensor([numbers[s] for s in others], dtype=torch.long)
-    reads = read[rows, :, targets].sum(0) if others else torch.zeros_like(best.values)
+    sentences = [[*numbers[:place], c, *numbers[place + 1 :]] for c in best.indices.tolist()]
+    together = max(1, LARGEST // ((last - first) * len(distribution)))
+    reads = torch.zeros_like(best.values)
+    for k in range(0, len(sentences) if others else 0, together):
+        read = _log_probabilities(model, sentences[k : k + together], slice(first, last))
+        reads[k : k + together] = read[rows, :, targets].sum(0)
     share = torch.softmax(best.values.log() + weight * reads, -1) * best.values.sum()
     return distribution.scatter(0, best.indices, share)

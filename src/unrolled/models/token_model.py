@@ -14,6 +14,7 @@ from unrolled.layers import Recurrent
 from unrolled.remedies import sensible_weights
 from unrolled.shapes import check_fraction, check_size, real_steps
 
+WIDEST, DEEPEST = 1 << 16, 256
 CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 
 
@@ -57,13 +58,20 @@ class TokenModel(nn.Module, ABC):
         embedding_size: int,
         cell: str = "gru",
         depth: int = 1,
-        dropout: float = 0.1,
+        dropout: float = 0.05,
         token_dropout: float = 0.0,
         tied: bool = True,
     ) -> None:
         super().__init__()
-        check_size("vocabulary_size", vocabulary_size, least=len(SPECIALS) + 1)
-        check_size("embedding_size", embedding_size)
+        check_size("vocabulary_size", vocabulary_size, least=len(SPECIALS) + 1, most=2**31 - 1)
+        for name, size, most in (
+            ("hidden_size", hidden_size, WIDEST),
+            ("embedding_size", embedding_size, WIDEST),
+            ("depth", depth, DEEPEST),
+        ):
+            check_size(name, size, most=most)
+        if not isinstance(tied, bool):
+            raise TypeError(f"tied: got {tied!r}, expected True or False")
         if cell not in CELLS:
             raise ValueError(f"cell: got {cell!r}, expected one of {', '.join(CELLS)}")
         self.config: dict[str, Any] = {
@@ -84,7 +92,11 @@ class TokenModel(nn.Module, ABC):
         self.drop = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         nn.init.zeros_(self.output.bias)
-        if tied:
+        self.tie()
+
+    def tie(self) -> None:
+        """Make embedding and softmax share one matrix, if the model is ``tied``."""
+        if self.config["tied"]:
             self.output.weight = self.embedding.weight
 
     @abstractmethod

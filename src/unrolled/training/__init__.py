@@ -2,7 +2,8 @@
 
 from unrolled.training.loop import Outcome, Step, Trainer, Watcher, steps_of
 from unrolled.training.measures import Scores, evaluate
-from unrolled.training.run import Run, Settings, prepare_directory, write_data
+from unrolled.training.run import Run, prepare_directory, write_data
+from unrolled.training.settings import Settings
 
 __all__ = [
     "Outcome",

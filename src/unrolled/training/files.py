@@ -30,7 +30,7 @@ def replace(path: Path, content: bytes) -> None:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise RunError(
             f"{path}: cannot write {len(content):,} bytes ({error.strerror or error}); "
@@ -38,11 +38,11 @@ def replace(path: Path, content: bytes) -> None:
         ) from None
 
 
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in ``directory`` survive a power cut, where the system can."""
+def sync(path: Path) -> None:
+    """Make a file, or the names in a directory, survive a power cut, where the system can."""
     if os.name != "posix":
         return
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -85,6 +85,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise RunError(f"{path}: damaged, not whole safetensors ({error})") from None
     return tensors, notes

@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,20 +19,14 @@ from torch import Tensor, nn
 from unrolled.data import Batch, Batches, Dataset
 from unrolled.errors import DataError, RunError
 from unrolled.models import TokenModel
+from unrolled.shapes import check_size
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.measures import Scores, evaluate
-from unrolled.training.run import TRAINING, WEIGHTS, Run, Settings, fit, weights_of
+from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, weights_of
+from unrolled.training.settings import Settings
 
-WARM_UP = 0.05  # the share of the steps in which the learning rate rises
 CALIBRATION_SECONDS = 6.0
 VALIDATION_BATCHES = 400  # of the validation split, at the most, at every evaluation
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda _: 1.0,
-}
-OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class Trainer:
         self.worse = 0  # evaluations since the best
         self.stopped_early = False
 
-    def train(self, watchers: tuple[Watcher, ...] = (), checkpoint_seconds: float = 30) -> Outcome:
+    def train(self, watchers: Sequence[Watcher] = (), checkpoint_seconds: float = 30) -> Outcome:
         """Train to the end, or until the validation loss has not improved for ``patience`` evaluations.
 
         Raises:
@@ -93,9 +87,8 @@ class Trainer:
         """
         settings = self.settings
         torch.set_num_threads(settings.threads)
-        every = max(1, math.ceil(settings.steps / settings.evaluations))
         if not (self.run.directory / WEIGHTS).exists():
-            self.run.save_weights(self.model, {"step": 0})
+            self.run.save_weights(self.model, {"step": self.step})
         self.checkpoint()
         saved = time.monotonic()
         for epoch, batch in self._batches():
@@ -104,10 +97,11 @@ class Trainer:
             done = self._step(epoch, batch)
             for watcher in watchers:
                 watcher.step(done)
-            if self.step % every == 0 or self.step == settings.steps:
+            if settings.evaluates(self.step):
                 scores = self._evaluate()
-                for watcher in watchers:
-                    watcher.evaluated(self.step, scores)
+                if scores.tokens:
+                    for watcher in watchers:
+                        watcher.evaluated(self.step, scores)
             elif time.monotonic() - saved < checkpoint_seconds:
                 continue
             self.checkpoint()
@@ -131,7 +125,7 @@ class Trainer:
     def _step(self, epoch: int, batch: Batch) -> Step:
         settings = self.settings
         torch.manual_seed((settings.seed << 32) + self.step)
-        rate = learning_rate(settings, self.step)
+        rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.model.loss(batch)
@@ -141,7 +135,7 @@ class Trainer:
         nats, size = loss.item(), norm.item()
         for name, value in (("loss", nats), ("gradient's norm", size)):
             if not math.isfinite(value):
-                raise RunError(self._diverged(name, value, self.step + 1))
+                raise self._diverged(name, value, self.step + 1)
         self.optimizer.step()
         self.step += 1
         tokens = int(batch.lengths.sum())
@@ -151,8 +145,8 @@ class Trainer:
         """Score the validation split; keep the weights if they are the best so far."""
         batches = self.data.batches("validation", self.settings.batch_tokens, shuffle=(0, 0))
         scores = evaluate(self.model, itertools.islice(batches, VALIDATION_BATCHES))
-        if scores.tokens and not math.isfinite(scores.nats):
-            raise RunError(self._diverged("loss on the validation split", scores.nats, self.step))
+        if not (finite(self.model) if scores.tokens == 0 else math.isfinite(scores.nats)):
+            raise self._diverged("loss on the validation split", scores.nats, self.step)
         if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
             self.best, self.worse = scores.nats if scores.tokens else math.inf, 0
             self.run.save_weights(self.model, {"step": self.step, "validation_nats": scores.nats})
@@ -163,11 +157,17 @@ class Trainer:
             )
         return scores
 
-    def _diverged(self, name: str, value: float, step: int) -> str:
-        return (
-            f"the {name} is {value} at step {step} of {self.settings.steps}; stopped. The last good "
-            f"weights are kept in {self.run.directory}; start a new run with a lower --learning-rate "
-            "or --clip"
+    def _diverged(self, name: str, value: float, step: int) -> RunError:
+        """The error that ends the run; the weights that are kept for use are good ones."""
+        if (
+            self.best == math.inf
+        ):  # none were ever evaluated: the last checkpoint's are the latest good
+            self.restore()
+            self.run.save_weights(self.model, {"step": self.step})
+        return RunError(
+            f"the {name} is {value} at step {step} of {self.settings.steps}; stopped. The weights of "
+            f"step {self.run.weights_step()} are kept in {self.run.directory}; start a new run with a "
+            "lower --learning-rate or --clip"
         )
 
     def checkpoint(self) -> None:
@@ -200,16 +200,34 @@ class Trainer:
                 else:
                     k, key = rest.split(".", 1)
                     state.setdefault(int(k), {})[key] = tensor
-            fit(self.model, weights, path)
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            self.step, self.worse = int(notes["step"]), int(notes["worse"])
+            check_fit(self.model, weights, path)
+            self.step = check_size("step", notes["step"], least=0, most=self.settings.steps)
+            self.worse = check_size("worse", notes["worse"], least=0)
             self.best, self.stopped_early = float(notes["best"]), bool(notes["stopped_early"])
-        except (KeyError, ValueError, TypeError) as error:
+            self._check_optimizer(state)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: not the training state of this run ({error!r})") from None
+        for name, parameter in weights_of(self.model).items():
+            parameter.data.copy_(weights[name])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _check_optimizer(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Refuse a state that the optimizer could not have: the kernels do not check."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        keys = OPTIMIZER_STATE[self.settings.optimizer]
+        expected = {
+            (k, key): () if key == "step" else tuple(parameter.shape)
+            for k, parameter in enumerate(parameters)
+            for key in keys
+        }
+        got = {(k, key): tuple(t.shape) for k, entry in state.items() for key, t in entry.items()}
+        if got != (expected if self.step else {}):
+            raise ValueError("the optimizer's state has other names or shapes")
 
 
-PROGRESS = ("step", "best", "worse", "stopped_early")
+PROGRESS = ("step", "best", "worse", "stopped_early")  # what a checkpoint notes beside the tensors
+OPTIMIZER_STATE = {"adam": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -226,16 +244,6 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def learning_rate(settings: Settings, step: int) -> float:
-    """The rate of ``step``: it rises for the first ``WARM_UP`` of the steps, then follows the schedule."""
-    done = step / settings.steps
-    return (
-        settings.learning_rate
-        * min(1.0, (step + 1) / max(1, WARM_UP * settings.steps))
-        * (SCHEDULES[settings.schedule](done))
-    )
 
 
 def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:

@@ -8,49 +8,28 @@ data/                  the encoded splits
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 import unrolled
 from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.models import KINDS, TokenModel
-from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
+from unrolled.shapes import check_size
+from unrolled.training.files import read_json, read_tensors, sync, write_json, write_tensors
+from unrolled.training.settings import Settings
 
 FORMAT = 1
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 WEIGHTS, TRAINING, DATA = "weights.safetensors", "training.safetensors", "data"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run trains; recorded whole in ``config.json``.
-
-    ``steps`` follows from ``epochs``, or from ``minutes`` by a calibration at the start; from then on
-    only ``steps`` counts, so that a resumed run does not depend on the clock.
-    """
-
-    seed: int
-    steps: int
-    epochs: float | None
-    minutes: float | None
-    batch_tokens: int
-    optimizer: str
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    clip: float
-    evaluations: int
-    patience: int
-    threads: int
-
-    def with_steps(self, steps: int) -> "Settings":
-        """The same with another number of steps."""
-        return replace(self, steps=steps)
+BEGINNING, LOCK = ".beginning", ".lock"  # a run that is not yet one; a run at work
 
 
 class Run:
@@ -72,7 +51,7 @@ class Run:
         if isinstance(version, int) and version > FORMAT:
             raise RunError(
                 f"{directory}: run format {version} is newer than {FORMAT}, the newest that unrolled "
-                f"{unrolled.__version__} reads; upgrade with: pip install --upgrade unrolled"
+                f"{unrolled.__version__} reads; upgrade unrolled"
             )
         try:
             if version != FORMAT:
@@ -82,11 +61,13 @@ class Run:
                 raise ValueError(f"kind: got {self.kind!r}, expected one of {', '.join(KINDS)}")
             self.tokenizer = Tokenizer(**config["text"])
             self.command: dict[str, Any] = dict(config["command"])
-            self.longest = int(self.command["longest"])
+            self.longest = check_size("longest", self.command["longest"])
             self.model_config: dict[str, Any] = dict(config["model"])
             self.settings = Settings(**config["training"])
-            KINDS[self.kind](**{**self.model_config, "vocabulary_size": 5})
-        except (KeyError, TypeError, ValueError) as error:
+            with torch.device("meta"):  # takes no memory, whatever the sizes
+                self.new_model()
+            size: int = self.model_config["vocabulary_size"]
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise RunError(f"{directory / CONFIG}: not the config of a run ({error})") from None
         tokens = read_json(directory / VOCABULARY).get("tokens")
         try:
@@ -95,10 +76,10 @@ class Run:
             self.vocabulary = Vocabulary(tokens)
         except ValueError as error:
             raise RunError(f"{directory / VOCABULARY}: not a vocabulary ({error})") from None
-        if self.model_config["vocabulary_size"] != len(self.vocabulary):
+        if size != len(self.vocabulary):
             raise RunError(
                 f"{directory}: {VOCABULARY} has {len(self.vocabulary)} tokens, but {CONFIG} says "
-                f"{self.model_config['vocabulary_size']}; the files are not of one run"
+                f"{size}; the files are not of one run"
             )
 
     @classmethod
@@ -129,6 +110,7 @@ class Run:
             "command": dict(command),
         }
         write_json(directory / CONFIG, config)
+        (directory / BEGINNING).unlink(missing_ok=True)
         return cls(directory)
 
     @staticmethod
@@ -142,22 +124,55 @@ class Run:
 
     def model(self) -> TokenModel:
         """The model with the best weights, ready for use (in eval mode)."""
-        model = self.new_model()
-        tensors, _ = read_tensors(self.directory / WEIGHTS)
-        fit(model, tensors, self.directory / WEIGHTS)
+        path = self.directory / WEIGHTS
+        tensors, _ = read_tensors(path)
+        with torch.device("meta"):
+            model = self.new_model()
+        check_fit(model, tensors, path)
+        model.load_state_dict(tensors, strict=False, assign=True)
+        model.tie()
         return model.eval()
+
+    def weights_step(self) -> int:
+        """After how many steps of training the best weights were written; 0: they are untrained."""
+        _, notes = read_tensors(self.directory / WEIGHTS)
+        step = notes.get("step")
+        return step if isinstance(step, int) else 0
 
     def dataset(self) -> Dataset:
         """The encoded splits."""
-        return Dataset(self.directory / DATA)
+        return Dataset(self.directory / DATA, len(self.vocabulary))
 
     def save_weights(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
         """Replace the weights to be used by ``model``'s."""
         write_tensors(self.directory / WEIGHTS, weights_of(model), notes)
 
 
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the run in ``directory``, so that no second process trains it.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    lock = FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{directory}: another process is training this run") from None
+    except OSError as error:
+        raise RunError(f"{directory}: cannot be used ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def prepare_directory(directory: Path) -> None:
-    """Make ``directory`` ready for a new run, without touching anything of somebody else's.
+    """Make ``directory``, or refuse it as the place of a new run.
+
+    Only an empty directory becomes a run; it is marked before anything else is put into it, so that
+    what a stopped beginning left behind is known from what is a user's own.
 
     Raises:
         CallError: there is a run already, or other files.
@@ -169,17 +184,33 @@ def prepare_directory(directory: Path) -> None:
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        own = {DATA, f".{DATA}.partial", VOCABULARY, f".{VOCABULARY}.partial", f".{CONFIG}.partial"}
-        foreign = sorted(path.name for path in directory.iterdir() if path.name not in own)
-        if foreign:
-            raise CallError(
-                f"{directory}: not empty ({foreign[0]}) and not a run; choose another --out"
-            )
-        for name in own:  # left by a run that was stopped before it began
-            path = directory / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
     except OSError as error:
         raise RunError(f"{directory}: cannot be used ({error.strerror or error})") from None
+    if found and BEGINNING not in found:
+        raise CallError(f"{directory}: not empty ({found[0]}) and not a run; choose another --out")
+
+
+@contextmanager
+def beginning(directory: Path) -> Iterator[None]:
+    """Mark ``directory``, which is prepared and locked, until it holds a run; else leave it empty."""
+    discard_beginning(directory)
+    prepare_directory(directory)  # another process may have been here before the lock was ours
+    (directory / BEGINNING).touch()
+    try:
+        yield
+    finally:
+        discard_beginning(directory)
+
+
+def discard_beginning(directory: Path) -> None:
+    """Remove what a beginning that did not become a run left in ``directory``."""
+    if not (directory / BEGINNING).exists() or Run.exists(directory):
+        return
+    for name in (DATA, f".{DATA}.partial"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in (VOCABULARY, f".{VOCABULARY}.partial", f".{CONFIG}.partial", BEGINNING):
+        (directory / name).unlink(missing_ok=True)
 
 
 def write_data(
@@ -190,8 +221,11 @@ def write_data(
     try:
         partial.mkdir()
         _, vocabulary = Dataset.write(partial, sentences, tokenizer, **options)
+        for path in partial.iterdir():
+            sync(path)
         partial.replace(final)
-        return Dataset(final), vocabulary
+        sync(directory)
+        return Dataset(final, len(vocabulary)), vocabulary
     except OSError as error:
         raise DataError(f"{partial}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -203,11 +237,11 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy ``tensors`` into ``model``, or refuse and change nothing.
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse ``tensors`` unless they are weights for ``model``.
 
     Raises:
-        RunError: a name is missing or too many, or a shape or dtype differs.
+        RunError: a name is missing or too many, a shape or dtype differs, or a value is not finite.
     """
     expected = weights_of(model)
     for name in sorted(expected.keys() | tensors.keys()):
@@ -221,5 +255,12 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {name}: got {list(got.shape)} {got.dtype}, expected {list(wanted.shape)} "
                 f"{wanted.dtype}; the weights are not of this model"
             )
-    for name, parameter in expected.items():
-        parameter.data.copy_(tensors[name])
+        if not got.isfinite().all():
+            raise RunError(
+                f"{path}: {name} has values that are not finite; the weights are damaged"
+            )
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether every weight is a finite number."""
+    return all(bool(tensor.isfinite().all()) for tensor in weights_of(model).values())

@@ -1,6 +1,7 @@
 """Followers of a training: a progress bar, a log in JSON lines, TensorBoard."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -100,10 +101,13 @@ class TensorBoard:
 
 
 @contextmanager
-def watchers(
-    steps: int, done: int, *, log: Path | None = None, tensorboard: Path | None = None
-) -> Iterator[tuple[Watcher, ...]]:
-    """The followers that were asked for, and a progress bar if standard error is a terminal."""
+def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterator[list[Watcher]]:
+    """The logs that were asked for, open.
+
+    Raises:
+        RunError: one cannot be written.
+        MissingExtraError: TensorBoard is not installed.
+    """
     with ExitStack() as stack:
         found: list[Watcher] = []
         try:
@@ -111,22 +115,27 @@ def watchers(
                 file = stack.enter_context(log.open("a", encoding="utf-8"))
                 found.append(JsonLog(file, log))
             if tensorboard is not None:
-                writer = stack.enter_context(_summary_writer(tensorboard))
-                found.append(TensorBoard(writer))
+                found.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
         except OSError as error:
             place = error.filename or log
             raise RunError(f"{place}: cannot be written ({error.strerror or error})") from None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(compact=True),
-            )
-            progress = stack.enter_context(Progress(*columns, console=console))
-            found.append(ProgressBar(progress, steps, done))
-        yield tuple(found)
+        yield found
+
+
+@contextmanager
+def progress_bar(steps: int, done: int) -> Iterator[list[Watcher]]:
+    """A progress bar, if standard error is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield []
+        return
+    columns = (
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield [ProgressBar(progress, steps, done)]
 
 
 def _summary_writer(directory: Path) -> "SummaryWriter":

@@ -1,0 +1,22 @@
+"""What the commands print, and to whom."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as one line of JSON, in plain ASCII where standard output is not UTF-8."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False))
+
+
+def note(text: str) -> None:
+    """Say ``text`` on standard error."""
+    print(f"unrolled: note: {text}", file=sys.stderr)
+
+
+def note_unknown(tokens: Sequence[str]) -> None:
+    """Say which tokens the model does not know, if any."""
+    if tokens:
+        note(f"not in the vocabulary, read as <unk>: {' '.join(tokens)}")

@@ -1,0 +1,72 @@
+"""How a run trains."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from unrolled.shapes import check_size
+
+WARM_UP = 0.05  # the share of the steps in which the learning rate rises
+
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda _: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run trains; recorded whole in ``config.json``.
+
+    ``steps`` follows from ``epochs``, or from ``minutes`` by a calibration at the start; from then on
+    only ``steps`` counts, so that a resumed run does not depend on the clock.
+
+    Raises:
+        TypeError, ValueError: a field is of another type, or out of its range.
+    """
+
+    seed: int
+    steps: int
+    epochs: float | None
+    minutes: float | None
+    batch_tokens: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    clip: float
+    evaluations: int
+    patience: int
+    threads: int
+
+    def __post_init__(self) -> None:
+        check_size("seed", self.seed, least=0, most=2**31 - 1)
+        check_size("threads", self.threads, most=1024)
+        for name in ("steps", "batch_tokens", "evaluations", "patience"):
+            check_size(name, getattr(self, name), most=2**53)
+        for name in ("learning_rate", "clip", "epochs", "minutes", "weight_decay"):
+            value = getattr(self, name)
+            if value is None and name in ("epochs", "minutes"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name}: got {value!r}, expected a number")
+            if not math.isfinite(value) or value < 0 or (value == 0 and name != "weight_decay"):
+                raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {known}")
+
+    def with_steps(self, steps: int) -> "Settings":
+        """The same with another number of steps."""
+        return replace(self, steps=steps)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of ``step``: it rises over ``WARM_UP``, then follows the schedule."""
+        rising = min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
+        return self.learning_rate * rising * SCHEDULES[self.schedule](step / self.steps)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is evaluated after ``step`` steps: ``evaluations`` times, evenly spread."""
+        return step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
