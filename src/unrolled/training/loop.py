@@ -102,8 +102,8 @@ class Trainer:
                 if scores.tokens:
                     for watcher in watchers:
                         watcher.evaluated(self.step, scores)
-            elif time.monotonic() - saved < checkpoint_seconds:
-                continue
+            elif time.monotonic() - saved < checkpoint_seconds or not finite(self.model):
+                continue  # weights that are not finite end the run at the next step
             self.checkpoint()
             saved = time.monotonic()
         return Outcome(self.step, self.stopped_early, self.best)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,7 +61,7 @@ class ProgressBar:
 class JsonLog:
     """One JSON object a line: every ``LOG_EVERY`` steps, and every evaluation."""
 
-    def __init__(self, file: TextIO, path: Path) -> None:
+    def __init__(self, file: RawIOBase, path: Path) -> None:
         self.file = file
         self.path = path
         self.speed = Speed()
@@ -75,8 +76,7 @@ class JsonLog:
 
     def _write(self, row: dict[str, object]) -> None:
         try:
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
+            self.file.write(json.dumps(row).encode() + b"\n")
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from None
 
@@ -112,8 +112,7 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
         found: list[Watcher] = []
         try:
             if log is not None:
-                file = stack.enter_context(log.open("a", encoding="utf-8"))
-                found.append(JsonLog(file, log))
+                found.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
             if tensorboard is not None:
                 found.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
         except OSError as error:
