@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := .venv/stamps
 SETUP := pyproject.toml constraints.txt
-MINUTES ?= 5.5
+MINUTES ?= 5
 SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
 .PHONY: demo test check format docs bench clean
