@@ -226,11 +226,11 @@ def test_tensors_cut_short_anywhere_are_refused_in_one_line(tmp_path: Path) -> N
         files.read_tensors(path)
 
 
-@pytest.mark.parametrize("note", ["{", "NaN?", ""])
+@pytest.mark.parametrize("note", ["{", "NaN?", "", "[1]"])
 def test_notes_that_are_no_json_are_refused(note: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({"a": torch.ones(1)}, tmp_path / "a", {"step": note})
+    save_file({"a": torch.ones(1)}, tmp_path / "a", {files.NOTES: note})
     with pytest.raises(RunError, match="damaged"):
         files.read_tensors(tmp_path / "a")
 

@@ -93,8 +93,8 @@ def test_a_log_on_a_full_disk_is_named() -> None:
 
 
 def test_a_log_whose_disk_fills_up_is_named() -> None:
-    class Full(io.StringIO):
-        def flush(self) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     log = JsonLog(Full(), Path("the.log"))
