@@ -1,6 +1,6 @@
 """Fill in the blank on Tatoeba's Chinese sentences: the two-sided network against its peers.
 
-``python -m benchmarks.cloze [--minutes 5] [--seeds 0 1 2] [--quick] [--json FILE]`` trains, with the
+``python -m benchmarks.cloze [--minutes 5.5] [--seeds 0 1 2] [--quick] [--json FILE]`` trains, with the
 commands a user has, a cloze model for each seed, and one forward-only language model of the same size
 and time; builds a two-sided 4-gram model from the same training split; and prints, for the test
 split, top-1, top-5 and nats per character; how often a blank is filled right, with and without
@@ -44,7 +44,7 @@ Scorer = Callable[[list[int], int], Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=5.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="a minute, one seed, fewer blanks")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
