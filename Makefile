@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := .venv/stamps
-SETUP := pyproject.toml constraints.txt
+SETUP := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
 MINUTES ?= 5
 SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
-.PHONY: demo test check format docs bench clean
+.PHONY: demo test check format docs bench generate native wheel clean
 
 demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank
 	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --out runs/demo --resume
@@ -34,8 +34,19 @@ format: $(STAMPS)/check  ## mend what can be mended by a tool
 docs: $(STAMPS)/docs  ## the documentation, in docs/_build/html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
-bench: $(STAMPS)/corpora  ## what the README quotes
-	$(BIN)/python -m benchmarks.cloze
+bench: $(STAMPS)/bench  ## layers against torch.nn, JAX and ONNX Runtime, in one run
+	$(BIN)/python -m benchmarks.layers --json build/layers.json
+
+generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their equations
+	$(BIN)/python -m unrolled.compiler
+
+native:  ## build the kernels with CMake alone, in build/native, with warnings as errors
+	cmake -S . -B build/native -DUNROLLED_WERROR=ON
+	cmake --build build/native --parallel
+
+wheel: $(BIN)/python  ## one wheel for every Python on this platform, in dist
+	$(PIP) build
+	$(BIN)/python -m build --wheel --outdir dist
 
 clean:
 	rm -rf .venv build docs/_build
@@ -58,6 +69,10 @@ $(STAMPS)/test: $(STAMPS)/corpora
 
 $(STAMPS)/check: $(STAMPS)/corpora
 	$(PIP) --editable '.[check]'
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/corpora
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/package

@@ -92,6 +92,17 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     return numbers
 
 
+def check_resets(resets: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
+    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
+    expected = [lanes, steps] if batch_first else [steps, lanes]
+    if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
+        got = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
+        raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
+    if list(resets.shape) != expected:
+        raise ValueError(f"resets: got shape {list(resets.shape)}, expected {expected}")
+    return resets.transpose(0, 1) if batch_first else resets
+
+
 def check_state(
     state: object, expected: Sequence[Shape], like: Tensor | None = None
 ) -> tuple[Tensor, ...]:

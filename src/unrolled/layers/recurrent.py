@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.cells import Cell, State
-from unrolled.scan import scan
+from unrolled.scan import Backend, check_backend, scan
 from unrolled.shapes import (
     Lengths,
     check_fraction,
     check_input,
     check_lengths,
+    check_resets,
     check_size,
     check_state,
 )
@@ -64,6 +65,8 @@ class Recurrent(nn.Module):
         merge: how the two directions are merged.
         dropout: the share of each layer's outputs, but the last layer's, dropped in training.
         batch_first: whether ``x`` and ``y`` are ``[B, T, ...]``.
+        backend: "native" for the compiled kernels, "reference" for PyTorch's operations, "auto" for
+            the kernels where they can take the call; ``unrolled.explain`` says which, and why.
         cell_options: passed on to ``cell``, as in ``Recurrent(Elman, D, H, activation="relu")``.
     """
 
@@ -78,6 +81,7 @@ class Recurrent(nn.Module):
         merge: Merge = "concat",
         dropout: float = 0.0,
         batch_first: bool = False,
+        backend: Backend = "auto",
         **cell_options: object,
     ) -> None:
         super().__init__()
@@ -94,6 +98,7 @@ class Recurrent(nn.Module):
         self.merge = merge
         self.dropout = check_fraction("dropout", dropout)
         self.batch_first = batch_first
+        self.backend = check_backend(backend)
         self.cells = nn.ModuleList()
         width = input_size
         for _ in range(depth):
@@ -108,7 +113,12 @@ class Recurrent(nn.Module):
             width = hidden_size * (2 if bidirectional and merge == "concat" else 1)
 
     def forward(
-        self, x: Tensor, state: State | None = None, *, lengths: Lengths | None = None
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
     ) -> Result:
         """Run over the whole of ``x``.
 
@@ -118,6 +128,9 @@ class Recurrent(nn.Module):
             lengths: ``[B]``, each from 0 to T; all T by default. A lane's outputs beyond its length
                 are zero, its state stops there, its backward direction starts at its own last step,
                 and nothing that stands there changes a number.
+            resets: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where true, a new sequence
+                begins with that step, and nothing crosses from the step before it, in either
+                direction. A new sequence starts from the cell's own initial state.
 
         Returns:
             ``Result(y, state)``.
@@ -131,6 +144,8 @@ class Recurrent(nn.Module):
         x = x.transpose(0, 1) if self.batch_first else x
         steps, lanes, _ = x.shape
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        if resets is not None:
+            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
         if state is not None:
             sizes = cells[0].state_sizes
             state = check_state(state, [(len(cells), lanes, size) for size in sizes], x)
@@ -147,7 +162,9 @@ class Recurrent(nn.Module):
                     streams[min(direction, len(streams) - 1)],
                     start,
                     lengths=lengths,
+                    resets=resets,
                     reverse=direction == 1,
+                    backend=self.backend,
                 )
                 outputs.append(y)
                 finals.append(final)
@@ -173,4 +190,5 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}, depth={self.depth}"
-        return text + (f", bidirectional, merge={self.merge}" if self.directions == 2 else "")
+        text += f", bidirectional, merge={self.merge}" if self.directions == 2 else ""
+        return text + (f", backend={self.backend}" if self.backend != "auto" else "")

@@ -1,0 +1,287 @@
+// Matrix products: packing, a register tile, and the three shapes of product a recurrent layer needs.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "team.h"
+#include "vector.h"
+
+namespace {
+
+using unrolled::Index;
+using unrolled::Member;
+
+// How an instruction set divides its registers: a tile is `rows` × `columns` vectors of sums.
+template <class V>
+struct Tile {
+#if defined(__AVX512F__)
+  static constexpr int rows = 8, columns = 2;
+#elif defined(__aarch64__)
+  static constexpr int rows = 6, columns = 4;
+#else
+  static constexpr int rows = 6, columns = 2;
+#endif
+  static constexpr int width = columns * V::size;  // of a panel, in numbers
+  static constexpr Index depth = 256;              // of a chunk: so deep, a panel stays in the L1 cache
+};
+
+template <class V>
+UNROLLED_INLINE Index panels(Index n) {
+  return (n + Tile<V>::width - 1) / Tile<V>::width;
+}
+// How many vectors the panel that begins at column j of n has.
+template <class V>
+UNROLLED_INLINE int vectors_of(Index n, Index j) {
+  return static_cast<int>(std::min<Index>(Tile<V>::columns, (n - j + V::size - 1) / V::size));
+}
+
+// Rows of numbers, evenly spaced or each at its own address.
+template <class T>
+struct Rows {
+  T* base;
+  Index stride;
+  T* const* table = nullptr;
+  UNROLLED_INLINE T* operator[](Index i) const { return table ? table[i] : base + i * stride; }
+};
+
+enum class Start { zero, sum, row };  // a tile's sums begin at 0, at what is there, or at one row
+
+// out[M][C vectors] = start + A B: A is M rows at a[m] (or, interleaved, a[0][k*M + m]), B a packed
+// panel. With few rows, U sums run side by side in each place, so that none waits for the one before.
+template <class V, int M, int C, bool interleaved>
+UNROLLED_INLINE void multiply(const typename V::Scalar* const* a, const typename V::Scalar* b, Index depth,
+                              V (&sums)[M][C]) {
+  using T = typename V::Scalar;
+  constexpr int W = Tile<V>::width;
+  constexpr int U = V::size == 1 || M * C >= 8 ? 1 : (8 + M * C - 1) / (M * C);
+  const T* row[M];
+  if constexpr (!interleaved)
+    for (int m = 0; m < M; ++m) row[m] = a[m];
+  V side[U][M][C];
+  for (int u = 0; u < U; ++u)
+    for (int m = 0; m < M; ++m)
+      for (int c = 0; c < C; ++c) side[u][m][c] = V(0);
+  const T* packed = interleaved ? a[0] : nullptr;
+  Index k = 0;
+  const auto step = [&](int u) __attribute__((always_inline)) {
+    V columns[C];
+    for (int c = 0; c < C; ++c) columns[c] = V::load(b + c * V::size);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const T factor = interleaved ? packed[m] : row[m][k];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) side[u][m][c].multiply_add(factor, columns[c]);
+    }
+    b += W;
+    if constexpr (interleaved) packed += M;
+    ++k;
+  };
+  if constexpr (U == 1) {
+    for (; k < depth;) step(0);
+  } else {
+    for (; k + U <= depth;) {
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u) step(u);
+    }
+    for (; k < depth;) step(0);
+  }
+  for (int m = 0; m < M; ++m)
+    for (int c = 0; c < C; ++c) {
+      V total = side[0][m][c];
+      for (int u = 1; u < U; ++u) total = total + side[u][m][c];
+      sums[m][c] = total;
+    }
+}
+
+template <class V, int M, int C, bool interleaved>
+UNROLLED_NOINLINE void tile(const typename V::Scalar* const* a, const typename V::Scalar* b, Index depth,
+                            typename V::Scalar* out, Index stride, Start start,
+                            const typename V::Scalar* row) {
+  V sums[M][C];
+  multiply<V, M, C, interleaved>(a, b, depth, sums);
+  for (int m = 0; m < M; ++m)
+    for (int c = 0; c < C; ++c) {
+      typename V::Scalar* p = out + m * stride + c * V::size;
+      if (start == Start::sum) sums[m][c] = sums[m][c] + V::load(p);
+      if (start == Start::row) sums[m][c] = sums[m][c] + V::load(row + c * V::size);
+      sums[m][c].store(p);
+    }
+}
+
+template <class V>
+using TileFunction = void (*)(const typename V::Scalar* const*, const typename V::Scalar*, Index,
+                              typename V::Scalar*, Index, Start, const typename V::Scalar*);
+
+template <class V, bool interleaved, int M, int C>
+constexpr TileFunction<V> tile_of(int rows, int columns) {
+  if (rows == M && columns == C) return tile<V, M, C, interleaved>;
+  if constexpr (C > 1) {
+    if (columns < C) return tile_of<V, interleaved, M, C - 1>(rows, columns);
+  }
+  if constexpr (M > 1) return tile_of<V, interleaved, M - 1, C>(rows, columns);
+  return nullptr;
+}
+// The tile of so many rows and vectors.
+template <class V, bool interleaved = false>
+UNROLLED_INLINE TileFunction<V> tile_for(int rows, int columns) {
+  struct Table {
+    TileFunction<V> of[Tile<V>::rows + 1][Tile<V>::columns + 1] = {};
+    constexpr Table() {
+      for (int m = 1; m <= Tile<V>::rows; ++m)
+        for (int c = 1; c <= Tile<V>::columns; ++c)
+          of[m][c] = tile_of<V, interleaved, Tile<V>::rows, Tile<V>::columns>(m, c);
+    }
+  };
+  static constexpr Table table;
+  return table.of[rows][columns];
+}
+
+// Divide n rows into tiles of nearly equal height, and call f(first, height) for each.
+template <class V, class F>
+UNROLLED_INLINE void for_tiles(Index n, const F& f) {
+  const Index count = (n + Tile<V>::rows - 1) / Tile<V>::rows;
+  for (Index i = 0; i < count; ++i) {
+    const Index first = n * i / count, last = n * (i + 1) / count;
+    f(first, static_cast<int>(last - first));
+  }
+}
+
+// A run of columns of A that meets a run of rows of B: A's blocks need not be in B's order.
+struct Segment {
+  Index a, b, length;
+};
+// Chunks no deeper than Tile::depth, from runs of blocks.
+template <class V>
+std::vector<Segment> chunks(const std::vector<Segment>& segments) {
+  std::vector<Segment> result;
+  for (const Segment& s : segments) {
+    const Index count = (s.length + Tile<V>::depth - 1) / Tile<V>::depth;
+    for (Index i = 0; i < count; ++i) {
+      const Index first = s.length * i / count, last = s.length * (i + 1) / count;
+      result.push_back({s.a + first, s.b + first, last - first});
+    }
+  }
+  return result;
+}
+
+// Pack B [depth, n] (element (k, j) at b[k * row + j * column]) into panels of Tile::width columns:
+// packed[panel][k][width], zero beyond n. This call does panels first … last-1.
+template <class V>
+void pack(const typename V::Scalar* b, Index row, Index column, Index depth, Index n, Index first, Index last,
+          typename V::Scalar* packed) {
+  constexpr Index W = Tile<V>::width;
+  for (Index p = first; p < last; ++p) {
+    typename V::Scalar* out = packed + p * depth * W;
+    const typename V::Scalar* in = b + p * W * column;
+    const Index count = std::min(W, n - p * W);
+    if (count == W && column == 1) {
+      for (Index k = 0; k < depth; ++k) std::memcpy(out + k * W, in + k * row, W * sizeof(*out));
+      continue;
+    }
+    for (Index k = 0; k < depth; ++k) {
+      Index j = 0;
+      for (; j < count; ++j) out[k * W + j] = in[k * row + j * column];
+      for (; j < W; ++j) out[k * W + j] = 0;
+    }
+  }
+}
+
+// C[first … last) = A B (+ a row, the bias), B packed in panels of `depth` rows and n columns.
+template <class V>
+void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, const std::vector<Segment>& parts,
+                   const typename V::Scalar* packed, Index depth, Index n, const typename V::Scalar* bias,
+                   Rows<typename V::Scalar> c) {
+  using T = typename V::Scalar;
+  constexpr Index W = Tile<V>::width, block = 16 * Tile<V>::rows;
+  T edge[Tile<V>::rows * W];
+  for (Index r0 = first; r0 < last; r0 += block) {
+    const Index height = std::min(block, last - r0);
+    for (size_t s = 0; s < parts.size(); ++s) {
+      const Segment& part = parts[s];
+      for (Index p = 0; p < panels<V>(n); ++p) {
+        const Index j = p * W;
+        const int columns = vectors_of<V>(n, j);
+        const bool whole = j + columns * V::size <= n;
+        const T* b = packed + (p * depth + part.b) * W;
+        for_tiles<V>(height, [&](Index i, int m) {
+          const T* rows[Tile<V>::rows];
+          for (int q = 0; q < m; ++q) rows[q] = a[r0 + i + q] + part.a;
+          const Start start = s > 0 ? Start::sum : bias ? Start::row : Start::zero;
+          const auto run = tile_for<V>(m, columns);
+          // One call writes evenly spaced rows; others go through `edge`.
+          if (whole && !c.table) {
+            run(rows, b, part.length, c[r0 + i] + j, c.stride, start, bias + j);
+            return;
+          }
+          const Index some = std::min<Index>(W, n - j);
+          if (start == Start::sum)
+            for (int q = 0; q < m; ++q) std::memcpy(edge + q * W, c[r0 + i + q] + j, some * sizeof(T));
+          run(rows, b, part.length, edge, W, start, bias + j);
+          for (int q = 0; q < m; ++q) std::memcpy(c[r0 + i + q] + j, edge + q * W, some * sizeof(T));
+        });
+      }
+    }
+  }
+}
+
+// C[i, j] = Σ_r A[r, i] B[r, j], for i in first … last-1 and all j < n: the product that yields a
+// weight's gradient. `scratch` holds outer_scratch() numbers.
+template <class V>
+Index outer_scratch(Index m, Index n) {
+  const Index padded = (m + Tile<V>::rows - 1) / Tile<V>::rows * Tile<V>::rows;
+  return Tile<V>::depth * (padded + panels<V>(n) * Tile<V>::width);
+}
+template <class V>
+void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, Rows<const typename V::Scalar> b,
+                    Index n, Index rows, typename V::Scalar* c, Index stride, typename V::Scalar* scratch) {
+  using T = typename V::Scalar;
+  constexpr Index W = Tile<V>::width, K = Tile<V>::depth;
+  if (first >= last) return;
+  T* const left = scratch;
+  T* const right = scratch + K * ((last - first + Tile<V>::rows - 1) / Tile<V>::rows * Tile<V>::rows);
+  T edge[Tile<V>::rows * W];
+  const Index count = (rows + K - 1) / K;
+  for (Index chunk = 0; chunk < count; ++chunk) {
+    const Index r0 = rows * chunk / count, depth = rows * (chunk + 1) / count - r0;
+    for (Index k = 0; k < depth; ++k) {
+      const T* ar = a[r0 + k] + first;
+      for_tiles<V>(last - first, [&](Index i, int m) {
+        for (int q = 0; q < m; ++q) left[i * depth + k * m + q] = ar[i + q];
+      });
+      const T* br = b[r0 + k];
+      for (Index p = 0; p < panels<V>(n); ++p) {
+        const Index some = std::min(W, n - p * W);
+        T* out = right + (p * depth + k) * W;
+        if (some == W) {
+          std::memcpy(out, br + p * W, W * sizeof(T));
+        } else {
+          std::memcpy(out, br + p * W, some * sizeof(T));
+          std::fill(out + some, out + W, T(0));
+        }
+      }
+    }
+    for (Index p = 0; p < panels<V>(n); ++p) {
+      const Index j = p * W;
+      const int columns = vectors_of<V>(n, j);
+      const Index some = std::min(W, n - j);
+      for_tiles<V>(last - first, [&](Index i, int m) {
+        const T* start[1] = {left + i * depth};
+        const auto run = tile_for<V, true>(m, columns);
+        T* out = c + (first + i) * stride + j;
+        const Start begin = chunk ? Start::sum : Start::zero;
+        if (j + columns * V::size <= n) {
+          run(start, right + p * depth * W, depth, out, stride, begin, nullptr);
+          return;
+        }
+        if (chunk)
+          for (int q = 0; q < m; ++q) std::memcpy(edge + q * W, out + q * stride, some * sizeof(T));
+        run(start, right + p * depth * W, depth, edge, W, begin, nullptr);
+        for (int q = 0; q < m; ++q) std::memcpy(out + q * stride, edge + q * W, some * sizeof(T));
+      });
+    }
+  }
+  if (!count)
+    for (Index i = first; i < last; ++i) std::fill_n(c + i * stride, n, T(0));
+}
+
+}  // namespace

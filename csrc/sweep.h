@@ -1,0 +1,690 @@
+// The sweep over time, forward and backward, of any compiled cell.
+//
+// Only what must wait for the state is inside the loop over time: the product with the state, and the
+// cell's pointwise step right after it, panel by panel of units, while the product is still in the
+// L1 cache. Everything else is one product over all rows, before or after the loop.
+//
+// A *row* is one real step of one lane. Rows are numbered by time; steps beyond a lane's length have
+// none, so finished lanes cost nothing. Lanes are sorted by length, so that those that have a step are
+// always the first ones of their group.
+#pragma once
+#include <cmath>
+#include <numeric>
+
+#include "product.h"
+#include "unrolled.h"
+
+namespace {
+
+// Hands out pieces of the caller's scratch memory; without memory it only adds up their sizes.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(Index count) {
+    used_ = (used_ + 63) / 64 * 64;
+    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += count * static_cast<Index>(sizeof(T));
+    return piece;
+  }
+  Index used() const { return used_ + 64; }
+
+ private:
+  char* base_;
+  Index used_ = 0;
+};
+inline void* aligned(void* p) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64);
+}
+
+// The lanes that one member of the team sweeps, longest first.
+struct Group {
+  std::vector<Index> lane, length;
+  std::vector<Index> row;  // row[t]: the number of its first lane's row at step t
+  Index live(Index t, Index before) const {  // how many have step t, if `before` had the step beside it
+    Index n = before;
+    const Index all = static_cast<Index>(lane.size());
+    while (n < all && length[n] > t) ++n;
+    while (n > 0 && length[n - 1] <= t) --n;
+    return n;
+  }
+};
+
+template <class V, class Cell>
+class Sweep {
+  using T = typename V::Scalar;
+  static constexpr Index W = Tile<V>::width;
+  static constexpr int P = Cell::projected, G = Cell::products, S = Cell::states;
+  static constexpr int K = Cell::kept, Q = Cell::grads, U = Cell::vectors;
+  static constexpr Index slots = P > K ? P : K;  // blocks of H in a row of `kept`: both share its memory
+
+ public:
+  static void forward(const unrolled_call* call) { Sweep(call, false, call->work).run_forward(); }
+  static void backward(const unrolled_call* call) { Sweep(call, true, call->work).run_backward(); }
+  static int64_t work_bytes(const unrolled_call* call, int64_t backward) {
+    return Sweep(call, backward, nullptr).arena_.used() + 64;
+  }
+  static int64_t packed_bytes(const unrolled_call* call) {
+    const Index inputs = panels<V>(P * call->units) * W * call->inputs;
+    return (inputs + G * panels<V>(call->units) * W * call->units) * static_cast<Index>(sizeof(T)) + 192;
+  }
+
+ private:
+  Sweep(const unrolled_call* call, bool backward, void* work)
+      : call_(*call), arena_(work ? aligned(work) : nullptr) {
+    T_ = call->steps, B_ = call->lanes, D_ = call->inputs, H_ = call->units;
+    padded_ = panels<V>(H_) * W;
+    choose_team(backward);
+    plan_lanes();
+    zeros_ = arena_.take<T>(std::max<Index>(Q + 1, slots) * padded_);
+    x_rows_ = arena_.take<const T*>(rows_);
+    scratch_ = members_ * scratch_of_member();
+    vectors_ = arena_.take<T>(U * padded_);
+    if (backward) {
+      grads_ = arena_.take<T>(rows_ * Q * H_);
+      previous_rows_ = arena_.take<const T*>(rows_);
+      packed_ = arena_.take<T>(panels<V>(H_) * W * G * H_);
+      packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
+      sums_ = arena_.take<T>(members_ * Q * padded_);
+      carry_ = arena_.take<T>(S * B_ * padded_);
+      if (wants_norms() && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
+      if (call->d_x && irregular_) d_x_rows_ = arena_.take<T*>(rows_);
+      outer_ = std::max(outer_scratch<V>(P * H_, D_), outer_scratch<V>(G * H_, H_));
+      scratch_ = std::max(scratch_, members_ * outer_);
+    } else {
+      bias_ = arena_.take<T>(panels<V>(P * H_) * W);
+    }
+    scratch_base_ = arena_.take<T>(scratch_);
+    if (!work) return;
+    std::fill_n(zeros_, std::max<Index>(Q + 1, slots) * padded_, T(0));
+    if constexpr (U > 0) {
+      for (int j = 0; j < U; ++j) {
+        std::fill_n(vectors_ + j * padded_, padded_, T(0));
+        if (call->vectors) std::memcpy(vectors_ + j * padded_, as(call->vectors) + j * H_, H_ * sizeof(T));
+      }
+    }
+  }
+
+  static const T* as(const void* p) { return static_cast<const T*>(p); }
+  static T* as(void* p) { return static_cast<T*>(p); }
+  bool wants_norms() const {
+    for (int s = 0; s < S; ++s)
+      if (call_.norms[s]) return true;
+    return false;
+  }
+
+  // Whether members share out lanes, and never wait for one another, or units, and meet at every step.
+  void choose_team(bool backward) {
+    const double step = 2.0 * B_ * H_ * (G * H_ + 40.0 * S), all = step * T_;
+    const double outside = 2.0 * T_ * B_ * P * H_ * D_ * (backward ? 3 : 1);
+    Index threads = std::max<Index>(1, call_.threads);
+    by_units_ = false;
+    if (all + outside < 1e6) threads = 1;
+    members_ = static_cast<int>(threads);
+    if (threads > 1 && B_ < 4 * threads && panels<V>(H_) >= threads) by_units_ = step > 60e3 || B_ == 1;
+    if (by_units_ && step < 30e3) by_units_ = false;
+    sweepers_ = by_units_ ? threads : std::min<Index>(threads, B_);
+  }
+
+  void plan_lanes() {
+    const int64_t* lengths = call_.lengths;
+    irregular_ = lengths != nullptr;
+    const Index count = by_units_ ? 1 : std::max<Index>(1, std::min<Index>(members_, B_));
+    groups_.resize(count);
+    if (!irregular_) {
+      rows_ = T_ * B_;
+      for (Index g = 0; g < count; ++g) {
+        const Index first = B_ * g / count, last = B_ * (g + 1) / count;
+        Group& group = groups_[g];
+        for (Index b = first; b < last; ++b) group.lane.push_back(b), group.length.push_back(T_);
+        group.row.resize(T_);
+        for (Index t = 0; t < T_; ++t) group.row[t] = t * B_ + first;
+      }
+      return;
+    }
+    std::vector<Index> order(B_);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return lengths[a] > lengths[b]; });
+    for (Index i = 0; i < B_; ++i) {  // dealt out to and fro, so that every group has as many rows
+      const Index turn = i / count, place = i % count;
+      Group& group = groups_[turn % 2 ? count - 1 - place : place];
+      group.lane.push_back(order[i]), group.length.push_back(lengths[order[i]]);
+    }
+    for (Group& group : groups_) group.row.resize(T_);
+    std::vector<Index> live(count, B_);
+    for (Index g = 0; g < count; ++g) live[g] = static_cast<Index>(groups_[g].lane.size());
+    rows_ = 0;
+    for (Index t = 0; t < T_; ++t)
+      for (Index g = 0; g < count; ++g) {
+        live[g] = groups_[g].live(t, live[g]);
+        groups_[g].row[t] = rows_;
+        rows_ += live[g];
+      }
+  }
+
+  Index largest_group() const {
+    Index most = 0;
+    for (const Group& group : groups_) most = std::max<Index>(most, static_cast<Index>(group.lane.size()));
+    return most;
+  }
+  // The products of one panel, the addresses of rows, and sums of squares.
+  Index scratch_of_member() const {
+    const Index n = largest_group();
+    const Index addresses = n * 2 * (S + 2) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
+    return std::max<Index>(G, 1) * n * W + addresses + S * n * V::size + 64;
+  }
+
+  // For every row: f(row, step, lane, length).
+  template <class F>
+  void for_rows(Index first, Index last, const F& f) const {
+    for (const Group& group : groups_) {
+      Index n = static_cast<Index>(group.lane.size());
+      for (Index t = first; t < last; ++t) {
+        n = group.live(t, n);
+        for (Index i = 0; i < n; ++i) f(group.row[t] + i, t, group.lane[i], group.length[i]);
+      }
+    }
+  }
+
+  // --- Where the state before a step, and what comes after it, are found ---------------------------
+
+  bool fresh(Index t, Index b) const { return call_.resets && call_.resets[t * B_ + b]; }
+  // Whether nothing of the state crosses from step t to the step that is processed before it.
+  bool cut(Index t, Index b) const {
+    if (!call_.resets) return false;
+    return call_.reverse ? t + 1 < T_ && fresh(t + 1, b) : fresh(t, b);
+  }
+  bool begins(Index t, Index length) const { return t == (call_.reverse ? length - 1 : 0); }
+  bool ends(Index t, Index length) const { return t == (call_.reverse ? 0 : length - 1); }
+  Index before(Index t) const { return call_.reverse ? t + 1 : t - 1; }
+  Index after(Index t) const { return call_.reverse ? t - 1 : t + 1; }
+  Index step(Index i) const { return call_.reverse ? T_ - 1 - i : i; }
+
+  T* state(int s, Index t, Index b) const {
+    const bool all = s == 0 || call_.every || call_.keep;
+    return as(call_.states[s]) + ((all ? t * B_ : 0) + b) * H_;
+  }
+  const T* initial(int s, Index b) const {
+    return call_.initial[s] ? as(call_.initial[s]) + b * H_ : zeros_;
+  }
+  const T* previous(int s, Index t, Index b, Index length) const {
+    if (begins(t, length)) return cut_at_start(t, b) ? zeros_ : initial(s, b);
+    return cut(t, b) ? zeros_ : state(s, before(t), b);
+  }
+  bool cut_at_start(Index t, Index b) const { return !call_.reverse && fresh(t, b); }
+
+  // --- Forward -------------------------------------------------------------------------------------
+
+  void run_forward() {
+    T* packed = as(aligned(call_.packed));
+    packed_in_ = packed;
+    packed_ = packed + (panels<V>(P * H_) * W * D_ + 15) / 16 * 16;
+    const bool pack_now = !call_.packed_ready;
+    std::fill_n(bias_, panels<V>(P * H_) * W, T(0));
+    for (const void* bias : call_.bias)
+      if (bias)
+        for (Index j = 0; j < P * H_; ++j) bias_[j] += as(bias)[j];
+    unrolled::parallel(members_, [&](const Member& me) {
+      if (pack_now) {
+        const auto in = me.part(panels<V>(P * H_));
+        pack<V>(as(call_.weight_in), 1, D_, D_, P * H_, in.first, in.last, packed_in_);
+        if constexpr (G > 0) {
+          const Index blocks = panels<V>(H_) * G;
+          const auto mine = me.part(blocks);
+          for (Index i = mine.first; i < mine.last; ++i) pack_recurrent(i / G, i % G);
+        }
+      }
+      find_x_rows(me);
+      me.barrier->wait();
+      const auto rows = me.part(rows_, Tile<V>::rows);
+      const std::vector<Segment> parts = chunks<V>({{0, 0, D_}});
+      const bool biased = call_.bias[0] || call_.bias[1];
+      multiply_rows<V>({nullptr, 0, x_rows_}, rows.first, rows.last, parts, packed_in_, D_, P * H_,
+                       biased ? bias_ : nullptr, {as(call_.kept), slots * H_});
+      me.barrier->wait();
+      sweep(me, [&](const Group& group, Index units0, Index units1) { forward_in(me, group, units0, units1); });
+      finish_forward(me);
+    });
+  }
+
+  void pack_recurrent(Index panel, Index g) {
+    T* out = packed_ + (panel * G + g) * H_ * W;
+    const Index j = panel * W, n = std::min(W, H_ - j);
+    const T* w = as(call_.weight);
+    if (Cell::transposed) {
+      pack<V>(w + (g * H_ + j) * H_, 1, H_, H_, n, 0, 1, out);
+    } else {
+      pack<V>(w + g * H_ + j, G * H_, 1, H_, n, 0, 1, out);
+    }
+  }
+
+  void find_x_rows(const Member& me) {
+    const auto steps = me.part(T_);
+    for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index) {
+      x_rows_[row] = as(call_.x) + t * call_.x_step + b * call_.x_lane;
+    });
+  }
+
+  // Call f(group, first unit, last unit) for what this member sweeps.
+  template <class F>
+  void sweep(const Member& me, const F& f) {
+    if (by_units_) {
+      const auto units = me.part(panels<V>(H_));
+      f(groups_[0], units.first * W, std::min(H_, units.last * W));
+      return;
+    }
+    for (Index g = me.id; g < static_cast<Index>(groups_.size()); g += me.count) f(groups_[g], 0, H_);
+  }
+
+  void forward_in(const Member& me, const Group& group, Index first, Index last) {
+    const Index most = static_cast<Index>(group.lane.size());
+    T* z = member_scratch(me);
+    const T** before_rows[S];
+    T** now_rows[S];
+    for (int s = 0; s < S; ++s) {
+      before_rows[s] = addresses(me, most, 2 * s);
+      now_rows[s] = const_cast<T**>(addresses(me, most, 2 * s + 1));
+    }
+    const std::vector<Segment> parts = chunks<V>({{0, 0, H_}});
+    Index n = most;
+    for (Index i = 0; i < T_; ++i) {
+      const Index t = step(i);
+      n = group.live(t, n);
+      for (Index q = 0; q < n; ++q)
+        for (int s = 0; s < S; ++s) {
+          const Index b = group.lane[q];
+          before_rows[s][q] = previous(s, t, b, group.length[q]);
+          now_rows[s][q] = state(s, t, b);
+        }
+      T* kept = as(call_.kept) + group.row[t] * slots * H_;
+      for (Index j = first; j < last; j += W) {
+        const int columns = vectors_of<V>(H_, j);
+        if constexpr (G > 0) {
+          for (int g = 0; g < G; ++g)
+            for (size_t part = 0; part < parts.size(); ++part)
+              for_tiles<V>(n, [&](Index q, int m) {
+                const T* rows[Tile<V>::rows];
+                for (int r = 0; r < m; ++r) rows[r] = before_rows[0][q + r] + parts[part].a;
+                const T* b = packed_ + ((j / W * G + g) * H_ + parts[part].b) * W;
+                tile_for<V>(m, columns)(rows, b, parts[part].length, z + (g * n + q) * W, W,
+                                        part ? Start::sum : Start::zero, nullptr);
+              });
+        }
+        for (int c = 0; c < columns; ++c) {
+          const Index u = j + c * V::size;
+          if (u + V::size <= H_) {
+            forward_step<true>(u, n, z + c * V::size, before_rows, now_rows, kept, V::size);
+          } else {
+            forward_step<false>(u, n, z + c * V::size, before_rows, now_rows, kept, static_cast<int>(H_ - u));
+          }
+        }
+      }
+      if (by_units_) me.barrier->wait();
+    }
+  }
+
+  template <bool whole>
+  static UNROLLED_INLINE V load(const T* p, int some) {
+    return whole ? V::load(p) : V::load(p, some);
+  }
+  template <bool whole>
+  static UNROLLED_INLINE void store(V v, T* p, int some) {
+    whole ? v.store(p) : v.store(p, some);
+  }
+
+  template <bool whole>
+  void forward_step(Index u, Index n, const T* z, const T** const* before_rows, T** const* now_rows, T* kept,
+                    int some) {
+    V vectors[U + 1];
+    for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
+    for (Index q = 0; q < n; ++q) {
+      T* slot = kept + q * slots * H_ + u;
+      V projected[P + 1], product[G + 1], old[S], now[S], keep[K + 1];
+      for (int i = 0; i < P; ++i) projected[i] = load<whole>(slot + i * H_, some);
+      for (int g = 0; g < G; ++g) product[g] = V::load(z + (g * n + q) * W);
+      for (int s = 0; s < S; ++s) old[s] = load<whole>(before_rows[s][q] + u, some);
+      Cell::forward(projected, product, vectors, old, now, keep);
+      for (int s = 0; s < S; ++s) store<whole>(now[s], now_rows[s][q] + u, some);
+      if (call_.keep)
+        for (int i = 0; i < K; ++i) store<whole>(keep[i], slot + i * H_, some);
+    }
+  }
+
+  // Zeros beyond each lane's length, and the state after its last step.
+  void finish_forward(const Member& me) {
+    if (by_units_ || groups_.size() > 1) me.barrier->wait();
+    const auto lanes = me.part(B_);
+    for (Index b = lanes.first; b < lanes.last; ++b) {
+      const Index length = irregular_ ? call_.lengths[b] : T_;
+      for (int s = 0; s < S; ++s) {
+        if (s == 0 || call_.every || call_.keep)
+          for (Index t = length; t < T_; ++t) std::fill_n(state(s, t, b), H_, T(0));
+        if (!call_.finals[s]) continue;
+        const T* last = length ? state(s, call_.reverse ? 0 : length - 1, b) : initial(s, b);
+        std::memcpy(as(call_.finals[s]) + b * H_, last, H_ * sizeof(T));
+      }
+    }
+  }
+
+  T* member_scratch(const Member& me) const { return scratch_base_ + me.id * scratch_of_member(); }
+  const T** addresses(const Member& me, Index most, int i) const {
+    T* end = member_scratch(me) + (std::max<Index>(G, 1) * most * W + 15) / 16 * 16;
+    return reinterpret_cast<const T**>(end) + i * most;
+  }
+  T* squares_of(const Member& me, Index most) const {
+    const T** end = addresses(me, most, 2 * (S + 2));
+    return reinterpret_cast<T*>(const_cast<T**>(end));
+  }
+
+  // --- Backward ------------------------------------------------------------------------------------
+
+  // The product's gradient blocks as runs of columns of `grads`, each with its rows of the weight.
+  static std::vector<Segment> runs(const int* blocks, int count, Index height) {
+    std::vector<Segment> result;
+    for (int g = 0; g < count; ++g) {
+      if (blocks[g] < 0) continue;
+      if (!result.empty() && result.back().a + result.back().length == blocks[g] * height &&
+          result.back().b + result.back().length == g * height) {
+        result.back().length += height;
+      } else {
+        result.push_back({blocks[g] * height, g * height, height});
+      }
+    }
+    return result;
+  }
+
+  void run_backward() {
+    const std::vector<Segment> product_runs = runs(Cell::d_product.data(), G, H_);
+    const std::vector<Segment> projected_runs = runs(Cell::d_projected.data(), P, H_);
+    const std::vector<Segment> parts = chunks<V>(product_runs);
+    wants_squares_ = wants_norms();
+    unrolled::parallel(members_, [&](const Member& me) {
+      if constexpr (G > 0) {
+        const auto mine = me.part(panels<V>(H_));
+        const T* w = as(call_.weight);
+        pack<V>(w, Cell::transposed ? H_ : 1, Cell::transposed ? 1 : G * H_, G * H_, H_, mine.first, mine.last,
+                packed_);
+      }
+      if (call_.d_x) {
+        const auto mine = me.part(panels<V>(D_));
+        pack<V>(as(call_.weight_in), D_, 1, P * H_, D_, mine.first, mine.last, packed_in_);
+      }
+      if (call_.d_weight_in) find_x_rows(me);
+      if (call_.d_weight) {
+        const auto steps = me.part(T_);
+        for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index length) {
+          previous_rows_[row] = previous(0, t, b, length);
+        });
+      }
+      clear_ended(me);
+      std::fill_n(sums_ + me.id * Q * padded_, Q * padded_, T(0));
+      if (squares_) std::fill_n(squares_ + me.id * S * T_ * B_, S * T_ * B_, T(0));
+      me.barrier->wait();
+      sweep(me, [&](const Group& group, Index u0, Index u1) { backward_in(me, group, parts, u0, u1); });
+      me.barrier->wait();
+      after_backward(me, product_runs, projected_runs);
+    });
+  }
+
+  // Steps beyond a lane's length: their gradients are zero, and no row will write them.
+  void clear_ended(const Member& me) {
+    const auto lanes = me.part(B_);
+    for (Index b = lanes.first; b < lanes.last; ++b) {
+      const Index length = irregular_ ? call_.lengths[b] : T_;
+      for (Index t = length; t < T_; ++t) {
+        if (call_.d_x) std::fill_n(as(call_.d_x) + (t * B_ + b) * D_, D_, T(0));
+        for (int s = 0; s < S; ++s)
+          if (call_.norms[s]) as(call_.norms[s])[t * B_ + b] = 0;
+      }
+      for (int s = 0; s < S; ++s)
+        if (call_.d_initial[s] && !length) {
+          T* out = as(call_.d_initial[s]) + b * H_;
+          if (call_.d_finals[s]) {
+            std::memcpy(out, as(call_.d_finals[s]) + b * H_, H_ * sizeof(T));
+          } else {
+            std::fill_n(out, H_, T(0));
+          }
+        }
+    }
+  }
+
+  T* grad_row(const Group& group, Index t, Index q) const { return grads_ + (group.row[t] + q) * Q * H_; }
+
+  // Σ_g d_product_g W_g for one panel of units and n lanes, whose gradients stand at a[q], into z.
+  void product_back(const T* const* a, Index n, Index j, const std::vector<Segment>& parts, T* z) const {
+    const int columns = vectors_of<V>(H_, j);
+    for (size_t part = 0; part < parts.size(); ++part)
+      for_tiles<V>(n, [&](Index q, int m) {
+        const T* rows[Tile<V>::rows];
+        for (int r = 0; r < m; ++r) rows[r] = a[q + r] + parts[part].a;
+        const T* b = packed_ + (j / W * G * H_ + parts[part].b) * W;
+        tile_for<V>(m, columns)(rows, b, parts[part].length, z + q * W, W, part ? Start::sum : Start::zero,
+                                nullptr);
+      });
+    if (parts.empty())
+      for (Index q = 0; q < n; ++q) std::fill_n(z + q * W, W, T(0));
+  }
+
+  struct BackRows {
+    const T** old[S];   // the state before the step
+    const T** now[S];   // and after it
+    const T** later;    // gradients of the lane's next step, or zeros
+    const T** d;        // ∂L/∂state_t as the caller gave it
+  };
+
+  void backward_in(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
+                   Index last) {
+    const Index most = static_cast<Index>(group.lane.size());
+    T* z = member_scratch(me);
+    BackRows rows;
+    for (int s = 0; s < S; ++s) rows.old[s] = addresses(me, most, 2 * s), rows.now[s] = addresses(me, most, 2 * s + 1);
+    rows.later = addresses(me, most, 2 * S);
+    rows.d = addresses(me, most, 2 * S + 1);
+    T* squares = squares_of(me, most);
+    Index n = 0;
+    for (Index i = T_; i-- > 0;) {
+      const Index t = step(i);
+      n = group.live(t, n);
+      for (Index q = 0; q < n; ++q) {
+        const Index b = group.lane[q], length = group.length[q];
+        for (int s = 0; s < S; ++s) {
+          rows.old[s][q] = previous(s, t, b, length);
+          rows.now[s][q] = state(s, t, b);
+        }
+        const bool last_step = ends(t, length) || cut(after(t), b);
+        rows.later[q] = last_step ? zeros_ : grad_row(group, after(t), q);
+        if (last_step)
+          for (int s = 0; s < S; ++s) begin_carry(s, b, ends(t, length), first, last);
+      }
+      if (wants_squares_) std::fill_n(squares, S * n * V::size, T(0));
+      for (Index j = first; j < last; j += W) {
+        product_back(rows.later, n, j, parts, z);
+        const int columns = vectors_of<V>(H_, j);
+        for (int c = 0; c < columns; ++c) {
+          const Index u = j + c * V::size;
+          if (u + V::size <= H_) {
+            backward_step<true>(me, group, t, u, n, z + c * V::size, rows, squares, V::size);
+          } else {
+            backward_step<false>(me, group, t, u, n, z + c * V::size, rows, squares, static_cast<int>(H_ - u));
+          }
+        }
+      }
+      if (wants_squares_) note_norms(me, group, t, n, squares);
+      if (by_units_) me.barrier->wait();
+    }
+    finish_lanes(me, group, parts, first, last, rows.later, z);
+  }
+
+  // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
+  void begin_carry(int s, Index b, bool final_step, Index first, Index last) {
+    T* carry = carry_ + (s * B_ + b) * padded_;
+    if (final_step && call_.d_finals[s]) {
+      std::memcpy(carry + first, as(call_.d_finals[s]) + b * H_ + first, (last - first) * sizeof(T));
+    } else {
+      std::fill(carry + first, carry + last, T(0));
+    }
+  }
+
+  template <bool whole>
+  void backward_step(const Member& me, const Group& group, Index t, Index u, Index n, const T* z,
+                     const BackRows& rows, T* squares, int some) {
+    V vectors[U + 1], sums[Q];
+    for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
+    T* const total = sums_ + me.id * Q * padded_ + u;
+    const bool summing = call_.d_bias || call_.d_vectors;
+    for (int i = 0; i < Q; ++i) sums[i] = V::load(total + i * padded_);
+    const T* kept = as(call_.kept) + group.row[t] * slots * H_ + u;
+    for (Index q = 0; q < n; ++q) {
+      const Index b = group.lane[q];
+      V keep[K + 1], old[S], now[S], d[S], grad[Q], d_old[S];
+      for (int i = 0; i < K; ++i) keep[i] = load<whole>(kept + (q * slots + i) * H_, some);
+      for (int s = 0; s < S; ++s) {
+        old[s] = load<whole>(rows.old[s][q] + u, some);
+        now[s] = load<whole>(rows.now[s][q] + u, some);
+        d[s] = load<whole>(carry_ + (s * B_ + b) * padded_ + u, some);
+        if (call_.d_states[s])
+          d[s] = d[s] + load<whole>(as(call_.d_states[s]) + t * call_.d_step[s] + b * call_.d_lane[s] + u, some);
+      }
+      if constexpr (G > 0) d[0] = d[0] + (whole ? V::load(z + q * W) : V::load(z + q * W, some));
+      if (wants_squares_)
+        for (int s = 0; s < S; ++s) {
+          T* sum = squares + (s * n + q) * V::size;
+          (V::load(sum) + d[s] * d[s]).store(sum);
+        }
+      Cell::backward(keep, vectors, old, now, d, grad, d_old);
+      T* out = grad_row(group, t, q) + u;
+      for (int i = 0; i < Q; ++i) {
+        store<whole>(grad[i], out + i * H_, some);
+        sums[i] = sums[i] + grad[i];
+      }
+      for (int s = 0; s < S; ++s) store<whole>(d_old[s], carry_ + (s * B_ + b) * padded_ + u, some);
+    }
+    if (summing)
+      for (int i = 0; i < Q; ++i) sums[i].store(total + i * padded_);
+  }
+
+  void note_norms(const Member& me, const Group& group, Index t, Index n, const T* squares) {
+    for (int s = 0; s < S; ++s)
+      for (Index q = 0; q < n; ++q) {
+        const T square = V::load(squares + (s * n + q) * V::size).sum();
+        const Index at = t * B_ + group.lane[q];
+        if (by_units_) {
+          squares_[(me.id * S + s) * T_ * B_ + at] = square;
+        } else if (call_.norms[s]) {
+          as(call_.norms[s])[at] = std::sqrt(square);
+        }
+      }
+  }
+
+  // The gradient that leaves each lane's first step: that of its initial state.
+  void finish_lanes(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
+                    Index last, const T** later, T* z) {
+    bool wanted = false;
+    for (int s = 0; s < S; ++s) wanted = wanted || call_.d_initial[s];
+    if (!wanted) return;
+    Index n = 0;
+    while (n < static_cast<Index>(group.lane.size()) && group.length[n] > 0) {
+      const Index t = call_.reverse ? group.length[n] - 1 : 0;
+      later[n] = cut_at_start(t, group.lane[n]) ? zeros_ : grad_row(group, t, n);
+      ++n;
+    }
+    for (Index j = first; j < last; j += W) {
+      if (call_.d_initial[0]) product_back(later, n, j, parts, z);
+      const Index some = std::min(W, H_ - j);
+      for (int s = 0; s < S; ++s) {
+        if (!call_.d_initial[s]) continue;
+        for (Index q = 0; q < n; ++q) {
+          const T* carry = carry_ + (s * B_ + group.lane[q]) * padded_ + j;
+          T* out = as(call_.d_initial[s]) + group.lane[q] * H_ + j;
+          const bool nothing = later[q] == zeros_;
+          for (Index i = 0; i < some; ++i)
+            out[i] = nothing ? T(0) : carry[i] + (s == 0 ? z[q * W + i] : T(0));
+        }
+      }
+    }
+    (void)me;
+  }
+
+  // The products over all rows, and the sums over rows.
+  void after_backward(const Member& me, const std::vector<Segment>& product_runs,
+                      const std::vector<Segment>& projected_runs) {
+    T* scratch = scratch_base_ + me.id * outer_;
+    const Rows<const T> grads{grads_, Q * H_};
+    const auto outer = [&](const std::vector<Segment>& all, const T* const* rows, Index n, void* out, Index step,
+                           int blocks) {
+      for (const Segment& run : all) {
+        const auto part = me.part(run.length, Tile<V>::rows);
+        multiply_outer<V>({grads_ + run.a, Q * H_}, part.first, part.last, {nullptr, 0, rows}, n, rows_,
+                          as(out) + run.b * step, step, scratch);
+      }
+      (void)blocks;
+    };
+    if (call_.d_weight_in) outer(projected_runs, x_rows_, D_, call_.d_weight_in, D_, P);
+    if constexpr (G > 0) {
+      if (call_.d_weight) {
+        if (Cell::transposed) {
+          outer(product_runs, previous_rows_, H_, call_.d_weight, H_, G);
+        } else {
+          for (const Segment& run : product_runs) {
+            const auto part = me.part(H_, Tile<V>::rows);
+            for (Index block = 0; block < run.length; block += H_)
+              multiply_outer<V>({nullptr, 0, previous_rows_}, part.first, part.last,
+                                {grads_ + run.a + block, Q * H_}, H_, rows_, as(call_.d_weight) + run.b + block,
+                                G * H_, scratch);
+          }
+        }
+      }
+    }
+    if (call_.d_x) {
+      const auto rows = me.part(rows_, Tile<V>::rows);
+      Rows<T> out{as(call_.d_x), D_};
+      if (d_x_rows_) {
+        const auto steps = me.part(T_);
+        for_rows(steps.first, steps.last,
+                 [&](Index row, Index t, Index b, Index) { d_x_rows_[row] = as(call_.d_x) + (t * B_ + b) * D_; });
+        me.barrier->wait();
+        out.table = d_x_rows_;
+      }
+      multiply_rows<V>(grads, rows.first, rows.last, chunks<V>(projected_runs), packed_in_, P * H_, D_, nullptr,
+                       out);
+    }
+    if (me.id) return;
+    for (int m = 1; m < me.count; ++m)
+      for (Index i = 0; i < Q * padded_; ++i) sums_[i] += sums_[m * Q * padded_ + i];
+    const auto give = [&](void* out, const int* blocks, int count) {
+      if (!out) return;
+      for (int i = 0; i < count; ++i) {
+        T* to = as(out) + i * H_;
+        if (blocks[i] < 0) {
+          std::fill_n(to, H_, T(0));
+        } else {
+          std::memcpy(to, sums_ + blocks[i] * padded_, H_ * sizeof(T));
+        }
+      }
+    };
+    give(call_.d_bias, Cell::d_projected.data(), P);
+    give(call_.d_vectors, Cell::d_vector.data(), U);
+    if (squares_)
+      for (int s = 0; s < S; ++s) {
+        if (!call_.norms[s]) continue;
+        for (Index at = 0; at < T_ * B_; ++at) {
+          T total = 0;
+          for (int m = 0; m < me.count; ++m) total += squares_[(m * S + s) * T_ * B_ + at];
+          as(call_.norms[s])[at] = std::sqrt(total);
+        }
+      }
+  }
+
+  const unrolled_call call_;
+  Arena arena_;
+  Index T_, B_, D_, H_, padded_, rows_, scratch_, outer_ = 0, sweepers_ = 1;
+  int members_ = 1;
+  bool by_units_ = false, irregular_ = false, wants_squares_ = false;
+  std::vector<Group> groups_;
+  T *zeros_, *vectors_, *bias_ = nullptr, *grads_ = nullptr, *packed_ = nullptr, *packed_in_ = nullptr;
+  T *sums_ = nullptr, *carry_ = nullptr, *squares_ = nullptr, *scratch_base_ = nullptr;
+  const T **x_rows_, **previous_rows_ = nullptr;
+  T** d_x_rows_ = nullptr;
+};
+
+}  // namespace

@@ -1,0 +1,67 @@
+"""The compiler: a cell's step, written once in PyTorch, becomes C++.
+
+    cell → trace (aten operations) → schedule (unit values, in order) → emit (a C++ struct)
+
+``csrc/sweep.h`` runs the struct over time. For the library's own cells the result is committed in
+``csrc/generated``; ``python -m unrolled.compiler`` writes it.
+"""
+
+from collections.abc import Callable
+
+from unrolled.cells import GRU, LSTM, Cell, Elman
+from unrolled.compiler.emit import emit, struct_name
+from unrolled.compiler.schedule import Schedule, Stage, schedule
+from unrolled.compiler.trace import Trace, Unsupported, trace
+from unrolled.compiler.units import Unit
+
+BUILTINS: dict[str, Callable[[], Cell]] = {
+    "elman_tanh": lambda: Elman(3, 7, activation="tanh"),
+    "elman_relu": lambda: Elman(3, 7, activation="relu"),
+    "elman_sigmoid": lambda: Elman(3, 7, activation="sigmoid"),
+    "elman_identity": lambda: Elman(3, 7, activation="identity"),
+    "lstm": lambda: LSTM(3, 7),
+    "gru": lambda: GRU(3, 7),
+}
+"""The library's own cells, by the name of their kernel; what is compiled does not depend on the sizes."""
+
+
+def compiled(cell: Cell, name: str) -> str:
+    """The C++ of a cell's step.
+
+    Raises:
+        Unsupported: the cell's step or projection is beyond the compiler; the text says why.
+    """
+    return emit(schedule(trace(cell)), name)
+
+
+def generated(name: str) -> str:
+    """The header of a built-in cell, as ``csrc/generated`` holds it."""
+    note = "; `make generate` writes it, a test compares."
+    return emit(schedule(trace(BUILTINS[name]())), name, note=note)
+
+
+def show(cell: Cell) -> str:
+    """All three stations of a cell's way, to be read."""
+    traced = trace(cell)
+    scheduled = schedule(traced)
+    return (
+        f"Trace of {traced.cell}.step, H = {traced.units}\n\n{traced}\n\n"
+        f"Schedule\n\n{scheduled}\n\nC++\n\n{emit(scheduled, 'cell')}"
+    )
+
+
+__all__ = [
+    "BUILTINS",
+    "Schedule",
+    "Stage",
+    "Trace",
+    "Unit",
+    "Unsupported",
+    "compiled",
+    "emit",
+    "generated",
+    "schedule",
+    "show",
+    "struct_name",
+    "trace",
+]

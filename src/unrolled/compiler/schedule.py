@@ -1,0 +1,152 @@
+"""What a step computes when, and what it keeps for its backward pass."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.compiler.blocks import lower
+from unrolled.compiler.trace import Trace
+from unrolled.compiler.units import COSTLY, MASKS, Unit, ordered
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A product with the state, then all that is computed unit by unit with its result."""
+
+    weight: str
+    """The product's weight; "" without a product."""
+    transposed: bool
+    """Whether the product is h weightᵀ (weight ``[G*H, H]``) or h weight (``[H, G*H]``)."""
+    products: int
+    """G, how many blocks of H units the product has."""
+    units: tuple[Unit, ...]
+    """What is computed, in order."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A step and its gradient, ready to be printed or interpreted."""
+
+    cell: str
+    equations: tuple[str, ...]
+    projection: tuple[str, ...]
+    """The projection's weight and its biases."""
+    vectors: dict[str, int]
+    """The per-unit parameters and buffers, in order, and how many blocks each holds."""
+    projected: int
+    """How many blocks the projection has."""
+    forward: tuple[Stage, ...]
+    """The step: one stage, as yet."""
+    next: tuple[Unit, ...]
+    """The next states."""
+    kept: tuple[Unit, ...]
+    """What the backward pass needs, and neither has at hand nor computes again."""
+    backward: tuple[Unit, ...]
+    """What the backward pass computes, in order."""
+    grads: tuple[Unit, ...]
+    """The distinct gradients of blocks of the projection, the product and the vectors."""
+    d_projected: tuple[int, ...]
+    """For each block, which of ``grads`` is its gradient, or -1 for none."""
+    d_product: tuple[int, ...]
+    d_vector: tuple[int, ...]
+    d_state: tuple[Unit, ...]
+    """The gradients of the states, without what comes back through the product."""
+
+    def __str__(self) -> str:
+        """The statements, one a line."""
+        (stage,) = self.forward
+        names: dict[Unit, str] = {}
+        numbers = itertools.count()
+        lines = ["projection: " + " ".join(self.projection)]
+        if stage.weight:
+            across = f"{stage.weight}ᵀ" if stage.transposed else stage.weight
+            lines.append(f"product: state[0] {across}, {stage.products} blocks")
+
+        def compute(units: tuple[Unit, ...]) -> None:
+            for unit in units:
+                if not unit.args:
+                    names[unit] = repr(unit)
+                elif unit not in names:
+                    names[unit] = f"v{next(numbers)}"
+                    operands = ", ".join(names[arg] for arg in unit.args)
+                    lines.append(f"{names[unit]} = {unit.op}({operands})")
+
+        def give(title: str, units: tuple[Unit, ...]) -> None:
+            lines.append(f"{title}: {', '.join(names[unit] for unit in units) or 'nothing'}")
+
+        compute(stage.units)
+        give("next", self.next)
+        give("keeps", self.kept)
+        compute(self.backward)
+        give("gradients", self.grads)
+        for title in ("d_projected", "d_product", "d_vector"):
+            lines.append(f"  {title}: {', '.join(map(str, getattr(self, title))) or 'nothing'}")
+        give("d_state", self.d_state)
+        return "\n".join(lines)
+
+
+def schedule(trace: Trace) -> Schedule:
+    """Put a traced step in order, and choose what to keep.
+
+    Raises:
+        Unsupported: an operation is not known, or is used in a form that is not.
+    """
+    step = lower(trace)
+    blocks = (*step.d_projected, *step.d_product, *step.d_vector)
+    grads = tuple(dict.fromkeys(unit for unit in blocks if unit.value != 0))
+    place = {unit: k for k, unit in enumerate(grads)}
+    kept = _keep(step.next, (*grads, *step.d_state))
+    stage = Stage(step.weight, step.transposed, len(step.d_product), ordered(step.next))
+    return Schedule(
+        cell=trace.cell,
+        equations=trace.equations,
+        projection=trace.projection,
+        vectors=step.vectors,
+        projected=trace.projected,
+        forward=(stage,),
+        next=step.next,
+        kept=kept,
+        backward=ordered((*grads, *step.d_state), known=(*kept, *step.next)),
+        grads=grads,
+        d_projected=tuple(place.get(unit, -1) for unit in step.d_projected),
+        d_product=tuple(place.get(unit, -1) for unit in step.d_product),
+        d_vector=tuple(place.get(unit, -1) for unit in step.d_vector),
+        d_state=step.d_state,
+    )
+
+
+def _keep(after: tuple[Unit, ...], gradients: tuple[Unit, ...]) -> tuple[Unit, ...]:
+    """The fewest values from which the gradients follow without computing anything costly twice.
+
+    A minimum cut between what is gone after the step and what the gradients read: each value is an
+    edge that costs 1 to keep, and each operand an edge that cannot be cut. Of equally small cuts it
+    is the one nearest to the gradients, which leaves the least to be computed again.
+    """
+    import networkx as nx  # type: ignore[import-untyped]  # slow to import
+
+    forward = ordered(after)
+    backward = ordered(gradients)
+    on_gradient: set[Unit] = set()  # what depends on the next states' gradients
+    for unit in backward:
+        if unit.op == "d_next" or any(arg in on_gradient for arg in unit.args):
+            on_gradient.add(unit)
+
+    graph: Any = nx.DiGraph()  # from what is gone to what the gradients read
+    graph.add_nodes_from(("gone", "read"))
+    for unit in backward:
+        if unit in on_gradient:
+            read = [arg for arg in unit.args if arg not in on_gradient]
+            graph.add_edges_from(((arg, "there"), "read") for arg in read)
+            continue
+        if unit in after or unit.op in ("state", "vector", "constant"):
+            continue
+        can_be_kept = unit in forward and unit.op not in MASKS
+        graph.add_edge((unit, "made"), (unit, "there"), capacity=1 if can_be_kept else math.inf)
+        if unit.op in ("projected", "product") or (unit.op in COSTLY and unit in forward):
+            graph.add_edge("gone", (unit, "made"))
+        graph.add_edges_from(((arg, "there"), (unit, "made")) for arg in unit.args)
+    _, (before, _) = nx.minimum_cut(
+        graph, "gone", "read"
+    )  # of equal cuts, the one nearest to "read"
+    return tuple(u for u in forward if (u, "made") in before and (u, "there") not in before)

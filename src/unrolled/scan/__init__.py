@@ -1,0 +1,110 @@
+"""One cell over time, in one direction: by a compiled kernel where there is one, else by PyTorch."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args, overload
+
+from torch import Tensor
+
+from unrolled.cells import Cell, State
+from unrolled.scan import native, reference
+
+__all__ = ["Backend", "check_backend", "scan"]
+
+Backend = Literal["auto", "reference", "native"]
+
+
+def check_backend(backend: Backend) -> Backend:
+    """``backend``, or an error unless it is "auto", "reference" or "native"."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}")
+    return backend
+
+
+@overload
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = ...,
+    *,
+    lengths: Tensor | None = ...,
+    resets: Tensor | None = ...,
+    reverse: bool = ...,
+    every: Literal[False] = ...,
+    norms: Sequence[Tensor] | None = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor, State]: ...
+@overload
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = ...,
+    *,
+    lengths: Tensor | None = ...,
+    resets: Tensor | None = ...,
+    reverse: bool = ...,
+    every: Literal[True],
+    norms: Sequence[Tensor] | None = ...,
+    backend: Backend = ...,
+) -> tuple[State, State]: ...
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    every: bool = False,
+    norms: Sequence[Tensor] | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor | State, State]:
+    """Run ``cell`` over time: state_t = step(project(x)_t, state_{t-1}).
+
+    With ``reverse`` time runs from the last step to the first: state_t = step(..., state_{t+1}).
+    A lane's state stops at its length (a reversed lane starts at its own last step), and its outputs
+    beyond are zero. What stands in ``x`` there is never read: even NaN changes nothing.
+
+    Args:
+        cell: the step.
+        x: ``[T, B, D]``.
+        state: before the first step, each tensor ``[B, size]``; by default ``cell.initial_state``.
+        lengths: ``[B]``, int64, each from 0 to T; by default all T.
+        resets: boolean ``[T, B]``: where true, a new sequence begins with that step. Its state
+            starts anew from ``cell.initial_state``, whatever ``state`` is; with ``reverse``, so does
+            that of the step before it, where the sequence that ended is read from its end.
+        reverse: whether time runs backwards.
+        every: whether to return every state tensor at every step, not only the output.
+        norms: one ``[T, B]`` for each state tensor: the backward pass writes the 2-norm of
+            ∂L/∂state_t into it, for each step and lane. The tensors of a state count as independent:
+            ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
+        backend: "native" for the compiled kernel, "reference" for PyTorch's operations, "auto" for
+            the kernel where it can take the call; ``unrolled.explain`` says which, and why.
+
+    Returns:
+        The outputs ``[T, B, H]`` (with ``every``, a tuple of ``[T, B, size]``), and the state after
+        each lane's last step (with ``reverse``, after its step 0).
+
+    Raises:
+        TypeError, ValueError: the cell's ``step`` does not keep its contract.
+        RuntimeError: ``backend`` is "native", and the kernel cannot take the call.
+    """
+    if check_backend(backend) != "reference":
+        obstacles = native.obstacles(cell, x, state or ())
+        if not obstacles:
+            states, final = native.scan(
+                cell,
+                x,
+                state,
+                lengths=lengths,
+                resets=resets,
+                reverse=reverse,
+                every=every,
+                norms=norms,
+            )
+            return states if every else states[0], final
+        if backend == "native":
+            raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
+    states, final = reference.scan(
+        cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
+    )
+    return states if every else states[0], final

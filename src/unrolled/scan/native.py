@@ -1,0 +1,505 @@
+"""The scan by a kernel of the native library, as two PyTorch operators: forward and backward.
+
+Everything is checked before a pointer is passed: shapes and dtypes by the layers and by ``obstacles``,
+the rest here. The operators are opaque to ``torch.compile`` and ``torch.export``; the gradient of the
+gradient goes through the reference.
+"""
+
+import ctypes
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cells import GRU, LSTM, Cell, Elman, State
+from unrolled.cells.elman import ACTIVATIONS
+from unrolled.scan import library, reference
+
+STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
+FIELDS = struct.Struct(f"={8 + 10 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
+
+MAKERS: dict[str, Callable[..., Cell]] = {"lstm": LSTM, "gru": GRU}
+
+
+def _elman(activation: str) -> Callable[..., Cell]:
+    return lambda *sizes, **options: Elman(*sizes, activation=activation, **options)
+
+
+MAKERS |= {f"elman_{activation}": _elman(activation) for activation in ACTIVATIONS}
+
+
+# --- Which kernel, and why not -------------------------------------------------------------------
+
+
+def kernel_name(cell: Cell) -> str | None:
+    """The kernel that computes what ``cell`` does, if there is one."""
+    kind = type(cell)
+    if kind is Elman:
+        return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
+    return {LSTM: "lstm", GRU: "gru"}.get(kind)  # type: ignore[call-overload, no-any-return]
+
+
+def obstacles_of_cell(cell: Cell) -> list[str]:
+    """Why no kernel computes what ``cell`` does: a line each, none if one does."""
+    if kernel_name(cell) is not None:
+        return []
+    if type(cell) is Elman:
+        return ["Elman's activation is a function of your own, which no kernel is built in for"]
+    return [f"{type(cell).__name__} is not one of the built-in cells Elman, LSTM and GRU"]
+
+
+def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
+    """Why no kernel can take these tensors: a line each, none if one can."""
+    reasons = []
+    if not x.device.type == "cpu":
+        reasons.append(f"x is on {x.device}; the kernels run on the CPU")
+    if x.dtype not in (torch.float32, torch.float64):
+        reasons.append(f"x is {x.dtype}; the kernels take float32 and float64")
+    tensors = [x, *(other for other in others if other is not None)]
+    for tensor in tensors:
+        if tensor.dtype != x.dtype or tensor.device != x.device:
+            reasons.append(f"x is {x.dtype} on {x.device}, a weight or state {tensor.dtype} on {tensor.device}")
+            break
+    if x.dim() == 3 and 0 in x.shape:
+        reasons.append(f"x is empty: {list(x.shape)}")
+    if torch.compiler.is_compiling():
+        return reasons
+    if torch.is_autocast_enabled("cpu"):
+        reasons.append("autocast is on; the kernels keep the dtype they are given")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        reasons.append("a transform of torch.func (vmap, grad, jvp …) is active")
+    elif any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+        reasons.append("a tensor belongs to a transform of torch.func")
+    elif torch.autograd.forward_ad._current_level >= 0:
+        reasons.append("forward-mode differentiation is on")
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN and not isinstance(tensor, torch._subclasses.FakeTensor):
+            reasons.append(f"a tensor is a {type(tensor).__name__}, not a plain tensor")
+            break
+    if torch.jit.is_tracing():
+        reasons.append("torch.jit.trace is running; trace the reference, or use torch.export")
+    return reasons
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def missing() -> str | None:
+    """Why there is no native library, in one line; None if there is one."""
+    return library.missing()
+
+
+def instruction_set() -> str:
+    """The instruction set whose kernels run: "avx512", "avx2", "neon" or "serial"."""
+    return library.instruction_set()
+
+
+def threads() -> int:
+    """How many threads a kernel uses at most: as many as PyTorch."""
+    return torch.get_num_threads()
+
+
+def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
+    """Every reason why the kernel cannot take this call, a line each; none if it can."""
+    absent = missing()
+    if absent is not None:
+        return [absent]
+    unknown = obstacles_of_cell(cell)
+    if unknown:
+        return unknown
+    return obstacles_of_tensors(x, *cell.parameters(), *state)
+
+
+# --- The call ------------------------------------------------------------------------------------
+
+
+class Weights(NamedTuple):
+    """The parameters of a cell as its kernel takes them; names as in ``torch.nn``."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None,
+    *,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    every: bool,
+    norms: Sequence[Tensor] | None,
+) -> tuple[State, State]:
+    """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
+    name = kernel_name(cell)
+    assert name is not None
+    built_in = cast("LSTM | GRU | Elman", cell)
+    weights = Weights(built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
+    return run(
+        name,
+        x,
+        state,
+        weights,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        every=every,
+        norms=norms,
+    )
+
+
+def sweep(
+    name: str,
+    x: Tensor,
+    state: State | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """One layer in one direction: the outputs ``[T, B, H]``, and the final state ``[B, H]`` each."""
+    weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh)
+    states, final = run(name, x, state, weights, lengths=lengths, reverse=reverse)
+    return states[0], final
+
+
+def run(
+    name: str,
+    x: Tensor,
+    state: State | None,
+    weights: Weights,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    every: bool = False,
+    norms: Sequence[Tensor] | None = None,
+) -> tuple[State, State]:
+    """Run the kernel ``name``: states at every step (the output alone unless ``every``), final state."""
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    start: tuple[Tensor | None, ...] = state if state is not None else ()
+    tensors = (x, *weights, *start)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        outputs = _Sweep.apply(name, lengths, resets, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
+        count = len(outputs) // 2 if every else 1
+        return outputs[:count], outputs[count:]
+    outputs = _forward_operator()(name, *tensors[:5], list(start), lengths, resets, reverse, every, False)
+    count = len(outputs) // 2 if every else 1
+    return tuple(outputs[:count]), tuple(outputs[count:])
+
+
+class _Sweep(torch.autograd.Function):
+    """The kernel's forward and backward, joined."""
+
+    @staticmethod
+    def forward(ctx, name, lengths, resets, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
+        x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+        outputs = _forward_operator()(
+            name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, True, True
+        )
+        count = (len(outputs) - 1) // 2
+        states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
+        ctx.save_for_backward(*tensors, *states, kept)
+        ctx.settings = (name, lengths, resets, reverse, every, norms, count, len(tensors))
+        ctx.set_materialize_grads(False)
+        return (*states, *final) if every else (states[0], *final)
+
+    @staticmethod
+    def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
+        name, lengths, resets, reverse, every, norms, count, inputs = ctx.settings
+        saved = ctx.saved_tensors
+        tensors, states, kept = saved[:inputs], saved[inputs:-1], saved[-1]
+        shown = count if every else 1
+        d_states = [*gradients[:shown], *[None] * (count - shown)]
+        d_final = list(gradients[shown:])
+        wanted = list(ctx.needs_input_grad[6:])
+        nothing = (None,) * 6
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+            return nothing + _by_reference(
+                name, lengths, resets, reverse, tensors, wanted, d_states, d_final
+            )
+        x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+        results = _backward_operator()(
+            name,
+            x,
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            start,
+            lengths,
+            resets,
+            reverse,
+            list(states),
+            kept,
+            d_states,
+            d_final,
+            wanted,
+            norms is not None,
+        )
+        if norms is not None:
+            for target, norm in zip(norms, results[inputs:], strict=True):
+                target.copy_(norm)
+        return nothing + tuple(
+            result if want else None for result, want in zip(results[:inputs], wanted, strict=True)
+        )
+
+
+class _Reference(nn.Module):
+    """The reference scan of a cell, in the form that ``torch.func.functional_call`` takes."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x, state, lengths, resets, reverse):  # type: ignore[no-untyped-def]
+        return reference.scan(
+            self.cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=None
+        )
+
+
+@lru_cache(maxsize=64)
+def _prototype(name: str, inputs: int, units: int, bias: bool) -> _Reference:
+    with torch.device("meta"):
+        return _Reference(MAKERS[name](inputs, units, bias=bias))
+
+
+def _by_reference(name, lengths, resets, reverse, tensors, wanted, d_states, d_final):  # type: ignore[no-untyped-def]
+    """The gradients as a differentiable function of the inputs and of the gradients that came in."""
+    x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+    module = _prototype(name, x.shape[2], weight_hh.shape[1], bias_ih is not None or bias_hh is not None)
+    given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+    parameters = {f"cell.{key}": value for key, value in given.items() if value is not None}
+    state = tuple(start) if start else None
+    states, final = torch.func.functional_call(
+        module, parameters, (x, state, lengths, resets, reverse)
+    )
+    pairs = [
+        (y, d) for y, d in zip((*states, *final), (*d_states, *d_final), strict=True) if d is not None
+    ]
+    sources = [t for t, want in zip(tensors, wanted, strict=True) if want]
+    found = iter(
+        torch.autograd.grad(
+            [y for y, _ in pairs],
+            sources,
+            [d for _, d in pairs],
+            create_graph=True,
+            materialize_grads=True,
+        )
+    )
+    return tuple(next(found) if want else None for want in wanted)
+
+
+# --- The operators -------------------------------------------------------------------------------
+
+_LIBRARY = torch.library.Library("unrolled", "FRAGMENT")
+_WEIGHTS = "Tensor x, Tensor weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
+_GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, bool reverse"
+_LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
+_LIBRARY.define(
+    f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
+    "bool[] wanted, bool norms) -> Tensor[]"
+)
+
+
+def _forward_operator() -> Callable[..., Sequence[Tensor]]:
+    """The operator where something looks on (a compiler, a dispatch mode), else the bare function."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return torch.ops.unrolled.forward.default  # type: ignore[no-any-return]
+    return _forward
+
+
+def _backward_operator() -> Callable[..., Sequence[Tensor]]:
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return torch.ops.unrolled.backward.default  # type: ignore[no-any-return]
+    return _backward
+
+
+_work_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
+
+
+def _sizes(
+    kernel: library.Kernel, call: bytes, key: tuple[object, ...], backward: bool, ragged: bool
+) -> tuple[int, int]:
+    """Bytes of scratch and of packed weights that a call needs; the same for the same shapes."""
+    found = None if ragged else _work_sizes.get(key)
+    if found is None:
+        found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
+        if len(_work_sizes) > 1000:
+            _work_sizes.clear()
+        _work_sizes[key] = found
+    return found
+
+
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _four(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [_pointer(t) for t in tensors] + [0] * (STATES - len(tensors))
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+_NONE = [0] * STATES
+
+
+class _Given:
+    """What both calls pass alike; holds every tensor whose address was taken."""
+
+    def __init__(self, name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets):  # type: ignore[no-untyped-def]
+        self.kernel = kernel = library.kernel(name, x.dtype)
+        steps, lanes, inputs = x.shape
+        self.weight_hh = _dense(weight_hh)
+        units = weight_ih.shape[0] // kernel.projected
+        self.sizes = (steps, lanes, inputs, units)
+        self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
+        self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
+        self.start = [_dense(s) for s in start]
+        self.lengths = None
+        if lengths is not None and not bool((lengths == steps).all()):
+            self.lengths = lengths.to("cpu", torch.int64).contiguous()
+        self.resets = None if resets is None else resets.to("cpu", torch.uint8).contiguous()
+        biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
+        added = [biases[n] for n in kernel.biases]
+        self.vectors = biases[kernel.vectors] if kernel.vectors else None
+        x_step, x_lane, _ = self.x.stride()
+        self.fields = [
+            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths), _pointer(self.resets)),
+            *(_pointer(self.weight_ih), *(_four(added)[:2])),
+            *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
+        ]
+
+
+def _forward(  # type: ignore[no-untyped-def]
+    name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, every, keep
+) -> list[Tensor]:
+    given = _Given(name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets)
+    kernel, (steps, lanes, inputs, units) = given.kernel, given.sizes
+    every = every or keep
+    states = [
+        x.new_empty((steps, lanes, units) if every or s == 0 else (lanes, units))
+        for s in range(kernel.states)
+    ]
+    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    kept = x.new_empty(steps * lanes, kernel.slots, units)
+    number = torch.get_num_threads()
+    head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
+    head += [*_four(final), kept.data_ptr()]
+    tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+    bare = FIELDS.pack(*head, 0, 0, *tail)
+    key = (id(kernel), number, keep, every, *given.sizes)
+    work, packed = _sizes(kernel, bare, key, False, given.lengths is not None)
+    scratch = torch.empty(work + packed, dtype=torch.uint8)
+    address = scratch.data_ptr()
+    kernel.forward(FIELDS.pack(*head, address + work, address, *tail))
+    shown = states if every else states[:1]
+    return [*shown, *final, kept] if keep else [*shown, *final]
+
+
+def _backward(  # type: ignore[no-untyped-def]
+    name,
+    x,
+    weight_ih,
+    weight_hh,
+    bias_ih,
+    bias_hh,
+    start,
+    lengths,
+    resets,
+    reverse,
+    states,
+    kept,
+    d_states,
+    d_final,
+    wanted,
+    norms,
+) -> list[Tensor]:
+    """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
+    given = _Given(name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets)
+    kernel, (steps, lanes, inputs, units) = given.kernel, given.sizes
+    d_states = [d if d is None or d.stride(-1) == 1 else d.contiguous() for d in d_states]
+    d_final = [_dense(d) for d in d_final]
+    tensors = (x, weight_ih, weight_hh, bias_ih, bias_hh, *start)
+    results = [
+        torch.empty(t.shape, dtype=x.dtype) if want and t is not None else x.new_empty(0)
+        for t, want in zip(tensors, wanted, strict=True)
+    ]
+    asked = [r if want else None for r, want in zip(results, wanted, strict=True)]
+    d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, *d_start = asked
+    biases = {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
+    summed = [d for d in (biases[n] for n in kernel.biases) if d is not None]
+    d_vectors = biases[kernel.vectors] if kernel.vectors else None
+    found = [x.new_empty(steps, lanes) for _ in range(kernel.states)] if norms else []
+    number = torch.get_num_threads()
+    strides = [(0, 0) if d is None else d.stride()[:2] for d in d_states]
+    strides += [(0, 0)] * (STATES - len(strides))
+    head = [*given.sizes, number, reverse, 1, 0, *given.fields, *_four(states), 1, *_NONE]
+    head += [kept.data_ptr(), 0]
+    tail = [*_four(d_states), *(s for s, _ in strides), *(s for _, s in strides), *_four(d_final)]
+    tail += [_pointer(d_x), _pointer(d_weight_ih), _pointer(summed[0] if summed else None)]
+    tail += [_pointer(d_weight_hh), _pointer(d_vectors), *_four(d_start), *_four(found)]
+    bare = FIELDS.pack(*head, 0, *tail)
+    key = (id(kernel), number, norms, *given.sizes)
+    work, _ = _sizes(kernel, bare, key, True, given.lengths is not None)
+    scratch = torch.empty(work, dtype=torch.uint8)
+    kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
+    for other in summed[1:]:
+        other.copy_(summed[0])
+    return [*results, *found]
+
+
+def _shapes_forward(  # type: ignore[no-untyped-def]
+    name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, every, keep
+) -> list[Tensor]:
+    kernel = library.kernel(name, x.dtype)
+    steps, lanes, _ = x.shape
+    units = weight_ih.shape[0] // kernel.projected
+    states = [x.new_empty(steps, lanes, units) for _ in range(kernel.states if every or keep else 1)]
+    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    kept = [x.new_empty(steps * lanes, kernel.slots, units)] if keep else []
+    return [*states, *final, *kept]
+
+
+def _shapes_backward(  # type: ignore[no-untyped-def]
+    name,
+    x,
+    weight_ih,
+    weight_hh,
+    bias_ih,
+    bias_hh,
+    start,
+    lengths,
+    resets,
+    reverse,
+    states,
+    kept,
+    d_states,
+    d_final,
+    wanted,
+    norms,
+) -> list[Tensor]:
+    tensors = (x, weight_ih, weight_hh, bias_ih, bias_hh, *start)
+    results = [
+        x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
+        for t, want in zip(tensors, wanted, strict=True)
+    ]
+    return results + [x.new_empty(x.shape[:2]) for _ in states if norms]
+
+
+_LIBRARY.impl("forward", _forward, "CPU")
+_LIBRARY.impl("backward", _backward, "CPU")
+torch.library.register_fake("unrolled::forward", _shapes_forward, lib=_LIBRARY)
+torch.library.register_fake("unrolled::backward", _shapes_backward, lib=_LIBRARY)
