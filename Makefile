@@ -7,7 +7,7 @@ SETUP := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f
 MINUTES ?= 5
 SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
-.PHONY: demo test check format docs bench generate native wheel clean
+.PHONY: demo test check format docs bench generate native native-test sanitize neon-test wheel clean
 
 demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank
 	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --out runs/demo --resume
@@ -43,6 +43,26 @@ generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their e
 native:  ## build the kernels with CMake alone, in build/native, with warnings as errors
 	cmake -S . -B build/native -DUNROLLED_WERROR=ON
 	cmake --build build/native --parallel
+
+native-test:  ## the shared library's own tests, of every instruction set that the processor has
+	cmake -S . -B build/native-test -DUNROLLED_TESTS=ON -DUNROLLED_WERROR=ON
+	cmake --build build/native-test --parallel
+	build/native-test/unrolled_tests
+
+sanitize:  ## the same tests where a wrong address, undefined behaviour or a race is an error
+	cmake -S . -B build/sanitize-address -DUNROLLED_TESTS=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DUNROLLED_SANITIZE=address,undefined
+	cmake --build build/sanitize-address --parallel
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/sanitize-address/unrolled_tests
+	cmake -S . -B build/sanitize-thread -DUNROLLED_TESTS=ON -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DUNROLLED_SANITIZE=thread
+	cmake --build build/sanitize-thread --parallel
+	build/sanitize-thread/unrolled_tests 2
+
+neon-test:  ## the same tests for 64-bit ARM, compiled here and run by an emulator
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool > /dev/null || { \
+	  echo "neon-test needs $$tool; on Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 1; }; done
+	cmake -S . -B build/neon-test -DCMAKE_TOOLCHAIN_FILE=csrc/toolchains/aarch64.cmake -DUNROLLED_TESTS=ON -DUNROLLED_WERROR=ON
+	cmake --build build/neon-test --parallel
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/neon-test/unrolled_tests 2
 
 wheel: $(BIN)/python  ## one wheel for every Python on this platform, in dist
 	$(PIP) build

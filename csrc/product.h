@@ -11,18 +11,18 @@ namespace {
 using unrolled::Index;
 using unrolled::Member;
 
-// How an instruction set divides its registers: a tile is `rows` × `columns` vectors of sums.
+// How an instruction set divides its registers: a tile is `rows` × `columns` vectors of sums. Products
+// go in chunks of `depth`: so deep, a packed panel and the rows it meets stay in the L1 cache.
 template <class V>
 struct Tile {
 #if defined(__AVX512F__)
-  static constexpr int rows = 8, columns = 2;
+  static constexpr int rows = 8, columns = 2, depth = 192;
 #elif defined(__aarch64__)
-  static constexpr int rows = 6, columns = 4;
+  static constexpr int rows = 6, columns = 4, depth = 256;
 #else
-  static constexpr int rows = 6, columns = 2;
+  static constexpr int rows = 6, columns = 2, depth = 256;
 #endif
   static constexpr int width = columns * V::size;  // of a panel, in numbers
-  static constexpr Index depth = 256;              // of a chunk: so deep, a panel stays in the L1 cache
 };
 
 template <class V>
@@ -225,33 +225,31 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
 }
 
 // C[i, j] = Σ_r A[r, i] B[r, j], for i in first … last-1 and all j < n: the product that yields a
-// weight's gradient. `scratch` holds outer_scratch() numbers.
+// weight's gradient. Both sides are packed, a chunk of rows at a time; `gap` keeps neighbouring tiles
+// and panels from falling on the same places of the cache. `scratch` holds outer_scratch() numbers.
+constexpr Index gap = 16, outer_block = 512;
 template <class V>
-Index outer_scratch(Index m, Index n) {
-  const Index padded = (m + Tile<V>::rows - 1) / Tile<V>::rows * Tile<V>::rows;
-  return Tile<V>::depth * (padded + panels<V>(n) * Tile<V>::width);
+Index outer_scratch(Index n) {
+  const Index tiles = (outer_block + Tile<V>::rows - 1) / Tile<V>::rows;
+  return tiles * (Tile<V>::depth * Tile<V>::rows + gap) + panels<V>(n) * (Tile<V>::depth * Tile<V>::width + gap);
 }
 template <class V>
 void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, Rows<const typename V::Scalar> b,
                     Index n, Index rows, typename V::Scalar* c, Index stride, typename V::Scalar* scratch) {
   using T = typename V::Scalar;
-  constexpr Index W = Tile<V>::width, K = Tile<V>::depth;
+  constexpr Index W = Tile<V>::width, K = Tile<V>::depth, M = Tile<V>::rows;
   if (first >= last) return;
-  T* const left = scratch;
-  T* const right = scratch + K * ((last - first + Tile<V>::rows - 1) / Tile<V>::rows * Tile<V>::rows);
-  T edge[Tile<V>::rows * W];
+  T* const right = scratch + (outer_block + M - 1) / M * (K * M + gap);
+  T edge[M * W];
   const Index count = (rows + K - 1) / K;
   for (Index chunk = 0; chunk < count; ++chunk) {
     const Index r0 = rows * chunk / count, depth = rows * (chunk + 1) / count - r0;
+    const Index panel_size = depth * W + gap;
     for (Index k = 0; k < depth; ++k) {
-      const T* ar = a[r0 + k] + first;
-      for_tiles<V>(last - first, [&](Index i, int m) {
-        for (int q = 0; q < m; ++q) left[i * depth + k * m + q] = ar[i + q];
-      });
       const T* br = b[r0 + k];
       for (Index p = 0; p < panels<V>(n); ++p) {
         const Index some = std::min(W, n - p * W);
-        T* out = right + (p * depth + k) * W;
+        T* out = right + p * panel_size + k * W;
         if (some == W) {
           std::memcpy(out, br + p * W, W * sizeof(T));
         } else {
@@ -260,24 +258,38 @@ void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, R
         }
       }
     }
-    for (Index p = 0; p < panels<V>(n); ++p) {
-      const Index j = p * W;
-      const int columns = vectors_of<V>(n, j);
-      const Index some = std::min(W, n - j);
-      for_tiles<V>(last - first, [&](Index i, int m) {
-        const T* start[1] = {left + i * depth};
-        const auto run = tile_for<V, true>(m, columns);
-        T* out = c + (first + i) * stride + j;
-        const Start begin = chunk ? Start::sum : Start::zero;
-        if (j + columns * V::size <= n) {
-          run(start, right + p * depth * W, depth, out, stride, begin, nullptr);
-          return;
+    for (Index i0 = first; i0 < last; i0 += outer_block) {
+      const Index height = std::min(outer_block, last - i0);
+      const Index tile_size = depth * M + gap;
+      for (Index k = 0; k < depth; ++k) {
+        const T* ar = a[r0 + k] + i0;
+        T* out = scratch + k * M;
+        Index i = 0;
+        for (; i + M <= height; i += M, out += tile_size) std::memcpy(out, ar + i, M * sizeof(T));
+        if (i < height) {
+          std::memcpy(out, ar + i, (height - i) * sizeof(T));
+          std::fill(out + (height - i), out + M, T(0));
         }
-        if (chunk)
-          for (int q = 0; q < m; ++q) std::memcpy(edge + q * W, out + q * stride, some * sizeof(T));
-        run(start, right + p * depth * W, depth, edge, W, begin, nullptr);
-        for (int q = 0; q < m; ++q) std::memcpy(out + q * stride, edge + q * W, some * sizeof(T));
-      });
+      }
+      for (Index p = 0; p < panels<V>(n); ++p) {
+        const Index j = p * W;
+        const int columns = vectors_of<V>(n, j);
+        const Index some = std::min(W, n - j);
+        const auto run = tile_for<V, true>(M, columns);
+        const T* left = scratch;
+        for (Index i = 0; i < height; i += M, left += tile_size) {
+          const Index m = std::min(M, height - i);
+          T* out = c + (i0 + i) * stride + j;
+          if (m == M && j + columns * V::size <= n) {
+            run(&left, right + p * panel_size, depth, out, stride, chunk ? Start::sum : Start::zero, nullptr);
+            continue;
+          }
+          run(&left, right + p * panel_size, depth, edge, W, Start::zero, nullptr);
+          for (Index q = 0; q < m; ++q)
+            for (Index r = 0; r < some; ++r)
+              out[q * stride + r] = (chunk ? out[q * stride + r] : T(0)) + edge[q * W + r];
+        }
+      }
     }
   }
   if (!count)

@@ -89,7 +89,7 @@ class Sweep {
       carry_ = arena_.take<T>(S * B_ * padded_);
       if (wants_norms() && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
       if (call->d_x && irregular_) d_x_rows_ = arena_.take<T*>(rows_);
-      outer_ = std::max(outer_scratch<V>(P * H_, D_), outer_scratch<V>(G * H_, H_));
+      outer_ = outer_scratch<V>(std::max(D_, H_));
       scratch_ = std::max(scratch_, members_ * outer_);
     } else {
       bias_ = arena_.take<T>(panels<V>(P * H_) * W);

@@ -3,6 +3,29 @@
 __version__ = "0.1.0"
 
 from unrolled import cells, data, models, remedies, training
-from unrolled.layers import Recurrent, Result
+from unrolled.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Explanation,
+    Recurrent,
+    Result,
+    accelerate,
+    explain,
+)
 
-__all__ = ["Recurrent", "Result", "cells", "data", "models", "remedies", "training"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "Recurrent",
+    "Result",
+    "accelerate",
+    "cells",
+    "data",
+    "explain",
+    "models",
+    "remedies",
+    "training",
+]

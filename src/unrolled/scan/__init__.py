@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
+from unrolled.shapes import check_input, check_lengths, check_resets, check_state
 
 __all__ = ["Backend", "check_backend", "scan"]
 
@@ -16,7 +17,9 @@ Backend = Literal["auto", "reference", "native"]
 def check_backend(backend: Backend) -> Backend:
     """``backend``, or an error unless it is "auto", "reference" or "native"."""
     if backend not in get_args(Backend):
-        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}")
+        raise ValueError(
+            f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}"
+        )
     return backend
 
 
@@ -85,10 +88,25 @@ def scan(
         each lane's last step (with ``reverse``, after its step 0).
 
     Raises:
-        TypeError, ValueError: the cell's ``step`` does not keep its contract.
+        TypeError, ValueError: a shape, dtype or length is not as above, or the cell's ``step`` does
+            not keep its contract.
         RuntimeError: ``backend`` is "native", and the kernel cannot take the call.
     """
-    if check_backend(backend) != "reference":
+    check_backend(backend)
+    check_input(x, cell.input_size, batch_first=False)
+    steps, lanes, _ = x.shape
+    if lengths is not None:
+        lengths = check_lengths(lengths, steps, lanes)
+    if resets is not None:
+        resets = check_resets(resets, steps, lanes, batch_first=False)
+    if state is not None:
+        state = check_state(state, [(lanes, size) for size in cell.state_sizes])
+    if norms is not None and [n.shape for n in norms] != [(steps, lanes)] * len(cell.state_sizes):
+        shapes = ", ".join(str(list(n.shape)) for n in norms)
+        raise ValueError(
+            f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
+        )
+    if backend != "reference":
         obstacles = native.obstacles(cell, x, state or ())
         if not obstacles:
             states, final = native.scan(

@@ -1,4 +1,4 @@
-"""The native library: found, checked, loaded once, its kernels looked up by name."""
+"""The kernel library: found, checked, loaded once, its kernels looked up by name."""
 
 import ctypes
 import os
@@ -34,7 +34,15 @@ class _Cell(ctypes.Structure):
         *((field, ctypes.c_char_p) for field in ("name", "projection", "weight", "vector_names")),
         *(
             (field, ctypes.c_int64)
-            for field in ("transposed", "projected", "products", "vectors", "states", "kept", "grads")
+            for field in (
+                "transposed",
+                "projected",
+                "products",
+                "vectors",
+                "states",
+                "kept",
+                "grads",
+            )
         ),
     ]
 
@@ -76,7 +84,7 @@ def _load() -> ctypes.CDLL | str:
     path = _path()
     if path is None:
         return (
-            "the native library is not built; install a C++ compiler (g++ or clang++) and reinstall "
+            "the kernel library is not built; install a C++ compiler (g++ or clang++) and reinstall "
             "with: pip install --force-reinstall --no-deps unrolled"
         )
     try:
@@ -84,9 +92,9 @@ def _load() -> ctypes.CDLL | str:
         loaded.unrolled_version.restype = ctypes.c_int64
         version = loaded.unrolled_version()
     except (OSError, AttributeError) as error:
-        return f"the native library {path} cannot be loaded ({error}); reinstall unrolled"
+        return f"the kernel library {path} cannot be loaded ({error}); reinstall unrolled"
     if version != VERSION:
-        return f"the native library {path} has interface {version}, expected {VERSION}; reinstall unrolled"
+        return f"the kernel library {path} has interface {version}, expected {VERSION}; reinstall unrolled"
     loaded.unrolled_built.restype = ctypes.c_char_p
     loaded.unrolled_supports.restype = ctypes.c_int64
     loaded.unrolled_supports.argtypes = [ctypes.c_char_p]

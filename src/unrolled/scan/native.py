@@ -5,16 +5,16 @@ the rest here. The operators are opaque to ``torch.compile`` and ``torch.export`
 gradient goes through the reference.
 """
 
-import ctypes
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple, cast
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
+from unrolled.cells.cell import GatedCell
 from unrolled.cells.elman import ACTIVATIONS
 from unrolled.scan import library, reference
 
@@ -39,7 +39,7 @@ def kernel_name(cell: Cell) -> str | None:
     kind = type(cell)
     if kind is Elman:
         return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
-    return {LSTM: "lstm", GRU: "gru"}.get(kind)  # type: ignore[call-overload, no-any-return]
+    return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
 
 def obstacles_of_cell(cell: Cell) -> list[str]:
@@ -53,17 +53,20 @@ def obstacles_of_cell(cell: Cell) -> list[str]:
 
 def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
     """Why no kernel can take these tensors: a line each, none if one can."""
+    tensors = [x, *(other for other in others if other is not None)]
+    if not _is_watched() and _are_plain(tensors):
+        return []
     reasons = []
-    if not x.device.type == "cpu":
+    if x.device.type != "cpu":
         reasons.append(f"x is on {x.device}; the kernels run on the CPU")
     if x.dtype not in (torch.float32, torch.float64):
         reasons.append(f"x is {x.dtype}; the kernels take float32 and float64")
-    tensors = [x, *(other for other in others if other is not None)]
     for tensor in tensors:
         if tensor.dtype != x.dtype or tensor.device != x.device:
-            reasons.append(f"x is {x.dtype} on {x.device}, a weight or state {tensor.dtype} on {tensor.device}")
+            other = f"{tensor.dtype} on {tensor.device}"
+            reasons.append(f"x is {x.dtype} on {x.device}, a weight or state {other}")
             break
-    if x.dim() == 3 and 0 in x.shape:
+    if not x.numel():
         reasons.append(f"x is empty: {list(x.shape)}")
     if torch.compiler.is_compiling():
         return reasons
@@ -76,10 +79,17 @@ def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
     elif torch.autograd.forward_ad._current_level >= 0:
         reasons.append("forward-mode differentiation is on")
     for tensor in tensors:
+        if tensor.layout is not torch.strided:
+            reasons.append(f"a tensor is {tensor.layout}; the kernels take dense ones")
+            break
         if type(tensor) not in _PLAIN and not isinstance(tensor, torch._subclasses.FakeTensor):
             reasons.append(f"a tensor is a {type(tensor).__name__}, not a plain tensor")
             break
-    if torch.jit.is_tracing():
+    if any(tensor.is_neg() or tensor._is_zerotensor() for tensor in tensors):
+        reasons.append(
+            "a tensor's sign or zeros are not written yet; call resolve_neg() or clone()"
+        )
+    if torch._C._get_tracing_state() is not None:
         reasons.append("torch.jit.trace is running; trace the reference, or use torch.export")
     return reasons
 
@@ -87,8 +97,33 @@ def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
 _PLAIN = (Tensor, nn.Parameter)
 
 
+def _are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are tensors as kernels take them: what nearly every call is, found quickly."""
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.float64) or not tensors[0].numel():
+        return False
+    for t in tensors:
+        if type(t) not in _PLAIN or t.dtype is not dtype or not t.is_cpu:
+            return False
+        if t.layout is not torch.strided or t.is_neg() or t._is_zerotensor():
+            return False
+    return True
+
+
+def _is_watched() -> bool:
+    """Whether anything in PyTorch looks on that could change what a call means."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing() -> str | None:
-    """Why there is no native library, in one line; None if there is one."""
+    """Why there is no kernel library, in one line; None if there is one."""
     return library.missing()
 
 
@@ -110,10 +145,15 @@ def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     unknown = obstacles_of_cell(cell)
     if unknown:
         return unknown
-    return obstacles_of_tensors(x, *cell.parameters(), *state)
+    built_in = cast(GatedCell, cell)  # a weight need not be a parameter: it may be computed
+    weights = (built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
+    return obstacles_of_tensors(x, *weights, *state)
 
 
 # --- The call ------------------------------------------------------------------------------------
+
+
+Optional = Tensor | None
 
 
 class Weights(NamedTuple):
@@ -139,8 +179,17 @@ def scan(
     """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
     name = kernel_name(cell)
     assert name is not None
-    built_in = cast("LSTM | GRU | Elman", cell)
+    built_in = cast(GatedCell, cell)
     weights = Weights(built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
+    if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
+        weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
+    rows = built_in.gates * cell.hidden_size
+    expected = ((rows, cell.input_size), (rows, cell.hidden_size), (rows,), (rows,))
+    for field, weight, shape in zip(Weights._fields, weights, expected, strict=True):
+        if weight is None and field.startswith("weight"):
+            raise ValueError(f"{field}: got None, expected {list(shape)}")
+        if weight is not None and weight.shape != shape:
+            raise ValueError(f"{field}: got shape {list(weight.shape)}, expected {list(shape)}")
     return run(
         name,
         x,
@@ -190,10 +239,14 @@ def run(
     start: tuple[Tensor | None, ...] = state if state is not None else ()
     tensors = (x, *weights, *start)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        # The backward pass reads them again: what the caller writes into them meanwhile is not meant.
+        lengths, resets = (t if t is None else t.clone() for t in (lengths, resets))
         outputs = _Sweep.apply(name, lengths, resets, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
         count = len(outputs) // 2 if every else 1
         return outputs[:count], outputs[count:]
-    outputs = _forward_operator()(name, *tensors[:5], list(start), lengths, resets, reverse, every, False)
+    outputs = _forward_operator()(
+        name, *tensors[:5], list(start), lengths, resets, reverse, every, False
+    )
     count = len(outputs) // 2 if every else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
 
@@ -205,7 +258,18 @@ class _Sweep(torch.autograd.Function):
     def forward(ctx, name, lengths, resets, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         outputs = _forward_operator()(
-            name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, True, True
+            name,
+            x,
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            start,
+            lengths,
+            resets,
+            reverse,
+            True,
+            True,
         )
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
@@ -224,9 +288,11 @@ class _Sweep(torch.autograd.Function):
         d_final = list(gradients[shown:])
         wanted = list(ctx.needs_input_grad[6:])
         nothing = (None,) * 6
-        if torch.is_grad_enabled():  # the gradient itself will be differentiated
+        given = [d for d in gradients if d is not None]
+        if torch.is_grad_enabled() or any(map(torch._C._functorch.is_batchedtensor, given)):
+            # The gradient itself will be differentiated, or many are asked for at once.
             return nothing + _by_reference(
-                name, lengths, resets, reverse, tensors, wanted, d_states, d_final
+                name, lengths, resets, reverse, tensors, wanted, d_states, d_final, norms
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         results = _backward_operator()(
@@ -262,9 +328,17 @@ class _Reference(nn.Module):
         super().__init__()
         self.cell = cell
 
-    def forward(self, x, state, lengths, resets, reverse):  # type: ignore[no-untyped-def]
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Optional,
+        resets: Optional,
+        reverse: bool,
+        norms: Sequence[Tensor] | None,
+    ) -> tuple[State, State]:
         return reference.scan(
-            self.cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=None
+            self.cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
         )
 
 
@@ -274,26 +348,68 @@ def _prototype(name: str, inputs: int, units: int, bias: bool) -> _Reference:
         return _Reference(MAKERS[name](inputs, units, bias=bias))
 
 
-def _by_reference(name, lengths, resets, reverse, tensors, wanted, d_states, d_final):  # type: ignore[no-untyped-def]
-    """The gradients as a differentiable function of the inputs and of the gradients that came in."""
-    x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
-    module = _prototype(name, x.shape[2], weight_hh.shape[1], bias_ih is not None or bias_hh is not None)
-    given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+def _by_reference(
+    name: str,
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    tensors: Sequence[Optional],
+    wanted: Sequence[bool],
+    d_states: Sequence[Optional],
+    d_final: Sequence[Optional],
+    norms: Sequence[Tensor] | None,
+) -> tuple[Optional, ...]:
+    """The gradients as a differentiable function of the inputs and of the gradients that came in.
+
+    They are taken in aliases of the inputs, since an input may have been computed from another one.
+    """
+    later = torch.is_grad_enabled()
+    with torch.enable_grad():
+        tensors = [t if t is None else t.view_as(t) for t in tensors]
+        for alias, want in zip(tensors, wanted, strict=True):
+            if want and alias is not None and not alias.requires_grad:
+                alias.requires_grad_()
+        return _differentiate(
+            name, lengths, resets, reverse, tensors, wanted, d_states, d_final, norms, later
+        )
+
+
+def _differentiate(
+    name: str,
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    tensors: Sequence[Optional],
+    wanted: Sequence[bool],
+    d_states: Sequence[Optional],
+    d_final: Sequence[Optional],
+    norms: Sequence[Tensor] | None,
+    create_graph: bool,
+) -> tuple[Optional, ...]:
+    x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
+    given = dict(zip(Weights._fields, tensors[1:5], strict=True))
     parameters = {f"cell.{key}": value for key, value in given.items() if value is not None}
+    units = parameters["cell.weight_hh"].shape[1]
+    module = _prototype(name, x.shape[2], units, "cell.bias_ih" in parameters)
     state = tuple(start) if start else None
     states, final = torch.func.functional_call(
-        module, parameters, (x, state, lengths, resets, reverse)
+        module, parameters, (x, state, lengths, resets, reverse, norms)
     )
     pairs = [
-        (y, d) for y, d in zip((*states, *final), (*d_states, *d_final), strict=True) if d is not None
+        (y, d)
+        for y, d in zip((*states, *final), (*d_states, *d_final), strict=True)
+        if d is not None and y.requires_grad  # with lengths of 0 alone nothing depends on anything
     ]
-    sources = [t for t, want in zip(tensors, wanted, strict=True) if want]
+    sources = [t for t, want in zip(tensors, wanted, strict=True) if want and t is not None]
+    if not pairs:
+        zeros = iter([torch.zeros_like(source) for source in sources])
+        return tuple(next(zeros) if want else None for want in wanted)
     found = iter(
         torch.autograd.grad(
             [y for y, _ in pairs],
             sources,
             [d for _, d in pairs],
-            create_graph=True,
+            create_graph=create_graph,
             materialize_grads=True,
         )
     )
@@ -302,7 +418,7 @@ def _by_reference(name, lengths, resets, reverse, tensors, wanted, d_states, d_f
 
 # --- The operators -------------------------------------------------------------------------------
 
-_LIBRARY = torch.library.Library("unrolled", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 _WEIGHTS = "Tensor x, Tensor weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
 _GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, bool reverse"
 _LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
@@ -315,13 +431,13 @@ _LIBRARY.define(
 def _forward_operator() -> Callable[..., Sequence[Tensor]]:
     """The operator where something looks on (a compiler, a dispatch mode), else the bare function."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return torch.ops.unrolled.forward.default  # type: ignore[no-any-return]
+        return torch.ops.unrolled.forward.default
     return _forward
 
 
 def _backward_operator() -> Callable[..., Sequence[Tensor]]:
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return torch.ops.unrolled.backward.default  # type: ignore[no-any-return]
+        return torch.ops.unrolled.backward.default
     return _backward
 
 
@@ -335,9 +451,10 @@ def _sizes(
     found = None if ragged else _work_sizes.get(key)
     if found is None:
         found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
-        if len(_work_sizes) > 1000:
-            _work_sizes.clear()
-        _work_sizes[key] = found
+        if not ragged:  # with lengths it depends on each of them
+            if len(_work_sizes) > 1000:
+                _work_sizes.clear()
+            _work_sizes[key] = found
     return found
 
 
@@ -353,13 +470,31 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
     return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
 
 
+def _written(gradient: Optional) -> Optional:
+    """``gradient`` with its numbers in memory: PyTorch may put off a change of sign, or zeros."""
+    if gradient is None or not (gradient.is_neg() or gradient._is_zerotensor()):
+        return gradient
+    return torch.zeros(gradient.shape, dtype=gradient.dtype, device="cpu") + gradient
+
+
 _NONE = [0] * STATES
 
 
 class _Given:
     """What both calls pass alike; holds every tensor whose address was taken."""
 
-    def __init__(self, name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets):  # type: ignore[no-untyped-def]
+    def __init__(
+        self,
+        name: str,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Optional,
+        bias_ih: Optional,
+        bias_hh: Optional,
+        start: Sequence[Tensor],
+        lengths: Optional,
+        resets: Optional,
+    ) -> None:
         self.kernel = kernel = library.kernel(name, x.dtype)
         steps, lanes, inputs = x.shape
         self.weight_hh = _dense(weight_hh)
@@ -369,8 +504,14 @@ class _Given:
         self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
         self.start = [_dense(s) for s in start]
         self.lengths = None
-        if lengths is not None and not bool((lengths == steps).all()):
-            self.lengths = lengths.to("cpu", torch.int64).contiguous()
+        self.real = steps * lanes
+        if lengths is not None:
+            lengths = lengths.to("cpu", torch.int64).contiguous()
+            least, most = (int(n) for n in lengths.aminmax())
+            if least < 0 or most > steps:  # which a compiled caller could not see before
+                raise ValueError(f"lengths: got {least} to {most}, expected from 0 to T = {steps}")
+            if least < steps:
+                self.lengths, self.real = lengths, int(lengths.sum())
         self.resets = None if resets is None else resets.to("cpu", torch.uint8).contiguous()
         biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
         added = [biases[n] for n in kernel.biases]
@@ -383,11 +524,22 @@ class _Given:
         ]
 
 
-def _forward(  # type: ignore[no-untyped-def]
-    name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, every, keep
+def _forward(
+    name: str,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Optional,
+    bias_ih: Optional,
+    bias_hh: Optional,
+    start: Sequence[Tensor],
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    every: bool,
+    keep: bool,
 ) -> list[Tensor]:
     given = _Given(name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets)
-    kernel, (steps, lanes, inputs, units) = given.kernel, given.sizes
+    kernel, (steps, lanes, _, units) = given.kernel, given.sizes
     every = every or keep
     states = [
         x.new_empty((steps, lanes, units) if every or s == 0 else (lanes, units))
@@ -402,39 +554,44 @@ def _forward(  # type: ignore[no-untyped-def]
     bare = FIELDS.pack(*head, 0, 0, *tail)
     key = (id(kernel), number, keep, every, *given.sizes)
     work, packed = _sizes(kernel, bare, key, False, given.lengths is not None)
-    scratch = torch.empty(work + packed, dtype=torch.uint8)
+    scratch = torch.empty(work + packed, dtype=torch.uint8, device="cpu")
     address = scratch.data_ptr()
     kernel.forward(FIELDS.pack(*head, address + work, address, *tail))
+    kept[given.real :].zero_()  # so that equal calls give equal tensors
     shown = states if every else states[:1]
     return [*shown, *final, kept] if keep else [*shown, *final]
 
 
-def _backward(  # type: ignore[no-untyped-def]
-    name,
-    x,
-    weight_ih,
-    weight_hh,
-    bias_ih,
-    bias_hh,
-    start,
-    lengths,
-    resets,
-    reverse,
-    states,
-    kept,
-    d_states,
-    d_final,
-    wanted,
-    norms,
+def _backward(
+    name: str,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Optional,
+    bias_ih: Optional,
+    bias_hh: Optional,
+    start: Sequence[Tensor],
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    states: Sequence[Tensor],
+    kept: Tensor,
+    d_states: Sequence[Optional],
+    d_final: Sequence[Optional],
+    wanted: Sequence[bool],
+    norms: bool,
 ) -> list[Tensor]:
     """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
     given = _Given(name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets)
-    kernel, (steps, lanes, inputs, units) = given.kernel, given.sizes
-    d_states = [d if d is None or d.stride(-1) == 1 else d.contiguous() for d in d_states]
-    d_final = [_dense(d) for d in d_final]
+    kernel, (steps, lanes, *_) = given.kernel, given.sizes
+    d_states = [
+        d if d is None or d.stride(-1) == 1 else d.contiguous() for d in map(_written, d_states)
+    ]
+    d_final = [_dense(d) for d in map(_written, d_final)]
     tensors = (x, weight_ih, weight_hh, bias_ih, bias_hh, *start)
     results = [
-        torch.empty(t.shape, dtype=x.dtype) if want and t is not None else x.new_empty(0)
+        torch.empty(t.shape, dtype=x.dtype, device="cpu")
+        if want and t is not None
+        else x.new_empty(0)
         for t, want in zip(tensors, wanted, strict=True)
     ]
     asked = [r if want else None for r, want in zip(results, wanted, strict=True)]
@@ -454,42 +611,127 @@ def _backward(  # type: ignore[no-untyped-def]
     bare = FIELDS.pack(*head, 0, *tail)
     key = (id(kernel), number, norms, *given.sizes)
     work, _ = _sizes(kernel, bare, key, True, given.lengths is not None)
-    scratch = torch.empty(work, dtype=torch.uint8)
+    scratch = torch.empty(work, dtype=torch.uint8, device="cpu")
     kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
     for other in summed[1:]:
         other.copy_(summed[0])
     return [*results, *found]
 
 
-def _shapes_forward(  # type: ignore[no-untyped-def]
-    name, x, weight_ih, weight_hh, bias_ih, bias_hh, start, lengths, resets, reverse, every, keep
+class Step:
+    """One layer, one step a call, without gradient: every address is fixed and every weight packed.
+
+    Args:
+        name: the kernel.
+        weights: the layer's; a change of theirs is noticed at the next step.
+        lanes: B.
+        below: the layer whose output this one reads; by default ``x`` is for the caller to fill.
+    """
+
+    def __init__(
+        self, name: str, weights: Weights, lanes: int, below: "Step | None" = None
+    ) -> None:
+        weight = weights.weight_ih
+        self.kernel = kernel = library.kernel(name, weight.dtype)
+        self.weights = [w for w in weights if w is not None]
+        units = weight.shape[0] // kernel.projected
+        empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
+        self.x = empty(lanes, weight.shape[1])
+        self.outputs = (empty(lanes, units), empty(lanes, units))  # read and written in turn
+        self.others = [empty(lanes, units) for _ in range(kernel.states - 1)]
+        self.turn = 0
+        bare_weights = Weights(
+            weight.detach(), *(w if w is None else w.detach() for w in weights[1:])
+        )
+        self._given = [
+            _Given(
+                name,
+                (self.x if below is None else below.outputs[1 - turn]).unsqueeze(0),
+                *bare_weights,
+                start=[self.outputs[turn], *self.others],
+                lengths=None,
+                resets=None,
+            )
+            for turn in (0, 1)
+        ]
+        kept = empty(lanes, kernel.slots, units)
+        sizes = self._given[0].sizes
+        tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+
+        def call(turn: int, ready: bool, packed: int, work: int) -> bytes:
+            states = [self.outputs[1 - turn], *self.others]
+            head = [*sizes, torch.get_num_threads(), 0, 0, ready, *self._given[turn].fields]
+            head += [*_four(states), 0, *_NONE, kept.data_ptr(), packed, work]
+            return FIELDS.pack(*head, *tail)
+
+        bare = call(0, False, 0, 0)
+        work = kernel.work_bytes(bare, 0)
+        scratch = torch.empty(work + kernel.packed_bytes(bare), dtype=torch.uint8, device="cpu")
+        address = scratch.data_ptr()
+        self._calls = [
+            [call(turn, ready, address + work, address) for turn in (0, 1)]
+            for ready in (False, True)
+        ]
+        self._memory = (kept, scratch)
+        self._seen: list[int] = []
+
+    def run(self) -> Tensor:
+        """Take a step; the output is overwritten by the step after the next."""
+        seen = [w._version for w in self.weights]
+        turn = self.turn
+        self.kernel.forward(self._calls[seen == self._seen][turn])
+        self._seen = seen
+        self.turn = 1 - turn
+        return self.outputs[1 - turn]
+
+    @property
+    def state(self) -> State:
+        """The state tensors themselves, each ``[B, size]``, until the next step."""
+        return (self.outputs[self.turn], *self.others)
+
+
+def _shapes_forward(
+    name: str,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Optional,
+    bias_ih: Optional,
+    bias_hh: Optional,
+    start: Sequence[Tensor],
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    every: bool,
+    keep: bool,
 ) -> list[Tensor]:
     kernel = library.kernel(name, x.dtype)
     steps, lanes, _ = x.shape
     units = weight_ih.shape[0] // kernel.projected
-    states = [x.new_empty(steps, lanes, units) for _ in range(kernel.states if every or keep else 1)]
+    states = [
+        x.new_empty(steps, lanes, units) for _ in range(kernel.states if every or keep else 1)
+    ]
     final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
     kept = [x.new_empty(steps * lanes, kernel.slots, units)] if keep else []
     return [*states, *final, *kept]
 
 
-def _shapes_backward(  # type: ignore[no-untyped-def]
-    name,
-    x,
-    weight_ih,
-    weight_hh,
-    bias_ih,
-    bias_hh,
-    start,
-    lengths,
-    resets,
-    reverse,
-    states,
-    kept,
-    d_states,
-    d_final,
-    wanted,
-    norms,
+def _shapes_backward(
+    name: str,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Optional,
+    bias_ih: Optional,
+    bias_hh: Optional,
+    start: Sequence[Tensor],
+    lengths: Optional,
+    resets: Optional,
+    reverse: bool,
+    states: Sequence[Tensor],
+    kept: Tensor,
+    d_states: Sequence[Optional],
+    d_final: Sequence[Optional],
+    wanted: Sequence[bool],
+    norms: bool,
 ) -> list[Tensor]:
     tensors = (x, weight_ih, weight_hh, bias_ih, bias_hh, *start)
     results = [

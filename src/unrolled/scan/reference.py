@@ -56,7 +56,7 @@ def scan(
             after = tuple(new.view_as(new) for new in after)
         for k, new in enumerate(after):
             if norms is not None and new.requires_grad:
-                new.register_hook(partial(_note, norms[k], t, rows))
+                new.register_hook(partial(_note, norms[k], t, rows))  # type: ignore[no-untyped-call]
             zeros = nothing[k]
             every[k][t] = new if rows is None else zeros.index_copy(0, rows, new.to(zeros.dtype))
         if rows is None:

@@ -1,4 +1,4 @@
-"""One cell over time: directions, lengths, padding, states, and transforms of ``torch.func``."""
+"""One cell over time in plain PyTorch: directions, lengths, padding, states, ``torch.func``."""
 
 import functools
 from collections.abc import Callable
@@ -20,9 +20,11 @@ from tests.compare import (
 )
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import scan
+from unrolled.scan import scan as scan_by
 
 D, H = 3, 5
+
+scan = functools.partial(scan_by, backend="reference")
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
     "Elman": cells.Elman,

@@ -1,0 +1,75 @@
+"""Swaps the recurrent layers of a model for their twins."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+
+from unrolled.layers.explain import Explanation, described, explain, recurrent_layers
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.twins import Twin, become_twin, why_no_twin
+from unrolled.scan import Backend, check_backend
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def accelerate(
+    model: Model, *, backend: Backend = "auto", report: Callable[[str], object] | None = print
+) -> Model:
+    """Make every ``torch.nn.RNN``, ``LSTM`` and ``GRU`` in ``model`` its twin, in place.
+
+    A layer stays the same object, with the same parameters, hooks, parametrizations and attributes:
+    only its class changes. So optimizers go on, and a layer that several modules share is swapped
+    for all of them. What cannot be swapped is left as it is: subclasses, which may compute something
+    else, layers whose ``forward`` has been replaced, and those of TorchScript or quantised.
+
+        >>> import torch
+        >>> from unrolled import layers
+        >>> model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(3, 5), "head": torch.nn.Linear(5, 2)})
+        >>> model = layers.accelerate(model, report=None)
+        >>> type(model["encoder"])
+        <class 'unrolled.layers.twins.LSTM'>
+
+    Args:
+        model: a model, or such a layer itself.
+        backend: as for the twins.
+        report: told, a line a recurrent layer, which path it takes now, or why it was left. ``None``
+            for silence; a logger's ``info`` to log it.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        TypeError, ValueError: ``model`` is not a module, or ``backend`` none of the three; nothing
+            has been swapped.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_backend(backend)
+    lines = [
+        f"{name or 'model'}: {_swap(layer, backend)}" for name, layer in recurrent_layers(model)
+    ]
+    if report is not None:
+        for line in lines or [f"{type(model).__name__}: no recurrent layer inside"]:
+            report(line)
+    return model
+
+
+def _swap(layer: nn.Module, backend: Backend) -> str:
+    """Swap ``layer`` if it can be, and say what was done."""
+    if isinstance(layer, Twin | Recurrent):
+        return f"{described(layer)}, nothing to swap: {_path(explain(layer))}"
+    reason = why_no_twin(layer)
+    if reason is not None or not isinstance(layer, nn.RNNBase):
+        return f"{described(layer)}, left: {reason}"
+    before = described(layer)
+    become_twin(layer)
+    layer.backend = backend
+    return f"{before}, swapped: {_path(explain(layer))}"
+
+
+def _path(explanation: Explanation) -> str:
+    """The path, and the facts behind it, in one line."""
+    if explanation.path == "native":
+        return f"native, {explanation.instruction_set}, threads: {explanation.threads}"
+    return f"{explanation.path}, {'; '.join(explanation.reasons)}"

@@ -1,0 +1,358 @@
+"""The recurrent layers of ``torch.nn``, run by the native kernels wherever these can.
+
+A twin *is* a layer of ``torch.nn``: it is built, called, saved and loaded by the parent's own code.
+What it adds is a second path through ``forward``. The reference path is the parent's.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from unrolled.cells import State
+from unrolled.scan import Backend, check_backend, native
+
+if TYPE_CHECKING:
+    from unrolled.layers.stream import Stream
+
+Hidden = Tensor | Sequence[Tensor]
+Weights = list[list[Tensor]]
+
+# For each ``mode`` of ``torch.nn``: the kernel, and G, its gate blocks.
+KERNELS = {"RNN_TANH": ("elman_tanh", 1), "RNN_RELU": ("elman_relu", 1)}
+KERNELS |= {"LSTM": ("lstm", 4), "GRU": ("gru", 3)}
+
+
+class Twin(nn.RNNBase):
+    """What the twins share: choosing a path, and depth × directions of native sweeps."""
+
+    backend: Backend = "auto"
+
+    def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
+        check_backend(backend)
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    def forward(self, input: Tensor | PackedSequence, hx: Hidden | None = None) -> Any:  # noqa: A002
+        """Run over the whole of ``input``, with arguments and results as in ``torch.nn``.
+
+        Args:
+            input: ``[T, B, D]``, ``[B, T, D]`` if ``batch_first``, ``[T, D]`` for one sequence, or a
+                ``PackedSequence``.
+            hx: the state before the first step, ``[L*S, B, H]`` (``[L*S, H]`` for one sequence); for
+                LSTM a pair of them. Zeros by default.
+
+        Returns:
+            The outputs, ``[T, B, S*H]`` or in the form of ``input``, and the state after each lane's
+            last step, in the form of ``hx``.
+
+        Raises:
+            TypeError: ``input`` or ``hx`` is not of the kind above.
+            ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
+            RuntimeError: ``backend="native"``, and the kernels cannot take this call.
+        """
+        if self.backend == "reference":
+            return super().forward(input, hx)
+        check_kinds(self, input, hx)
+        weights = weights_of(self)
+        if reasons := obstacles(self, weights, input, hx):
+            if self.backend == "native":
+                raise RuntimeError(_refusal(self, reasons))
+            return super().forward(input, hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, weights)
+
+        state = _as_state(hx)
+        shape, rows = input.shape, len(weights)
+        lanes = shape[:-2] if len(shape) == 2 or self.batch_first else shape[1:-1]
+        if (
+            not 2 <= len(shape) <= 3
+            or shape[-1] != self.input_size
+            or any(s.shape != (rows, *lanes, self.hidden_size) for s in state)
+        ):
+            return super().forward(input, hx)  # raises torch.nn's own error
+        if not lanes:
+            y, final = self._sweep(input.unsqueeze(1), [s.unsqueeze(1) for s in state], weights)
+            return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
+        if self.batch_first:
+            y, final = self._sweep(input.transpose(0, 1), state, weights)
+            return y.transpose(0, 1), self._as_hidden(final)
+        y, final = self._sweep(input, state, weights)
+        return y, self._as_hidden(final)
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Hidden | None, weights: Weights
+    ) -> tuple[PackedSequence, Any]:
+        """Unpack, sweep and pack again, all in the order in which the lanes are packed."""
+        data, batch_sizes, order, back = packed
+        state = _as_state(hx)
+        expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
+        if data.dim() != 2 or data.shape[1] != self.input_size:
+            self.check_input(data, batch_sizes)
+        if any(s.shape != expected for s in state):
+            self.check_forward_args(data, self._as_hidden(state), batch_sizes)
+        if order is not None:
+            state = [s.index_select(1, order) for s in state]
+        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        y, final = self._sweep(x, state, weights, lengths)
+        if back is not None:
+            final = [s.index_select(1, back) for s in final]
+        data = pack_padded_sequence(y, lengths).data
+        return PackedSequence(data, batch_sizes, order, back), self._as_hidden(final)
+
+    def _sweep(
+        self,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Weights,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Depth × directions of native sweeps over ``x`` ``[T, B, D]``.
+
+        ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
+        """
+        kernel, gates = KERNELS[self.mode]
+        rows = gates * self.hidden_size
+        directions = 2 if self.bidirectional else 1
+        starts = list(zip(*(s.unbind(0) for s in state), strict=True))
+        finals: list[State] = []
+        outputs: list[Tensor] = []
+        for k, group in enumerate(weights):
+            expected = ((rows, x.shape[2]), (rows, self.hidden_size), (rows,), (rows,))
+            for name, weight, shape in zip(self._all_weights[k], group, expected, strict=False):
+                if weight.shape != shape:
+                    got = f"got shape {list(weight.shape)}, expected {list(shape)}"
+                    raise ValueError(f"{name}: {got}")
+            weight_ih, weight_hh, *biases = group
+            bias_ih, bias_hh = biases or (None, None)
+            y, final = native.sweep(
+                kernel,
+                x,
+                starts[k] if starts else None,
+                weight_ih,
+                weight_hh,
+                bias_ih,
+                bias_hh,
+                lengths=lengths,
+                reverse=len(outputs) == 1,
+            )
+            finals.append(final)
+            outputs.append(y)
+            if len(outputs) == directions:
+                x = y if directions == 1 else torch.cat(outputs, 2)
+                outputs = []
+                if self.dropout and self.training and k + 1 < len(weights):
+                    x = F.dropout(x, self.dropout)
+        if len(finals) == 1:
+            return x, [s.unsqueeze(0) for s in finals[0]]
+        return x, [torch.stack(tensors) for tensors in zip(*finals, strict=True)]
+
+    def _as_hidden(self, state: Sequence[Tensor]) -> Any:
+        """A state as ``torch.nn`` gives it: a pair for LSTM, else the tensor itself."""
+        return tuple(state) if self.mode == "LSTM" else state[0]
+
+    def stream(self, lanes: int = 1) -> "Stream":
+        """This layer one step a call, without gradient, for ``lanes`` sequences at once."""
+        from unrolled.layers.stream import Stream  # which is built on this module
+
+        return Stream(self, lanes)
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        return shown if self.backend == "auto" else f"{shown}, backend={self.backend}"
+
+    def __prepare_scriptable__(self) -> nn.RNNBase:
+        """TorchScript compiles the parent's code: it knows no kernels."""
+        plain: nn.RNNBase = copy.copy(self)
+        plain.__class__ = next(parent for parent, twin in TWINS.items() if isinstance(self, twin))
+        return plain
+
+
+class RNN(Twin, nn.RNN):
+    """``torch.nn.RNN``, by the native kernels wherever these can.
+
+    ``RNN(input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
+    dropout=0.0, bidirectional=False, device=None, dtype=None, *, backend="auto")``
+
+    All but ``backend`` is as in ``torch.nn.RNN``, the state dict too. Where the kernels cannot take
+    a call, ``torch.nn`` runs it, and ``unrolled.explain`` says why.
+
+    Source: Elman, "Finding Structure in Time", Cognitive Science 14 (1990).
+
+        >>> import torch
+        >>> from unrolled import layers
+        >>> y, h_n = layers.RNN(3, 5, nonlinearity="relu", bidirectional=True)(torch.randn(7, 2, 3))
+        >>> y.shape, h_n.shape
+        (torch.Size([7, 2, 10]), torch.Size([2, 2, 5]))
+
+    Args:
+        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+            "native" raises where the kernels cannot take a call.
+    """
+
+
+class LSTM(Twin, nn.LSTM):
+    """``torch.nn.LSTM``, by the native kernels wherever these can.
+
+    ``LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+    bidirectional=False, proj_size=0, device=None, dtype=None, *, backend="auto")``
+
+    All but ``backend`` is as in ``torch.nn.LSTM``, the state dict too. Where the kernels cannot take
+    a call, ``torch.nn`` runs it, and ``unrolled.explain`` says why.
+
+    Source: Hochreiter & Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997).
+
+        >>> import torch
+        >>> from unrolled import layers
+        >>> y, (h_n, c_n) = layers.LSTM(3, 5, num_layers=2)(torch.randn(7, 2, 3))
+        >>> y.shape, h_n.shape, c_n.shape
+        (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]), torch.Size([2, 2, 5]))
+
+    Args:
+        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+            "native" raises where the kernels cannot take a call.
+    """
+
+
+class GRU(Twin, nn.GRU):
+    """``torch.nn.GRU``, by the native kernels wherever these can.
+
+    ``GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+    bidirectional=False, device=None, dtype=None, *, backend="auto")``
+
+    All but ``backend`` is as in ``torch.nn.GRU``, the state dict too. Where the kernels cannot take
+    a call, ``torch.nn`` runs it, and ``unrolled.explain`` says why.
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014.
+
+        >>> import torch
+        >>> from unrolled import layers
+        >>> y, h_n = layers.GRU(3, 5, batch_first=True)(torch.randn(2, 7, 3))
+        >>> y.shape, h_n.shape
+        (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+
+    Args:
+        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+            "native" raises where the kernels cannot take a call.
+    """
+
+
+TWINS: dict[type[nn.RNNBase], type[Twin]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
+
+
+def weights_of(layer: nn.RNNBase) -> Weights:
+    """The weights of each sweep, by layer, then direction, as they are at this moment.
+
+    Read by name, since a hook or a parametrization may put another tensor behind it at every call;
+    and once a call, since that may be costly or random.
+    """
+    plain = cast(dict[str, Tensor], layer._parameters)
+    return [
+        [
+            plain[n] if n in plain else getattr(layer, n) for n in names
+        ]  # getattr alone is 20x slower
+        for names in layer._all_weights
+    ]
+
+
+def obstacles(
+    layer: Twin,
+    weights: Weights,
+    x: Tensor | PackedSequence | None = None,
+    hx: Hidden | None = None,
+) -> list[str]:
+    """Why the native path cannot take this call, one line a reason; nothing if it can.
+
+    Without ``x``: why it could not take any.
+
+    """
+    reasons = []
+    missing = native.missing()
+    if missing is not None:
+        reasons.append(missing)
+    if layer.proj_size:
+        reasons.append(f"proj_size is {layer.proj_size}: no kernel has two products in a step")
+    tensors = [weight for group in weights for weight in group]
+    tensors += _as_state(hx)
+    if x is not None:
+        data = x.data if isinstance(x, PackedSequence) else x
+        tensors.insert(0, data)
+        if data.dim() == 2 and not data.numel():
+            reasons.append(f"input is empty: {list(data.shape)}")
+    return reasons + native.obstacles_of_tensors(*tensors)
+
+
+def check_kinds(layer: Twin, x: object, hx: object) -> None:
+    """Refuse an ``x`` that is no tensor or ``PackedSequence``, and an ``hx`` of the wrong kind.
+
+    Raises:
+        TypeError: says what was got, and what was expected.
+    """
+    if not isinstance(x, Tensor | PackedSequence):
+        raise TypeError(
+            f"input: got {type(x).__name__}, expected a tensor or a PackedSequence; "
+            "make a tensor of it with torch.as_tensor()"
+        )
+    if hx is None:
+        return
+    if layer.mode == "LSTM":
+        fits = isinstance(hx, tuple | list) and [isinstance(s, Tensor) for s in hx] == [True, True]
+        expected = "a pair of tensors (h_0, c_0)"
+    else:
+        fits, expected = isinstance(hx, Tensor), "a tensor h_0"
+    if not fits:
+        got = type(hx).__name__
+        if isinstance(hx, tuple | list):
+            got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
+        raise TypeError(f"hx: got {got}, expected {expected}")
+
+
+def _as_state(hx: Hidden | None) -> Sequence[Tensor]:
+    """The tensors of a state as ``torch.nn`` takes it."""
+    if hx is None:
+        return ()
+    return (hx,) if isinstance(hx, Tensor) else hx
+
+
+def _refusal(layer: Twin, reasons: list[str]) -> str:
+    lines = "".join(f"\n- {reason}" for reason in reasons)
+    return (
+        f'{type(layer).__name__}: got backend="native", but the kernels cannot take this call:{lines}'
+        '\nmend that, or set backend="auto", with which torch.nn runs such calls'
+    )
+
+
+def why_no_twin(layer: nn.Module) -> str | None:
+    """Why a recurrent layer cannot become its twin, or ``None`` if it can."""
+    kind = _without_parametrizations(layer)
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "it is compiled by TorchScript"
+    if not issubclass(kind, nn.RNNBase):
+        return "it is torch.ao's, for quantisation"
+    if kind not in TWINS:
+        parent = next((p for p in TWINS if issubclass(kind, p)), nn.RNNBase)
+        return f"it is a subclass of torch.nn.{parent.__name__}, and may compute something else"
+    if "forward" in vars(layer):
+        return "its forward has been replaced"
+    return None
+
+
+def become_twin(layer: nn.RNNBase) -> None:
+    """Make a layer of ``torch.nn`` its twin: the same object, all that it holds untouched."""
+    kind = type(layer)
+    twin = TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))]
+    if kind not in TWINS:  # a class that parametrize made for this layer, with properties on it
+        made = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+        twin = type(kind.__name__, (twin,), made)
+    layer.__class__ = twin
+
+
+def _without_parametrizations(layer: nn.Module) -> type[nn.Module]:
+    """The class of ``layer``; of a parametrised one, the class it had before."""
+    kind = type(layer)
+    return kind.__bases__[0] if parametrize.is_parametrized(layer) else kind
