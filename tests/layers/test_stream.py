@@ -65,6 +65,17 @@ def test_changed_weights_take_effect():
     assert_close_by_name({"y": stepped(stream, x)}, {"y": expected.detach()}, 3)
 
 
+def test_replaced_weights_take_effect():
+    layer, other = unrolled.LSTM(4, 7, 2), unrolled.LSTM(4, 7, 2)
+    x = torch.randn(5, 1, 4)
+    stream = layer.stream(1)
+    stepped(stream, x[:2])
+    start = stream.state
+    layer.load_state_dict(other.state_dict(), assign=True)
+    expected, _ = other(x[2:], start)
+    assert_close_by_name({"y": stepped(stream, x[2:])}, {"y": expected.detach()}, 3)
+
+
 def test_what_cannot_be_streamed_is_refused():
     with pytest.raises(ValueError, match="bidirectional"):
         unrolled.GRU(4, 7, bidirectional=True).stream(1)

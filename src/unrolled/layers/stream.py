@@ -15,8 +15,9 @@ from unrolled.shapes import check_size, check_state
 class Stream:
     """A twin taken one step a call, without gradient: ``y_t = stream(x_t)``.
 
-    The state stays inside. With the kernels nothing is allocated or packed again at a step; weights
-    that an optimizer or ``load_state_dict`` changes in place take effect at the next one.
+    The state stays inside. With the kernels nothing is allocated or packed again at a step. Weights
+    that an optimizer or ``load_state_dict`` changes take effect at the next one; a change through
+    ``weight.data`` in place, or of weights that a parametrization computes, cannot be seen.
 
         >>> import torch, unrolled
         >>> layer = unrolled.LSTM(3, 5)
@@ -40,25 +41,37 @@ class Stream:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
         self.lanes = check_size("lanes", lanes)
         self.layer = layer
-        weights = weights_of(layer)
+        self._shape = torch.Size((lanes, layer.input_size))
+        self._state: State | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Choose the path, and fix the kernels' addresses."""
+        layer, weights = self.layer, weights_of(self.layer)
         reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
         reasons = reasons or obstacles(layer, weights)
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
         """Why the kernels do not run it, a line each; empty if they do."""
-        self._steps: list[native.Step] = []
         self._like = weights[0][0]
-        self._state: State | None = None
+        self._seen = self._signature()
+        self._steps: list[native.Step] = []
         if not reasons:
-            name, _ = KERNELS[layer.mode]
             below = None
             for group in weights:
                 given = native.Weights(*group, *[None] * (4 - len(group)))
-                below = native.Step(name, given, lanes, below)
+                below = native.Step(KERNELS[layer.mode][0], given, self.lanes, below)
                 self._steps.append(below)
             self._x = self._steps[0].x
-        self._shape = torch.Size((lanes, layer.input_size))
+
+    def _signature(self) -> list[int]:
+        """What changes when an optimizer, a loaded state dict or a move changes the weights."""
+        seen: list[int] = []
+        for weight in self.layer._parameters.values():
+            if weight is not None:
+                seen += (weight._version, weight.data_ptr())
+        return seen
 
     def __call__(self, x: Tensor) -> Tensor:
         """Take one step: ``x`` ``[B, D]`` to the output ``[B, H]``.
@@ -71,6 +84,10 @@ class Stream:
         if x.dtype is not self._like.dtype or x.device != self._like.device:
             expected = f"{self._like.dtype} on {self._like.device}"
             raise TypeError(f"x: got {x.dtype} on {x.device}, expected {expected} as the weights")
+        if self._signature() != self._seen:
+            state = self.state
+            self._prepare()
+            self.state = state
         with torch.no_grad():
             if not self._steps:
                 return self._by_reference(x)

@@ -7,7 +7,7 @@ gradient goes through the reference.
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,20 +15,12 @@ from torch import Tensor, nn
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
-from unrolled.cells.elman import ACTIVATIONS
 from unrolled.scan import library, reference
 
 STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
 FIELDS = struct.Struct(f"={8 + 10 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
 
-MAKERS: dict[str, Callable[..., Cell]] = {"lstm": LSTM, "gru": GRU}
-
-
-def _elman(activation: str) -> Callable[..., Cell]:
-    return lambda *sizes, **options: Elman(*sizes, activation=activation, **options)
-
-
-MAKERS |= {f"elman_{activation}": _elman(activation) for activation in ACTIVATIONS}
+KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 
 
 # --- Which kernel, and why not -------------------------------------------------------------------
@@ -289,7 +281,7 @@ class _Sweep(torch.autograd.Function):
         wanted = list(ctx.needs_input_grad[6:])
         nothing = (None,) * 6
         given = [d for d in gradients if d is not None]
-        if torch.is_grad_enabled() or any(map(torch._C._functorch.is_batchedtensor, given)):
+        if torch.is_grad_enabled() or any(map(_is_batched, given)):
             # The gradient itself will be differentiated, or many are asked for at once.
             return nothing + _by_reference(
                 name, lengths, resets, reverse, tensors, wanted, d_states, d_final, norms
@@ -321,31 +313,25 @@ class _Sweep(torch.autograd.Function):
         )
 
 
-class _Reference(nn.Module):
-    """The reference scan of a cell, in the form that ``torch.func.functional_call`` takes."""
-
-    def __init__(self, cell: Cell) -> None:
-        super().__init__()
-        self.cell = cell
-
-    def forward(
-        self,
-        x: Tensor,
-        state: State | None,
-        lengths: Optional,
-        resets: Optional,
-        reverse: bool,
-        norms: Sequence[Tensor] | None,
-    ) -> tuple[State, State]:
-        return reference.scan(
-            self.cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
-        )
+def _is_batched(gradient: Tensor) -> bool:
+    """Whether ``gradient`` stands for many: those of ``is_grads_batched`` or of ``torch.func.vmap``."""
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
 
 
-@lru_cache(maxsize=64)
-def _prototype(name: str, inputs: int, units: int, bias: bool) -> _Reference:
-    with torch.device("meta"):
-        return _Reference(MAKERS[name](inputs, units, bias=bias))
+def _cell(name: str, weights: Weights) -> Cell:
+    """The cell whose kernel is ``name``, over these very tensors; nothing is drawn or registered."""
+    kind = KINDS[name.partition("_")[0]]
+    cell = kind.__new__(kind)
+    nn.Module.__init__(cell)
+    cell._parameters.update(cast(dict[str, nn.Parameter | None], weights._asdict()))
+    cell.input_size = weights.weight_ih.shape[1]
+    cell.hidden_size = weights.weight_ih.shape[0] // cell.gates
+    if isinstance(cell, Elman):
+        cell.activation = name.partition("_")[2]
+    return cell
 
 
 def _by_reference(
@@ -387,13 +373,15 @@ def _differentiate(
     create_graph: bool,
 ) -> tuple[Optional, ...]:
     x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
-    given = dict(zip(Weights._fields, tensors[1:5], strict=True))
-    parameters = {f"cell.{key}": value for key, value in given.items() if value is not None}
-    units = parameters["cell.weight_hh"].shape[1]
-    module = _prototype(name, x.shape[2], units, "cell.bias_ih" in parameters)
-    state = tuple(start) if start else None
-    states, final = torch.func.functional_call(
-        module, parameters, (x, state, lengths, resets, reverse, norms)
+    cell = _cell(name, Weights(*cast(Sequence[Tensor], tensors[1:5])))
+    states, final = reference.scan(
+        cell,
+        x,
+        tuple(start) if start else None,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        norms=norms,
     )
     pairs = [
         (y, d)
@@ -623,7 +611,7 @@ class Step:
 
     Args:
         name: the kernel.
-        weights: the layer's; a change of theirs is noticed at the next step.
+        weights: the layer's, as they are now: they are packed at the first step.
         lanes: B.
         below: the layer whose output this one reads; by default ``x`` is for the caller to fill.
     """
@@ -633,7 +621,6 @@ class Step:
     ) -> None:
         weight = weights.weight_ih
         self.kernel = kernel = library.kernel(name, weight.dtype)
-        self.weights = [w for w in weights if w is not None]
         units = weight.shape[0] // kernel.projected
         empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
         self.x = empty(lanes, weight.shape[1])
@@ -673,14 +660,13 @@ class Step:
             for ready in (False, True)
         ]
         self._memory = (kept, scratch)
-        self._seen: list[int] = []
+        self._packed = False
 
     def run(self) -> Tensor:
         """Take a step; the output is overwritten by the step after the next."""
-        seen = [w._version for w in self.weights]
         turn = self.turn
-        self.kernel.forward(self._calls[seen == self._seen][turn])
-        self._seen = seen
+        self.kernel.forward(self._calls[self._packed][turn])
+        self._packed = True
         self.turn = 1 - turn
         return self.outputs[1 - turn]
 
