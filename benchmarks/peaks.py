@@ -8,9 +8,9 @@ independent multiply-adds reaches, if it has one.
 """
 
 import ctypes
-import importlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from unrolled.scan import library
 
 SIDE = 2048
 SGEMM = ("torch.mm", "numpy.matmul")
@@ -90,7 +92,7 @@ class Peaks:
                 samples = self.samples[name]
                 print(f"  {name} ({library}): {median(samples):.0f}, {max(samples):.0f}")
             elif name == FMA:
-                print("  FMA: not measured (the native library has no unrolled.native.fma_peak)")
+                print("  FMA: not measured (there is no kernel library)")
 
 
 def set_numpy_threads(threads: int) -> bool:
@@ -110,9 +112,13 @@ def _numpy_library() -> str:
 
 
 def _fma_peak() -> Callable[[], float] | None:
-    """``unrolled.native.fma_peak``: GFLOP/s over all threads."""
-    if find_spec("unrolled.native") is None:
+    """GFLOP/s of multiply-adds over all threads; nothing without the kernel library."""
+    if library.missing() is not None:
         return None
-    found: Callable[[], float] | None
-    found = getattr(importlib.import_module("unrolled.native"), "fma_peak", None)
-    return found
+    threads = torch.get_num_threads()
+
+    def peak() -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(lambda _: library.fma_peak(), range(threads)))
+
+    return peak

@@ -77,13 +77,13 @@ UNROLLED_INLINE void multiply(const typename V::Scalar* const* a, const typename
     ++k;
   };
   if constexpr (U == 1) {
-    for (; k < depth;) step(0);
+    while (k < depth) step(0);
   } else {
-    for (; k + U <= depth;) {
+    while (k + U <= depth) {
 #pragma GCC unroll 8
       for (int u = 0; u < U; ++u) step(u);
     }
-    for (; k < depth;) step(0);
+    while (k < depth) step(0);
   }
   for (int m = 0; m < M; ++m)
     for (int c = 0; c < C; ++c) {

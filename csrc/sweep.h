@@ -4,8 +4,9 @@
 // cell's pointwise step right after it, panel by panel of units, while the product is still in the
 // L1 cache. Everything else is one product over all rows, before or after the loop.
 //
-// A *row* is one real step of one lane. Rows are numbered by time; steps beyond a lane's length have
-// none, so finished lanes cost nothing. Lanes are sorted by length, so that those that have a step are
+// A *row* is one real step of one lane; steps beyond a lane's length have none, so finished lanes cost
+// nothing. How rows are numbered depends on the lengths alone, since forward and backward, whose teams
+// may differ, share what is kept. Lanes are sorted by length, so that those that have a step are
 // always the first ones of their group.
 #pragma once
 #include <cmath>
@@ -40,7 +41,6 @@ inline void* aligned(void* p) {
 // The lanes that one member of the team sweeps, longest first.
 struct Group {
   std::vector<Index> lane, length;
-  std::vector<Index> row;  // row[t]: the number of its first lane's row at step t
   Index live(Index t, Index before) const {  // how many have step t, if `before` had the step beside it
     Index n = before;
     const Index all = static_cast<Index>(lane.size());
@@ -121,9 +121,8 @@ class Sweep {
     by_units_ = false;
     if (all + outside < 1e6) threads = 1;
     members_ = static_cast<int>(threads);
-    if (threads > 1 && B_ < 4 * threads && panels<V>(H_) >= threads) by_units_ = step > 60e3 || B_ == 1;
-    if (by_units_ && step < 30e3) by_units_ = false;
-    sweepers_ = by_units_ ? threads : std::min<Index>(threads, B_);
+    // With few lanes each member would read all the weights for a row or two.
+    by_units_ = threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
   }
 
   void plan_lanes() {
@@ -131,15 +130,16 @@ class Sweep {
     irregular_ = lengths != nullptr;
     const Index count = by_units_ ? 1 : std::max<Index>(1, std::min<Index>(members_, B_));
     groups_.resize(count);
+    first_row_.resize(B_);
     if (!irregular_) {
       rows_ = T_ * B_;
       for (Index g = 0; g < count; ++g) {
         const Index first = B_ * g / count, last = B_ * (g + 1) / count;
         Group& group = groups_[g];
         for (Index b = first; b < last; ++b) group.lane.push_back(b), group.length.push_back(T_);
-        group.row.resize(T_);
-        for (Index t = 0; t < T_; ++t) group.row[t] = t * B_ + first;
       }
+      row_step_ = B_;
+      std::iota(first_row_.begin(), first_row_.end(), 0);
       return;
     }
     std::vector<Index> order(B_);
@@ -150,17 +150,11 @@ class Sweep {
       Group& group = groups_[turn % 2 ? count - 1 - place : place];
       group.lane.push_back(order[i]), group.length.push_back(lengths[order[i]]);
     }
-    for (Group& group : groups_) group.row.resize(T_);
-    std::vector<Index> live(count, B_);
-    for (Index g = 0; g < count; ++g) live[g] = static_cast<Index>(groups_[g].lane.size());
+    row_step_ = 1;
     rows_ = 0;
-    for (Index t = 0; t < T_; ++t)
-      for (Index g = 0; g < count; ++g) {
-        live[g] = groups_[g].live(t, live[g]);
-        groups_[g].row[t] = rows_;
-        rows_ += live[g];
-      }
+    for (Index b = 0; b < B_; ++b) first_row_[b] = rows_, rows_ += lengths[b];
   }
+  Index row(Index t, Index b) const { return first_row_[b] + t * row_step_; }
 
   Index largest_group() const {
     Index most = 0;
@@ -171,7 +165,7 @@ class Sweep {
   Index scratch_of_member() const {
     const Index n = largest_group();
     const Index addresses = n * 2 * (S + 2) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
-    return std::max<Index>(G, 1) * n * W + addresses + S * n * V::size + 64;
+    return (std::max<Index>(G, 1) * n * W + addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
   }
 
   // For every row: f(row, step, lane, length).
@@ -181,7 +175,7 @@ class Sweep {
       Index n = static_cast<Index>(group.lane.size());
       for (Index t = first; t < last; ++t) {
         n = group.live(t, n);
-        for (Index i = 0; i < n; ++i) f(group.row[t] + i, t, group.lane[i], group.length[i]);
+        for (Index i = 0; i < n; ++i) f(row(t, group.lane[i]), t, group.lane[i], group.length[i]);
       }
     }
   }
@@ -296,7 +290,6 @@ class Sweep {
           before_rows[s][q] = previous(s, t, b, group.length[q]);
           now_rows[s][q] = state(s, t, b);
         }
-      T* kept = as(call_.kept) + group.row[t] * slots * H_;
       for (Index j = first; j < last; j += W) {
         const int columns = vectors_of<V>(H_, j);
         if constexpr (G > 0) {
@@ -313,9 +306,9 @@ class Sweep {
         for (int c = 0; c < columns; ++c) {
           const Index u = j + c * V::size;
           if (u + V::size <= H_) {
-            forward_step<true>(u, n, z + c * V::size, before_rows, now_rows, kept, V::size);
+            forward_step<true>(group, t, u, n, z + c * V::size, before_rows, now_rows, V::size);
           } else {
-            forward_step<false>(u, n, z + c * V::size, before_rows, now_rows, kept, static_cast<int>(H_ - u));
+            forward_step<false>(group, t, u, n, z + c * V::size, before_rows, now_rows, static_cast<int>(H_ - u));
           }
         }
       }
@@ -333,12 +326,13 @@ class Sweep {
   }
 
   template <bool whole>
-  void forward_step(Index u, Index n, const T* z, const T** const* before_rows, T** const* now_rows, T* kept,
-                    int some) {
+  void forward_step(const Group& group, Index t, Index u, Index n, const T* z, const T** const* before_rows,
+                    T** const* now_rows, int some) {
+    T* const kept = as(call_.kept) + u;
     V vectors[U + 1];
     for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
     for (Index q = 0; q < n; ++q) {
-      T* slot = kept + q * slots * H_ + u;
+      T* slot = kept + row(t, group.lane[q]) * slots * H_;
       V projected[P + 1], product[G + 1], old[S], now[S], keep[K + 1];
       for (int i = 0; i < P; ++i) projected[i] = load<whole>(slot + i * H_, some);
       for (int g = 0; g < G; ++g) product[g] = V::load(z + (g * n + q) * W);
@@ -352,7 +346,7 @@ class Sweep {
 
   // Zeros beyond each lane's length, and the state after its last step.
   void finish_forward(const Member& me) {
-    if (by_units_ || groups_.size() > 1) me.barrier->wait();
+    if (me.count > 1) me.barrier->wait();
     const auto lanes = me.part(B_);
     for (Index b = lanes.first; b < lanes.last; ++b) {
       const Index length = irregular_ ? call_.lengths[b] : T_;
@@ -448,7 +442,7 @@ class Sweep {
     }
   }
 
-  T* grad_row(const Group& group, Index t, Index q) const { return grads_ + (group.row[t] + q) * Q * H_; }
+  T* grad_row(const Group& group, Index t, Index q) const { return grads_ + row(t, group.lane[q]) * Q * H_; }
 
   // Σ_g d_product_g W_g for one panel of units and n lanes, whose gradients stand at a[q], into z.
   void product_back(const T* const* a, Index n, Index j, const std::vector<Segment>& parts, T* z) const {
@@ -512,7 +506,7 @@ class Sweep {
       if (wants_squares_) note_norms(me, group, t, n, squares);
       if (by_units_) me.barrier->wait();
     }
-    finish_lanes(me, group, parts, first, last, rows.later, z);
+    finish_lanes(group, parts, first, last, rows.later, z);
   }
 
   // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
@@ -533,11 +527,12 @@ class Sweep {
     T* const total = sums_ + me.id * Q * padded_ + u;
     const bool summing = call_.d_bias || call_.d_vectors;
     for (int i = 0; i < Q; ++i) sums[i] = V::load(total + i * padded_);
-    const T* kept = as(call_.kept) + group.row[t] * slots * H_ + u;
+    const T* const all_kept = as(call_.kept) + u;
     for (Index q = 0; q < n; ++q) {
       const Index b = group.lane[q];
+      const T* kept = all_kept + row(t, b) * slots * H_;
       V keep[K + 1], old[S], now[S], d[S], grad[Q], d_old[S];
-      for (int i = 0; i < K; ++i) keep[i] = load<whole>(kept + (q * slots + i) * H_, some);
+      for (int i = 0; i < K; ++i) keep[i] = load<whole>(kept + i * H_, some);
       for (int s = 0; s < S; ++s) {
         old[s] = load<whole>(rows.old[s][q] + u, some);
         now[s] = load<whole>(rows.now[s][q] + u, some);
@@ -577,8 +572,8 @@ class Sweep {
   }
 
   // The gradient that leaves each lane's first step: that of its initial state.
-  void finish_lanes(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
-                    Index last, const T** later, T* z) {
+  void finish_lanes(const Group& group, const std::vector<Segment>& parts, Index first, Index last,
+                    const T** later, T* z) {
     bool wanted = false;
     for (int s = 0; s < S; ++s) wanted = wanted || call_.d_initial[s];
     if (!wanted) return;
@@ -602,7 +597,6 @@ class Sweep {
         }
       }
     }
-    (void)me;
   }
 
   // The products over all rows, and the sums over rows.
@@ -610,20 +604,18 @@ class Sweep {
                       const std::vector<Segment>& projected_runs) {
     T* scratch = scratch_base_ + me.id * outer_;
     const Rows<const T> grads{grads_, Q * H_};
-    const auto outer = [&](const std::vector<Segment>& all, const T* const* rows, Index n, void* out, Index step,
-                           int blocks) {
+    const auto outer = [&](const std::vector<Segment>& all, const T* const* rows, Index n, void* out) {
       for (const Segment& run : all) {
         const auto part = me.part(run.length, Tile<V>::rows);
         multiply_outer<V>({grads_ + run.a, Q * H_}, part.first, part.last, {nullptr, 0, rows}, n, rows_,
-                          as(out) + run.b * step, step, scratch);
+                          as(out) + run.b * n, n, scratch);
       }
-      (void)blocks;
     };
-    if (call_.d_weight_in) outer(projected_runs, x_rows_, D_, call_.d_weight_in, D_, P);
+    if (call_.d_weight_in) outer(projected_runs, x_rows_, D_, call_.d_weight_in);
     if constexpr (G > 0) {
       if (call_.d_weight) {
         if (Cell::transposed) {
-          outer(product_runs, previous_rows_, H_, call_.d_weight, H_, G);
+          outer(product_runs, previous_rows_, H_, call_.d_weight);
         } else {
           for (const Segment& run : product_runs) {
             const auto part = me.part(H_, Tile<V>::rows);
@@ -677,10 +669,12 @@ class Sweep {
 
   const unrolled_call call_;
   Arena arena_;
-  Index T_, B_, D_, H_, padded_, rows_, scratch_, outer_ = 0, sweepers_ = 1;
+  Index T_, B_, D_, H_, padded_, rows_, scratch_, outer_ = 0;
   int members_ = 1;
   bool by_units_ = false, irregular_ = false, wants_squares_ = false;
   std::vector<Group> groups_;
+  std::vector<Index> first_row_;  // of each lane
+  Index row_step_;                // from one step of a lane to the next
   T *zeros_, *vectors_, *bias_ = nullptr, *grads_ = nullptr, *packed_ = nullptr, *packed_in_ = nullptr;
   T *sums_ = nullptr, *carry_ = nullptr, *squares_ = nullptr, *scratch_base_ = nullptr;
   const T **x_rows_, **previous_rows_ = nullptr;

@@ -216,10 +216,14 @@ struct Exponential {
 template <class T, int N>
 UNROLLED_INLINE Vec<T, N> exp(Vec<T, N> x) {
   using V = Vec<T, N>;
-  constexpr double limit = sizeof(T) == 4 ? 87.3 : 708.3;
+  // 2^n is out of reach just below the largest number: what is beyond `limit` is a second factor.
+  constexpr double limit = sizeof(T) == 4 ? 87 : 708, most = sizeof(T) == 4 ? 88.8 : 709.8;
   const Exponential<V> e(max(min(x, V(limit)), V(-limit)));
   const V inside = e.scale * e.p + e.scale;
-  return select(x > V(limit + 1), V(INFINITY), select(x < V(-limit), V(0), inside));
+  const V beyond = min(x, V(most)) - V(limit);
+  const Exponential<V> rest(max(beyond, V(0)));
+  const V above = inside * (rest.scale * rest.p + rest.scale);
+  return select(x > V(limit), above, select(x < V(-limit), V(0), inside));
 }
 template <class T, int N>
 UNROLLED_INLINE Vec<T, N> sigmoid(Vec<T, N> x) {

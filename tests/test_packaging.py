@@ -121,7 +121,7 @@ def test_where_the_library_cannot_be_used_the_reference_runs_and_says_why(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     unbuilt, *said = done.stdout.splitlines()
-    assert "library is not built; install a C++ compiler" in unbuilt
+    assert "library is not built: no C++ compiler" in unbuilt
     assert len(said) == len(paths) - 1
     for path, reason in zip(paths[1:], said, strict=True):
         assert f"library {path} cannot be loaded (" in reason

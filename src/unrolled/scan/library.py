@@ -84,8 +84,8 @@ def _load() -> ctypes.CDLL | str:
     path = _path()
     if path is None:
         return (
-            "the kernel library is not built; install a C++ compiler (g++ or clang++) and reinstall "
-            "with: pip install --force-reinstall --no-deps unrolled"
+            "the kernel library is not built: no C++ compiler was found at install; "
+            "install g++ or clang++, then unrolled again"
         )
     try:
         loaded = ctypes.CDLL(str(path))

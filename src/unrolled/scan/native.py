@@ -5,7 +5,9 @@ the rest here. The operators are opaque to ``torch.compile`` and ``torch.export`
 gradient goes through the reference.
 """
 
+import math
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -439,11 +441,30 @@ def _sizes(
     found = None if ragged else _work_sizes.get(key)
     if found is None:
         found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
+        found = ((found[0] + 63) // 64 * 64, (found[1] + 63) // 64 * 64)
         if not ragged:  # with lengths it depends on each of them
             if len(_work_sizes) > 1000:
                 _work_sizes.clear()
             _work_sizes[key] = found
     return found
+
+
+_SCRATCH = threading.local()
+_SCRATCH_KEPT = 128 * 2**20
+
+
+def _scratch(count: int) -> Tensor:
+    """So many bytes for one call of this thread.
+
+    The same memory serves call after call, since page faults of new memory cost more than what is
+    written there; but above 128 MiB it is given back when the call has ended.
+    """
+    memory: Tensor | None = getattr(_SCRATCH, "memory", None)
+    if memory is None or memory.numel() < count:
+        memory = torch.empty(count, dtype=torch.uint8, device="cpu")
+        if count <= _SCRATCH_KEPT:
+            _SCRATCH.memory = memory
+    return memory
 
 
 def _pointer(tensor: Tensor | None) -> int:
@@ -534,20 +555,26 @@ def _forward(
         for s in range(kernel.states)
     ]
     final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
-    kept = x.new_empty(steps * lanes, kernel.slots, units)
+    slots = (steps * lanes, kernel.slots, units)
     number = torch.get_num_threads()
     head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
-    head += [*_four(final), kept.data_ptr()]
+    head += _four(final)
     tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
-    bare = FIELDS.pack(*head, 0, 0, *tail)
+    bare = FIELDS.pack(*head, 0, 0, 0, *tail)
     key = (id(kernel), number, keep, every, *given.sizes)
     work, packed = _sizes(kernel, bare, key, False, given.lengths is not None)
-    scratch = torch.empty(work + packed, dtype=torch.uint8, device="cpu")
-    address = scratch.data_ptr()
-    kernel.forward(FIELDS.pack(*head, address + work, address, *tail))
-    kept[given.real :].zero_()  # so that equal calls give equal tensors
     shown = states if every else states[:1]
-    return [*shown, *final, kept] if keep else [*shown, *final]
+    if not keep:
+        scratch = _scratch(work + packed + math.prod(slots) * x.itemsize)
+        address = scratch.data_ptr()
+        kernel.forward(FIELDS.pack(*head, address + work + packed, address + work, address, *tail))
+        return [*shown, *final]
+    kept = x.new_empty(slots)
+    scratch = _scratch(work + packed)
+    address = scratch.data_ptr()
+    kernel.forward(FIELDS.pack(*head, kept.data_ptr(), address + work, address, *tail))
+    kept[given.real :].zero_()  # so that equal calls give equal tensors
+    return [*shown, *final, kept]
 
 
 def _backward(
@@ -599,7 +626,7 @@ def _backward(
     bare = FIELDS.pack(*head, 0, *tail)
     key = (id(kernel), number, norms, *given.sizes)
     work, _ = _sizes(kernel, bare, key, True, given.lengths is not None)
-    scratch = torch.empty(work, dtype=torch.uint8, device="cpu")
+    scratch = _scratch(work)
     kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
     for other in summed[1:]:
         other.copy_(summed[0])
