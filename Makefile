@@ -50,7 +50,7 @@ native-test:  ## the shared library's own tests, of every instruction set that t
 	build/native-test/unrolled_tests
 
 sanitize:  ## the same tests where a wrong address, undefined behaviour or a race is an error
-	cmake -S . -B build/sanitize-address -DUNROLLED_TESTS=ON -DCMAKE_CXX_FLAGS_RELEASE="-O1 -fno-var-tracking" -DUNROLLED_SANITIZE=address,undefined
+	cmake -S . -B build/sanitize-address -DUNROLLED_TESTS=ON -DCMAKE_CXX_FLAGS_RELEASE="-O1 -fno-var-tracking" -DUNROLLED_SANITIZE=address -DUNROLLED_SANITIZE_SERIAL=undefined
 	cmake --build build/sanitize-address --parallel
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/sanitize-address/unrolled_tests 2
 	cmake -S . -B build/sanitize-thread -DUNROLLED_TESTS=ON -DCMAKE_CXX_FLAGS_RELEASE="-O1 -fno-var-tracking" -DUNROLLED_SANITIZE=thread
