@@ -36,6 +36,9 @@ class Stream:
         RuntimeError: the layer has ``backend="native"``, and the kernels cannot run it.
     """
 
+    reasons: tuple[str, ...]
+    """Why the kernels do not run it, a line each; empty if they do."""
+
     def __init__(self, layer: Twin, lanes: int = 1) -> None:
         if layer.bidirectional:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
@@ -53,7 +56,6 @@ class Stream:
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
-        """Why the kernels do not run it, a line each; empty if they do."""
         self._like = weights[0][0]
         self._seen = self._signature()
         self._steps: list[native.Step] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.scan import Backend, check_backend, native
@@ -98,11 +98,19 @@ class Twin(nn.RNNBase):
             self.check_forward_args(data, self._as_hidden(state), batch_sizes)
         if order is not None:
             state = [s.index_select(1, order) for s in state]
-        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
-        y, final = self._sweep(x, state, weights, lengths)
+        steps, lanes = len(batch_sizes), expected[1]
+        real = torch.arange(lanes) < batch_sizes.unsqueeze(1)
+        rows = real.flatten().nonzero().squeeze(1).to(data.device)  # where packed rows stand, [T*B]
+        if len(rows) != len(data):
+            raise RuntimeError(  # as in torch.nn
+                f"input: got {len(data)} rows of data, expected {len(rows)}, the sum of its batch_sizes"
+            )
+        # One operation each way, and one backward; torch.nn.utils.rnn's take one for every length.
+        x = data.new_zeros(steps * lanes, self.input_size).index_copy(0, rows, data)
+        y, final = self._sweep(x.view(steps, lanes, -1), state, weights, real.sum(0))
         if back is not None:
             final = [s.index_select(1, back) for s in final]
-        data = pack_padded_sequence(y, lengths).data
+        data = y.flatten(0, 1).index_select(0, rows)
         return PackedSequence(data, batch_sizes, order, back), self._as_hidden(final)
 
     def _sweep(
