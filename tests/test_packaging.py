@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unrolled.scan import library, native
+from unrolled.scan import library, operators
 
 ROOT = Path(__file__).parent.parent
 HEADER = (ROOT / "csrc" / "unrolled.h").read_text()
@@ -66,12 +66,12 @@ def test_the_parser_of_fields_reads_every_kind_of_declaration() -> None:
 
 def test_the_interface_is_the_same_in_c_and_python() -> None:
     assert constant("UNROLLED_VERSION") == library.VERSION
-    assert constant("UNROLLED_STATES") == native.STATES
+    assert constant("UNROLLED_STATES") == operators.STATES
 
 
 def test_a_call_has_as_many_fields_in_c_as_in_python() -> None:
     count = sum(count for _, count in fields("unrolled_call"))
-    assert native.FIELDS.size == count * struct.calcsize("=q")
+    assert operators.FIELDS.size == count * struct.calcsize("=q")
 
 
 @pytest.mark.parametrize(

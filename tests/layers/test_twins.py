@@ -178,13 +178,13 @@ def test_the_derivatives_are_right_to_the_second_order(kind: str) -> None:
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """What each native sweep read, from here on."""
     read: list[Tensor] = []
-    real = native.sweep
+    real = native.run
 
     def sweep(name: str, x: Tensor, *args: Any, **options: Any) -> Any:
         read.append(x)
         return real(name, x, *args, **options)
 
-    monkeypatch.setattr(native, "sweep", sweep)
+    monkeypatch.setattr(native, "run", sweep)
     yield read
 
 

@@ -13,7 +13,7 @@ from tests.compare import as_function, assert_close_by_name, leaves
 from tests.scan.calls import CELLS, View, make, run, steps_of_rounding
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import library, native, scan
+from unrolled.scan import library, operators, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -189,7 +189,7 @@ def test_a_call_has_all_the_memory_it_needs_whatever_was_called_before(
 
 def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Bytes of scratch, granted and needed, of every call from now on; none is short of them."""
-    granted, sizes = [], native._sizes
+    granted, sizes = [], operators._sizes
 
     def watched(
         kernel: library.Kernel, call: bytes, key: object, backward: bool, ragged: bool
@@ -199,8 +199,8 @@ def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         granted.extend(zip(got, needed, strict=True))
         return needed
 
-    monkeypatch.setattr(native, "_sizes", watched)
-    monkeypatch.setattr(native, "_work_sizes", {})
+    monkeypatch.setattr(operators, "_sizes", watched)
+    monkeypatch.setattr(operators, "_work_sizes", {})
     return granted
 
 

@@ -11,7 +11,7 @@ from tests.compare import assert_close_by_name, leaves
 from tests.scan.calls import make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import library, native, scan
+from unrolled.scan import library, operators, scan
 
 needs_library = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -342,7 +342,7 @@ def test_the_default_device_is_not_where_a_kernel_looks_for_memory(
 
     expected = gradients()
     monkeypatch.setattr(library, "kernel", _guarded(library.kernel))
-    monkeypatch.setattr(native, "_work_sizes", {})
+    monkeypatch.setattr(operators, "_work_sizes", {})
     with torch.device("meta"):
         with torch.no_grad():
             y, _ = scan(cell, x, state, backend="native")
@@ -361,11 +361,11 @@ def _guarded(look_up: Callable[[str, torch.dtype], library.Kernel]) -> Callable[
         found = look_up(name, dtype)
 
         def forward(call: bytes) -> None:
-            assert all(native.FIELDS.unpack(call)[31:34]), "kept, packed or work has no memory"
+            assert all(operators.FIELDS.unpack(call)[31:34]), "kept, packed or work has no memory"
             found.forward(call)
 
         def backward(call: bytes) -> None:
-            assert native.FIELDS.unpack(call)[33], "work has no memory"
+            assert operators.FIELDS.unpack(call)[33], "work has no memory"
             found.backward(call)
 
         return found._replace(forward=forward, backward=backward)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.compare import assert_close_by_name
 from tests.scan.calls import make, run, steps_of_rounding
 from unrolled.cells import Cell, State
-from unrolled.scan import library, native, scan
+from unrolled.scan import library, operators, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -114,7 +114,7 @@ def test_other_python_threads_run_while_a_kernel_does(monkeypatch: pytest.Monkey
             time.sleep(1e-3)
 
     monkeypatch.setattr(library, "kernel", watched)
-    monkeypatch.setattr(native, "_work_sizes", {})
+    monkeypatch.setattr(operators, "_work_sizes", {})
     usual = sys.getswitchinterval()
     other = threading.Thread(target=tick)
     other.start()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unrolled.cells import State
 from unrolled.layers.twins import KERNELS, Twin, obstacles, weights_of
-from unrolled.scan import native
+from unrolled.scan.operators import Step, Weights
 from unrolled.shapes import check_size, check_state
 
 
@@ -58,12 +58,12 @@ class Stream:
         self.reasons = tuple(reasons)
         self._like = weights[0][0]
         self._seen = self._signature()
-        self._steps: list[native.Step] = []
+        self._steps: list[Step] = []
         if not reasons:
             below = None
             for group in weights:
-                given = native.Weights(*group, *[None] * (4 - len(group)))
-                below = native.Step(KERNELS[layer.mode][0], given, self.lanes, below)
+                given = Weights(*group, *[None] * (4 - len(group)))
+                below = Step(KERNELS[layer.mode], given, self.lanes, below)
                 self._steps.append(below)
             self._x = self._steps[0].x
 

@@ -16,16 +16,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.scan import Backend, check_backend, native
+from unrolled.scan.operators import Weights
 
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
 
 Hidden = Tensor | Sequence[Tensor]
-Weights = list[list[Tensor]]
+Groups = list[list[Tensor]]
 
-# For each ``mode`` of ``torch.nn``: the kernel, and G, its gate blocks.
-KERNELS = {"RNN_TANH": ("elman_tanh", 1), "RNN_RELU": ("elman_relu", 1)}
-KERNELS |= {"LSTM": ("lstm", 4), "GRU": ("gru", 3)}
+# The kernel for each ``mode`` of ``torch.nn``.
+KERNELS = {"RNN_TANH": "elman_tanh", "RNN_RELU": "elman_relu", "LSTM": "lstm", "GRU": "gru"}
 
 
 class Twin(nn.RNNBase):
@@ -86,7 +86,7 @@ class Twin(nn.RNNBase):
         return y, self._as_hidden(final)
 
     def _forward_packed(
-        self, packed: PackedSequence, hx: Hidden | None, weights: Weights
+        self, packed: PackedSequence, hx: Hidden | None, weights: Groups
     ) -> tuple[PackedSequence, Any]:
         """Unpack, sweep and pack again, all in the order in which the lanes are packed."""
         data, batch_sizes, order, back = packed
@@ -117,35 +117,26 @@ class Twin(nn.RNNBase):
         self,
         x: Tensor,
         state: Sequence[Tensor],
-        weights: Weights,
+        weights: Groups,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Depth × directions of native sweeps over ``x`` ``[T, B, D]``.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
-        kernel, gates = KERNELS[self.mode]
-        rows = gates * self.hidden_size
+        kernel = KERNELS[self.mode]
         directions = 2 if self.bidirectional else 1
         starts = list(zip(*(s.unbind(0) for s in state), strict=True))
         finals: list[State] = []
         outputs: list[Tensor] = []
         for k, group in enumerate(weights):
-            expected = ((rows, x.shape[2]), (rows, self.hidden_size), (rows,), (rows,))
-            for name, weight, shape in zip(self._all_weights[k], group, expected, strict=False):
-                if weight.shape != shape:
-                    got = f"got shape {list(weight.shape)}, expected {list(shape)}"
-                    raise ValueError(f"{name}: {got}")
-            weight_ih, weight_hh, *biases = group
-            bias_ih, bias_hh = biases or (None, None)
-            y, final = native.sweep(
+            given = Weights(*group, *[None] * (4 - len(group)))
+            native.check_weights(kernel, given, x.shape[2], self.hidden_size, self._all_weights[k])
+            (y, *_), final = native.run(
                 kernel,
                 x,
                 starts[k] if starts else None,
-                weight_ih,
-                weight_hh,
-                bias_ih,
-                bias_hh,
+                given,
                 lengths=lengths,
                 reverse=len(outputs) == 1,
             )
@@ -253,7 +244,7 @@ class GRU(Twin, nn.GRU):
 TWINS: dict[type[nn.RNNBase], type[Twin]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
 
 
-def weights_of(layer: nn.RNNBase) -> Weights:
+def weights_of(layer: nn.RNNBase) -> Groups:
     """The weights of each sweep, by layer, then direction, as they are at this moment.
 
     Read by name, since a hook or a parametrization may put another tensor behind it at every call;
@@ -270,7 +261,7 @@ def weights_of(layer: nn.RNNBase) -> Weights:
 
 def obstacles(
     layer: Twin,
-    weights: Weights,
+    weights: Groups,
     x: Tensor | PackedSequence | None = None,
     hx: Hidden | None = None,
 ) -> list[str]:

@@ -1,0 +1,336 @@
+"""Calls of a kernel: tensors in, the C interface's fields, tensors out; as PyTorch operators, or a step.
+
+Shapes and dtypes have been checked by ``unrolled.scan.native``, but for the values of lengths, which a
+compiled caller cannot know.
+"""
+
+import math
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unrolled.cells import State
+from unrolled.scan import library
+
+STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
+FIELDS = struct.Struct(f"={8 + 10 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
+
+Optional = Tensor | None
+
+
+class Weights(NamedTuple):
+    """The parameters of a cell as its kernel takes them; names as in ``torch.nn``."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+_LIBRARY: Any = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
+_WEIGHTS = "Tensor x, Tensor weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
+_GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, bool reverse"
+_LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
+_LIBRARY.define(
+    f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
+    "bool[] wanted, bool norms) -> Tensor[]"
+)
+
+
+def forward_operator() -> Callable[..., Sequence[Tensor]]:
+    """The operator where something looks on (a compiler, a dispatch mode), else the bare function."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return torch.ops.unrolled.forward.default
+    return _forward
+
+
+def backward_operator() -> Callable[..., Sequence[Tensor]]:
+    """As ``forward_operator``, for the backward pass."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return torch.ops.unrolled.backward.default
+    return _backward
+
+
+_work_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
+
+
+def _sizes(
+    kernel: library.Kernel, call: bytes, key: tuple[object, ...], backward: bool, ragged: bool
+) -> tuple[int, int]:
+    """Bytes of scratch and of packed weights that a call needs; the same for the same shapes."""
+    found = None if ragged else _work_sizes.get(key)
+    if found is None:
+        found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
+        found = ((found[0] + 63) // 64 * 64, (found[1] + 63) // 64 * 64)
+        if not ragged:  # with lengths it depends on each of them
+            if len(_work_sizes) > 1000:
+                _work_sizes.clear()
+            _work_sizes[key] = found
+    return found
+
+
+_SCRATCH = threading.local()
+_SCRATCH_KEPT = 128 * 2**20
+
+
+def _scratch(count: int) -> Tensor:
+    """So many bytes for one call of this thread.
+
+    The same memory serves call after call, since page faults of new memory cost more than what is
+    written there; but above 128 MiB it is given back when the call has ended.
+    """
+    memory: Tensor | None = getattr(_SCRATCH, "memory", None)
+    if memory is None or memory.numel() < count:
+        memory = torch.empty(count, dtype=torch.uint8, device="cpu")
+        if count <= _SCRATCH_KEPT:
+            _SCRATCH.memory = memory
+    return memory
+
+
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _four(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [_pointer(t) for t in tensors] + [0] * (STATES - len(tensors))
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def _written(gradient: Optional) -> Optional:
+    """``gradient`` with its numbers in memory: PyTorch may put off a change of sign, or zeros."""
+    if gradient is None or not (gradient.is_neg() or gradient._is_zerotensor()):
+        return gradient
+    return torch.zeros(gradient.shape, dtype=gradient.dtype, device="cpu") + gradient
+
+
+_NONE = [0] * STATES
+
+
+class _Given:
+    """What both calls pass alike; holds every tensor whose address was taken."""
+
+    def __init__(
+        self,
+        name: str,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Optional,
+        bias_ih: Optional,
+        bias_hh: Optional,
+        start: Sequence[Tensor],
+        lengths: Optional,
+        resets: Optional,
+    ) -> None:
+        self.kernel = kernel = library.kernel(name, x.dtype)
+        steps, lanes, inputs = x.shape
+        self.weight_hh = _dense(weight_hh)
+        units = weight_ih.shape[0] // kernel.projected
+        self.sizes = (steps, lanes, inputs, units)
+        self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
+        self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
+        self.start = [_dense(s) for s in start]
+        self.lengths = None
+        self.real = steps * lanes
+        if lengths is not None:
+            lengths = lengths.to("cpu", torch.int64).contiguous()
+            least, most = (int(n) for n in lengths.aminmax())
+            if least < 0 or most > steps:  # which a compiled caller could not see before
+                raise ValueError(f"lengths: got {least} to {most}, expected from 0 to T = {steps}")
+            if least < steps:
+                self.lengths, self.real = lengths, int(lengths.sum())
+        self.resets = None if resets is None else resets.to("cpu", torch.uint8).contiguous()
+        biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
+        added = [biases[n] for n in kernel.biases]
+        self.vectors = biases[kernel.vectors] if kernel.vectors else None
+        x_step, x_lane, _ = self.x.stride()
+        self.fields = [
+            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths), _pointer(self.resets)),
+            *(_pointer(self.weight_ih), *(_four(added)[:2])),
+            *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
+        ]
+
+
+def _differentiable(inputs: Sequence[Any]) -> list[Optional]:
+    """Of what both operators are given, what may have a gradient: x, the weights, the start."""
+    _, x, weight_ih, weight_hh, bias_ih, bias_hh, start, _, _ = inputs
+    return [x, weight_ih, weight_hh, bias_ih, bias_hh, *start]
+
+
+def _forward(*arguments: Any) -> list[Tensor]:
+    """The states at every step, or the outputs alone; the final states; what is kept, if anything is."""
+    *inputs, reverse, every, keep = arguments
+    given = _Given(*inputs)
+    x = given.x
+    kernel, (steps, lanes, _, units) = given.kernel, given.sizes
+    every = every or keep
+    states = [
+        x.new_empty((steps, lanes, units) if every or s == 0 else (lanes, units))
+        for s in range(kernel.states)
+    ]
+    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    slots = (steps * lanes, kernel.slots, units)
+    number = torch.get_num_threads()
+    head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
+    head += _four(final)
+    tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+    bare = FIELDS.pack(*head, 0, 0, 0, *tail)
+    key = (id(kernel), number, keep, every, *given.sizes)
+    work, packed = _sizes(kernel, bare, key, False, given.lengths is not None)
+    shown = states if every else states[:1]
+    if not keep:
+        scratch = _scratch(work + packed + math.prod(slots) * x.itemsize)
+        address = scratch.data_ptr()
+        kernel.forward(FIELDS.pack(*head, address + work + packed, address + work, address, *tail))
+        return [*shown, *final]
+    kept = x.new_empty(slots)
+    scratch = _scratch(work + packed)
+    address = scratch.data_ptr()
+    kernel.forward(FIELDS.pack(*head, kept.data_ptr(), address + work, address, *tail))
+    kept[given.real :].zero_()  # so that equal calls give equal tensors
+    return [*shown, *final, kept]
+
+
+def _backward(*arguments: Any) -> list[Tensor]:
+    """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
+    *inputs, reverse, states, kept, d_states, d_final, wanted, norms = arguments
+    given = _Given(*inputs)
+    kernel, (steps, lanes, *_), x = given.kernel, given.sizes, given.x
+    d_states = [
+        d if d is None or d.stride(-1) == 1 else d.contiguous() for d in map(_written, d_states)
+    ]
+    d_final = [_dense(d) for d in map(_written, d_final)]
+    results = [
+        torch.empty(t.shape, dtype=x.dtype, device="cpu")
+        if want and t is not None
+        else x.new_empty(0)
+        for t, want in zip(_differentiable(inputs), wanted, strict=True)
+    ]
+    asked = [r if want else None for r, want in zip(results, wanted, strict=True)]
+    d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, *d_start = asked
+    biases = {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
+    summed = [d for d in (biases[n] for n in kernel.biases) if d is not None]
+    d_vectors = biases[kernel.vectors] if kernel.vectors else None
+    found = [x.new_empty(steps, lanes) for _ in range(kernel.states)] if norms else []
+    number = torch.get_num_threads()
+    strides = [(0, 0) if d is None else d.stride()[:2] for d in d_states]
+    strides += [(0, 0)] * (STATES - len(strides))
+    head = [*given.sizes, number, reverse, 1, 0, *given.fields, *_four(states), 1, *_NONE]
+    head += [kept.data_ptr(), 0]
+    tail = [*_four(d_states), *(s for s, _ in strides), *(s for _, s in strides), *_four(d_final)]
+    tail += [_pointer(d_x), _pointer(d_weight_ih), _pointer(summed[0] if summed else None)]
+    tail += [_pointer(d_weight_hh), _pointer(d_vectors), *_four(d_start), *_four(found)]
+    bare = FIELDS.pack(*head, 0, *tail)
+    key = (id(kernel), number, norms, *given.sizes)
+    work, _ = _sizes(kernel, bare, key, True, given.lengths is not None)
+    scratch = _scratch(work)
+    kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
+    for other in summed[1:]:
+        other.copy_(summed[0])
+    return [*results, *found]
+
+
+class Step:
+    """One layer, one step a call, without gradient: every address is fixed and every weight packed.
+
+    Args:
+        name: the kernel.
+        weights: the layer's, as they are now: they are packed at the first step.
+        lanes: B.
+        below: the layer whose output this one reads; by default ``x`` is for the caller to fill.
+    """
+
+    def __init__(
+        self, name: str, weights: Weights, lanes: int, below: "Step | None" = None
+    ) -> None:
+        weight = weights.weight_ih
+        self.kernel = kernel = library.kernel(name, weight.dtype)
+        units = weight.shape[0] // kernel.projected
+        empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
+        self.x = empty(lanes, weight.shape[1])
+        self.outputs = (empty(lanes, units), empty(lanes, units))  # read and written in turn
+        self.others = [empty(lanes, units) for _ in range(kernel.states - 1)]
+        self.turn = 0
+        bare_weights = Weights(
+            weight.detach(), *(w if w is None else w.detach() for w in weights[1:])
+        )
+        self._given = [
+            _Given(
+                name,
+                (self.x if below is None else below.outputs[1 - turn]).unsqueeze(0),
+                *bare_weights,
+                start=[self.outputs[turn], *self.others],
+                lengths=None,
+                resets=None,
+            )
+            for turn in (0, 1)
+        ]
+        kept = empty(lanes, kernel.slots, units)
+        sizes = self._given[0].sizes
+        tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+
+        def call(turn: int, ready: bool, packed: int, work: int) -> bytes:
+            states = [self.outputs[1 - turn], *self.others]
+            head = [*sizes, torch.get_num_threads(), 0, 0, ready, *self._given[turn].fields]
+            head += [*_four(states), 0, *_NONE, kept.data_ptr(), packed, work]
+            return FIELDS.pack(*head, *tail)
+
+        bare = call(0, False, 0, 0)
+        work = kernel.work_bytes(bare, 0)
+        scratch = torch.empty(work + kernel.packed_bytes(bare), dtype=torch.uint8, device="cpu")
+        address = scratch.data_ptr()
+        self._calls = [
+            [call(turn, ready, address + work, address) for turn in (0, 1)]
+            for ready in (False, True)
+        ]
+        self._memory = (kept, scratch)
+        self._packed = False
+
+    def run(self) -> Tensor:
+        """Take a step; the output is overwritten by the step after the next."""
+        turn = self.turn
+        self.kernel.forward(self._calls[self._packed][turn])
+        self._packed = True
+        self.turn = 1 - turn
+        return self.outputs[1 - turn]
+
+    @property
+    def state(self) -> State:
+        """The state tensors themselves, each ``[B, size]``, until the next step."""
+        return (self.outputs[self.turn], *self.others)
+
+
+def _shapes_forward(*arguments: Any) -> list[Tensor]:
+    name, x, weight_ih, *_, every, keep = arguments
+    kernel = library.kernel(name, x.dtype)
+    steps, lanes, _ = x.shape
+    units = weight_ih.shape[0] // kernel.projected
+    states = [
+        x.new_empty(steps, lanes, units) for _ in range(kernel.states if every or keep else 1)
+    ]
+    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    kept = [x.new_empty(steps * lanes, kernel.slots, units)] if keep else []
+    return [*states, *final, *kept]
+
+
+def _shapes_backward(*arguments: Any) -> list[Tensor]:
+    *inputs, _, states, _, _, _, wanted, norms = arguments
+    x: Tensor = inputs[1]
+    results = [
+        x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
+        for t, want in zip(_differentiable(inputs), wanted, strict=True)
+    ]
+    return results + [x.new_empty(x.shape[:2]) for _ in states if norms]
+
+
+_LIBRARY.impl("forward", _forward, "CPU")
+_LIBRARY.impl("backward", _backward, "CPU")
+torch.library.register_fake("unrolled::forward", _shapes_forward, lib=_LIBRARY)
+torch.library.register_fake("unrolled::backward", _shapes_backward, lib=_LIBRARY)
