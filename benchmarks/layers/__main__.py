@@ -74,6 +74,7 @@ def main() -> None:
             "targets": [asdict(target) for target in judged],
             "profiles": profiles,
         }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
