@@ -161,10 +161,11 @@ class Sweep {
     for (const Group& group : groups_) most = std::max<Index>(most, static_cast<Index>(group.lane.size()));
     return most;
   }
-  // The products of one panel, the addresses of rows, and sums of squares.
+  // The products of one panel, the addresses of rows (before and after for each state, and later ones),
+  // and sums of squares.
   Index scratch_of_member() const {
     const Index n = largest_group();
-    const Index addresses = n * 2 * (S + 2) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
+    const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
     return (std::max<Index>(G, 1) * n * W + addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
   }
 
@@ -366,7 +367,7 @@ class Sweep {
     return reinterpret_cast<const T**>(end) + i * most;
   }
   T* squares_of(const Member& me, Index most) const {
-    const T** end = addresses(me, most, 2 * (S + 2));
+    const T** end = addresses(me, most, 2 * S + 1);
     return reinterpret_cast<T*>(const_cast<T**>(end));
   }
 
@@ -463,7 +464,6 @@ class Sweep {
     const T** old[S];   // the state before the step
     const T** now[S];   // and after it
     const T** later;    // gradients of the lane's next step, or zeros
-    const T** d;        // ∂L/∂state_t as the caller gave it
   };
 
   void backward_in(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
@@ -473,7 +473,6 @@ class Sweep {
     BackRows rows;
     for (int s = 0; s < S; ++s) rows.old[s] = addresses(me, most, 2 * s), rows.now[s] = addresses(me, most, 2 * s + 1);
     rows.later = addresses(me, most, 2 * S);
-    rows.d = addresses(me, most, 2 * S + 1);
     T* squares = squares_of(me, most);
     Index n = 0;
     for (Index i = T_; i-- > 0;) {
