@@ -1,5 +1,6 @@
 // Every built-in cell, for one instruction set: a file of isa/ defines UNROLLED_ISA and the vectors.
 #pragma once
+#include "cross_entropy.h"
 #include "generated/cells.h"
 #include "sweep.h"
 
@@ -25,6 +26,11 @@ const unrolled_kernel* kernel_at(int64_t i) {
   return i < static_cast<int64_t>(sizeof(all) / sizeof(*all)) ? all[i] : nullptr;
 }
 
+template <class V>
+struct Entropy {
+  static constexpr unrolled_entropy entropy = {CrossEntropy<V>::run, CrossEntropy<V>::work_bytes};
+};
+
 }  // namespace
 
 namespace unrolled {
@@ -32,6 +38,11 @@ namespace unrolled {
 const unrolled_kernel* UNROLLED_JOIN(kernel_at_, UNROLLED_ISA)(int64_t bytes, int64_t i) {
   if (bytes == 4) return kernel_at<Vector<float>>(i);
   return bytes == 8 ? kernel_at<Vector<double>>(i) : nullptr;
+}
+
+const unrolled_entropy* UNROLLED_JOIN(entropy_of_, UNROLLED_ISA)(int64_t bytes) {
+  if (bytes == 4) return &Entropy<Vector<float>>::entropy;
+  return bytes == 8 ? &Entropy<Vector<double>>::entropy : nullptr;
 }
 
 // Twelve sums, so that none waits for the one before, each in a register of its own.

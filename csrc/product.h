@@ -225,7 +225,7 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
 }
 
 // C[i, j] = Σ_r A[r, i] B[r, j], for i in first … last-1 and all j < n: the product that yields a
-// weight's gradient. Both sides are packed, a chunk of rows at a time; `gap` keeps neighbouring tiles
+// weight's gradient; `add`ed to what C holds, if so asked. Both sides are packed, a chunk of rows at a time; `gap` keeps neighbouring tiles
 // and panels from falling on the same places of the cache. `scratch` holds outer_scratch() numbers.
 constexpr Index gap = 16, outer_block = 512;
 template <class V>
@@ -235,7 +235,8 @@ Index outer_scratch(Index n) {
 }
 template <class V>
 void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, Rows<const typename V::Scalar> b,
-                    Index n, Index rows, typename V::Scalar* c, Index stride, typename V::Scalar* scratch) {
+                    Index n, Index rows, typename V::Scalar* c, Index stride, typename V::Scalar* scratch,
+                    bool add = false) {
   using T = typename V::Scalar;
   constexpr Index W = Tile<V>::width, K = Tile<V>::depth, M = Tile<V>::rows;
   if (first >= last) return;
@@ -281,18 +282,18 @@ void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, R
           const Index m = std::min(M, height - i);
           T* out = c + (i0 + i) * stride + j;
           if (m == M && j + columns * V::size <= n) {
-            run(&left, right + p * panel_size, depth, out, stride, chunk ? Start::sum : Start::zero, nullptr);
+            run(&left, right + p * panel_size, depth, out, stride, chunk || add ? Start::sum : Start::zero, nullptr);
             continue;
           }
           run(&left, right + p * panel_size, depth, edge, W, Start::zero, nullptr);
           for (Index q = 0; q < m; ++q)
             for (Index r = 0; r < some; ++r)
-              out[q * stride + r] = (chunk ? out[q * stride + r] : T(0)) + edge[q * W + r];
+              out[q * stride + r] = (chunk || add ? out[q * stride + r] : T(0)) + edge[q * W + r];
         }
       }
     }
   }
-  if (!count)
+  if (!count && !add)
     for (Index i = first; i < last; ++i) std::fill_n(c + i * stride, n, T(0));
 }
 

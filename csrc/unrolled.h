@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define UNROLLED_API __attribute__((visibility("default")))
-#define UNROLLED_VERSION 1
+#define UNROLLED_VERSION 2
 #define UNROLLED_STATES 4  // state tensors a cell may have
 
 // What a compiled cell computes, and what it calls the parameters of its Python class.
@@ -74,6 +74,26 @@ typedef struct {
   int64_t (*work_bytes)(const unrolled_call*, int64_t backward);
 } unrolled_kernel;
 
+// Softmax over C classes and its cross-entropy, of N rows of E features; every array is dense.
+typedef struct {
+  int64_t rows, inputs, classes;  // N, E, C
+  int64_t threads;                // at most so many
+  const void* x;                  // [N, E]
+  const void* weight;             // [C, E]: logits = x weightᵀ + bias
+  const void* bias;               // [C], or 0
+  const int64_t* targets;         // [N], each 0 … C-1
+  void* losses;                   // [N]: -log softmax(logits)[target]
+  void* d_x;                      // [N, E]: gradient of the mean loss, or 0 if not wanted, as below
+  void* d_weight;                 // [C, E]
+  void* d_bias;                   // [C]
+  void* work;                     // work_bytes()
+} unrolled_entropy_call;
+
+typedef struct {
+  void (*run)(const unrolled_entropy_call*);
+  int64_t (*work_bytes)(const unrolled_entropy_call*);
+} unrolled_entropy;
+
 // Version of this interface, so that a stale library is not called.
 UNROLLED_API int64_t unrolled_version(void);
 // Names of the instruction sets that were built in, separated by spaces, worst first.
@@ -83,6 +103,8 @@ UNROLLED_API int64_t unrolled_supports(const char* instruction_set);
 // The i-th kernel of an instruction set for elements of 4 or 8 bytes, or 0 beyond the last.
 UNROLLED_API const unrolled_kernel* unrolled_kernel_at(const char* instruction_set, int64_t element_bytes,
                                                        int64_t i);
+// The cross-entropy of an instruction set for elements of 4 or 8 bytes, or 0.
+UNROLLED_API const unrolled_entropy* unrolled_entropy_of(const char* instruction_set, int64_t element_bytes);
 // Run parallel regions on this OpenMP runtime (its GOMP_parallel, omp_get_thread_num and
 // omp_get_num_threads) instead of threads of our own.
 UNROLLED_API void unrolled_use_openmp(void* parallel, void* thread_num, void* num_threads);

@@ -56,6 +56,7 @@ UNROLLED_SERIAL(<) UNROLLED_SERIAL(>) UNROLLED_SERIAL(<=) UNROLLED_SERIAL(>=)
   }
 UNROLLED_SERIAL(operator-, -a.v)
 UNROLLED_SERIAL(exp, std::exp(a.v))
+UNROLLED_SERIAL(exp_of_negative, std::exp(a.v))
 UNROLLED_SERIAL(log, std::log(a.v))
 UNROLLED_SERIAL(sqrt, std::sqrt(a.v))
 UNROLLED_SERIAL(abs, std::abs(a.v))
@@ -224,6 +225,14 @@ UNROLLED_INLINE Vec<T, N> exp(Vec<T, N> x) {
   const Exponential<V> rest(max(beyond, V(0)));
   const V above = inside * (rest.scale * rest.p + rest.scale);
   return select(x > V(limit), above, select(x < V(-limit), V(0), inside));
+}
+// For x up to 0 alone, in half the time. Below -limit it is e^-limit, beside which 1 stays 1.
+template <class T, int N>
+UNROLLED_INLINE Vec<T, N> exp_of_negative(Vec<T, N> x) {
+  using V = Vec<T, N>;
+  constexpr double limit = sizeof(T) == 4 ? 87 : 708;
+  const Exponential<V> e(max(x, V(-limit)));
+  return e.scale * e.p + e.scale;
 }
 template <class T, int N>
 UNROLLED_INLINE Vec<T, N> sigmoid(Vec<T, N> x) {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 1  # UNROLLED_VERSION in csrc/unrolled.h
+VERSION = 2  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 
@@ -27,6 +27,20 @@ class Kernel(NamedTuple):
     projected: int
     states: int
     slots: int
+
+
+class Entropy(NamedTuple):
+    """Softmax and cross-entropy for one dtype, as ``unrolled_entropy``."""
+
+    run: Callable[[bytes], None]
+    work_bytes: Callable[[bytes], int]
+
+
+class _Entropy(ctypes.Structure):
+    _fields_ = [
+        ("run", ctypes.CFUNCTYPE(None, ctypes.c_char_p)),
+        ("work_bytes", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)),
+    ]
 
 
 class _Cell(ctypes.Structure):
@@ -100,6 +114,8 @@ def _load() -> ctypes.CDLL | str:
     loaded.unrolled_supports.argtypes = [ctypes.c_char_p]
     loaded.unrolled_kernel_at.restype = ctypes.POINTER(_Kernel)
     loaded.unrolled_kernel_at.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64]
+    loaded.unrolled_entropy_of.restype = ctypes.POINTER(_Entropy)
+    loaded.unrolled_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     loaded.unrolled_fma_peak.restype = ctypes.c_double
     loaded.unrolled_fma_peak.argtypes = [ctypes.c_char_p]
     loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
@@ -181,7 +197,22 @@ class using:  # noqa: N801
 
 def kernel(name: str, dtype: torch.dtype) -> Kernel:
     """The kernel of that name for that dtype, of the instruction set in use."""
-    return _kernels(_forced[-1] if _forced else instruction_set(), dtype)[name]
+    return _kernels(_in_use(), dtype)[name]
+
+
+def entropy(dtype: torch.dtype) -> Entropy:
+    """The cross-entropy for that dtype, of the instruction set in use."""
+    return _entropy(_in_use(), dtype)
+
+
+def _in_use() -> str:
+    return _forced[-1] if _forced else instruction_set()
+
+
+@cache
+def _entropy(instructions: str, dtype: torch.dtype) -> Entropy:
+    native = _library().unrolled_entropy_of(instructions.encode(), dtype.itemsize).contents
+    return Entropy(native.run, native.work_bytes)
 
 
 @cache
