@@ -64,7 +64,9 @@ def all_ratios(rows: Sequence[Row]) -> dict[str, Any]:
         "inference": [("unrolled", peer) for peer in PEERS],
         "streaming": [("unrolled", peer) for peer in ("torch.nn.LSTMCell", *PEERS[1:])],
         "ragged": RAGGED,
-        "model": [("unrolled", "torch.nn"), ("unrolled", "unrolled, reference")],
+        "model": [
+            ("unrolled", p) for p in ("torch.nn", "torch.nn, our head", "unrolled, reference")
+        ],
     }
     for section, contests in pairs.items():
         table = grouped(rows, section)

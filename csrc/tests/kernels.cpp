@@ -479,6 +479,70 @@ int crowd() {
   return failures;
 }
 
+// Softmax and cross-entropy by their definition, in float64, against every instruction set.
+template <class T>
+int cross_entropy(const std::string& set) {
+  const unrolled_entropy* kernel = unrolled_entropy_of(set.c_str(), sizeof(T));
+  constexpr Index sizes[][3] = {{1, 1, 2}, {7, 33, 7}, {33, 7, 33}, {131, 200, 101}};
+  int failures = 0;
+  for (const auto& [N, E, C] : sizes)
+    for (int asked = 0; asked < 16; ++asked)
+      for (const Index threads : {1, 2, 3}) {
+        Random random(static_cast<uint64_t>(N * 16 + asked));
+        const bool biased = asked & 8;
+        const Buffer<T> x(N * E), weight(C * E), bias = biased ? Buffer<T>(C) : Buffer<T>(), losses(N);
+        for (const Buffer<T>* buffer : {&x, &weight, &bias})
+          for (Index i = 0; i < buffer->size(); ++i) (*buffer)[i] = static_cast<T>(random.uniform());
+        const Buffer<int64_t> targets(N);
+        for (Index n = 0; n < N; ++n) targets[n] = random.below(C);
+        const Buffer<T> d_x = asked & 1 ? Buffer<T>(N * E) : Buffer<T>();
+        const Buffer<T> d_weight = asked & 2 ? Buffer<T>(C * E) : Buffer<T>();
+        const Buffer<T> d_bias = asked & 4 ? Buffer<T>(C) : Buffer<T>();
+        unrolled_entropy_call call = {N, E, C, threads, x.data(), weight.data(), bias.data(), targets.data(),
+                                      losses.data(), d_x.data(), d_weight.data(), d_bias.data(), nullptr};
+        const Buffer<char> work(kernel->work_bytes(&call));
+        call.work = work.data();
+        kernel->run(&call);
+
+        std::vector<double> right_x(N * E), right_weight(C * E), right_bias(C), right_losses(N), p(C);
+        for (Index n = 0; n < N; ++n) {
+          double all = 0;
+          for (Index c = 0; c < C; ++c) {
+            double logit = biased ? bias[c] : 0;
+            for (Index e = 0; e < E; ++e) logit += double{x[n * E + e]} * weight[c * E + e];
+            all += p[c] = std::exp(logit);
+          }
+          right_losses[n] = -std::log(p[targets[n]] / all);
+          for (Index c = 0; c < C; ++c) {
+            const double d = (p[c] / all - (c == targets[n])) / static_cast<double>(N);
+            right_bias[c] += d;
+            for (Index e = 0; e < E; ++e) {
+              right_x[n * E + e] += d * weight[c * E + e];
+              right_weight[c * E + e] += d * x[n * E + e];
+            }
+          }
+        }
+        const auto check = [&](const char* name, const Buffer<T>& got, const std::vector<double>& expected) {
+          double scale = 0, worst = 0;
+          for (const double value : expected) scale = std::max(scale, std::abs(value));
+          for (Index i = 0; i < got.size(); ++i) {
+            const double off = std::abs(got[i] - expected[i]) / scale;
+            worst = off <= worst ? worst : off;  // a NaN is the worst
+          }
+          if (worst <= 200 * static_cast<double>(std::numeric_limits<T>::epsilon())) return;
+          ++failures;
+          std::printf("FAILED: %s cross-entropy float%d, N%d E%d C%d, %d threads: %s is off by %g\n", set.c_str(),
+                      static_cast<int>(8 * sizeof(T)), static_cast<int>(N), static_cast<int>(E),
+                      static_cast<int>(C), static_cast<int>(threads), name, worst);
+        };
+        check("the loss", losses, right_losses);
+        check("d_x", d_x, right_x);
+        check("d_weight", d_weight, right_weight);
+        check("d_bias", d_bias, right_bias);
+      }
+  return failures;
+}
+
 int mathematics() {
   int failures = test_math_serial();
   for (const std::string& set : supported()) {
@@ -510,6 +574,7 @@ int main(int count, char** arguments) {
     failures += compare<float>(cell, cases) + compare<double>(cell, cases);
     for (const std::string& set : supported()) failures += endure<float>(set, cell) + endure<double>(set, cell);
   }
+  for (const std::string& set : supported()) failures += cross_entropy<float>(set) + cross_entropy<double>(set);
   failures += crowd();
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

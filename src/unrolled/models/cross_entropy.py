@@ -87,7 +87,7 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> 
     given = (x, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         return cast(Tensor, _CrossEntropy.apply(*given, targets))  # type: ignore[no-untyped-call]
-    return _operator()(*given, targets, [False] * 3)[0].mean()
+    return cast(Tensor, _operator()(*given, targets, [False] * 3)[0].mean())
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -118,7 +118,8 @@ def _by_reference(
     """
     x, weight, bias = (t if t is None else t.view_as(t) for t in given)
     assert x is not None and weight is not None
-    sources = [t for t, want in zip((x, weight, bias), wanted, strict=True) if want]
+    aliases = zip((x, weight, bias), wanted, strict=True)
+    sources = [t for t, want in aliases if want and t is not None]
     loss = _reference(x, weight, bias, targets)
     found = iter(torch.autograd.grad(loss, sources, d_loss, create_graph=True))
     return tuple(next(found) if want else None for want in wanted)

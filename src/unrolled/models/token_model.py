@@ -11,6 +11,7 @@ from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.data.dataset import Batch
 from unrolled.data.vocabulary import SPECIALS, UNKNOWN
 from unrolled.layers import Recurrent
+from unrolled.models.cross_entropy import linear_cross_entropy
 from unrolled.remedies import sensible_weights
 from unrolled.shapes import check_fraction, check_size, real_steps
 
@@ -125,20 +126,37 @@ class TokenModel(nn.Module, ABC):
 
     def predict(self, batch: Batch) -> Prediction:
         """The logits and targets of the real tokens only: padding is neither computed nor counted."""
-        targets, counts = self.targets(batch)
-        real = real_steps(counts, len(targets))
-        context = self.context(self._embedded(batch.tokens), batch.lengths)
-        return Prediction(self.logits(context[real]), targets[real])
+        context, targets = self._real(batch, self._context(batch))
+        return Prediction(self.logits(context), targets)
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean cross-entropy of the real tokens, in nats per token."""
-        return F.cross_entropy(*self.predict(batch))
+        context, targets = self._real(batch, self._context(batch))
+        return self.loss_of(context, targets)
+
+    def loss_of(self, context: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of ``targets`` ``[N]`` where ``context`` ``[N, S*H]`` is known."""
+        features = self._features(context)
+        return linear_cross_entropy(features, self.output.weight, self.output.bias, targets)
 
     def logits(self, context: Tensor) -> Tensor:
         """``[..., S*H]`` to ``[..., V]``: softmax's input, from the states."""
-        y = F.gelu(self.join(self.drop(context)))
-        logits: Tensor = self.output(self.drop(y))
+        logits: Tensor = self.output(self._features(context))
         return logits
+
+    def _features(self, context: Tensor) -> Tensor:
+        features: Tensor = self.drop(F.gelu(self.join(self.drop(context))))
+        return features
+
+    def _context(self, batch: Batch) -> Tensor:
+        return self.context(self._embedded(batch.tokens), batch.lengths)
+
+    def _real(self, batch: Batch, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of ``context`` that predict real tokens, and those tokens."""
+        targets, counts = self.targets(batch)
+        rows = real_steps(counts, len(targets)).flatten().nonzero().squeeze(1)
+        # The gradient of `index_select` is a plain sum of rows; that of a mask sorts its places.
+        return context.flatten(0, 1).index_select(0, rows), targets.flatten().index_select(0, rows)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         if self.training and self.token_dropout:
