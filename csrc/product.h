@@ -146,6 +146,51 @@ UNROLLED_INLINE void for_tiles(Index n, const F& f) {
   }
 }
 
+// The same for so few rows that a tile of one panel would wait for its own sums: M rows meet N panels,
+// which lie `b_step` apart. Where the results of a panel go: out[m * Tile::width], the next panel's
+// `out_step` further.
+constexpr int narrow_rows = 2;
+template <class V, int M, int N>
+UNROLLED_NOINLINE void narrow_tile(const typename V::Scalar* const* a, const typename V::Scalar* b, Index b_step,
+                                   Index depth, typename V::Scalar* out, Index out_step, bool add) {
+  using T = typename V::Scalar;
+  constexpr int C = Tile<V>::columns, W = Tile<V>::width;
+  V sums[M][N][C];
+  for (int m = 0; m < M; ++m)
+    for (int p = 0; p < N; ++p)
+      for (int c = 0; c < C; ++c) sums[m][p][c] = add ? V::load(out + p * out_step + m * W + c * V::size) : V(0);
+  const T* row[M];
+  for (int m = 0; m < M; ++m) row[m] = a[m];
+  for (Index k = 0; k < depth; ++k, b += W) {
+#pragma GCC unroll 8
+    for (int p = 0; p < N; ++p)
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        const V column = V::load(b + p * b_step + c * V::size);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) sums[m][p][c].multiply_add(row[m][k], column);
+      }
+  }
+  for (int m = 0; m < M; ++m)
+    for (int p = 0; p < N; ++p)
+      for (int c = 0; c < C; ++c) sums[m][p][c].store(out + p * out_step + m * W + c * V::size);
+}
+template <class V, int M, int N>
+UNROLLED_INLINE void narrow_panels(const typename V::Scalar* const* a, const typename V::Scalar* b, Index b_step,
+                                   Index count, Index depth, typename V::Scalar* out, Index out_step, bool add) {
+  for (; count >= N; count -= N, b += N * b_step, out += N * out_step)
+    narrow_tile<V, M, N>(a, b, b_step, depth, out, out_step, add);
+  if constexpr (N > 1) narrow_panels<V, M, N / 2>(a, b, b_step, count, depth, out, out_step, add);
+}
+// One or two rows times `count` panels.
+template <class V>
+void multiply_narrow(const typename V::Scalar* const* a, Index rows, const typename V::Scalar* b, Index b_step,
+                     Index count, Index depth, typename V::Scalar* out, Index out_step, bool add) {
+  constexpr int most = Tile<V>::columns < 4 ? 8 / Tile<V>::columns : 2;
+  if (rows == 1) return narrow_panels<V, 1, most>(a, b, b_step, count, depth, out, out_step, add);
+  narrow_panels<V, 2, most / 2>(a, b, b_step, count, depth, out, out_step, add);
+}
+
 // A run of columns of A that meets a run of rows of B: A's blocks need not be in B's order.
 struct Segment {
   Index a, b, length;
@@ -176,6 +221,20 @@ void pack(const typename V::Scalar* b, Index row, Index column, Index depth, Ind
     const Index count = std::min(W, n - p * W);
     if (count == W && column == 1) {
       for (Index k = 0; k < depth; ++k) std::memcpy(out + k * W, in + k * row, W * sizeof(*out));
+      continue;
+    }
+    if (row == 1) {
+      constexpr int N = V::size;
+      for (Index j = 0; j < W; j += N)
+        for (Index k = 0; k < depth; k += N) {
+          const int some = static_cast<int>(std::min<Index>(N, depth - k));
+          V block[N];
+#pragma GCC unroll 16
+          for (int i = 0; i < N; ++i)
+            block[i] = j + i < count ? V::load(in + (j + i) * column + k, some) : V(0);
+          transpose(block);
+          for (int i = 0; i < some; ++i) block[i].store(out + (k + i) * W + j);
+        }
       continue;
     }
     for (Index k = 0; k < depth; ++k) {

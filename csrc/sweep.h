@@ -161,12 +161,17 @@ class Sweep {
     for (const Group& group : groups_) most = std::max<Index>(most, static_cast<Index>(group.lane.size()));
     return most;
   }
-  // The products of one panel, the addresses of rows (before and after for each state, and later ones),
+  // The products of n rows with one panel, or with all of them if the rows are few.
+  Index products_of_member(Index n) const {
+    const Index panel = std::max<Index>(G, 1) * W, all = std::max<Index>(G, 1) * padded_;
+    return (std::max(n * panel, std::min<Index>(n, narrow_rows) * all) + 15) / 16 * 16;
+  }
+  // The products, the addresses of rows (before and after for each state, and later ones),
   // and sums of squares.
   Index scratch_of_member() const {
     const Index n = largest_group();
     const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
-    return (std::max<Index>(G, 1) * n * W + addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
+    return products_of_member(n) + (addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
   }
 
   // For every row: f(row, step, lane, length).
@@ -291,9 +296,15 @@ class Sweep {
           before_rows[s][q] = previous(s, t, b, group.length[q]);
           now_rows[s][q] = state(s, t, b);
         }
+      const bool narrow = n <= narrow_rows;
+      if (G > 0 && narrow && n) {
+        const Index panel = first / W;
+        multiply_narrow<V>(before_rows[0], n, packed_ + panel * G * H_ * W, H_ * W, G * (panels<V>(last) - panel), H_,
+                           z, n * W, false);
+      }
       for (Index j = first; j < last; j += W) {
         const int columns = vectors_of<V>(H_, j);
-        if constexpr (G > 0) {
+        if (G > 0 && !narrow)
           for (int g = 0; g < G; ++g)
             for (size_t part = 0; part < parts.size(); ++part)
               for_tiles<V>(n, [&](Index q, int m) {
@@ -303,13 +314,14 @@ class Sweep {
                 tile_for<V>(m, columns)(rows, b, parts[part].length, z + (g * n + q) * W, W,
                                         part ? Start::sum : Start::zero, nullptr);
               });
-        }
+        const T* products = z + (narrow ? (j - first) * G * n : 0);
         for (int c = 0; c < columns; ++c) {
           const Index u = j + c * V::size;
           if (u + V::size <= H_) {
-            forward_step<true>(group, t, u, n, z + c * V::size, before_rows, now_rows, V::size);
+            forward_step<true>(group, t, u, n, products + c * V::size, before_rows, now_rows, V::size);
           } else {
-            forward_step<false>(group, t, u, n, z + c * V::size, before_rows, now_rows, static_cast<int>(H_ - u));
+            forward_step<false>(group, t, u, n, products + c * V::size, before_rows, now_rows,
+                                static_cast<int>(H_ - u));
           }
         }
       }
@@ -363,7 +375,7 @@ class Sweep {
 
   T* member_scratch(const Member& me) const { return scratch_base_ + me.id * scratch_of_member(); }
   const T** addresses(const Member& me, Index most, int i) const {
-    T* end = member_scratch(me) + (std::max<Index>(G, 1) * most * W + 15) / 16 * 16;
+    T* end = member_scratch(me) + products_of_member(most);
     return reinterpret_cast<const T**>(end) + i * most;
   }
   T* squares_of(const Member& me, Index most) const {
@@ -460,6 +472,19 @@ class Sweep {
       for (Index q = 0; q < n; ++q) std::fill_n(z + q * W, W, T(0));
   }
 
+  // The same for one or two lanes and all panels of a member, one after the other in z.
+  void product_back_narrow(const T* const* a, Index n, Index first, Index last, const std::vector<Segment>& parts,
+                           T* z) const {
+    const Index panel = first / W, count = panels<V>(last) - panel;
+    for (size_t part = 0; part < parts.size(); ++part) {
+      const T* rows[narrow_rows];
+      for (Index q = 0; q < n; ++q) rows[q] = a[q] + parts[part].a;
+      multiply_narrow<V>(rows, n, packed_ + (panel * G * H_ + parts[part].b) * W, G * H_ * W, count,
+                         parts[part].length, z, n * W, part > 0);
+    }
+    if (parts.empty()) std::fill_n(z, count * n * W, T(0));
+  }
+
   struct BackRows {
     const T** old[S];   // the state before the step
     const T** now[S];   // and after it
@@ -490,15 +515,19 @@ class Sweep {
           for (int s = 0; s < S; ++s) begin_carry(s, b, ends(t, length), first, last);
       }
       if (wants_squares_) std::fill_n(squares, S * n * V::size, T(0));
+      const bool narrow = n <= narrow_rows;
+      if (narrow && n) product_back_narrow(rows.later, n, first, last, parts, z);
       for (Index j = first; j < last; j += W) {
-        product_back(rows.later, n, j, parts, z);
+        if (!narrow) product_back(rows.later, n, j, parts, z);
+        const T* products = z + (narrow ? (j - first) * n : 0);
         const int columns = vectors_of<V>(H_, j);
         for (int c = 0; c < columns; ++c) {
           const Index u = j + c * V::size;
           if (u + V::size <= H_) {
-            backward_step<true>(me, group, t, u, n, z + c * V::size, rows, squares, V::size);
+            backward_step<true>(me, group, t, u, n, products + c * V::size, rows, squares, V::size);
           } else {
-            backward_step<false>(me, group, t, u, n, z + c * V::size, rows, squares, static_cast<int>(H_ - u));
+            backward_step<false>(me, group, t, u, n, products + c * V::size, rows, squares,
+                                 static_cast<int>(H_ - u));
           }
         }
       }

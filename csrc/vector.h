@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -184,6 +185,38 @@ template <class T, int N>
 UNROLLED_INLINE Vec<T, N> abs(Vec<T, N> a) {
   return select(a < Vec<T, N>(0), -a, a);
 }
+
+// N vectors as the rows of a matrix, turned into its columns: at each round, pairs of rows that are `s`
+// apart exchange the halves of every block of 2s.
+template <class T>
+UNROLLED_INLINE void transpose(Serial<T>*) {}
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+template <int s, class V, int... j>
+UNROLLED_INLINE void exchange(V& a, V& b, std::integer_sequence<int, j...>) {
+  constexpr int N = V::size;
+  const auto low = __builtin_shufflevector(a.v, b.v, (j & s ? N + j - s : j)...);
+  const auto high = __builtin_shufflevector(a.v, b.v, (j & s ? N + j : j + s)...);
+  a.v = low, b.v = high;
+}
+template <int s = 1, class T, int N>
+UNROLLED_INLINE void transpose(Vec<T, N>* rows) {
+  if constexpr (s < N) {
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+      if (!(i & s)) exchange<s>(rows[i], rows[i + s], std::make_integer_sequence<int, N>());
+    transpose<2 * s>(rows);
+  }
+}
+#else
+template <class T, int N>
+UNROLLED_INLINE void transpose(Vec<T, N>* rows) {
+  for (int i = 0; i < N; ++i)
+    for (int j = 0; j < i; ++j) {
+      const T a = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i], rows[j].v[i] = a;
+    }
+}
+#endif
 
 // e^x = 2^n (1 + p), where x = n ln 2 + r, |r| ≤ ln 2 / 2, and p = e^r - 1 by its Taylor series, cut
 // where the rest is below rounding. For x from -limit to limit; NaN stays NaN.
