@@ -284,8 +284,9 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
 }
 
 // C[i, j] = Σ_r A[r, i] B[r, j], for i in first … last-1 and all j < n: the product that yields a
-// weight's gradient; `add`ed to what C holds, if so asked. Both sides are packed, a chunk of rows at a time; `gap` keeps neighbouring tiles
-// and panels from falling on the same places of the cache. `scratch` holds outer_scratch() numbers.
+// weight's gradient; `add`ed to what C holds, if so asked. Both sides are packed, a chunk of rows at a
+// time; `gap` keeps neighbouring tiles and panels from falling on the same places of the cache.
+// `scratch` holds outer_scratch() numbers.
 constexpr Index gap = 16, outer_block = 512;
 template <class V>
 Index outer_scratch(Index n) {

@@ -9,6 +9,10 @@
 // may differ, share what is kept. Lanes are sorted by length, so that those that have a step are
 // always the first ones of their group.
 #pragma once
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cmath>
 #include <numeric>
 
@@ -36,6 +40,18 @@ class Arena {
 };
 inline void* aligned(void* p) {
   return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64);
+}
+
+// Ask for large pages under a big buffer: fewer faults when it is first touched, fewer misses later.
+inline void prefer_large_pages(const void* p, Index bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t page = 2u << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(p), end = begin + static_cast<uintptr_t>(bytes);
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (p && last >= first + 2 * page) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)p, (void)bytes;
+#endif
 }
 
 // The lanes that one member of the team sweeps, longest first.
@@ -96,6 +112,12 @@ class Sweep {
     }
     scratch_base_ = arena_.take<T>(scratch_);
     if (!work) return;
+    const Index number = static_cast<Index>(sizeof(T));
+    prefer_large_pages(work, arena_.used());
+    prefer_large_pages(call->kept, rows_ * slots * H_ * number);
+    prefer_large_pages(call->d_x, T_ * B_ * D_ * number);
+    for (int s = 0; s < S; ++s)
+      if (s == 0 || call->every || call->keep) prefer_large_pages(call->states[s], T_ * B_ * H_ * number);
     std::fill_n(zeros_, std::max<Index>(Q + 1, slots) * padded_, T(0));
     if constexpr (U > 0) {
       for (int j = 0; j < U; ++j) {
@@ -119,7 +141,7 @@ class Sweep {
     const double outside = 2.0 * T_ * B_ * P * H_ * D_ * (backward ? 3 : 1);
     Index threads = std::max<Index>(1, call_.threads);
     by_units_ = false;
-    if (all + outside < 1e6) threads = 1;
+    if (all + outside < 8e6) threads = 1;  // done before a sleeping thread has woken
     members_ = static_cast<int>(threads);
     // With few lanes each member would read all the weights for a row or two.
     by_units_ = threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;

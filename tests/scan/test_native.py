@@ -1,6 +1,7 @@
 """The kernels: against finite differences, against each other, and against the reference."""
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -192,9 +193,13 @@ def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     granted, sizes = [], operators._sizes
 
     def watched(
-        kernel: library.Kernel, call: bytes, key: object, backward: bool, ragged: bool
+        kernel: library.Kernel,
+        fields: Callable[[], bytes],
+        key: object,
+        backward: bool,
+        ragged: bool,
     ) -> tuple[int, int]:
-        got = sizes(kernel, call, key, backward, ragged)
+        got, call = sizes(kernel, fields, key, backward, ragged), fields()
         needed = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
         granted.extend(zip(got, needed, strict=True))
         return needed

@@ -60,11 +60,16 @@ _work_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
 
 
 def _sizes(
-    kernel: library.Kernel, call: bytes, key: tuple[object, ...], backward: bool, ragged: bool
+    kernel: library.Kernel,
+    fields: Callable[[], bytes],
+    key: tuple[object, ...],
+    backward: bool,
+    ragged: bool,
 ) -> tuple[int, int]:
     """Bytes of scratch and of packed weights that a call needs; the same for the same shapes."""
     found = None if ragged else _work_sizes.get(key)
     if found is None:
+        call = fields()
         found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
         found = ((found[0] + 63) // 64 * 64, (found[1] + 63) // 64 * 64)
         if not ragged:  # with lengths it depends on each of them
@@ -92,12 +97,17 @@ def _scratch(count: int) -> Tensor:
     return memory
 
 
+_NONE = [0] * STATES
+
+
 def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def _four(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [_pointer(t) for t in tensors] + [0] * (STATES - len(tensors))
+    if not tensors:
+        return _NONE
+    return [0 if t is None else t.data_ptr() for t in tensors] + _NONE[len(tensors) :]
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
@@ -109,9 +119,6 @@ def _written(gradient: Optional) -> Optional:
     if gradient is None or not (gradient.is_neg() or gradient._is_zerotensor()):
         return gradient
     return torch.zeros(gradient.shape, dtype=gradient.dtype, device="cpu") + gradient
-
-
-_NONE = [0] * STATES
 
 
 class _Given:
@@ -181,9 +188,10 @@ def _forward(*arguments: Any) -> list[Tensor]:
     head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
     head += _four(final)
     tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
-    bare = FIELDS.pack(*head, 0, 0, 0, *tail)
     key = (id(kernel), number, keep, every, *given.sizes)
-    work, packed = _sizes(kernel, bare, key, False, given.lengths is not None)
+    work, packed = _sizes(
+        kernel, lambda: FIELDS.pack(*head, 0, 0, 0, *tail), key, False, given.lengths is not None
+    )
     shown = states if every else states[:1]
     if not keep:
         scratch = _scratch(work + packed + math.prod(slots) * x.itemsize)
@@ -194,7 +202,8 @@ def _forward(*arguments: Any) -> list[Tensor]:
     scratch = _scratch(work + packed)
     address = scratch.data_ptr()
     kernel.forward(FIELDS.pack(*head, kept.data_ptr(), address + work, address, *tail))
-    kept[given.real :].zero_()  # so that equal calls give equal tensors
+    if given.real < slots[0]:
+        kept[given.real :].zero_()  # so that equal calls give equal tensors
     return [*shown, *final, kept]
 
 
@@ -208,9 +217,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     ]
     d_final = [_dense(d) for d in map(_written, d_final)]
     results = [
-        torch.empty(t.shape, dtype=x.dtype, device="cpu")
-        if want and t is not None
-        else x.new_empty(0)
+        x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
         for t, want in zip(_differentiable(inputs), wanted, strict=True)
     ]
     asked = [r if want else None for r, want in zip(results, wanted, strict=True)]
@@ -227,9 +234,10 @@ def _backward(*arguments: Any) -> list[Tensor]:
     tail = [*_four(d_states), *(s for s, _ in strides), *(s for _, s in strides), *_four(d_final)]
     tail += [_pointer(d_x), _pointer(d_weight_ih), _pointer(summed[0] if summed else None)]
     tail += [_pointer(d_weight_hh), _pointer(d_vectors), *_four(d_start), *_four(found)]
-    bare = FIELDS.pack(*head, 0, *tail)
     key = (id(kernel), number, norms, *given.sizes)
-    work, _ = _sizes(kernel, bare, key, True, given.lengths is not None)
+    work, _ = _sizes(
+        kernel, lambda: FIELDS.pack(*head, 0, *tail), key, True, given.lengths is not None
+    )
     scratch = _scratch(work)
     kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
     for other in summed[1:]:
