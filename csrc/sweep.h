@@ -104,7 +104,7 @@ class Sweep {
       sums_ = arena_.take<T>(members_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
       if (wants_norms() && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
-      if (call->d_x && irregular_) d_x_rows_ = arena_.take<T*>(rows_);
+      if (call->d_x && irregular_ && !call->offsets) d_x_rows_ = arena_.take<T*>(rows_);
       outer_ = outer_scratch<V>(std::max(D_, H_));
       scratch_ = std::max(scratch_, members_ * outer_);
     } else {
@@ -112,12 +112,12 @@ class Sweep {
     }
     scratch_base_ = arena_.take<T>(scratch_);
     if (!work) return;
-    const Index number = static_cast<Index>(sizeof(T));
+    const Index number = static_cast<Index>(sizeof(T)), places = call->offsets ? rows_ : T_ * B_;
     prefer_large_pages(work, arena_.used());
     prefer_large_pages(call->kept, rows_ * slots * H_ * number);
-    prefer_large_pages(call->d_x, T_ * B_ * D_ * number);
+    prefer_large_pages(call->d_x, places * D_ * number);
     for (int s = 0; s < S; ++s)
-      if (s == 0 || call->every || call->keep) prefer_large_pages(call->states[s], T_ * B_ * H_ * number);
+      if (s == 0 || call->every || call->keep) prefer_large_pages(call->states[s], places * H_ * number);
     std::fill_n(zeros_, std::max<Index>(Q + 1, slots) * padded_, T(0));
     if constexpr (U > 0) {
       for (int j = 0; j < U; ++j) {
@@ -176,7 +176,13 @@ class Sweep {
     rows_ = 0;
     for (Index b = 0; b < B_; ++b) first_row_[b] = rows_, rows_ += lengths[b];
   }
-  Index row(Index t, Index b) const { return first_row_[b] + t * row_step_; }
+  Index row(Index t, Index b) const { return call_.offsets ? at(t, b) : first_row_[b] + t * row_step_; }
+
+  // Where step t of lane b stands in the caller's arrays: which row, and how many numbers from the first.
+  Index at(Index t, Index b) const { return call_.offsets ? call_.offsets[t] + b : t * B_ + b; }
+  Index at(Index t, Index b, Index t_stride, Index b_stride) const {
+    return call_.offsets ? at(t, b) * b_stride : t * t_stride + b * b_stride;
+  }
 
   Index largest_group() const {
     Index most = 0;
@@ -224,7 +230,7 @@ class Sweep {
 
   T* state(int s, Index t, Index b) const {
     const bool all = s == 0 || call_.every || call_.keep;
-    return as(call_.states[s]) + ((all ? t * B_ : 0) + b) * H_;
+    return as(call_.states[s]) + (all ? at(t, b) : b) * H_;
   }
   const T* initial(int s, Index b) const {
     return call_.initial[s] ? as(call_.initial[s]) + b * H_ : zeros_;
@@ -283,7 +289,7 @@ class Sweep {
   void find_x_rows(const Member& me) {
     const auto steps = me.part(T_);
     for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index) {
-      x_rows_[row] = as(call_.x) + t * call_.x_step + b * call_.x_lane;
+      x_rows_[row] = as(call_.x) + at(t, b, call_.x_step, call_.x_lane);
     });
   }
 
@@ -386,7 +392,7 @@ class Sweep {
     for (Index b = lanes.first; b < lanes.last; ++b) {
       const Index length = irregular_ ? call_.lengths[b] : T_;
       for (int s = 0; s < S; ++s) {
-        if (s == 0 || call_.every || call_.keep)
+        if (!call_.offsets && (s == 0 || call_.every || call_.keep))
           for (Index t = length; t < T_; ++t) std::fill_n(state(s, t, b), H_, T(0));
         if (!call_.finals[s]) continue;
         const T* last = length ? state(s, call_.reverse ? 0 : length - 1, b) : initial(s, b);
@@ -461,7 +467,7 @@ class Sweep {
     for (Index b = lanes.first; b < lanes.last; ++b) {
       const Index length = irregular_ ? call_.lengths[b] : T_;
       for (Index t = length; t < T_; ++t) {
-        if (call_.d_x) std::fill_n(as(call_.d_x) + (t * B_ + b) * D_, D_, T(0));
+        if (call_.d_x && !call_.offsets) std::fill_n(as(call_.d_x) + at(t, b) * D_, D_, T(0));
         for (int s = 0; s < S; ++s)
           if (call_.norms[s]) as(call_.norms[s])[t * B_ + b] = 0;
       }
@@ -588,7 +594,8 @@ class Sweep {
         now[s] = load<whole>(rows.now[s][q] + u, some);
         d[s] = load<whole>(carry_ + (s * B_ + b) * padded_ + u, some);
         if (call_.d_states[s])
-          d[s] = d[s] + load<whole>(as(call_.d_states[s]) + t * call_.d_step[s] + b * call_.d_lane[s] + u, some);
+          d[s] = d[s] +
+                 load<whole>(as(call_.d_states[s]) + at(t, b, call_.d_step[s], call_.d_lane[s]) + u, some);
       }
       if constexpr (G > 0) d[0] = d[0] + (whole ? V::load(z + q * W) : V::load(z + q * W, some));
       if (wants_squares_)
@@ -683,7 +690,7 @@ class Sweep {
       if (d_x_rows_) {
         const auto steps = me.part(T_);
         for_rows(steps.first, steps.last,
-                 [&](Index row, Index t, Index b, Index) { d_x_rows_[row] = as(call_.d_x) + (t * B_ + b) * D_; });
+                 [&](Index row, Index t, Index b, Index) { d_x_rows_[row] = as(call_.d_x) + at(t, b) * D_; });
         me.barrier->wait();
         out.table = d_x_rows_;
       }

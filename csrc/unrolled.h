@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define UNROLLED_API __attribute__((visibility("default")))
-#define UNROLLED_VERSION 2
+#define UNROLLED_VERSION 3
 #define UNROLLED_STATES 4  // state tensors a cell may have
 
 // What a compiled cell computes, and what it calls the parameters of its Python class.
@@ -38,6 +38,9 @@ typedef struct {
   const void* x;                        // [T, B, D]
   int64_t x_step, x_lane;
   const int64_t* lengths;               // [B], each 0 … T, or 0
+  const int64_t* offsets;               // [T], or 0. With it every array "[T, B, …]" but resets and norms
+                                        // is packed: its rows are the real steps alone, lane b of step t
+                                        // at offsets[t] + b. Lengths then fall from lane to lane
   const uint8_t* resets;                // [T, B], or 0: 1 where a sequence begins before that step
   const void* weight_in;                // [P*H, D]
   const void* bias[2];                  // [P*H] each, or 0

@@ -114,6 +114,21 @@ def test_equals_its_parent_at_odd_sizes(
         assert_close_by_name(got, expected, steps)
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_a_gradient_is_its_parents_for_packed_rows(kind: str, both: bool) -> None:
+    source, target = pair(kind, 3, 5, bidirectional=both)
+    rows, sizes = torch.randn(6, 3, dtype=FLOAT64), torch.tensor([3, 2, 1])
+
+    def second(layer: nn.RNNBase) -> dict[str, Tensor]:
+        (x,) = leaves(rows)
+        y = layer(PackedSequence(x, sizes))[0].data
+        (d_x,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return collect({"d_x": d_x}, {"x": x} | dict(layer.named_parameters()))
+
+    assert_close_by_name(second(target), second(source), 3)
+
+
 STRIDED: dict[str, Callable[[], Tensor]] = {
     "transposed": lambda: torch.randn(3, 5, 4, dtype=FLOAT64).permute(1, 0, 2),
     "features first": lambda: torch.randn(4, 5, 3, dtype=FLOAT64).permute(1, 2, 0),

@@ -31,16 +31,19 @@ BACKWARD = torch.ops.unrolled.backward.default
 compiled = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
-def arguments(kind: str, *, given: bool, bias: bool) -> tuple[object, ...]:
-    """What both operators take first; with start, lengths and resets if ``given``."""
+def arguments(kind: str, *, given: bool, bias: bool, packed: bool = False) -> tuple[object, ...]:
+    """What both operators take first; with start, lengths and resets if ``given``, or of packed rows."""
     cell, x, state = make(kind, 4, 3, 2, 5, dtype=torch.float32, bias=bias)
     weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
     weights = [None if w is None else w.detach() for w in weights]
     name = native.kernel_name(cell)
+    if packed:
+        batch_sizes = torch.tensor([3, 2, 2, 1])
+        return (name, x.flatten(0, 1)[:8], *weights, list(state), None, None, batch_sizes, True)
     if not given:
-        return (name, x, *weights, [], None, None, False)
+        return (name, x, *weights, [], None, None, None, False)
     lengths, resets = torch.tensor([3, 0, 4]), torch.rand(4, 3) < 0.4
-    return (name, x, *weights, list(state), lengths, resets, True)
+    return (name, x, *weights, list(state), lengths, resets, None, True)
 
 
 each_call = pytest.mark.parametrize(
@@ -61,6 +64,27 @@ def test_the_forward_operator_is_what_it_says(
     kind: str, given: bool, bias: bool, every: bool, keep: bool
 ) -> None:
     opcheck(FORWARD, (*arguments(kind, given=given, bias=bias), every, keep))
+
+
+@pytest.mark.parametrize("kind", ["RNN relu", "LSTM", "GRU"])
+def test_the_operators_are_what_they_say_of_packed_rows(kind: str) -> None:
+    given = arguments(kind, given=True, bias=True, packed=True)
+    opcheck(FORWARD, (*given, True, True))
+    *states, kept = FORWARD(*given, True, True)
+    assert [len(s) for s in states[: len(states) // 2]] == [8] * (len(states) // 2)
+    assert len(kept) == 8
+    count = len(states) // 2
+    d_states = [torch.randn_like(states[0]), *[None] * (count - 1)]
+    wanted = [True] * (5 + count)
+    opcheck(BACKWARD, (*given, states[:count], kept, d_states, [None] * count, wanted, False))
+
+
+@pytest.mark.parametrize("batch_sizes", [[3, 2, 2, 2], [3, 1, 2, 2], [2, 2, 2, 2], [3, 3, 2, 0]])
+def test_batch_sizes_that_do_not_fit_are_refused(batch_sizes: list[int]) -> None:
+    given = list(arguments("LSTM", given=True, bias=True, packed=True))
+    given[9] = torch.tensor(batch_sizes)
+    with pytest.raises(RuntimeError, match="^input: got 8 rows of data and batch_sizes whose sum"):
+        FORWARD(*given, True, True)
 
 
 @pytest.mark.parametrize("norms", [False, True], ids=["gradients", "norms"])

@@ -88,7 +88,7 @@ class Twin(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups
     ) -> tuple[PackedSequence, Any]:
-        """Unpack, sweep and pack again, all in the order in which the lanes are packed."""
+        """Sweep over the packed rows as they are, with the state in the order of the packed lanes."""
         data, batch_sizes, order, back = packed
         state = _as_state(hx)
         expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
@@ -96,31 +96,23 @@ class Twin(nn.RNNBase):
             self.check_input(data, batch_sizes)
         if any(s.shape != expected for s in state):
             self.check_forward_args(data, self._as_hidden(state), batch_sizes)
-        if order is not None:
+        if not state:
+            state = [data.new_zeros(expected)] * (2 if self.mode == "LSTM" else 1)
+        elif order is not None:
             state = [s.index_select(1, order) for s in state]
-        steps, lanes = len(batch_sizes), expected[1]
-        real = torch.arange(lanes) < batch_sizes.unsqueeze(1)
-        rows = real.flatten().nonzero().squeeze(1).to(data.device)  # where packed rows stand, [T*B]
-        if len(rows) != len(data):
-            raise RuntimeError(  # as in torch.nn
-                f"input: got {len(data)} rows of data, expected {len(rows)}, the sum of its batch_sizes"
-            )
-        # One operation each way, and one backward; torch.nn.utils.rnn's take one for every length.
-        x = data.new_zeros(steps * lanes, self.input_size).index_copy(0, rows, data)
-        y, final = self._sweep(x.view(steps, lanes, -1), state, weights, real.sum(0))
+        y, final = self._sweep(data, state, weights, batch_sizes)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
-        data = y.flatten(0, 1).index_select(0, rows)
-        return PackedSequence(data, batch_sizes, order, back), self._as_hidden(final)
+        return PackedSequence(y, batch_sizes, order, back), self._as_hidden(final)
 
     def _sweep(
         self,
         x: Tensor,
         state: Sequence[Tensor],
         weights: Groups,
-        lengths: Tensor | None = None,
+        batch_sizes: Tensor | None = None,
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Depth × directions of native sweeps over ``x`` ``[T, B, D]``.
+        """Depth × directions of native sweeps over ``x`` ``[T, B, D]``, or over packed rows.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
@@ -131,19 +123,19 @@ class Twin(nn.RNNBase):
         outputs: list[Tensor] = []
         for k, group in enumerate(weights):
             given = Weights(*group, *[None] * (4 - len(group)))
-            native.check_weights(kernel, given, x.shape[2], self.hidden_size, self._all_weights[k])
+            native.check_weights(kernel, given, x.shape[-1], self.hidden_size, self._all_weights[k])
             (y, *_), final = native.run(
                 kernel,
                 x,
                 starts[k] if starts else None,
                 given,
-                lengths=lengths,
+                batch_sizes=batch_sizes,
                 reverse=len(outputs) == 1,
             )
             finals.append(final)
             outputs.append(y)
             if len(outputs) == directions:
-                x = y if directions == 1 else torch.cat(outputs, 2)
+                x = y if directions == 1 else torch.cat(outputs, -1)
                 outputs = []
                 if self.dropout and self.training and k + 1 < len(weights):
                     x = F.dropout(x, self.dropout)

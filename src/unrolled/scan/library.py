@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 2  # UNROLLED_VERSION in csrc/unrolled.h
+VERSION = 3  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 

@@ -198,23 +198,28 @@ def run(
     *,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
     reverse: bool = False,
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
 ) -> tuple[State, State]:
-    """Run the kernel ``name``: states at every step (the output alone unless ``every``), final state."""
+    """Run the kernel ``name``: states at every step (the output alone unless ``every``), final state.
+
+    With ``batch_sizes``, those of a ``PackedSequence``, ``x`` and what is returned for every step are
+    packed rows; ``state`` must be given.
+    """
     if x.stride(-1) != 1:
         x = x.contiguous()
     start: tuple[Tensor | None, ...] = state if state is not None else ()
     tensors = (x, *weights, *start)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         # The backward pass reads them again: what the caller writes into them meanwhile is not meant.
-        lengths, resets = (t if t is None else t.clone() for t in (lengths, resets))
-        outputs = _Sweep.apply(name, lengths, resets, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
+        masks = (t if t is None else t.clone() for t in (lengths, resets, batch_sizes))
+        outputs = _Sweep.apply(name, *masks, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
         count = len(outputs) // 2 if every else 1
         return outputs[:count], outputs[count:]
     outputs = forward_operator()(
-        name, *tensors[:5], list(start), lengths, resets, reverse, every, False
+        name, *tensors[:5], list(start), lengths, resets, batch_sizes, reverse, every, False
     )
     count = len(outputs) // 2 if every else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
@@ -224,7 +229,7 @@ class _Sweep(torch.autograd.Function):
     """The kernel's forward and backward, joined."""
 
     @staticmethod
-    def forward(ctx, name, lengths, resets, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
+    def forward(ctx, name, lengths, resets, batch_sizes, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         outputs = forward_operator()(
             name,
@@ -236,6 +241,7 @@ class _Sweep(torch.autograd.Function):
             start,
             lengths,
             resets,
+            batch_sizes,
             reverse,
             True,
             True,
@@ -243,25 +249,26 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         ctx.save_for_backward(*tensors, *states, kept)
-        ctx.settings = (name, lengths, resets, reverse, every, norms, count, len(tensors))
+        masks = (lengths, resets, batch_sizes)
+        ctx.settings = (name, masks, reverse, every, norms, count, len(tensors))
         ctx.set_materialize_grads(False)
         return (*states, *final) if every else (states[0], *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
-        name, lengths, resets, reverse, every, norms, count, inputs = ctx.settings
+        name, masks, reverse, every, norms, count, inputs = ctx.settings
         saved = ctx.saved_tensors
         tensors, states, kept = saved[:inputs], saved[inputs:-1], saved[-1]
         shown = count if every else 1
         d_states = [*gradients[:shown], *[None] * (count - shown)]
         d_final = list(gradients[shown:])
-        wanted = list(ctx.needs_input_grad[6:])
-        nothing = (None,) * 6
+        wanted = list(ctx.needs_input_grad[7:])
+        nothing = (None,) * 7
         given = [d for d in gradients if d is not None]
         if torch.is_grad_enabled() or any(map(_is_batched, given)):
             # The gradient itself will be differentiated, or many are asked for at once.
             return nothing + _by_reference(
-                name, lengths, resets, reverse, tensors, wanted, d_states, d_final, norms
+                name, masks, reverse, tensors, wanted, d_states, d_final, norms
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         results = backward_operator()(
@@ -272,8 +279,7 @@ class _Sweep(torch.autograd.Function):
             bias_ih,
             bias_hh,
             start,
-            lengths,
-            resets,
+            *masks,
             reverse,
             list(states),
             kept,
@@ -313,8 +319,7 @@ def _cell(name: str, weights: Weights) -> Cell:
 
 def _by_reference(
     name: str,
-    lengths: Optional,
-    resets: Optional,
+    masks: tuple[Optional, Optional, Optional],
     reverse: bool,
     tensors: Sequence[Optional],
     wanted: Sequence[bool],
@@ -333,14 +338,13 @@ def _by_reference(
             if want and alias is not None and not alias.requires_grad:
                 alias.requires_grad_()
         return _differentiate(
-            name, lengths, resets, reverse, tensors, wanted, d_states, d_final, norms, later
+            name, masks, reverse, tensors, wanted, d_states, d_final, norms, later
         )
 
 
 def _differentiate(
     name: str,
-    lengths: Optional,
-    resets: Optional,
+    masks: tuple[Optional, Optional, Optional],
     reverse: bool,
     tensors: Sequence[Optional],
     wanted: Sequence[bool],
@@ -351,6 +355,12 @@ def _differentiate(
 ) -> tuple[Optional, ...]:
     x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
     cell = _cell(name, Weights(*cast(Sequence[Tensor], tensors[1:5])))
+    lengths, resets, batch_sizes = masks
+    if batch_sizes is not None:
+        real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
+        lengths, rows = real.sum(0), real.flatten().nonzero().squeeze(1)
+        padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
+        x = padded.view(*real.shape, x.shape[1])
     states, final = reference.scan(
         cell,
         x,
@@ -360,6 +370,8 @@ def _differentiate(
         reverse=reverse,
         norms=norms,
     )
+    if batch_sizes is not None:
+        states = tuple(s.flatten(0, 1).index_select(0, rows) for s in states)
     pairs = [
         (y, d)
         for y, d in zip((*states, *final), (*d_states, *d_final), strict=True)

@@ -18,7 +18,7 @@ from unrolled.cells import State
 from unrolled.scan import library
 
 STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
-FIELDS = struct.Struct(f"={8 + 10 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
+FIELDS = struct.Struct(f"={8 + 11 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
 
 Optional = Tensor | None
 
@@ -34,7 +34,8 @@ class Weights(NamedTuple):
 
 _LIBRARY: Any = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
 _WEIGHTS = "Tensor x, Tensor weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
-_GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, bool reverse"
+_GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, "
+_GIVEN += "Tensor? batch_sizes, bool reverse"
 _LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
 _LIBRARY.define(
     f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
@@ -121,6 +122,26 @@ def _written(gradient: Optional) -> Optional:
     return torch.zeros(gradient.shape, dtype=gradient.dtype, device="cpu") + gradient
 
 
+def _strides(tensor: Tensor, lanes: int) -> tuple[int, int]:
+    """From step to step and from lane to lane of a ``[T, B, size]``, or of packed rows ``[R, size]``."""
+    if tensor.dim() == 3:
+        return tensor.stride(0), tensor.stride(1)
+    return lanes * tensor.stride(0), tensor.stride(0)
+
+
+def _unpacked(batch_sizes: Tensor, lanes: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Of packed rows: each lane's length, and each step's first row."""
+    total = int(batch_sizes.sum())
+    falls = int(batch_sizes[0]) == lanes and bool((batch_sizes.diff() <= 0).all())
+    if total != rows or not falls or int(batch_sizes[-1]) < 1:
+        raise RuntimeError(  # as in torch.nn
+            f"input: got {rows} rows of data and batch_sizes whose sum is {total}; expected batch_sizes "
+            f"that never rise from the first, {lanes}, and whose sum is the number of rows"
+        )
+    lengths = (torch.arange(lanes, device="cpu") < batch_sizes.unsqueeze(1)).sum(0)
+    return lengths, batch_sizes.cumsum(0) - batch_sizes
+
+
 class _Given:
     """What both calls pass alike; holds every tensor whose address was taken."""
 
@@ -135,18 +156,23 @@ class _Given:
         start: Sequence[Tensor],
         lengths: Optional,
         resets: Optional,
+        batch_sizes: Optional = None,
     ) -> None:
         self.kernel = kernel = library.kernel(name, x.dtype)
-        steps, lanes, inputs = x.shape
+        steps, lanes = x.shape[:2] if batch_sizes is None else (len(batch_sizes), len(start[0]))
         self.weight_hh = _dense(weight_hh)
         units = weight_ih.shape[0] // kernel.projected
-        self.sizes = (steps, lanes, inputs, units)
+        self.sizes = (steps, lanes, x.shape[-1], units)
         self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
         self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
         self.start = [_dense(s) for s in start]
-        self.lengths = None
-        self.real = steps * lanes
-        if lengths is not None:
+        self.lengths = self.offsets = None
+        self.real = x.shape[:-1].numel()
+        if batch_sizes is not None:
+            lane_lengths, offsets = _unpacked(batch_sizes, lanes, len(x))
+            if self.real < steps * lanes:
+                self.lengths, self.offsets = lane_lengths, offsets
+        elif lengths is not None:
             lengths = lengths.to("cpu", torch.int64).contiguous()
             least, most = (int(n) for n in lengths.aminmax())
             if least < 0 or most > steps:  # which a compiled caller could not see before
@@ -157,9 +183,10 @@ class _Given:
         biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
         added = [biases[n] for n in kernel.biases]
         self.vectors = biases[kernel.vectors] if kernel.vectors else None
-        x_step, x_lane, _ = self.x.stride()
+        x_step, x_lane = _strides(self.x, lanes)
         self.fields = [
-            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths), _pointer(self.resets)),
+            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths)),
+            *(_pointer(self.offsets), _pointer(self.resets)),
             *(_pointer(self.weight_ih), *(_four(added)[:2])),
             *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
         ]
@@ -167,7 +194,7 @@ class _Given:
 
 def _differentiable(inputs: Sequence[Any]) -> list[Optional]:
     """Of what both operators are given, what may have a gradient: x, the weights, the start."""
-    _, x, weight_ih, weight_hh, bias_ih, bias_hh, start, _, _ = inputs
+    _, x, weight_ih, weight_hh, bias_ih, bias_hh, start, *_ = inputs
     return [x, weight_ih, weight_hh, bias_ih, bias_hh, *start]
 
 
@@ -176,14 +203,14 @@ def _forward(*arguments: Any) -> list[Tensor]:
     *inputs, reverse, every, keep = arguments
     given = _Given(*inputs)
     x = given.x
-    kernel, (steps, lanes, _, units) = given.kernel, given.sizes
+    kernel, (_, lanes, _, units) = given.kernel, given.sizes
     every = every or keep
     states = [
-        x.new_empty((steps, lanes, units) if every or s == 0 else (lanes, units))
+        x.new_empty((*x.shape[:-1], units) if every or s == 0 else (lanes, units))
         for s in range(kernel.states)
     ]
     final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
-    slots = (steps * lanes, kernel.slots, units)
+    slots = (x.shape[:-1].numel(), kernel.slots, units)
     number = torch.get_num_threads()
     head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
     head += _four(final)
@@ -227,7 +254,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     d_vectors = biases[kernel.vectors] if kernel.vectors else None
     found = [x.new_empty(steps, lanes) for _ in range(kernel.states)] if norms else []
     number = torch.get_num_threads()
-    strides = [(0, 0) if d is None else d.stride()[:2] for d in d_states]
+    strides = [(0, 0) if d is None else _strides(d, lanes) for d in d_states]
     strides += [(0, 0)] * (STATES - len(strides))
     head = [*given.sizes, number, reverse, 1, 0, *given.fields, *_four(states), 1, *_NONE]
     head += [kept.data_ptr(), 0]
@@ -318,13 +345,12 @@ class Step:
 def _shapes_forward(*arguments: Any) -> list[Tensor]:
     name, x, weight_ih, *_, every, keep = arguments
     kernel = library.kernel(name, x.dtype)
-    steps, lanes, _ = x.shape
+    rows = x.shape[:-1]
+    lanes = rows[1] if len(rows) == 2 else arguments[6][0].shape[0]
     units = weight_ih.shape[0] // kernel.projected
-    states = [
-        x.new_empty(steps, lanes, units) for _ in range(kernel.states if every or keep else 1)
-    ]
+    states = [x.new_empty(*rows, units) for _ in range(kernel.states if every or keep else 1)]
     final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
-    kept = [x.new_empty(steps * lanes, kernel.slots, units)] if keep else []
+    kept = [x.new_empty(math.prod(rows), kernel.slots, units)] if keep else []
     return [*states, *final, *kept]
 
 
@@ -335,7 +361,7 @@ def _shapes_backward(*arguments: Any) -> list[Tensor]:
         x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
         for t, want in zip(_differentiable(inputs), wanted, strict=True)
     ]
-    return results + [x.new_empty(x.shape[:2]) for _ in states if norms]
+    return results + [x.new_empty(x.shape[:-1]) for _ in states if norms]
 
 
 _LIBRARY.impl("forward", _forward, "CPU")
