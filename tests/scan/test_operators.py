@@ -83,7 +83,7 @@ def test_the_operators_are_what_they_say_of_packed_rows(kind: str) -> None:
 def test_batch_sizes_that_do_not_fit_are_refused(batch_sizes: list[int]) -> None:
     given = list(arguments("LSTM", given=True, bias=True, packed=True))
     given[9] = torch.tensor(batch_sizes)
-    with pytest.raises(RuntimeError, match="^input: got 8 rows of data and batch_sizes whose sum"):
+    with pytest.raises(RuntimeError, match=r"^input: got 8 rows of data and batch_sizes whose sum"):
         FORWARD(*given, True, True)
 
 

@@ -361,11 +361,11 @@ def _guarded(look_up: Callable[[str, torch.dtype], library.Kernel]) -> Callable[
         found = look_up(name, dtype)
 
         def forward(call: bytes) -> None:
-            assert all(operators.FIELDS.unpack(call)[31:34]), "kept, packed or work has no memory"
+            assert all(operators.FIELDS.unpack(call)[32:35]), "kept, packed or work has no memory"
             found.forward(call)
 
         def backward(call: bytes) -> None:
-            assert operators.FIELDS.unpack(call)[33], "work has no memory"
+            assert operators.FIELDS.unpack(call)[34], "work has no memory"
             found.backward(call)
 
         return found._replace(forward=forward, backward=backward)

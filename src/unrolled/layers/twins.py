@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.scan import Backend, check_backend, native
-from unrolled.scan.operators import Weights
+from unrolled.scan.operators import Weights, check_packed
 
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
@@ -94,6 +94,7 @@ class Twin(nn.RNNBase):
         expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
         if data.dim() != 2 or data.shape[1] != self.input_size:
             self.check_input(data, batch_sizes)
+        check_packed(batch_sizes, expected[1], len(data))
         if any(s.shape != expected for s in state):
             self.check_forward_args(data, self._as_hidden(state), batch_sizes)
         if not state:

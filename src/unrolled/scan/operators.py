@@ -129,15 +129,23 @@ def _strides(tensor: Tensor, lanes: int) -> tuple[int, int]:
     return lanes * tensor.stride(0), tensor.stride(0)
 
 
-def _unpacked(batch_sizes: Tensor, lanes: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Of packed rows: each lane's length, and each step's first row."""
+def check_packed(batch_sizes: Tensor, lanes: int, rows: int) -> None:
+    """Refuse ``batch_sizes`` that do not describe so many packed rows of so many lanes.
+
+    Raises:
+        RuntimeError: as in ``torch.nn``.
+    """
     total = int(batch_sizes.sum())
     falls = int(batch_sizes[0]) == lanes and bool((batch_sizes.diff() <= 0).all())
     if total != rows or not falls or int(batch_sizes[-1]) < 1:
-        raise RuntimeError(  # as in torch.nn
+        raise RuntimeError(
             f"input: got {rows} rows of data and batch_sizes whose sum is {total}; expected batch_sizes "
             f"that never rise from the first, {lanes}, and whose sum is the number of rows"
         )
+
+
+def _unpacked(batch_sizes: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
+    """Of packed rows: each lane's length, and each step's first row."""
     lengths = (torch.arange(lanes, device="cpu") < batch_sizes.unsqueeze(1)).sum(0)
     return lengths, batch_sizes.cumsum(0) - batch_sizes
 
@@ -169,9 +177,9 @@ class _Given:
         self.lengths = self.offsets = None
         self.real = x.shape[:-1].numel()
         if batch_sizes is not None:
-            lane_lengths, offsets = _unpacked(batch_sizes, lanes, len(x))
+            check_packed(batch_sizes, lanes, len(x))
             if self.real < steps * lanes:
-                self.lengths, self.offsets = lane_lengths, offsets
+                self.lengths, self.offsets = _unpacked(batch_sizes, lanes)
         elif lengths is not None:
             lengths = lengths.to("cpu", torch.int64).contiguous()
             least, most = (int(n) for n in lengths.aminmax())
