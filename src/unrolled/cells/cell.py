@@ -67,6 +67,16 @@ class Cell(nn.Module):
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
 
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+        """What the step needs that is random, drawn before the scan; ``None`` where there is nothing.
+
+        ``[T, B, N]``, or ``[1, B, N]`` where it is the same at every step, of ``like``'s dtype and
+        device, N a multiple of H: ``step`` finds step t's behind the projection, in a ``projected``
+        ``[B, P + N]``. It has no gradient.
+        """
+        del steps, lanes, like
+        return None
+
     def initial_state(self, lanes: int, like: Tensor) -> State:
         """The state before the first step: zeros ``[lanes, size]`` of ``like``'s dtype and device."""
         return tuple(like.new_zeros(lanes, size) for size in self.state_sizes)

@@ -106,6 +106,7 @@ def scan(
         raise ValueError(
             f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
         )
+    noise = cell.noise(steps, lanes, x)
     if backend != "reference":
         obstacles = native.obstacles(cell, x, state or ())
         if not obstacles:
@@ -113,6 +114,7 @@ def scan(
                 cell,
                 x,
                 state,
+                noise=noise,
                 lengths=lengths,
                 resets=resets,
                 reverse=reverse,
@@ -123,6 +125,13 @@ def scan(
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
     states, final = reference.scan(
-        cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
+        cell,
+        x,
+        state,
+        noise=noise,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        norms=norms,
     )
     return states if every else states[0], final
