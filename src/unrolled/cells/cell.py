@@ -21,6 +21,9 @@ class Cell(nn.Module):
     - ``step(projected_t, state) -> state``: ``[B, P]`` and a tuple of ``[B, size]`` tensors, to a
       tuple of the same shapes. Its first tensor is the cell's output at that step.
 
+    Two more are there for cells that need them: ``read``, where the output is not the first state
+    tensor, and ``parallel``, where all steps can be had without taking them one by one.
+
     A cell of your own overrides both; one with more than one state tensor also overrides
     ``state_sizes``. ``step`` must be a pure function of its arguments and of the parameters: no
     randomness, no branching on values; and treat lanes one by one, since lanes that have ended are
@@ -56,8 +59,13 @@ class Cell(nn.Module):
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """The width of each state tensor; the first is the width of the output."""
+        """The width of each state tensor; unless ``read`` says otherwise, the first is the output's."""
         return (self.hidden_size,)
+
+    @property
+    def output_size(self) -> int:
+        """The width of what ``read`` returns."""
+        return self.state_sizes[0]
 
     def project(self, x: Tensor) -> Tensor:
         """All of the step that does not depend on the state: ``[..., D] -> [..., P]``."""
@@ -66,6 +74,24 @@ class Cell(nn.Module):
     def step(self, projected: Tensor, state: State) -> State:
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
+
+    def read(self, states: State) -> Tensor:
+        """What the layer above sees of the states ``[..., size]``: by default the first tensor.
+
+        It is applied after the scan, for all steps at once, as ``project`` is before it. One that
+        returns another width than ``state_sizes[0]`` also overrides ``output_size``.
+        """
+        return states[0]
+
+    def parallel(self, projected: Tensor, state: State) -> State:
+        """All steps at once, ``[T, B, P]`` and the state before them to tensors ``[T, B, size]``.
+
+        Only for cells whose steps need not be taken in turn; where a cell defines it, it must equal
+        ``step`` by ``step`` up to rounding, and the reference scan uses it for whole sequences.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no parallel form; take it step by step"
+        )
 
     def initial_state(self, lanes: int, like: Tensor) -> State:
         """The state before the first step: zeros ``[lanes, size]`` of ``like``'s dtype and device."""

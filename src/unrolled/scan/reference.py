@@ -23,6 +23,8 @@ def scan(
     """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
     steps, lanes, _ = x.shape
     if lengths is None or lengths.eq(steps).all():
+        if type(cell).parallel is not Cell.parallel and steps and resets is None and norms is None:
+            return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
         projected = cell.project(x)
         inputs = projected.unbind(0)  # one operation, so that its gradient is one too
@@ -68,6 +70,17 @@ def scan(
         torch.stack(tensors) if tensors else zeros.new_zeros(0, *zeros.shape)
         for tensors, zeros in zip(every, nothing, strict=True)
     ), state
+
+
+def _in_parallel(
+    cell: Cell, x: Tensor, state: State | None, *, reverse: bool
+) -> tuple[State, State]:
+    """``scan`` of whole sequences by the cell's own ``parallel``."""
+    projected = cell.project(x)
+    state = cell.initial_state(x.shape[1], projected) if state is None else state
+    states = cell.parallel(projected.flip(0) if reverse else projected, state)
+    final = tuple(s[-1].clone() for s in states)  # the caller may write into what is returned
+    return tuple(s.flip(0) for s in states) if reverse else states, final
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
