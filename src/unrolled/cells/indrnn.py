@@ -12,11 +12,11 @@ class IndRNN(AffineCell):
 
         h_t = relu(U x_t + w ⊙ h_{t-1} + b)
 
-    So over k steps the gradient of a unit is at most w^k: it neither vanishes nor explodes as long as
-    w is kept near 1; the source clips |w| to γ^(1/T) after each update. Units mix from layer to layer
-    only, hence use several. ``weight_ih`` ``[H, D]``, drawn as Glorot & Bengio do, uniformly;
-    ``weight_hh`` w ``[H]``, from U(0, 1), so that some units remember long and others briefly;
-    ``bias`` ``[H]``, zero. State: ``(h,)``, ``[B, H]``.
+    So over k steps the gradient of a unit is w^k, or 0 where it was off: it neither vanishes nor
+    explodes as long as w is near 1. The source keeps |w| below γ^(1/T), as for γ = 2, by clipping it
+    after each update; the cell leaves that to the training. Units mix from layer to layer only, hence
+    use several. ``weight_ih`` U ``[H, D]``, ``weight_hh`` w and ``bias`` ``[H]``. State: ``(h,)``,
+    ``[B, H]``.
 
     Source: Li, Li, Cook, Zhu & Gao, "Independently Recurrent Neural Network (IndRNN): Building A
     Longer and Deeper RNN", CVPR 2018.
@@ -33,7 +33,10 @@ class IndRNN(AffineCell):
         return (torch.relu(projected + self.weight_hh * h),)
 
     def reset_parameters(self) -> None:
-        """Draw w from U(0, 1) and U from Glorot's uniform distribution; b is zero."""
-        nn.init.xavier_uniform_(self.weight_ih)
+        """Draw w from U(0, 1), so that some units remember long and others briefly; b is zero.
+
+        U is drawn from He's uniform distribution with slope 8, as in the authors' code.
+        """
+        nn.init.kaiming_uniform_(self.weight_ih, a=8)
         nn.init.uniform_(self.weight_hh, 0, 1)
         nn.init.zeros_(self.bias)

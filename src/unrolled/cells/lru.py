@@ -85,10 +85,10 @@ class LRU(Cell):
         """The same for all steps, by ``linear_scan``, at least in float32."""
         dtype = torch.result_type(projected, self.nu)
         wide = torch.promote_types(dtype, torch.float32)  # there are no narrower complex numbers
-        u_re, u_im = (projected.to(wide) * torch.exp(self.gamma)).chunk(2, -1)
+        u = torch.complex(*projected.to(wide).chunk(2, -1)) * torch.exp(self.gamma)
         a = torch.complex(*(part.to(wide) for part in self.eigenvalues()))
-        start = torch.complex(*(s.to(wide) for s in state))
-        s = linear_scan(a.expand_as(u_re), torch.complex(u_re, u_im), start)
+        start = torch.complex(*(part.to(wide) for part in state))
+        s = linear_scan(a.expand_as(u), u, start)
         return s.real.to(dtype), s.imag.to(dtype)
 
     def read(self, states: State) -> Tensor:

@@ -14,7 +14,7 @@ class MinimalCell(LinearCell):
 
     @staticmethod
     def g(v: Tensor) -> Tensor:
-        """The candidate's function: v + 1/2 where v ≥ 0, σ(v) elsewhere: positive, monotone and continuous."""
+        """v + 1/2 where v ≥ 0, σ(v) elsewhere: positive, monotone and continuous."""  # noqa: D403
         return torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
 
     def reset_parameters(self) -> None:

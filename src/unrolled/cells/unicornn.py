@@ -52,7 +52,10 @@ class UnICORNN(AffineCell):
         return y + tau * z, z
 
     def reset_parameters(self) -> None:
-        """Draw w from U(0, 1), c from U(-0.1, 0.1), V from He's U with slope 8; b is zero."""
+        """Draw w from U(0, 1), c from U(-0.1, 0.1); b is zero.
+
+        V is drawn from He's uniform distribution with slope 8. All as in the authors' code.
+        """
         nn.init.kaiming_uniform_(self.weight_ih, a=8)
         nn.init.uniform_(self.weight_hh, 0, 1)
         nn.init.uniform_(self.time, -0.1, 0.1)
