@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from unrolled.shapes import (
     check_fraction,
     check_input,
-    check_number,
     check_lengths,
+    check_number,
     check_size,
     check_state,
     real_steps,

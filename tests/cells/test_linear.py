@@ -104,6 +104,13 @@ def test_over_a_thousand_steps_it_is_step_by_step(
 
 
 @every_kind
+def test_dynamo_takes_the_whole_of_it(kind: type[Cell]) -> None:
+    layer, x = Recurrent(kind, D, H), torch.randn(5, 2, D)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x).y, layer(x).y)
+
+
+@every_kind
 def test_only_a_whole_sequence_is_taken_at_once(kind: type[Cell], monkeypatch) -> None:
     calls = []
     at_once = kind.parallel
@@ -125,6 +132,25 @@ def test_only_a_whole_sequence_is_taken_at_once(kind: type[Cell], monkeypatch) -
     for got, expected in zip(final, alone, strict=True):
         torch.testing.assert_close(got[1:], expected)
     assert y[:2, 1].all() and not y[2:, 1].any()
+
+
+def test_a_subclass_that_changes_the_step_alone_is_taken_step_by_step() -> None:
+    class Leaky(MinGRU):
+        def step(self, projected: Tensor, state: State) -> State:
+            return (0.9 * super().step(projected, state)[0],)
+
+    class Shifted(MinGRU):
+        def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+            a, b = super().coefficients(projected)
+            return a, b + 1
+
+    assert [kind.at_once for kind in (Cell, LinearCell, MinGRU, LRU)] == [False, True, True, True]
+    assert not Leaky.at_once and Shifted.at_once
+    for kind in (Leaky, Shifted):
+        cell = drawn(kind(D, H))
+        x, start = inputs(cell)
+        got, expected = scan(cell, x, start)[0], run_by_hand(cell, x, start)[0]
+        assert_close_by_name({"y": got}, {"y": expected}, len(x))
 
 
 def test_the_caller_may_write_into_what_is_returned() -> None:

@@ -1,6 +1,7 @@
 """The contract every cell keeps: ``project`` and ``step``."""
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,6 @@ class Cell(nn.Module):
     - ``project(x)``: ``[..., D] -> [..., P]``, all that does not depend on the state;
     - ``step(projected_t, state) -> state``: ``[B, P]`` and a tuple of ``[B, size]`` tensors, to a
       tuple of the same shapes. Its first tensor is the cell's output at that step.
-
-    Two more are there for cells that need them: ``read``, where the output is not the first state
-    tensor, and ``parallel``, where all steps can be had without taking them one by one.
 
     A cell of your own overrides both; one with more than one state tensor also overrides
     ``state_sizes``. ``step`` must be a pure function of its arguments and of the parameters: no
@@ -47,10 +45,24 @@ class Cell(nn.Module):
         >>> y.shape, h_n.shape
         (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
 
+    Two more methods are for the few cells that need them: ``read``, where the output is not the first
+    state tensor, and ``parallel``, where all steps can be had without taking them one by one.
+
     Args:
         input_size: D, the features of one input.
         hidden_size: H, the hidden units.
     """
+
+    at_once: ClassVar[bool] = False
+    """Whether there is a ``parallel``, and it stands for ``step``: no subclass changed that alone."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        parallel, step = (
+            next(kind for kind in cls.__mro__ if name in vars(kind))
+            for name in ("parallel", "step")
+        )
+        cls.at_once = issubclass(parallel, step)
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -86,8 +98,9 @@ class Cell(nn.Module):
     def parallel(self, projected: Tensor, state: State) -> State:
         """All steps at once, ``[T, B, P]`` and the state before them to tensors ``[T, B, size]``.
 
-        Only for cells whose steps need not be taken in turn; where a cell defines it, it must equal
-        ``step`` by ``step`` up to rounding, and the reference scan uses it for whole sequences.
+        Only for cells whose steps need not be taken in turn. It must equal ``step`` by ``step`` up to
+        rounding: the reference scan uses it for whole sequences, unless a subclass overrides ``step``
+        and not this.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no parallel form; take it step by step"

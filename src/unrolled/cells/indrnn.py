@@ -13,7 +13,7 @@ class IndRNN(AffineCell):
         h_t = relu(U x_t + w ⊙ h_{t-1} + b)
 
     So over k steps the gradient of a unit is w^k, or 0 where it was off: it neither vanishes nor
-    explodes as long as w is near 1. The source keeps |w| below γ^(1/T), as for γ = 2, by clipping it
+    explodes as long as w is near 1. The source keeps ``|w|`` below γ^(1/T), as for γ = 2, by clipping it
     after each update; the cell leaves that to the training. Units mix from layer to layer only, hence
     use several. ``weight_ih`` U ``[H, D]``, ``weight_hh`` w and ``bias`` ``[H]``. State: ``(h,)``,
     ``[B, H]``.

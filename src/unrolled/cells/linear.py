@@ -13,7 +13,7 @@ def linear_scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     By doubling: after k rounds each entry holds the last 2^k steps, as the pair (Π a, what they add).
     That is log₂ T rounds over all steps, instead of T rounds over one; it takes about log₂ T times
     the work and, for the gradient, the memory. Nothing is divided and no logarithm taken, so signs
-    and zeros are free, and for |a| ≤ 1 the error grows only as log T.
+    and zeros are free, and for ``|a|`` ≤ 1 the error grows only as log T.
 
         >>> a, b = torch.full((4, 1), 0.5), torch.ones(4, 1)
         >>> linear_scan(a, b, torch.tensor([8.0])).flatten().tolist()

@@ -17,7 +17,7 @@ class LRU(Cell):
         s_t = λ ⊙ s_{t-1} + exp(γ) ⊙ (B x_t)
         y_t = Re(C s_t)
 
-    |λ| < 1 whatever ν is. The source adds D x_t to y_t, a connection past the cell; that is the
+    ``|λ|`` < 1 whatever ν is. The source adds D x_t to y_t, a connection past the cell; that is the
     layer's to make, so the cell leaves it out. State: ``(re, im)`` of s, both ``[B, H]``; the output
     ``[B, H]`` is ``read`` of them. ``weight_ih`` B ``[2H, D]`` and ``weight_ho`` C ``[2H, H]``, real
     parts first; ``nu`` ν, ``theta`` θ and ``gamma`` γ, each ``[H]``.
@@ -27,8 +27,8 @@ class LRU(Cell):
     Args:
         input_size: D, the features of one input.
         hidden_size: H, the hidden units.
-        r_min: the least |λ| at the start.
-        r_max: the greatest |λ| at the start.
+        r_min: the least ``|λ|`` at the start.
+        r_max: the greatest ``|λ|`` at the start.
         max_phase: the greatest argument of λ at the start.
 
     Raises:
@@ -52,13 +52,10 @@ class LRU(Cell):
         self.max_phase = check_number("max_phase", max_phase)
         self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size))
         self.weight_ho = nn.Parameter(torch.empty(2 * hidden_size, hidden_size))
-        for name in ("nu", "theta", "gamma"):
-            self.register_parameter(name, nn.Parameter(torch.empty(hidden_size)))
+        self.nu = nn.Parameter(torch.empty(hidden_size))
+        self.theta = nn.Parameter(torch.empty(hidden_size))
+        self.gamma = nn.Parameter(torch.empty(hidden_size))
         self.reset_parameters()
-
-    nu: nn.Parameter
-    theta: nn.Parameter
-    gamma: nn.Parameter
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -83,7 +80,7 @@ class LRU(Cell):
 
     def parallel(self, projected: Tensor, state: State) -> State:
         """The same for all steps, by ``linear_scan``, at least in float32."""
-        dtype = torch.result_type(projected, self.nu)
+        dtype = torch.promote_types(projected.dtype, self.nu.dtype)
         wide = torch.promote_types(dtype, torch.float32)  # there are no narrower complex numbers
         u = torch.complex(*projected.to(wide).chunk(2, -1)) * torch.exp(self.gamma)
         a = torch.complex(*(part.to(wide) for part in self.eigenvalues()))
@@ -102,9 +99,9 @@ class LRU(Cell):
         return self.hidden_size
 
     def reset_parameters(self) -> None:
-        """Draw λ uniformly from the ring r_min ≤ |λ| ≤ r_max, with arguments from 0 to max_phase.
+        """Draw λ uniformly from the ring r_min ≤ ``|λ|`` ≤ r_max, with arguments from 0 to max_phase.
 
-        B is drawn from N(0, 1/2D), C from N(0, 1/H), in each part; exp(γ) = √(1 - |λ|²).
+        B is drawn from N(0, 1/2D), C from N(0, 1/H), in each part; exp(2γ) = 1 - λ λ̄.
         """
         nn.init.normal_(self.weight_ih, std=1 / math.sqrt(2 * self.input_size))
         nn.init.normal_(self.weight_ho, std=1 / math.sqrt(self.hidden_size))

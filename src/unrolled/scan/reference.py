@@ -23,7 +23,7 @@ def scan(
     """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
     steps, lanes, _ = x.shape
     if lengths is None or lengths.eq(steps).all():
-        if type(cell).parallel is not Cell.parallel and steps and resets is None and norms is None:
+        if cell.at_once and steps and resets is None and norms is None:
             return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
         projected = cell.project(x)
