@@ -24,6 +24,8 @@ def scan(
     """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
     steps, lanes, _ = x.shape
     if lengths is None or lengths.eq(steps).all():
+        if cell.at_once and steps and resets is None and noise is None and norms is None:
+            return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
         projected = _with_noise(cell.project(x), noise)
         inputs = projected.unbind(0)  # one operation, so that its gradient is one too
@@ -79,6 +81,17 @@ def _with_noise(projected: Tensor, noise: Tensor | None) -> Tensor:
     if noise is None:
         return projected
     return torch.cat([projected, noise.to(projected.dtype).expand(*projected.shape[:-1], -1)], -1)
+
+
+def _in_parallel(
+    cell: Cell, x: Tensor, state: State | None, *, reverse: bool
+) -> tuple[State, State]:
+    """``scan`` of whole sequences by the cell's own ``parallel``."""
+    projected = cell.project(x)
+    state = cell.initial_state(x.shape[1], projected) if state is None else state
+    states = cell.parallel(projected.flip(0) if reverse else projected, state)
+    final = tuple(s[-1].clone() for s in states)  # the caller may write into what is returned
+    return tuple(s.flip(0) for s in states) if reverse else states, final
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
