@@ -44,7 +44,8 @@ def planned(traced: Trace) -> Schedule | StagedSchedule:
     try:
         return schedule(traced)
     except Unsupported:
-        return schedule_stages(traced)
+        pass  # what stages cannot do either is told by them
+    return schedule_stages(traced)
 
 
 def generated(name: str) -> str:

@@ -57,6 +57,8 @@ class Trace:
     projection: tuple[str, ...]
     """The projection's weight and its biases: project(x) = x weightᵀ + their sum. Empty if it is not
     of this form: then it is computed before the kernel runs."""
+    apart: str
+    """Why the projection is computed before, in one line; "" if it is not."""
     noise: int
     """How many blocks of H the step is given as noise, behind the projection."""
     prologue: fx.GraphModule | None
@@ -132,10 +134,11 @@ def trace(cell: Cell) -> Trace:
     def project(x: Tensor, *tensors: Tensor) -> Any:
         return projecting((x,), tensors)
 
+    apart = ""
     try:
         projection, projected = _projection(project, x, tensors, tuple(parameters))
-    except Unsupported:
-        projection, projected = (), _zeros(*project(x, *tensors).shape)
+    except Unsupported as reason:
+        projection, projected, apart = (), _evaluated(project, x, tensors), str(reason)
     if projected.dim() != 2 or projected.shape[1] % units:
         raise Unsupported(
             f"project(x) has {projected.shape[-1]} features, expected a multiple of H = {units}"
@@ -185,7 +188,9 @@ def trace(cell: Cell) -> Trace:
     module = _record("step", both, arguments)
     last = [node for node in module.graph.nodes if node.op == "placeholder"][-len(sizes)]
     boundary = next(n for n in last.users if n.target is torch.ops.aten.alias.default)
-    located = partial(_located, whole, step, (projected, *state, *tensors))
+    located = partial(_where, both, arguments)
+    if split is not None:
+        located = partial(_located, whole, step, (projected, *state, *tensors))
 
     return Trace(
         cell=_dotted(type(cell)),
@@ -200,10 +205,23 @@ def trace(cell: Cell) -> Trace:
         parameters={name: tuple(t.shape) for name, t in rest.items()},
         buffers={name: tuple(t.shape) for name, t in buffers.items()},
         projection=projection,
+        apart=apart,
         prologue=None if split is None else split[0],
         step=run,
         where=located,
     )
+
+
+def _evaluated(project: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Zeros of the shape that ``project`` gives."""
+    try:
+        projected = project(x, *tensors)
+    except Exception as error:
+        where = _line(traceback.extract_tb(error.__traceback__))
+        raise Unsupported(f"project fails{where}: {error}") from error
+    if not isinstance(projected, Tensor):
+        raise Unsupported(f"project(x) gives a {type(projected).__name__}, expected a tensor")
+    return _zeros(*projected.shape)
 
 
 def _bound(names: Sequence[str], method: _Method) -> Callable[..., Any]:
