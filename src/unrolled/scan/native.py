@@ -25,6 +25,8 @@ KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 def kernel_name(cell: Cell) -> str | None:
     """The kernel that computes what ``cell`` does, if there is one."""
     kind = type(cell)
+    if isinstance(cell, GatedCell) and cell.extras:
+        return None
     if kind is Elman:
         return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
@@ -34,6 +36,9 @@ def obstacles_of_cell(cell: Cell) -> list[str]:
     """Why no kernel computes what ``cell`` does: a line each, none if one does."""
     if kernel_name(cell) is not None:
         return []
+    if isinstance(cell, GatedCell) and cell.extras and type(cell) in KINDS.values():
+        extras = " and ".join(cell.extras)
+        return [f"{type(cell).__name__} has {extras}, which no kernel is built in for"]
     if type(cell) is Elman:
         return ["Elman's activation is a function of your own, which no kernel is built in for"]
     return [f"{type(cell).__name__} is not one of the built-in cells Elman, LSTM and GRU"]
