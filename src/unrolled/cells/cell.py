@@ -74,7 +74,7 @@ class Cell(nn.Module):
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:  # noqa: ARG002
         """What the steps need that is random, drawn once before the scan; ``None`` if nothing is.
 
         ``[T, B, N]``, or ``[1, B, N]`` where it is the same at every step, of ``like``'s dtype and
@@ -220,7 +220,7 @@ class GatedCell(Cell):
         if not (self.recurrent_dropout or self.zoneout):
             return self.equations(projected, self.of_state(state[0]), state)
         u, heard = projected[..., : self.gates * self.hidden_size], state[0]
-        noise = projected.split(self.hidden_size, -1)[self.gates :]  # none in evaluation
+        noise = torch.split(projected, self.hidden_size, -1)[self.gates :]  # none in evaluation
         if noise and self.recurrent_dropout:
             heard, noise = heard * noise[0], noise[1:]
         after = self.equations(u, self.of_state(heard), state)
@@ -288,7 +288,7 @@ class Norm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Normalise ``z`` ``[..., units]``."""
-        parts = [F.layer_norm(part, part.shape[-1:]) for part in z.split(self.groups, -1)]
+        parts = [F.layer_norm(part, part.shape[-1:]) for part in torch.split(z, self.groups, -1)]
         z = self.weight * (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
         return z if self.bias is None else z + self.bias
 
@@ -306,7 +306,7 @@ def affine(v: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.Module | Non
 
 def _shares(zoneout: float | Sequence[float], count: int) -> tuple[float, ...]:
     """The zoneout of each of ``count`` state tensors, or an error; empty if all are zero."""
-    given = list(zoneout) if isinstance(zoneout, tuple | list) else [zoneout] * count
+    given = zoneout if isinstance(zoneout, Sequence) else [zoneout] * count
     if len(given) != count:
         raise ValueError(f"zoneout: got {len(given)} numbers, expected {count}, one a state tensor")
     shares = tuple(check_fraction("zoneout", share) for share in given)

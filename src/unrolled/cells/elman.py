@@ -55,7 +55,7 @@ class Elman(GatedCell):
         """U x_t + b for every step: ``[..., D] -> [..., H]``."""
         return self.of_input(x, self.bias())
 
-    def equations(self, u: Tensor, w: Tensor, state: State) -> State:
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:  # noqa: ARG002
         """s_t = f(u + w), from u = U x_t + b and w = W s_{t-1}."""
         f = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         return (f(u + w),)

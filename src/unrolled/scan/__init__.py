@@ -7,9 +7,17 @@ from torch import Tensor
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
-from unrolled.shapes import check_input, check_lengths, check_resets, check_state
+from unrolled.scan.skipping import Skipping
+from unrolled.shapes import (
+    check_input,
+    check_lengths,
+    check_mask,
+    check_resets,
+    check_state,
+    real_steps,
+)
 
-__all__ = ["Backend", "check_backend", "scan"]
+__all__ = ["Backend", "check_backend", "obstacles_of_resets", "scan"]
 
 Backend = Literal["auto", "reference", "native"]
 
@@ -23,6 +31,13 @@ def check_backend(backend: Backend) -> Backend:
     return backend
 
 
+def obstacles_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
+    """Why no kernel can start ``cell`` anew within the scan: a line, or none if one can."""
+    if resets is None or not cell.learns_initial_state:
+        return []
+    return ["resets begin with the learnt initial state; the kernels begin with zeros"]
+
+
 @overload
 def scan(
     cell: Cell,
@@ -31,6 +46,7 @@ def scan(
     *,
     lengths: Tensor | None = ...,
     resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
     reverse: bool = ...,
     every: Literal[False] = ...,
     norms: Sequence[Tensor] | None = ...,
@@ -44,11 +60,26 @@ def scan(
     *,
     lengths: Tensor | None = ...,
     resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
     reverse: bool = ...,
     every: Literal[True],
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
 ) -> tuple[State, State]: ...
+@overload
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = ...,
+    *,
+    lengths: Tensor | None = ...,
+    resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    reverse: bool = ...,
+    every: bool,
+    norms: Sequence[Tensor] | None = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor | State, State]: ...
 def scan(
     cell: Cell,
     x: Tensor,
@@ -56,6 +87,7 @@ def scan(
     *,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    mask: Tensor | None = None,
     reverse: bool = False,
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
@@ -75,6 +107,9 @@ def scan(
         resets: boolean ``[T, B]``: where true, a new sequence begins with that step. Its state
             starts anew from ``cell.initial_state``, whatever ``state`` is; with ``reverse``, so does
             that of the step before it, where the sequence that ended is read from its end.
+        mask: boolean ``[T, B]``: where false, the lane skips the step: its state stays, its output is
+            zero, and what stands in ``x`` is never read. A reset there takes effect at the lane's
+            next real step, if there is one. With ``lengths``, the steps beyond are skipped too.
         reverse: whether time runs backwards.
         every: whether to return every state tensor at every step, not only the output.
         norms: one ``[T, B]`` for each state tensor: the backward pass writes the 2-norm of
@@ -101,15 +136,48 @@ def scan(
         resets = check_resets(resets, steps, lanes, batch_first=False)
     if state is not None:
         state = check_state(state, [(lanes, size) for size in cell.state_sizes])
+    if state is None and cell.learns_initial_state:
+        state = cell.initial_state(lanes, x)
     if norms is not None and [n.shape for n in norms] != [(steps, lanes)] * len(cell.state_sizes):
         shapes = ", ".join(str(list(n.shape)) for n in norms)
         raise ValueError(
             f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
         )
+    skipping, asked = None, norms
+    if mask is not None:
+        mask = check_mask(mask, steps, lanes, batch_first=False).to(x.device)
+        if lengths is not None:
+            mask = mask & real_steps(lengths, steps).to(x.device)
+        skipping = Skipping(mask)
+        x, lengths = skipping.compact(x), skipping.lengths
+        resets = None if resets is None else skipping.resets(resets.to(x.device))
+        norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
+
+    states, final = _run(cell, x, state, lengths, resets, reverse, every, norms, backend)
+
+    if skipping is not None:
+        states = tuple(skipping.spread(s) for s in states)
+        if norms is not None and asked is not None:
+            skipping.write_norms(norms, asked, (*states, *final))
+    return states if every else states[0], final
+
+
+def _run(
+    cell: Cell,
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    every: bool,
+    norms: Sequence[Tensor] | None,
+    backend: Backend,
+) -> tuple[State, State]:
+    """By the kernel or by the reference: the states at every step (or the output alone), the final ones."""
     if backend != "reference":
-        obstacles = native.obstacles(cell, x, state or ())
+        obstacles = native.obstacles(cell, x, state or ()) + obstacles_of_resets(cell, resets)
         if not obstacles:
-            states, final = native.scan(
+            return native.scan(
                 cell,
                 x,
                 state,
@@ -119,10 +187,9 @@ def scan(
                 every=every,
                 norms=norms,
             )
-            return states if every else states[0], final
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
-    states, final = reference.scan(
-        cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
+    noise = cell.noise(x.shape[0], x.shape[1], x)
+    return reference.scan(
+        cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms, noise=noise
     )
-    return states if every else states[0], final
