@@ -186,10 +186,16 @@ def _check_like(name: str, tensor: Tensor, other: Tensor, owner: str) -> None:
         raise ValueError(
             f"{name}: got {tensor.device}, expected {other.device} as {owner}; move it with .to()"
         )
-    if tensor.dtype != other.dtype and not torch.is_autocast_enabled(tensor.device.type):
+    if tensor.dtype != other.dtype and not is_autocast(tensor):
         raise TypeError(
             f"{name}: got {tensor.dtype}, expected {other.dtype} as {owner}; convert it with .to()"
         )
+
+
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is, so that dtypes may differ."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def real_steps(lengths: Tensor, steps: int) -> Tensor:

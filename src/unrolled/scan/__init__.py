@@ -155,6 +155,7 @@ def scan(
 
     states, final = _run(cell, x, state, lengths, resets, reverse, every, norms, backend)
 
+    states = states if every else states[:1]
     if skipping is not None:
         states = tuple(skipping.spread(s) for s in states)
         if norms is not None and asked is not None:

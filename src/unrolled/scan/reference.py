@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import Cell, State
-from unrolled.shapes import check_noise, check_projected, check_step, real_steps
+from unrolled.shapes import check_noise, check_projected, check_step, is_autocast, real_steps
 
 
 def scan(
@@ -60,7 +60,7 @@ def scan(
         after = cell.step(inputs[t], before)
         if not checked:
             dtype = None
-            if not torch.is_autocast_enabled(x.device.type):
+            if not is_autocast(x):
                 dtype = reduce(torch.promote_types, (s.dtype for s in before), projected.dtype)
             check_step(name, after, [(live[t], size) for size in cell.state_sizes], dtype)
             checked = True
