@@ -80,11 +80,13 @@ class Result(tuple[Tensor | tuple[Tensor, Tensor], State]):
 
 
 def _flatten(result: Result) -> tuple[list[Any], tuple[int, int]]:
-    return [result.y, result.state, result.states], result._which
+    every = [] if result.states is None else [result.states]
+    return [result.y, result.state, *every], result._which
 
 
 def _unflatten(parts: Iterable[Any], which: Any) -> Result:
-    return Result(*parts, *which)
+    y, state, *every = parts
+    return Result(y, state, every[0] if every else None, *which)
 
 
 # So that torch.func and torch.export see through it.
