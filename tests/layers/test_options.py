@@ -505,3 +505,11 @@ def test_a_cell_that_breaks_the_contract_is_refused_by_its_name_and_the_rule(
 ) -> None:
     with pytest.raises(error, match="^" + re.escape(match)):
         Recurrent(broken(**methods), D, D)(torch.zeros(T, B, D))
+
+
+def test_weight_drop_does_not_silently_pass_over_a_weight_that_is_computed() -> None:
+    layer = Recurrent(cells.GRU, D, H, weight_drop=0.5)
+    nn.utils.parametrizations.orthogonal(layer.cells[0], "weight_hh")
+    with pytest.raises(ValueError, match=r"^weight_drop: .* has no parameter weight_hh"):
+        layer(torch.zeros(T, B, D))
+    assert layer.eval()(torch.zeros(T, B, D)).y.shape == (T, B, H)

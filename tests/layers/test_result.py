@@ -91,6 +91,7 @@ class Named(nn.Module):
         return result, result.final, result.states[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True, "residual": True}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_it_passes_through_torch_compile(backend: str, options: dict[str, object]) -> None:
@@ -111,6 +112,31 @@ def test_it_passes_through_torch_compile(backend: str, options: dict[str, object
     )
     result.y.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_options_that_draw_at_random_compile_whole(backend: str) -> None:
+    options = {"variational_dropout": 0.3, "weight_drop": 0.3, "learn_initial_state": True}
+    layer = Recurrent(cells.GRU, D, H, depth=2, dropout=0.3, backend=backend, **options)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    x, found = torch.randn(T, B, D), []
+    for module in (compiled, layer):
+        torch.manual_seed(4)
+        y = module(x).y
+        found.append(
+            {"y": y}
+            | dict(
+                zip(
+                    "ab",
+                    torch.autograd.grad(
+                        y.sum(), [layer.cells[0].weight_hh, layer.cells[1].initial[0]]
+                    ),
+                    strict=True,
+                )
+            )
+        )
+    assert_close_by_name(*found, T)
 
 
 def test_it_passes_through_torch_export_and_a_file() -> None:

@@ -1,6 +1,5 @@
 """Depth × directions of scans."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -157,12 +156,8 @@ class Recurrent(nn.Module):
             read = given
         self.output_size = read
         for made in cast(Sequence[Cell], self.cells):
-            if weight_drop and "weight_hh" not in made._parameters:
-                kind = type(made).__name__
-                raise ValueError(
-                    f"weight_drop: got {weight_drop!r}, but {kind} has no parameter weight_hh; "
-                    "leave it out"
-                )
+            if weight_drop:
+                _check_weight_drop(made, weight_drop)
             if learn_initial_state:
                 made.learn_initial_state()
 
@@ -305,14 +300,11 @@ class Recurrent(nn.Module):
         return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.variational_dropout)
 
     def _cell(self, k: int) -> Cell:
-        """The cell of scan k; under weight drop one that shares all with it but its W."""
+        """The cell of scan k, in training under weight drop."""
         cell = cast(Cell, self.cells[k])
         if not (self.weight_drop and self.training):
             return cell
-        dropped = copy.copy(cell)
-        weight = F.dropout(cast(Tensor, cell.weight_hh), self.weight_drop)
-        dropped._parameters = cell._parameters | {"weight_hh": cast(nn.Parameter, weight)}
-        return dropped
+        return _with_weight_drop(cell, self.weight_drop)
 
     def joined(self, level: int, outputs: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
         """What a layer gives: its directions' ``outputs`` merged, projected, joined to what it ``read``."""
@@ -360,6 +352,27 @@ class Recurrent(nn.Module):
         names = ("projection", "residual", "dropout", "variational_dropout", "weight_drop")
         text += "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
         return text + (f", backend={self.backend}" if self.backend != "auto" else "")
+
+
+def _check_weight_drop(cell: Cell, share: float) -> nn.Parameter:
+    """The W of ``cell``, or an error if it is no parameter."""
+    weight = cell._parameters.get("weight_hh")
+    if weight is None:
+        kind = type(cell).__name__
+        raise ValueError(
+            f"weight_drop: got {share!r}, but {kind} has no parameter weight_hh; leave it out"
+        )
+    return weight
+
+
+def _with_weight_drop(cell: Cell, share: float) -> Cell:
+    """A cell that shares all with ``cell`` but its W, of which a ``share`` is dropped."""
+    weight = _check_weight_drop(cell, share)
+    dropped = type(cell).__new__(type(cell))  # copy.copy does the same, but does not compile
+    dropped.__dict__.update(cell.__dict__)
+    mine = cast(nn.Parameter, F.dropout(weight, share))
+    dropped._parameters = cell._parameters | {"weight_hh": mine}
+    return dropped
 
 
 def _sizes(hidden_size: int | Sequence[int], depth: int | None) -> tuple[int, ...]:
