@@ -109,13 +109,22 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
 
 def check_resets(resets: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
     """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
+    return _check_flags("resets", resets, steps, lanes, batch_first)
+
+
+def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
+    """``mask`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
+    return _check_flags("mask", mask, steps, lanes, batch_first)
+
+
+def _check_flags(name: str, flags: Tensor, steps: int, lanes: int, batch_first: bool) -> Tensor:
     expected = [lanes, steps] if batch_first else [steps, lanes]
-    if not isinstance(resets, Tensor) or resets.dtype != torch.bool:
-        got = resets.dtype if isinstance(resets, Tensor) else type(resets).__name__
-        raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
-    if list(resets.shape) != expected:
-        raise ValueError(f"resets: got shape {list(resets.shape)}, expected {expected}")
-    return resets.transpose(0, 1) if batch_first else resets
+    if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
+        got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
+        raise TypeError(f"{name}: got {got}, expected a boolean tensor {expected}")
+    if list(flags.shape) != expected:
+        raise ValueError(f"{name}: got shape {list(flags.shape)}, expected {expected}")
+    return flags.transpose(0, 1) if batch_first else flags
 
 
 def check_state(
@@ -138,8 +147,35 @@ def check_state(
     return tuple(state)
 
 
-def check_step(cell: str, after: object, expected: Sequence[Shape]) -> None:
-    """Refuse what a cell's ``step`` returned unless it is a state: a tuple of the ``expected`` shapes."""
+def check_projected(cell: str, projected: object, leading: Shape) -> None:
+    """Refuse what a cell's ``project`` returned unless it is a tensor of the ``leading`` dimensions."""
+    expected = f"expected {[*leading, 'P']}, every dimension of x but the last".replace("'", "")
+    if not isinstance(projected, Tensor):
+        raise TypeError(f"{cell}.project: returned {type(projected).__name__}, {expected}")
+    if tuple(projected.shape[:-1]) != tuple(leading):
+        raise ValueError(f"{cell}.project: returned shape {list(projected.shape)}, {expected}")
+
+
+def check_noise(cell: str, noise: Tensor, steps: int, lanes: int, units: int) -> None:
+    """Refuse what a cell's ``noise`` returned unless it is ``[T, B, N]`` or ``[1, B, N]``, N = k H."""
+    if (
+        noise.dim() != 3
+        or noise.shape[:2] not in ((steps, lanes), (1, lanes))
+        or noise.shape[-1] % units
+    ):
+        raise ValueError(
+            f"{cell}.noise: returned shape {list(noise.shape)}, expected [{steps} or 1, {lanes}, N], "
+            f"N a multiple of H = {units}"
+        )
+
+
+def check_step(
+    cell: str, after: object, expected: Sequence[Shape], dtype: torch.dtype | None = None
+) -> None:
+    """Refuse what a cell's ``step`` returned unless it is a state: a tuple of the ``expected`` shapes.
+
+    And of ``dtype``, if one is given.
+    """
     described = ", ".join(str(list(shape)) for shape in expected)
     rule = f"expected a tuple of tensors {described}, as state_sizes says"
     if not isinstance(after, tuple) or not _are_tensors(after):
@@ -147,6 +183,9 @@ def check_step(cell: str, after: object, expected: Sequence[Shape]) -> None:
     if [tuple(s.shape) for s in after] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in after)
         raise ValueError(f"{cell}.step: returned shapes {got}, {rule}")
+    if dtype is not None and any(s.dtype != dtype for s in after):
+        got = ", ".join(str(s.dtype) for s in after)
+        raise TypeError(f"{cell}.step: returned {got}, expected {dtype} as it was given")
 
 
 def _are_tensors(state: object) -> TypeGuard[Sequence[Tensor]]:
@@ -158,10 +197,16 @@ def _check_like(name: str, tensor: Tensor, other: Tensor, owner: str) -> None:
         raise ValueError(
             f"{name}: got {tensor.device}, expected {other.device} as {owner}; move it with .to()"
         )
-    if tensor.dtype != other.dtype and not torch.is_autocast_enabled(tensor.device.type):
+    if tensor.dtype != other.dtype and not is_autocast(tensor):
         raise TypeError(
             f"{name}: got {tensor.dtype}, expected {other.dtype} as {owner}; convert it with .to()"
         )
+
+
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is, so that dtypes may differ."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def real_steps(lengths: Tensor, steps: int) -> Tensor:

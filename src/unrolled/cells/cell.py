@@ -1,12 +1,14 @@
 """The contract every cell keeps: ``project`` and ``step``."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from unrolled.shapes import check_size
+from unrolled.shapes import check_fraction, check_size
 
 State = tuple[Tensor, ...]
 """The state of one cell: one tensor ``[B, size]`` for each entry of ``Cell.state_sizes``."""
@@ -24,8 +26,9 @@ class Cell(nn.Module):
 
     A cell of your own overrides both; one with more than one state tensor also overrides
     ``state_sizes``. ``step`` must be a pure function of its arguments and of the parameters: no
-    randomness, no branching on values; and treat lanes one by one, since lanes that have ended are
-    left out of its B. Then every scan, layer and model takes it:
+    randomness (a cell that needs some draws it in ``noise``), no branching on values; and treat lanes
+    one by one, since lanes that have ended are left out of its B. Then every scan, layer and model
+    takes it:
 
         >>> import torch
         >>> from unrolled import Recurrent
@@ -63,6 +66,8 @@ class Cell(nn.Module):
             for name in ("parallel", "step")
         )
         cls.at_once = issubclass(parallel, step)
+    learns_initial_state = False
+    """Whether the initial state is a parameter; ``learn_initial_state`` makes it one."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -87,14 +92,13 @@ class Cell(nn.Module):
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
-        """What the step needs that is random, drawn before the scan; ``None`` where there is nothing.
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:  # noqa: ARG002
+        """What the steps need that is random, drawn once before the scan; ``None`` if nothing is.
 
         ``[T, B, N]``, or ``[1, B, N]`` where it is the same at every step, of ``like``'s dtype and
-        device, N a multiple of H: ``step`` finds step t's behind the projection, in a ``projected``
-        ``[B, P + N]``. It has no gradient.
+        device; N is a multiple of H. The scan appends it to what ``project`` gave, so that ``step``
+        sees ``[B, P + N]``, and splits it off; without noise it sees ``[B, P]``.
         """
-        del steps, lanes, like
         return None
 
     def read(self, states: State) -> Tensor:
@@ -117,41 +121,235 @@ class Cell(nn.Module):
         )
 
     def initial_state(self, lanes: int, like: Tensor) -> State:
-        """The state before the first step: zeros ``[lanes, size]`` of ``like``'s dtype and device."""
+        """The state before the first step: ``[lanes, size]`` each, of ``like``'s dtype and device.
+
+        Zeros, or what has been learnt.
+        """
+        if self.learns_initial_state:
+            return tuple(start.expand(lanes, -1).to(like) for start in self.initial)
         return tuple(like.new_zeros(lanes, size) for size in self.state_sizes)
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the initial state is zeros: neither learnt, nor the cell's own."""
+        return not self.learns_initial_state and type(self).initial_state is Cell.initial_state
+
+    def learn_initial_state(self) -> None:
+        """Make the initial state a parameter: ``initial``, one ``[size]`` a state tensor, zero at first.
+
+        Raises:
+            ValueError: the cell defines an ``initial_state`` of its own.
+        """
+        if type(self).initial_state is not Cell.initial_state:
+            name = type(self).__name__
+            raise ValueError(
+                f"learn_initial_state: got True, but {name} defines initial_state itself; "
+                "make it a parameter there"
+            )
+        like = next(self.parameters(), torch.empty(0))
+        self.initial = nn.ParameterList(
+            nn.Parameter(like.new_zeros(size)) for size in self.state_sizes
+        )
+        self.learns_initial_state = True
+
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as ``torch.nn``'s recurrent layers do."""
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as ``torch.nn``'s recurrent layers do.
+
+        An initial state that is learnt becomes zero.
+        """
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+        for start in self.initial if self.learns_initial_state else ():
+            nn.init.zeros_(start)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
 
 
-class GatedCell(Cell):
-    """A cell whose parameters are those of a ``torch.nn`` recurrent layer, in ``gates`` blocks of H rows.
+class Options(TypedDict, total=False):
+    """What every ``GatedCell`` can be given."""
 
-    Parameters: ``weight_ih`` ``[G*H, D]``, ``weight_hh`` ``[G*H, H]``, ``bias_ih`` and ``bias_hh``
-    ``[G*H]`` (``None`` without ``bias``).
+    bias: bool
+    layer_norm: bool
+    recurrent_dropout: float
+    zoneout: float | Sequence[float]
+
+
+class GatedCell(Cell):
+    """A cell of one product with the output: its equations in ``gates`` blocks of H rows.
+
+    A subclass writes ``project``, in which U meets x, and ``equations``, in which the result meets that
+    of W and h. What stands between them is done here, for all of them alike.
+
+    Parameters: ``weight_ih`` ``[G*H, D]`` (U), ``weight_hh`` ``[G*H, H]`` (W), ``bias_ih`` and
+    ``bias_hh`` ``[G*H]`` (``None`` without ``bias``), named as in ``torch.nn``.
+
+    Args:
+        input_size: D, the features of one input.
+        hidden_size: H, the hidden units.
+        bias: whether there are biases.
+        layer_norm: whether U x and W h are normalised before anything is added to them, each by
+            itself over its units, with a gain and a shift of its own: ``norm_ih`` and ``norm_hh``
+            (without shifts if not ``bias``). Over all G*H units at once, as in Ba, Kiros & Hinton,
+            "Layer Normalization" (2016), supplement, equations 20 to 22; of a GRU, r and z together
+            and n by itself; of an LSTM also c on its way to tanh, by ``norm_c``.
+        recurrent_dropout: the share of h_{t-1} that W does not see in training: one mask a lane, the
+            same at every step, what remains scaled by 1 / (1 - p). Source: Gal & Ghahramani, "A
+            Theoretically Grounded Application of Dropout in Recurrent Neural Networks", NeurIPS 2016.
+        zoneout: the share of units which keep their old state in a training step, drawn anew for each
+            step, lane and unit; one number, or one for each state tensor in the order of the state
+            (LSTM: h, c). In evaluation the mean, p s_{t-1} + (1 - p) s_t. Source: Krueger et al.,
+            "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations", ICLR 2017.
     """
 
     gates: int
+    normed: tuple[int, ...] = ()
+    """Which gates ``layer_norm`` normalises together: how many in each group; by default all."""
+    layer_norm = False
+    recurrent_dropout = 0.0
+    zoneout: tuple[float, ...] = ()
+    """The share of each state tensor; empty if all are zero."""
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
 
-    def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[Options]) -> None:
         super().__init__(input_size, hidden_size)
+        bias = options.pop("bias", True)
+        self.layer_norm = options.pop("layer_norm", False)
+        share = options.pop("recurrent_dropout", 0.0)
+        self.recurrent_dropout = check_fraction("recurrent_dropout", share)
+        self.zoneout = _shares(options.pop("zoneout", 0.0), len(self.state_sizes))
+        if options:
+            raise TypeError(f"{type(self).__name__}: got an unknown option, {', '.join(options)}")
         rows = self.gates * hidden_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
         self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
         for name in ("bias_ih", "bias_hh"):
             self.register_parameter(name, nn.Parameter(torch.empty(rows)) if bias else None)
+        if self.layer_norm:
+            groups = [gates * hidden_size for gates in self.normed or (self.gates,)]
+            self.norm_ih, self.norm_hh = Norm(groups, bias=bias), Norm(groups, bias=bias)
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As ``Cell`` does; gains of ``layer_norm`` become 1, its shifts 0."""
+        super().reset_parameters()
+        for norm in self.children():
+            if isinstance(norm, Norm):
+                norm.reset_parameters()
 
     def bias(self) -> Tensor | None:
         """Both biases as one ``[G*H]``, for cells that only ever add them together."""
         if self.bias_ih is None or self.bias_hh is None:
             return None
         return self.bias_ih + self.bias_hh
+
+    def of_input(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """U x, normalised if asked, and then ``bias``: ``[..., D] -> [..., G*H]``."""
+        return affine(x, self.weight_ih, bias, self.norm_ih if self.layer_norm else None)
+
+    def of_state(self, h: Tensor) -> Tensor:
+        """W h, normalised if asked: ``[B, H] -> [B, G*H]``."""
+        return affine(h, self.weight_hh, None, self.norm_hh if self.layer_norm else None)
+
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:
+        """The next state from ``u = project(x_t)`` and ``w = of_state(h_{t-1})``, both ``[B, G*H]``."""
+        raise NotImplementedError(f"{type(self).__name__} must define equations(u, w, state)")
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """``equations``, with recurrent dropout before them and zoneout after, if there are such."""
+        if not (self.recurrent_dropout or self.zoneout):
+            return self.equations(projected, self.of_state(state[0]), state)
+        u, heard = projected[..., : self.gates * self.hidden_size], state[0]
+        noise = torch.split(projected, self.hidden_size, -1)[self.gates :]  # none in evaluation
+        if noise and self.recurrent_dropout:
+            heard, noise = heard * noise[0], noise[1:]
+        after = self.equations(u, self.of_state(heard), state)
+        if not self.zoneout:
+            return after
+        kept: Sequence[Tensor | float] = noise or self.zoneout
+        return tuple(
+            keep * old + (1 - keep) * new for keep, old, new in zip(kept, state, after, strict=True)
+        )
+
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+        """In training: the mask of recurrent dropout, then for each state tensor which units stay."""
+        if not self.training or not (self.recurrent_dropout or self.zoneout):
+            return None
+        units, drawn = self.hidden_size, []
+        steps = steps if self.zoneout else 1
+        if self.recurrent_dropout:
+            mask = F.dropout(like.new_ones(1, lanes, units), self.recurrent_dropout)
+            drawn.append(mask.expand(steps, -1, -1))
+        drawn += [torch.bernoulli(like.new_full((steps, lanes, units), p)) for p in self.zoneout]
+        return torch.cat(drawn, -1)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The options by which ``step`` now differs from the equations alone."""
+        at_work = {
+            "layer_norm": self.layer_norm,
+            "recurrent_dropout": self.recurrent_dropout and self.training,
+            "zoneout": self.zoneout,
+        }
+        return tuple(name for name, value in at_work.items() if value)
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        for name in ("layer_norm", "recurrent_dropout", "zoneout"):
+            value = getattr(self, name)
+            shown += f", {name}={value}" if value else ""
+        return shown
+
+
+class Norm(nn.Module):
+    """Layer normalisation of groups of units, each group by itself, with one gain and shift a unit.
+
+    gain ⊙ (z - mean) / sqrt(variance + 1e-5) + shift, mean and variance over the units of the group.
+    Parameters: ``weight``, the gain, and ``bias``, the shift (``None`` without ``bias``).
+
+    Args:
+        groups: how many units each group has.
+        bias: whether there is a shift.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, groups: Sequence[int], *, bias: bool = True) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.weight = nn.Parameter(torch.ones(sum(groups)))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(sum(groups))) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Gains of 1, shifts of 0."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Normalise ``z`` ``[..., units]``."""
+        parts = [F.layer_norm(part, part.shape[-1:]) for part in torch.split(z, self.groups, -1)]
+        z = self.weight * (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+        return z if self.bias is None else z + self.bias
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.groups))
+
+
+def affine(v: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.Module | None) -> Tensor:
+    """``v @ weight.T + bias``, the product normalised if there is a norm."""
+    if norm is None:
+        return F.linear(v, weight, bias)
+    z: Tensor = norm(F.linear(v, weight))
+    return z if bias is None else z + bias
+
+
+def _shares(zoneout: float | Sequence[float], count: int) -> tuple[float, ...]:
+    """The zoneout of each of ``count`` state tensors, or an error; empty if all are zero."""
+    given = zoneout if isinstance(zoneout, Sequence) else [zoneout] * count
+    if len(given) != count:
+        raise ValueError(f"zoneout: got {len(given)} numbers, expected {count}, one a state tensor")
+    shares = tuple(check_fraction("zoneout", share) for share in given)
+    return shares if any(shares) else ()

@@ -1,12 +1,12 @@
 """The simple recurrent network."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from unrolled.cells.cell import GatedCell, State
+from unrolled.cells.cell import GatedCell, Options, State
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {
@@ -28,8 +28,8 @@ class Elman(GatedCell):
     Args:
         input_size: D, the features of one input.
         hidden_size: H, the hidden units.
-        bias: whether there is a b.
         activation: f: "tanh", "relu", "sigmoid", "identity", or any elementwise function of a tensor.
+        options: ``bias``, ``layer_norm``, ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
     gates = 1
@@ -39,10 +39,10 @@ class Elman(GatedCell):
         input_size: int,
         hidden_size: int,
         *,
-        bias: bool = True,
         activation: str | Activation = "tanh",
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(input_size, hidden_size, bias=bias)
+        super().__init__(input_size, hidden_size, **options)
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:
                 known = ", ".join(repr(name) for name in ACTIVATIONS)
@@ -53,13 +53,12 @@ class Elman(GatedCell):
 
     def project(self, x: Tensor) -> Tensor:
         """U x_t + b for every step: ``[..., D] -> [..., H]``."""
-        return F.linear(x, self.weight_ih, self.bias())
+        return self.of_input(x, self.bias())
 
-    def step(self, projected: Tensor, state: State) -> State:
-        """s_t = f(projected_t + W s_{t-1})."""
-        (s,) = state
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:  # noqa: ARG002
+        """s_t = f(u + w), from u = U x_t + b and w = W s_{t-1}."""
         f = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
-        return (f(projected + s @ self.weight_hh.T),)
+        return (f(u + w),)
 
     def extra_repr(self) -> str:
         name = getattr(self.activation, "__name__", self.activation)

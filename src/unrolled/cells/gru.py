@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from unrolled.cells.cell import GatedCell, State
+from unrolled.cells.cell import GatedCell, State, affine
 
 
 class GRU(GatedCell):
@@ -21,20 +20,27 @@ class GRU(GatedCell):
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, in
     the variant with the reset gate after the product (its first version on arXiv, 1406.1078v1).
+
+    Options: ``bias``, ``layer_norm``, ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
     gates = 3
+    normed = (2, 1)  # r and z together, n by itself
 
     def project(self, x: Tensor) -> Tensor:
         """U x_t + bias_ih for every gate and step: ``[..., D] -> [..., 3H]``."""
-        return F.linear(x, self.weight_ih, self.bias_ih)
+        return self.of_input(x, self.bias_ih)
 
-    def step(self, projected: Tensor, state: State) -> State:
-        """The equations above."""
+    def of_state(self, h: Tensor) -> Tensor:
+        """W h_{t-1} + bias_hh: ``[B, H] -> [B, 3H]``."""
+        return affine(h, self.weight_hh, self.bias_hh, self.norm_hh if self.layer_norm else None)
+
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:
+        """The equations above, from u = U x_t + b and w = W h_{t-1} + b'."""
         (h,) = state
         gates = [2 * self.hidden_size, self.hidden_size]  # r and z go together, n waits for r
-        u_rz, u_n = torch.split(projected, gates, -1)
-        w_rz, w_n = torch.split(F.linear(h, self.weight_hh, self.bias_hh), gates, -1)
+        u_rz, u_n = torch.split(u, gates, -1)
+        w_rz, w_n = torch.split(w, gates, -1)
         r, z = torch.sigmoid(u_rz + w_rz).chunk(2, -1)
         n = torch.tanh(u_n + r * w_n)
         return (n + z * (h - n),)

@@ -2,7 +2,8 @@
 
 from unrolled.layers.accelerate import accelerate
 from unrolled.layers.explain import Explanation, explain
-from unrolled.layers.recurrent import Merge, Recurrent, Result
+from unrolled.layers.recurrent import Merge, Recurrent
+from unrolled.layers.result import Result
 from unrolled.layers.stream import Stream
 from unrolled.layers.twins import GRU, LSTM, RNN
 

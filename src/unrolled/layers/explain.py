@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Hidden, Twin, check_kinds, obstacles, weights_of, why_no_twin
-from unrolled.scan import native
+from unrolled.scan import native, obstacles_of_resets
 from unrolled.shapes import Lengths
 
 Path = Literal["native", "reference", "refused"]
@@ -54,6 +54,8 @@ def explain(
     hx: Hidden | None = None,
     *,
     lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Explanation:
     """Which path ``module(x, hx)`` takes, and why it is not the native one. Nothing is run.
 
@@ -69,6 +71,8 @@ def explain(
         x: the layer's input; by default any of the dtype and device of its weights.
         hx: the layer's state before the first step, if there is one.
         lengths: as ``Recurrent`` takes them.
+        resets: likewise.
+        mask: likewise.
 
     Raises:
         TypeError, ValueError: the layer does not take such arguments; or ``module`` is a model, and
@@ -77,10 +81,11 @@ def explain(
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
     kind = type(module).__name__
-    if lengths is not None and not isinstance(module, Recurrent):
-        raise TypeError(f"lengths: got them for {kind}, but only Recurrent takes them")
+    for name, given in (("lengths", lengths), ("resets", resets), ("mask", mask)):
+        if given is not None and not isinstance(module, Recurrent):
+            raise TypeError(f"{name}: got them for {kind}, but only Recurrent takes them")
     if isinstance(module, Recurrent | Twin):
-        reasons = _obstacles(module, x, hx, lengths)
+        reasons = obstacles_of(module, x, hx, lengths, resets, mask)
         if module.backend == "reference":
             reasons = ['backend="reference" is set']
         return _explanation(module, reasons, required=module.backend == "native")
@@ -101,11 +106,13 @@ def explain(
     return Explanation(kind, path, tuple(reasons), parts=parts)
 
 
-def _obstacles(
+def obstacles_of(
     layer: Recurrent | Twin,
-    x: Tensor | PackedSequence | None,
-    hx: Hidden | None,
-    lengths: Lengths | None,
+    x: Tensor | PackedSequence | None = None,
+    hx: Hidden | None = None,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> list[str]:
     """Every reason why ``layer`` cannot take the native path."""
     if isinstance(layer, Twin):
@@ -114,12 +121,13 @@ def _obstacles(
         return obstacles(layer, weights_of(layer), x, hx)
     tensors: list[Tensor] = list(layer.parameters())
     if x is not None:
-        x, state, *_ = layer.checked(cast(Tensor, x), cast(State | None, hx), lengths)
+        given = (cast(State | None, hx), lengths, resets, mask)
+        x, state, *_ = layer.checked(cast(Tensor, x), *given)
         tensors = [x, *tensors, *(state or ())]
     missing = native.missing()
     reasons = [] if missing is None else [missing]
     for cell in cast(Sequence[Cell], layer.cells):
-        reasons += native.obstacles_of_cell(cell)
+        reasons += native.obstacles_of_cell(cell) + obstacles_of_resets(cell, resets)
     return reasons + native.obstacles_of_tensors(*tensors)
 
 

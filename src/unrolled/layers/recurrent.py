@@ -1,37 +1,31 @@
 """Depth × directions of scans."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.cells import Cell, State
-from unrolled.scan import Backend, check_backend, scan
+from unrolled.layers.result import Result
+from unrolled.scan import Backend, check_backend, read, scan
 from unrolled.shapes import (
     Lengths,
+    Shape,
     check_fraction,
     check_input,
     check_lengths,
+    check_mask,
     check_resets,
     check_size,
     check_state,
 )
 
-Merge = Literal["concat", "sum", "mean", "apart"]
+if TYPE_CHECKING:
+    from unrolled.layers.stream import Stream
 
-
-class Result(NamedTuple):
-    """What a layer returns; it unpacks as ``y, state``.
-
-    ``y`` is ``[T, B, H]`` (``[T, B, 2H]`` for concatenated directions; a pair of ``[T, B, H]``,
-    forward and backward, for directions kept apart). ``state`` holds one ``[L*S, B, size]`` for each
-    state tensor of the cell, ordered by layer, then direction, as in ``torch.nn``.
-    """
-
-    y: Tensor | tuple[Tensor, Tensor]
-    state: State
+Merge = Literal["concat", "sum", "mean", "apart", "mul"]
 
 
 class Recurrent(nn.Module):
@@ -42,9 +36,12 @@ class Recurrent(nn.Module):
     A_{t-1}) and A'_t = f(U' x_t + W' A'_{t+1}), and are merged:
 
     - "concat": ``[A_t; A'_t]``. A linear map of it is V A_t + V' A'_t.
-    - "sum" or "mean" of the two.
+    - "sum", "mean" or "mul": of the two, unit by unit.
     - "apart": never merged. The two directions are separate stacks at every depth, and ``y`` is a
       pair; so the forward one at t knows only x_0 … x_t, the backward one only x_t … x_{T-1}.
+
+    What an option has nothing to work on it leaves as it is: ``merge`` with one direction; ``dropout``
+    and ``residual``, which work between layers, with one layer.
 
     Source: Elman 1990; Schuster & Paliwal, "Bidirectional Recurrent Neural Networks", IEEE
     Transactions on Signal Processing 45 (1997).
@@ -59,27 +56,54 @@ class Recurrent(nn.Module):
     Args:
         cell: a ``Cell`` class, or any function of (D, H) that returns a cell.
         input_size: D, the features of one input.
-        hidden_size: H, the hidden units of each direction of each layer.
-        depth: L, how many layers.
+        hidden_size: H, the hidden units of each direction of each layer; or a list, one a layer.
+        depth: L, how many layers; by default 1, or as many as ``hidden_size`` lists.
         bidirectional: whether each layer reads in both directions.
         merge: how the two directions are merged.
+        projection: P, to which a linear map without bias (so that padding stays zero) takes the merged
+            outputs of each layer, the last one too. The state stays H wide. In the manner of Sak,
+            Senior & Beaufays, "Long Short-Term Memory Recurrent Neural Network Architectures for Large
+            Scale Acoustic Modeling", Interspeech 2014, but outside the recurrence.
+        residual: from the second layer on, ``True`` adds to what a layer gives what it has read (He et
+            al., "Deep Residual Learning for Image Recognition", CVPR 2016); "highway" mixes the two,
+            g ⊙ given + (1 - g) ⊙ read with g = σ(V read + b), b = -1 at first (Srivastava, Greff &
+            Schmidhuber, "Training Very Deep Networks", NeurIPS 2015). Both must be equally wide.
         dropout: the share of each layer's outputs, but the last layer's, dropped in training.
+        variational_dropout: the share of each layer's inputs, the first layer's too, dropped in
+            training: one mask a lane and feature, the same at every step. What ``residual`` adds is
+            not dropped. Source: Gal & Ghahramani, "A Theoretically Grounded Application of Dropout in
+            Recurrent Neural Networks", NeurIPS 2016; for h itself there is the cells'
+            ``recurrent_dropout``.
+        weight_drop: the share of each cell's W (``weight_hh``) dropped in training, once a call.
+            Source: Merity, Keskar & Socher, "Regularizing and Optimizing LSTM Language Models", ICLR
+            2018.
+        learn_initial_state: whether each scan learns the state that it starts from where none is
+            given, and with which a sequence begins at ``resets``: a parameter of the cell, ``initial``,
+            zero at first, the same for every lane.
         batch_first: whether ``x`` and ``y`` are ``[B, T, ...]``.
         backend: "native" for the compiled kernels, "reference" for PyTorch's operations, "auto" for
             the kernels where they can take the call; ``unrolled.explain`` says which, and why.
         cell_options: passed on to ``cell``, as in ``Recurrent(Elman, D, H, activation="relu")``.
+
+    Raises:
+        TypeError, ValueError: an option is not as above, or contradicts another.
     """
 
     def __init__(
         self,
         cell: Callable[..., Cell],
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         *,
-        depth: int = 1,
+        depth: int | None = None,
         bidirectional: bool = False,
         merge: Merge = "concat",
+        projection: int | None = None,
+        residual: bool | Literal["highway"] = False,
         dropout: float = 0.0,
+        variational_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+        learn_initial_state: bool = False,
         batch_first: bool = False,
         backend: Backend = "auto",
         **cell_options: object,
@@ -89,28 +113,53 @@ class Recurrent(nn.Module):
             raise ValueError(f"merge: got {merge!r}, expected one of {', '.join(get_args(Merge))}")
         if merge == "apart" and not bidirectional:
             raise ValueError("merge: got 'apart', which needs bidirectional=True")
+        if residual not in (True, False, "highway"):
+            raise ValueError(f"residual: got {residual!r}, expected True, False or 'highway'")
         if not callable(cell) or isinstance(cell, nn.Module):
             raise TypeError(f"cell: got {cell!r}, expected a Cell class, such as cells.GRU")
         self.input_size = check_size("input_size", input_size)
-        self.hidden_size = check_size("hidden_size", hidden_size)
-        self.depth = check_size("depth", depth)
+        self.hidden_sizes = _sizes(hidden_size, depth)
+        self.depth = len(self.hidden_sizes)
         self.directions = 2 if bidirectional else 1
         self.merge = merge
+        self.projection = None if projection is None else check_size("projection", projection)
+        self.residual = residual
         self.dropout = check_fraction("dropout", dropout)
+        self.variational_dropout = check_fraction("variational_dropout", variational_dropout)
+        self.weight_drop = check_fraction("weight_drop", weight_drop)
         self.batch_first = batch_first
         self.backend = check_backend(backend)
+
         self.cells = nn.ModuleList()
-        width = input_size
-        for _ in range(depth):
+        self.projections = nn.ModuleList() if projection is not None else None
+        self.highways = nn.ModuleList() if residual == "highway" else None
+        streams = 2 if merge == "apart" else 1
+        read = self.input_size
+        for level, units in enumerate(self.hidden_sizes):
             for _ in range(self.directions):
-                made = cell(width, hidden_size, **cell_options)
-                if not isinstance(made, Cell):
-                    raise TypeError(
-                        f"cell: got {cell!r}, which makes a {type(made).__name__}; "
-                        "expected a Cell class, such as cells.GRU"
-                    )
-                self.cells.append(made)
-            width = made.output_size * (2 if bidirectional and merge == "concat" else 1)
+                self.cells.append(_made(cell, read, units, cell_options))
+            own = cast(Cell, self.cells[-1])
+            width = own.output_size * (self.directions if merge == "concat" else 1)
+            given = width if projection is None else projection
+            if residual and level and given != read:
+                raise ValueError(
+                    f"residual: layer {level + 1} reads {read} features and gives {given}, expected "
+                    "as many; make the layers equally wide, or set projection="
+                )
+            for _ in range(streams):
+                if self.projections is not None:
+                    self.projections.append(nn.Linear(width, given, bias=False))
+                if self.highways is not None and level:
+                    gate = nn.Linear(given, given)
+                    nn.init.constant_(gate.bias, -1.0)
+                    self.highways.append(gate)
+            read = given
+        self.output_size = read
+        for made in cast(Sequence[Cell], self.cells):
+            if weight_drop:
+                _check_weight_drop(made, weight_drop)
+            if learn_initial_state:
+                made.learn_initial_state()
 
     def forward(
         self,
@@ -119,56 +168,79 @@ class Recurrent(nn.Module):
         *,
         lengths: Lengths | None = None,
         resets: Tensor | None = None,
+        mask: Tensor | None = None,
+        states: bool = False,
     ) -> Result:
         """Run over the whole of ``x``.
 
         Args:
             x: ``[T, B, D]``, or ``[B, T, D]`` if ``batch_first``.
-            state: before the first step, each tensor ``[L*S, B, size]``; zeros by default.
+            state: before the first step, as ``Result.state`` is: each tensor ``[L*S, B, size]``, or
+                split by layer; zeros (or what has been learnt) by default.
             lengths: ``[B]``, each from 0 to T; all T by default. A lane's outputs beyond its length
                 are zero, its state stops there, its backward direction starts at its own last step,
                 and nothing that stands there changes a number.
             resets: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where true, a new sequence
                 begins with that step, and nothing crosses from the step before it, in either
                 direction. A new sequence starts from the cell's own initial state.
+            mask: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where false, the lane skips the
+                step, as if it were not there: its outputs are zero, its state stays. A reset there
+                takes effect at the lane's next real step. A lane may skip every step, and then ends in
+                the state it began with. With ``lengths``, the steps beyond are skipped too.
+            states: whether the result has the states at every step.
 
         Returns:
-            ``Result(y, state)``.
+            ``Result``, which unpacks as ``y, state``.
 
         Raises:
-            TypeError, ValueError: a shape, dtype or length is not as above.
+            TypeError, ValueError: a shape, dtype or length is not as above; or the cell does not keep
+                its contract.
+            RuntimeError: ``backend`` is "native", and the kernels cannot take the call.
         """
+        x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
+        starts = [None] * len(self.cells) if state is None else self.by_scan(state)
         cells = cast(Sequence[Cell], self.cells)
-        x, state, lengths, resets = self.checked(x, state, lengths, resets)
 
         streams = [x]  # what the next layer reads: one for both directions, or one for each
         finals: list[State] = []
+        every: list[State] = []
         for level in range(self.depth):
+            seen = [self._seen(stream) for stream in streams]
             outputs = []
             for direction in range(self.directions):
                 k = level * self.directions + direction
-                start = None if state is None else tuple(s[k] for s in state)
-                y, final = scan(
-                    cells[k],
-                    streams[min(direction, len(streams) - 1)],
-                    start,
+                found, final = scan(
+                    self._cell(k),
+                    seen[min(direction, len(seen) - 1)],
+                    starts[k],
                     lengths=lengths,
                     resets=resets,
+                    mask=mask,
                     reverse=direction == 1,
+                    every=states,
                     backend=self.backend,
                 )
-                outputs.append(y)
                 finals.append(final)
-            streams = self._merged(outputs)
+                if isinstance(found, tuple):
+                    every.append(found)
+                    found = read(cells[k], found, lengths, mask)
+                outputs.append(found)
+            streams = self.joined(level, outputs, streams)
             if level < self.depth - 1:
                 streams = [F.dropout(y, self.dropout, self.training) for y in streams]
 
         if self.batch_first:
             streams = [y.transpose(0, 1) for y in streams]
-        final_state = tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
-        if self.directions == 2 and self.merge == "apart":
-            return Result((streams[0], streams[1]), final_state)
-        return Result(streams[0], final_state)
+            every = [tuple(s.transpose(0, 1) for s in scanned) for scanned in every]
+        y = (streams[0], streams[1]) if self.merge == "apart" else streams[0]
+        last = 0 if self._is_even else self.depth - 1
+        return Result(
+            y,
+            self.by_layer(finals),
+            self.by_layer(every) if states else None,
+            self.directions,
+            last,
+        )
 
     def checked(
         self,
@@ -176,7 +248,8 @@ class Recurrent(nn.Module):
         state: State | None = None,
         lengths: Lengths | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Tensor, State | None, Tensor | None, Tensor | None]:
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, State | None, Tensor | None, Tensor | None, Tensor | None]:
         """The arguments of a call as the scans take them, ``x`` as ``[T, B, D]``; or an error."""
         weight = next(self.parameters(), None)
         check_input(x, self.input_size, weight, batch_first=self.batch_first)
@@ -185,21 +258,148 @@ class Recurrent(nn.Module):
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
         if resets is not None:
             resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
+        if mask is not None:
+            mask = check_mask(mask, steps, lanes, batch_first=self.batch_first)
         if state is not None:
-            sizes = cast(Cell, self.cells[0]).state_sizes
-            state = check_state(state, [(len(self.cells), lanes, size) for size in sizes], x)
-        return x, state, lengths, resets
+            state = check_state(state, self.state_shapes(lanes), x)
+        return x, state, lengths, resets, mask
 
-    def _merged(self, outputs: list[Tensor]) -> list[Tensor]:
+    def state_shapes(self, lanes: int) -> list[Shape]:
+        """The shapes of a state of so many lanes, as it is given and returned."""
+        cells, group = cast(Sequence[Cell], self.cells), self._group
+        kinds = range(len(cells[0].state_sizes))
+        firsts = range(0, len(cells), group)
+        return [(group, lanes, cells[k].state_sizes[kind]) for kind in kinds for k in firsts]
+
+    def by_layer(self, scans: Sequence[State]) -> State:
+        """The states of the scans, one after another, as one state of the layer."""
+        kinds = list(zip(*scans, strict=True))
+        group, count = self._group, len(scans)
+        return tuple(
+            torch.stack(kind[k : k + group]) for kind in kinds for k in range(0, count, group)
+        )
+
+    def by_scan(self, state: State) -> list[State]:
+        """The inverse of ``by_layer``."""
+        flat = [part for tensor in state for part in tensor.unbind(0)]
+        return [tuple(flat[k :: len(self.cells)]) for k in range(len(self.cells))]
+
+    @property
+    def _is_even(self) -> bool:
+        """Whether all the scans' states have the same sizes, so that they can be stacked."""
+        cells = cast(Sequence[Cell], self.cells)
+        return all(cell.state_sizes == cells[0].state_sizes for cell in cells)
+
+    @property
+    def _group(self) -> int:
+        """How many scans' states are stacked into one tensor."""
+        return len(self.cells) if self._is_even else self.directions
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """``x`` ``[T, B, size]`` under variational dropout: a mask for all steps."""
+        if not (self.variational_dropout and self.training):
+            return x
+        return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.variational_dropout)
+
+    def _cell(self, k: int) -> Cell:
+        """The cell of scan k, in training under weight drop."""
+        cell = cast(Cell, self.cells[k])
+        if not (self.weight_drop and self.training):
+            return cell
+        return _with_weight_drop(cell, self.weight_drop)
+
+    def joined(self, level: int, outputs: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
+        """What a layer gives: its directions' ``outputs`` merged, projected, joined to what it ``read``."""
+        given = self._merged(outputs)
+        first = level * len(given)
+        if self.projections is not None:
+            given = [self.projections[first + i](y) for i, y in enumerate(given)]
+        if not self.residual or level == 0:
+            return given
+        pairs = list(zip(given, read, strict=True))
+        if self.highways is None:
+            return [y + x for y, x in pairs]
+        first -= len(given)  # the first layer has none
+        gates = [torch.sigmoid(self.highways[first + i](x)) for i, (_, x) in enumerate(pairs)]
+        return [x + gate * (y - x) for gate, (y, x) in zip(gates, pairs, strict=True)]
+
+    def _merged(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """The directions' outputs as one, or apart."""
         if self.directions == 1 or self.merge == "apart":
-            return outputs
+            return list(outputs)
         if self.merge == "concat":
-            return [torch.cat(outputs, -1)]
-        total = outputs[0] + outputs[1]
+            return [torch.cat(list(outputs), -1)]
+        forward, backward = outputs
+        if self.merge == "mul":
+            return [forward * backward]
+        total = forward + backward
         return [total if self.merge == "sum" else total / 2]
 
+    def stream(self, lanes: int = 1) -> "Stream":
+        """This layer step by step, without gradient and as in evaluation, for ``lanes`` sequences at once.
+
+        Raises:
+            ValueError: the layer is bidirectional: its backward direction needs the future.
+            RuntimeError: the layer has ``backend="native"``, and the kernels cannot run it.
+        """
+        from unrolled.layers.stream import Stream  # which is built on this module
+
+        return Stream(self, lanes)
+
     def extra_repr(self) -> str:
-        text = f"{self.input_size}, {self.hidden_size}, depth={self.depth}"
+        even = len(set(self.hidden_sizes)) == 1
+        text = f"{self.input_size}, {self.hidden_sizes[0] if even else list(self.hidden_sizes)}"
+        text += f", depth={self.depth}"
         text += f", bidirectional, merge={self.merge}" if self.directions == 2 else ""
+        names = ("projection", "residual", "dropout", "variational_dropout", "weight_drop")
+        text += "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
         return text + (f", backend={self.backend}" if self.backend != "auto" else "")
+
+
+def _check_weight_drop(cell: Cell, share: float) -> nn.Parameter:
+    """The W of ``cell``, or an error if it is no parameter."""
+    weight = cell._parameters.get("weight_hh")
+    if weight is None:
+        kind = type(cell).__name__
+        raise ValueError(
+            f"weight_drop: got {share!r}, but {kind} has no parameter weight_hh; leave it out"
+        )
+    return weight
+
+
+def _with_weight_drop(cell: Cell, share: float) -> Cell:
+    """A cell that shares all with ``cell`` but its W, of which a ``share`` is dropped."""
+    weight = _check_weight_drop(cell, share)
+    dropped = type(cell).__new__(type(cell))  # copy.copy does the same, but does not compile
+    dropped.__dict__.update(cell.__dict__)
+    mine = cast(nn.Parameter, F.dropout(weight, share))
+    dropped._parameters = cell._parameters | {"weight_hh": mine}
+    return dropped
+
+
+def _sizes(hidden_size: int | Sequence[int], depth: int | None) -> tuple[int, ...]:
+    """H of each layer, or an error."""
+    if depth is not None:
+        check_size("depth", depth)
+    if not isinstance(hidden_size, list | tuple):
+        return (check_size("hidden_size", cast(int, hidden_size)),) * (depth or 1)
+    if not hidden_size:
+        raise ValueError("hidden_size: got an empty list, expected one size a layer")
+    if depth is not None and depth != len(hidden_size):
+        raise ValueError(
+            f"depth: got {depth}, but hidden_size lists {len(hidden_size)} layers; leave depth out"
+        )
+    return tuple(check_size("hidden_size", units) for units in hidden_size)
+
+
+def _made(
+    cell: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, object]
+) -> Cell:
+    """A new cell, or an error if it is none."""
+    made = cell(input_size, hidden_size, **options)
+    if not isinstance(made, Cell):
+        raise TypeError(
+            f"cell: got {cell!r}, which makes a {type(made).__name__}; "
+            "expected a Cell class, such as cells.GRU"
+        )
+    return made

@@ -1,22 +1,36 @@
-"""One step at a time: a layer that keeps its own state between calls."""
+"""Step by step: a layer that keeps its own state between calls, for sequences that come and go."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TypedDict, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unrolled.cells import State
-from unrolled.layers.twins import KERNELS, Twin, obstacles, weights_of
+from unrolled.cells import Cell, State
+from unrolled.cells.cell import GatedCell
+from unrolled.layers.explain import obstacles_of
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.twins import KERNELS, Twin, weights_of
+from unrolled.scan import native
 from unrolled.scan.operators import Step, Weights
-from unrolled.shapes import check_size, check_state
+from unrolled.shapes import Shape, check_resets, check_size, check_state
+
+
+class Saved(TypedDict):
+    """What a stream saves: tensors alone, which ``torch.load(…, weights_only=True)`` reads."""
+
+    ids: Tensor
+    state: State
 
 
 class Stream:
-    """A twin taken one step a call, without gradient: ``y_t = stream(x_t)``.
+    """A layer taken step by step, without gradient: ``y_t = stream(x_t)``.
 
-    The state stays inside. With the kernels nothing is allocated or packed again at a step. Weights
-    that an optimizer or ``load_state_dict`` changes take effect at the next one; a change through
+    The state stays inside. Everything is as in evaluation, whether or not the layer is training:
+    nothing is dropped. With the kernels nothing is allocated or packed again at a step. Weights that
+    an optimizer or ``load_state_dict`` changes take effect at the next one; a change through
     ``weight.data`` in place, or of weights that a parametrization computes, cannot be seen.
 
         >>> import torch, unrolled
@@ -27,9 +41,17 @@ class Stream:
         >>> torch.allclose(y, layer(x)[0], atol=1e-6)
         True
 
+    Sequences may join and leave. Each has a number, and ``ids`` says which row is whose:
+
+        >>> stream.join(2)
+        [2, 3]
+        >>> stream.leave([0])
+        >>> stream.ids
+        [1, 2, 3]
+
     Args:
-        layer: a twin of one direction.
-        lanes: B, the sequences stepped together.
+        layer: a ``Recurrent`` or a twin, of one direction.
+        lanes: B, the sequences stepped together at first.
 
     Raises:
         ValueError: the layer is bidirectional: its backward direction needs the future.
@@ -38,95 +60,280 @@ class Stream:
 
     reasons: tuple[str, ...]
     """Why the kernels do not run it, a line each; empty if they do."""
+    ids: list[int]
+    """The number of the sequence in each row of x, y and the state."""
 
-    def __init__(self, layer: Twin, lanes: int = 1) -> None:
-        if layer.bidirectional:
+    def __init__(self, layer: Recurrent | Twin, lanes: int = 1) -> None:
+        if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
-        self.lanes = check_size("lanes", lanes)
         self.layer = layer
-        self._shape = torch.Size((lanes, layer.input_size))
-        self._state: State | None = None
+        self.ids = list(range(check_size("lanes", lanes)))
+        self._joined = self._room = lanes  # how many ever joined; how many rows there is memory for
         self._prepare()
+        self._write(slice(None), self._fresh(lanes))
+
+    @property
+    def lanes(self) -> int:
+        """B, the sequences that are stepped together now."""
+        return len(self.ids)
+
+    # --- Steps -----------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor, *, resets: Tensor | None = None) -> Tensor:
+        """Take one step, or a chunk of them.
+
+        Args:
+            x: ``[B, D]`` for one step, or ``[T, B, D]`` (``[B, T, D]`` if the layer is
+                ``batch_first``), its rows in the order of ``ids``.
+            resets: boolean ``[B]``, or for a chunk ``[T, B]`` (``[B, T]``): where true, a new sequence
+                begins with that step.
+
+        Returns:
+            The output, ``[B, F]`` or for a chunk ``[T, B, F]`` (``[B, T, F]``).
+
+        Raises:
+            ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
+        """
+        first = self.layer.batch_first
+        is_chunk = x.dim() == 3
+        given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
+        row = [self.lanes, self.layer.input_size]
+        if list(given.shape[1:]) != row:
+            chunk = [row[0], "T", row[1]] if first else ["T", *row]
+            expected = f"{row}, or {chunk} for a chunk".replace("'", "")
+            raise ValueError(f"x: got shape {list(x.shape)}, expected {expected}")
+        if x.dtype is not self._like.dtype or x.device != self._like.device:
+            wanted = f"{self._like.dtype} on {self._like.device}"
+            raise TypeError(f"x: got {x.dtype} on {x.device}, expected {wanted} as the weights")
+        if self._signature() != self._seen:
+            self._renew(self._room)
+        with torch.no_grad():
+            if resets is not None:
+                y = self._with_resets(given, self._checked(resets, len(given), is_chunk))
+            else:
+                y = self._run(given)
+        return y[0] if not is_chunk else y.transpose(0, 1) if first else y
+
+    def _checked(self, resets: Tensor, steps: int, is_chunk: bool) -> Tensor:
+        """``resets`` as ``[T, B]``."""
+        if not is_chunk and isinstance(resets, Tensor) and resets.dim() == 1:
+            resets = resets.unsqueeze(0)
+        first = is_chunk and self.layer.batch_first
+        return check_resets(resets, steps, self.lanes, batch_first=first)
+
+    def _with_resets(self, x: Tensor, resets: Tensor) -> Tensor:
+        """The steps between resets at once, each after the lanes that are reset have started anew."""
+        times = resets.any(1).nonzero().flatten().tolist()
+        outputs = []
+        for begin, end in pairwise(sorted({0, *times, len(x)})):
+            rows = resets[begin].nonzero().flatten().to(x.device)
+            self._write(rows, self._fresh(len(rows)))
+            outputs.append(self._run(x[begin:end]))
+        return torch.cat(outputs) if outputs else self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Some steps ``[T, B, D]``, or none."""
+        if self._steps and len(x) == 1:
+            return self._by_steps(x[0]).unsqueeze(0)
+        if not x.shape[:2].numel():
+            return x.new_empty(*x.shape[:2], self._width)
+        x = x.transpose(0, 1) if self.layer.batch_first else x
+        with _evaluating(self.layer):
+            if isinstance(self.layer, Recurrent):
+                y, final = self.layer(x, self.state)
+            else:
+                hx = self.state
+                y, final = self.layer(x, hx if self.layer.mode == "LSTM" else hx[0])
+        self._write(slice(0, self.lanes), final if isinstance(final, tuple) else (final,))
+        return cast(Tensor, y.transpose(0, 1) if self.layer.batch_first else y)
+
+    def _by_steps(self, x: Tensor) -> Tensor:
+        """One step ``[B, D]`` by the kernels, layer by layer."""
+        layer, lanes = self.layer, self.lanes
+        self._steps[0].x[:lanes] = x
+        for level, step in enumerate(self._steps):
+            if level and not self._is_chained:
+                step.x[:lanes] = x
+            y = step.run()[:lanes]
+            if isinstance(layer, Recurrent) and not self._is_chained:
+                (y,) = layer.joined(level, [y], [x])
+            x = y
+        return x.clone()
+
+    # --- The state -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """A copy of the state, in the layer's own form; set it to go on from there."""
+        return tuple(s[:, : self.lanes].clone() for s in self._tensors())
+
+    @state.setter
+    def state(self, state: Sequence[Tensor]) -> None:
+        given = check_state(state, self._shapes(self.lanes), self._like)
+        self._write(slice(0, self.lanes), tuple(s.detach() for s in given))
+
+    def state_dict(self) -> Saved:
+        """The state and whose it is, as tensors alone, to be saved with ``torch.save``."""
+        return {"ids": torch.tensor(self.ids, dtype=torch.int64), "state": self.state}
+
+    def load_state_dict(self, saved: Saved) -> None:
+        """Go on from what ``state_dict`` gave, whatever sequences there are now.
+
+        Raises:
+            TypeError, ValueError: it is of a layer with another state.
+        """
+        ids = saved["ids"].tolist()
+        check_state(saved["state"], self._shapes(len(ids)), self._like)
+        if len(ids) > self._room:
+            self._renew(len(ids))
+        self.ids = ids
+        self._joined = max([self._joined, *(number + 1 for number in ids)])
+        self.state = saved["state"]
+
+    def join(self, count: int = 1) -> list[int]:
+        """Let ``count`` new sequences join, in rows after all others; their numbers.
+
+        Memory doubles when it is full, so that many joining one by one copy each row but a few times.
+        """
+        lanes = self.lanes + check_size("count", count)
+        if lanes > self._room:
+            self._renew(max(lanes, 2 * self._room))
+        new = list(range(self._joined, self._joined + count))
+        self._write(slice(self.lanes, lanes), self._fresh(count))
+        self.ids += new
+        self._joined += count
+        return new
+
+    def leave(self, ids: Sequence[int]) -> None:
+        """Let the sequences of these numbers leave; the others close ranks, in the same order.
+
+        Memory halves when but a quarter of it is in use.
+
+        Raises:
+            ValueError: there is no such sequence.
+        """
+        leaving = set(ids)
+        if unknown := leaving.difference(self.ids):
+            raise ValueError(f"ids: got {sorted(unknown)}, expected some of those in stream.ids")
+        rows = [row for row, number in enumerate(self.ids) if number not in leaving]
+        state = tuple(s[:, rows] for s in self._tensors())
+        self.ids = [self.ids[row] for row in rows]
+        if 4 * self.lanes <= self._room:
+            self._room = max(1, self._room // 2)
+            self._prepare()
+        self._write(slice(0, self.lanes), state)
+
+    # --- Memory ----------------------------------------------------------------------------------
+
+    def _renew(self, room: int) -> None:
+        """Choose the path again, with memory for so many rows; the state stays."""
+        state = self.state
+        self._room = room
+        self._prepare()
+        self.state = state
 
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
-        layer, weights = self.layer, weights_of(self.layer)
-        reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
-        reasons = reasons or obstacles(layer, weights)
+        layer = self.layer
+        with _evaluating(layer):
+            reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
+            reasons = reasons or obstacles_of(layer)
+            kernels = [] if reasons else _kernels(layer)
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
-        self._like = weights[0][0]
+        self._like = next(
+            iter(weights_of(layer)[0] if isinstance(layer, Twin) else layer.parameters()),
+            torch.empty(0),
+        )
         self._seen = self._signature()
+        self._is_chained = isinstance(layer, Twin) or not (layer.projection or layer.residual)
+        self._width = (
+            layer.output_size
+            if isinstance(layer, Recurrent)
+            else layer.proj_size or layer.hidden_size
+        )
+        self._state = tuple(self._like.new_zeros(shape) for shape in self._shapes(self._room))
         self._steps: list[Step] = []
-        if not reasons:
-            below = None
-            for group in weights:
-                given = Weights(*group, *[None] * (4 - len(group)))
-                below = Step(KERNELS[layer.mode], given, self.lanes, below)
-                self._steps.append(below)
-            self._x = self._steps[0].x
+        for name, weights in kernels:
+            below = self._steps[-1] if self._steps and self._is_chained else None
+            self._steps.append(Step(name, weights, self._room, below))
 
     def _signature(self) -> list[int]:
         """What changes when an optimizer, a loaded state dict or a move changes the weights."""
         seen: list[int] = []
-        for weight in self.layer._parameters.values():
-            if weight is not None:
-                seen += (weight._version, weight.data_ptr())
+        for module in self._holders():
+            for weight in module._parameters.values():
+                if weight is not None:
+                    seen += (weight._version, weight.data_ptr())
         return seen
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Take one step: ``x`` ``[B, D]`` to the output ``[B, H]``.
+    def _holders(self) -> Sequence[nn.Module]:
+        """What holds the weights that the kernels read."""
+        return list(self.layer.cells) if isinstance(self.layer, Recurrent) else [self.layer]
 
-        Raises:
-            ValueError, TypeError: ``x`` has another shape, dtype or device.
-        """
-        if x.shape != self._shape:
-            raise ValueError(f"x: got shape {list(x.shape)}, expected {list(self._shape)}")
-        if x.dtype is not self._like.dtype or x.device != self._like.device:
-            expected = f"{self._like.dtype} on {self._like.device}"
-            raise TypeError(f"x: got {x.dtype} on {x.device}, expected {expected} as the weights")
-        if self._signature() != self._seen:
-            state = self.state
-            self._prepare()
-            self.state = state
+    def _tensors(self) -> State:
+        """The state of all rows that there is memory for; a copy if the kernels hold it."""
+        if not self._steps:
+            return self._state
+        states = [step.state for step in self._steps]
+        if isinstance(self.layer, Recurrent):
+            return self.layer.by_layer(states)
+        return tuple(torch.stack(tensors) for tensors in zip(*states, strict=True))
+
+    def _write(self, rows: slice | Tensor, state: State) -> None:
+        """Write a state of some rows, in the layer's own form."""
+        if not self._steps:
+            for target, s in zip(self._state, state, strict=True):
+                target[:, rows] = s
+            return
+        if isinstance(self.layer, Recurrent):
+            scans = self.layer.by_scan(state)
+        else:
+            scans = list(zip(*(s.unbind(0) for s in state), strict=True))
+        for step, own in zip(self._steps, scans, strict=True):
+            for target, s in zip(step.state, own, strict=True):
+                target[rows] = s
+
+    def _fresh(self, lanes: int) -> State:
+        """The state in which so many sequences begin."""
+        if isinstance(self.layer, Twin):
+            return tuple(self._like.new_zeros(shape) for shape in self._shapes(lanes))
+        cells = cast(Sequence[Cell], self.layer.cells)
         with torch.no_grad():
-            if not self._steps:
-                return self._by_reference(x)
-            self._x.copy_(x)
-            for step in self._steps:
-                y = step.run()
-            return y.clone()
+            return self.layer.by_layer([cell.initial_state(lanes, self._like) for cell in cells])
 
-    def _by_reference(self, x: Tensor) -> Tensor:
-        layer, hx = self.layer, self._state
-        x = x.unsqueeze(1 if layer.batch_first else 0)
-        given = None if hx is None else hx if layer.mode == "LSTM" else hx[0]
-        y, final = super(Twin, layer).forward(x, given)
-        self._state = final if isinstance(final, tuple) else (final,)
-        return cast(Tensor, y.squeeze(1 if layer.batch_first else 0))
-
-    @property
-    def state(self) -> State:
-        """A copy of the state, one ``[L, B, size]`` for each state tensor; set it to go on from there."""
-        if self._steps:
-            layers = zip(*(step.state for step in self._steps), strict=True)
-            return tuple(torch.stack(tensors) for tensors in layers)
-        if self._state is not None:
-            return tuple(s.clone() for s in self._state)
-        return tuple(self._like.new_zeros(shape) for shape in self._shapes())
-
-    @state.setter
-    def state(self, state: Sequence[Tensor]) -> None:
-        given = check_state(state, self._shapes(), self._like)
-        given = tuple(s.detach().clone() for s in given)
-        self._state = given
-        for k, step in enumerate(self._steps):
-            for target, s in zip(step.state, given, strict=True):
-                target.copy_(s[k])
-
-    def _shapes(self) -> list[tuple[int, ...]]:
+    def _shapes(self, lanes: int) -> list[Shape]:
         layer = self.layer
+        if isinstance(layer, Recurrent):
+            return layer.state_shapes(lanes)
         output = layer.proj_size or layer.hidden_size
         widths = (output, layer.hidden_size) if layer.mode == "LSTM" else (output,)
-        return [(layer.num_layers, self.lanes, width) for width in widths]
+        return [(layer.num_layers, lanes, width) for width in widths]
+
+
+def _kernels(layer: Recurrent | Twin) -> list[tuple[str, Weights]]:
+    """The kernel of each layer, and its weights."""
+    if isinstance(layer, Twin):
+        name = KERNELS[layer.mode]
+        return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in weights_of(layer)]
+    return [
+        (
+            cast(str, native.kernel_name(cell)),
+            Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
+        )
+        for cell in cast(Sequence[GatedCell], layer.cells)
+    ]
+
+
+@contextmanager
+def _evaluating(layer: nn.Module) -> Iterator[None]:
+    """``layer`` in evaluation."""
+    training = [module for module in layer.modules() if module.training] if layer.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

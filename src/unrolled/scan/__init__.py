@@ -8,9 +8,18 @@ from torch import Tensor
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
-from unrolled.shapes import check_input, check_lengths, check_resets, check_state, real_steps
+from unrolled.scan.skipping import Skipping
+from unrolled.shapes import (
+    check_input,
+    check_lengths,
+    check_mask,
+    check_noise,
+    check_resets,
+    check_state,
+    real_steps,
+)
 
-__all__ = ["Backend", "check_backend", "scan"]
+__all__ = ["Backend", "check_backend", "obstacles_of_resets", "read", "scan"]
 
 Backend = Literal["auto", "reference", "native"]
 
@@ -24,6 +33,13 @@ def check_backend(backend: Backend) -> Backend:
     return backend
 
 
+def obstacles_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
+    """Why no kernel can start ``cell`` anew within the scan: a line, or none if one can."""
+    if resets is None or cell.starts_at_zero:
+        return []
+    return ["resets begin with the cell's own initial state; the kernels begin with zeros"]
+
+
 @overload
 def scan(
     cell: Cell,
@@ -32,6 +48,7 @@ def scan(
     *,
     lengths: Tensor | None = ...,
     resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
     reverse: bool = ...,
     every: Literal[False] = ...,
     norms: Sequence[Tensor] | None = ...,
@@ -45,11 +62,26 @@ def scan(
     *,
     lengths: Tensor | None = ...,
     resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
     reverse: bool = ...,
     every: Literal[True],
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
 ) -> tuple[State, State]: ...
+@overload
+def scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = ...,
+    *,
+    lengths: Tensor | None = ...,
+    resets: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    reverse: bool = ...,
+    every: bool,
+    norms: Sequence[Tensor] | None = ...,
+    backend: Backend = ...,
+) -> tuple[Tensor | State, State]: ...
 def scan(
     cell: Cell,
     x: Tensor,
@@ -57,6 +89,7 @@ def scan(
     *,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    mask: Tensor | None = None,
     reverse: bool = False,
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
@@ -76,6 +109,9 @@ def scan(
         resets: boolean ``[T, B]``: where true, a new sequence begins with that step. Its state
             starts anew from ``cell.initial_state``, whatever ``state`` is; with ``reverse``, so does
             that of the step before it, where the sequence that ended is read from its end.
+        mask: boolean ``[T, B]``: where false, the lane skips the step: its state stays, its output is
+            zero, and what stands in ``x`` is never read. A reset there takes effect at the lane's
+            next real step, if there is one. With ``lengths``, the steps beyond are skipped too.
         reverse: whether time runs backwards.
         every: whether to return every state tensor at every step, not only the output.
         norms: one ``[T, B]`` for each state tensor: the backward pass writes the 2-norm of
@@ -103,16 +139,66 @@ def scan(
         resets = check_resets(resets, steps, lanes, batch_first=False)
     if state is not None:
         state = check_state(state, [(lanes, size) for size in cell.state_sizes])
+    if state is None and not cell.starts_at_zero:
+        state = cell.initial_state(lanes, x)
     if norms is not None and [n.shape for n in norms] != [(steps, lanes)] * len(cell.state_sizes):
         shapes = ", ".join(str(list(n.shape)) for n in norms)
         raise ValueError(
             f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
         )
-    noise = cell.noise(steps, lanes, x)
+    skipping, asked = None, norms
+    if mask is not None:
+        mask = check_mask(mask, steps, lanes, batch_first=False).to(x.device)
+        if lengths is not None:
+            mask = mask & real_steps(lengths, steps).to(x.device)
+        skipping = Skipping(mask)
+        x, lengths = skipping.compact(x), skipping.lengths
+        resets = None if resets is None else skipping.resets(resets.to(x.device))
+        norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
+
+    whole = every or type(cell).read is not Cell.read
+    states, final = _run(cell, x, state, lengths, resets, reverse, whole, norms, backend)
+
+    states = states if whole else states[:1]
+    shown = states if every else (read(cell, states, lengths),)
+    if skipping is not None:
+        shown = tuple(skipping.spread(s) for s in shown)
+        if norms is not None and asked is not None:
+            skipping.write_norms(norms, asked, (*shown, *final))
+    return shown if every else shown[0], final
+
+
+def read(
+    cell: Cell, states: State, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """What ``cell`` shows of its states ``[T, B, size]``: zero at steps that are not real."""
+    y = cell.read(states)
+    if type(cell).read is Cell.read:
+        return y
+    for real in (None if lengths is None else real_steps(lengths, len(y)), mask):
+        y = y if real is None else torch.where(real.unsqueeze(-1).to(y.device), y, 0)
+    return y
+
+
+def _run(
+    cell: Cell,
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    every: bool,
+    norms: Sequence[Tensor] | None,
+    backend: Backend,
+) -> tuple[State, State]:
+    """By the kernel or by the reference: the states at every step (or the output alone), the final ones."""
+    noise = cell.noise(x.shape[0], x.shape[1], x)
+    if noise is not None:
+        check_noise(type(cell).__name__, noise, x.shape[0], x.shape[1], cell.hidden_size)
     if backend != "reference":
-        obstacles = native.obstacles(cell, x, state or ())
+        obstacles = native.obstacles(cell, x, state or ()) + obstacles_of_resets(cell, resets)
         if not obstacles:
-            states, final = native.scan(
+            return native.scan(
                 cell,
                 x,
                 state,
@@ -123,26 +209,8 @@ def scan(
                 every=every or type(cell).read is not Cell.read,
                 norms=norms,
             )
-            return states if every else _read(cell, states, lengths), final
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
-    states, final = reference.scan(
-        cell,
-        x,
-        state,
-        noise=noise,
-        lengths=lengths,
-        resets=resets,
-        reverse=reverse,
-        norms=norms,
+    return reference.scan(
+        cell, x, state, noise=noise, lengths=lengths, resets=resets, reverse=reverse, norms=norms
     )
-    return states if every else _read(cell, states, lengths), final
-
-
-def _read(cell: Cell, states: State, lengths: Tensor | None) -> Tensor:
-    """What ``cell`` shows of its states: zero beyond the lengths, whatever it reads from zeros."""
-    y = cell.read(states)
-    if lengths is None or type(cell).read is Cell.read:
-        return y
-    real = real_steps(lengths, y.shape[0]).unsqueeze(-1).to(y.device)
-    return torch.where(real, y, 0)

@@ -25,6 +25,8 @@ KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 def kernel_name(cell: Cell) -> str | None:
     """The kernel that computes what ``cell`` does, if there is one."""
     kind = type(cell)
+    if isinstance(cell, GatedCell) and cell.extras:
+        return None
     if kind is Elman:
         return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None

@@ -4,7 +4,6 @@ import hashlib
 import threading
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +98,8 @@ class _Canonical(Cell):
 
 
 _lock = threading.RLock()
-_recipes: "WeakKeyDictionary[Cell, tuple[Any, Recipe | str]]" = WeakKeyDictionary()
+_recipes: dict[tuple[Any, ...], Recipe | str] = {}
+_MOST = 1000
 _by_name: dict[str, Recipe] = {}
 _MODULE_KEYS = frozenset(vars(nn.Module())) - {"training"}
 
@@ -125,12 +125,13 @@ def _shown(value: object) -> object:
 def recipe(cell: Cell) -> Recipe | str:
     """How ``cell`` is run by a kernel of its own, or why it cannot be; nothing is compiled yet."""
     signature = _signature(cell)
-    found = _recipes.get(cell)
-    if found is None or found[0] != signature:
+    found = _recipes.get(signature)
+    if found is None:
         with _lock:
-            found = (signature, _made(cell))
-            _recipes[cell] = found
-    return found[1]
+            if len(_recipes) >= _MOST:
+                _recipes.clear()
+            found = _recipes.setdefault(signature, _made(cell))
+    return found
 
 
 def _made(cell: Cell) -> Recipe | str:

@@ -1,13 +1,13 @@
 """The scan in plain PyTorch operations: any cell, device and dtype, differentiable twice."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from unrolled.cells import Cell, State
-from unrolled.shapes import check_step, real_steps
+from unrolled.shapes import check_projected, check_step, is_autocast, real_steps
 
 
 def scan(
@@ -21,22 +21,25 @@ def scan(
     reverse: bool,
     norms: Sequence[Tensor] | None,
 ) -> tuple[State, State]:
-    """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
+    """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state.
+
+    ``noise``: what ``cell.noise`` has drawn for this scan.
+    """
     steps, lanes, _ = x.shape
+    name = type(cell).__name__
+    noise = None if noise is None else noise.expand(steps, -1, -1)
     if lengths is None or lengths.eq(steps).all():
         if cell.at_once and steps and resets is None and noise is None and norms is None:
             return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
-        projected = _with_noise(cell.project(x), noise)
+        projected = _projected(cell, x, noise)
         inputs = projected.unbind(0)  # one operation, so that its gradient is one too
     else:
         real = real_steps(lengths, steps)
         live = real.sum(1).tolist()
         times, owners = (index.to(x.device) for index in real.nonzero(as_tuple=True))
-        projected = cell.project(x[times, owners])
-        if noise is not None:
-            noise = noise.expand(steps, -1, -1)[times, owners]
-            projected = _with_noise(projected, noise)
+        own = None if noise is None else noise[times, owners]
+        projected = _projected(cell, x[times, owners], own)
         inputs = torch.split(projected, live)  # the rows of the lanes that have the step
     fresh = cell.initial_state(lanes, projected)
     state = fresh if state is None else state
@@ -56,7 +59,10 @@ def scan(
         before = state if rows is None else tuple(s[rows] for s in state)
         after = cell.step(inputs[t], before)
         if not checked:
-            check_step(type(cell).__name__, after, [(live[t], size) for size in cell.state_sizes])
+            dtype = None
+            if not is_autocast(x):
+                dtype = reduce(torch.promote_types, (s.dtype for s in before), projected.dtype)
+            check_step(name, after, [(live[t], size) for size in cell.state_sizes], dtype)
             checked = True
         if norms is not None:  # on aliases, which see what comes from outside this step alone
             after = tuple(new.view_as(new) for new in after)
@@ -76,13 +82,6 @@ def scan(
     ), state
 
 
-def _with_noise(projected: Tensor, noise: Tensor | None) -> Tensor:
-    """The noise behind the projection."""
-    if noise is None:
-        return projected
-    return torch.cat([projected, noise.to(projected.dtype).expand(*projected.shape[:-1], -1)], -1)
-
-
 def _in_parallel(
     cell: Cell, x: Tensor, state: State | None, *, reverse: bool
 ) -> tuple[State, State]:
@@ -92,6 +91,15 @@ def _in_parallel(
     states = cell.parallel(projected.flip(0) if reverse else projected, state)
     final = tuple(s[-1].clone() for s in states)  # the caller may write into what is returned
     return tuple(s.flip(0) for s in states) if reverse else states, final
+
+
+def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:
+    """What ``step`` is given for each row of ``x``: its projection, and the noise of its step and lane."""
+    projected = cell.project(x)
+    check_projected(type(cell).__name__, projected, x.shape[:-1])
+    if noise is None:
+        return projected
+    return torch.cat([projected, noise.to(projected.dtype)], -1)
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
