@@ -195,3 +195,14 @@ def test_a_wrong_argument_is_refused() -> None:
         explain(layers.GRU(3, 5), torch.randn(4, 2, 3), lengths=[4, 1])
     with pytest.raises(TypeError, match=r"^input: got list"):
         explain(layers.GRU(3, 5), [1.0])
+
+
+@pytest.mark.parametrize("name", ["resets", "mask"])
+def test_resets_and_masks_are_checked_as_in_a_call_and_are_not_for_twins(name: str) -> None:
+    flags = torch.zeros(4, 2).bool()
+    layer, x = Recurrent(cells.GRU, 3, 5), torch.zeros(4, 2, 3)
+    assert explain(layer, x, **{name: flags}).path == explain(layer, x).path
+    with pytest.raises(ValueError, match=rf"^{name}: got shape \[2, 4\], expected \[4, 2\]"):
+        explain(layer, x, **{name: flags.T})
+    with pytest.raises(TypeError, match=f"^{name}: got them for GRU, but only Recurrent takes"):
+        explain(layers.GRU(3, 5), x, **{name: flags})

@@ -62,6 +62,8 @@ def test_hidden_size_may_be_a_list_whose_length_is_the_depth() -> None:
 
     compare(layer, x_of(), by_hand)
     assert layer.output_size == 10
+    assert layer.hidden_size == [6, 3, 5]
+    assert Recurrent(cells.GRU, D, H, depth=2).hidden_size == H
     assert "4, [6, 3, 5], depth=3" in repr(layer)
 
 

@@ -118,6 +118,7 @@ class Recurrent(nn.Module):
         if not callable(cell) or isinstance(cell, nn.Module):
             raise TypeError(f"cell: got {cell!r}, expected a Cell class, such as cells.GRU")
         self.input_size = check_size("input_size", input_size)
+        self.hidden_size = hidden_size
         self.hidden_sizes = _sizes(hidden_size, depth)
         self.depth = len(self.hidden_sizes)
         self.directions = 2 if bidirectional else 1
