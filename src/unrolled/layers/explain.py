@@ -59,6 +59,8 @@ def explain(
 ) -> Explanation:
     """Which path ``module(x, hx)`` takes, and why it is not the native one. Nothing is run.
 
+    A cell that is compiled on first use is compiled now.
+
         >>> import torch
         >>> from unrolled import layers
         >>> print(layers.explain(torch.nn.GRU(3, 5)))
@@ -127,7 +129,8 @@ def obstacles_of(
     missing = native.missing()
     reasons = [] if missing is None else [missing]
     for cell in cast(Sequence[Cell], layer.cells):
-        reasons += native.obstacles_of_cell(cell) + obstacles_of_resets(cell, resets)
+        reasons += native.obstacles_of_cell(cell, tensors[0].dtype) if missing is None else []
+        reasons += obstacles_of_resets(cell, resets)
     return reasons + native.obstacles_of_tensors(*tensors)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
-from unrolled.cells.cell import GatedCell
 from unrolled.layers.explain import obstacles_of
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import KERNELS, Twin, weights_of
@@ -239,6 +238,8 @@ class Stream:
             reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
             reasons = reasons or obstacles_of(layer)
             kernels = [] if reasons else _kernels(layer)
+            if None in kernels:
+                kernels = []  # a scan of one step, by the kernel all the same
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
@@ -255,7 +256,7 @@ class Stream:
         )
         self._state = tuple(self._like.new_zeros(shape) for shape in self._shapes(self._room))
         self._steps: list[Step] = []
-        for name, weights in kernels:
+        for name, weights in filter(None, kernels):
             below = self._steps[-1] if self._steps and self._is_chained else None
             self._steps.append(Step(name, weights, self._room, below))
 
@@ -270,7 +271,9 @@ class Stream:
 
     def _holders(self) -> Sequence[nn.Module]:
         """What holds the weights that the kernels read."""
-        return list(self.layer.cells) if isinstance(self.layer, Recurrent) else [self.layer]
+        if isinstance(self.layer, Twin):
+            return [self.layer]
+        return [part for cell in self.layer.cells for part in cell.modules()]
 
     def _tensors(self) -> State:
         """The state of all rows that there is memory for; a copy if the kernels hold it."""
@@ -312,18 +315,13 @@ class Stream:
         return [(layer.num_layers, lanes, width) for width in widths]
 
 
-def _kernels(layer: Recurrent | Twin) -> list[tuple[str, Weights]]:
-    """The kernel of each layer, and its weights."""
+def _kernels(layer: Recurrent | Twin) -> Sequence[tuple[str, Weights] | None]:
+    """The kernel of each layer, and its weights; ``None`` where it cannot take a bare step."""
     if isinstance(layer, Twin):
         name = KERNELS[layer.mode]
         return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in weights_of(layer)]
-    return [
-        (
-            cast(str, native.kernel_name(cell)),
-            Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
-        )
-        for cell in cast(Sequence[GatedCell], layer.cells)
-    ]
+    with torch.no_grad():
+        return [native.kernel_of(cell) for cell in cast(Sequence[Cell], layer.cells)]
 
 
 @contextmanager

@@ -141,6 +141,31 @@ def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     return obstacles_of_tensors(x, *weights, *state)
 
 
+def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
+    """The kernel of ``cell``, which there is, and its weights now; ``None`` if a scan does more.
+
+    More than the kernel: a projection that is not x weightᵀ + biases, or a ``read``.
+    """
+    name = kernel_name(cell)
+    if name is not None:
+        return name, _weights(cell, name)
+    recipe = own.recipe(cell)
+    if isinstance(recipe, str) or not recipe.is_projected or type(cell).read is not Cell.read:
+        return None
+    return recipe.name, recipe.tensors(cell)
+
+
+def _weights(cell: Cell, name: str) -> Weights:
+    """The weights of a built-in cell."""
+    built_in = cast(GatedCell, cell)
+    weights = Weights(
+        built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh
+    )
+    if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
+        weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
+    return weights
+
+
 # --- The call ------------------------------------------------------------------------------------
 
 
@@ -181,12 +206,7 @@ def scan(
         name, weights = recipe.name, recipe.tensors(cell)
         x = x if recipe.is_projected else cell.project(x)
     else:
-        built_in = cast(GatedCell, cell)
-        weights = Weights(
-            built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh
-        )
-        if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
-            weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
+        weights = _weights(cell, name)
         check_weights(name, weights, cell.input_size, cell.hidden_size)
     return run(
         name,
