@@ -119,16 +119,18 @@ def inference(cell: str, layer: nn.RNNBase, x: Tensor) -> Contestant:
     )
 
 
-def lstm_stepper(layer: nn.RNNBase, bound: bool) -> Callable[[], Callable[[Any], Any]]:
-    """Makes streams of one step, an array ``[1, 1, D]`` to one ``[1, 1, H]``, from a zero state.
+def lstm_stepper(
+    layer: nn.RNNBase, bound: bool, lanes: int = 1
+) -> Callable[[], Callable[[Any], Any]]:
+    """Makes streams of one step, an array ``[1, B, D]`` to one ``[1, B, H]``, from a zero state.
 
     With plain runs, or with bound memory: two buffers for the state, which take turns.
     """
     D, H = layer.input_size, layer.hidden_size
-    made = session(graph("LSTM", layer, 1, 1, states=True))
+    made = session(graph("LSTM", layer, 1, lanes, states=True))
 
     def plain() -> Callable[[Any], Any]:
-        h = c = np.zeros((1, 1, H), np.float32)
+        h = c = np.zeros((1, lanes, H), np.float32)
 
         def next_output(x: Any) -> Any:
             nonlocal h, c
@@ -138,8 +140,8 @@ def lstm_stepper(layer: nn.RNNBase, bound: bool) -> Callable[[], Callable[[Any],
         return next_output
 
     def with_bindings() -> Callable[[Any], Any]:
-        x_held = np.zeros((1, 1, D), np.float32)
-        buffers = [[np.zeros((1, 1, H), np.float32) for _ in "hc"] for _ in range(2)]
+        x_held = np.zeros((1, lanes, D), np.float32)
+        buffers = [[np.zeros((1, lanes, H), np.float32) for _ in "hc"] for _ in range(2)]
         bindings = []
         for before, after in (buffers, buffers[::-1]):
             binding = made.io_binding()

@@ -75,12 +75,12 @@ def contestant(name: str, ways: dict[str, Stream], xs: list[Any]) -> Contestant:
     return Contestant(name, calls[way], lambda _: {}, {"way": way} if way else {})
 
 
-def cell_stream(layer: nn.RNNBase) -> Stream:
+def cell_stream(layer: nn.RNNBase, lanes: int = 1) -> Stream:
     cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
 
     def stream() -> Callable[[Any], Any]:
-        h = c = torch.zeros(1, layer.hidden_size)
+        h = c = torch.zeros(lanes, layer.hidden_size)
 
         def step(x: Tensor) -> Any:
             nonlocal h, c

@@ -1,0 +1,134 @@
+"""Many independent streams of an LSTM, stepped together: D = H = 128, one step a call, float32.
+
+    python -m benchmarks.streams [--streams B …] [--rounds N] [--json FILE]
+
+Beside ``torch.nn.LSTMCell`` and ONNX Runtime's LSTM on the same batch, with equal results; and with one
+stream in a hundred leaving and another joining before each step, which the peers have nothing for. The
+bounds are what the machine needs at the least: to move each stream's input and states once, were they
+in no cache, and to multiply and add. With one stream it is the row of ``benchmarks.layers`` that is shown.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cells import bandwidth
+from benchmarks.layers import on_torch, streaming
+from benchmarks.layers.measuring import PAUSE, Problem, Row, compare, timed
+from benchmarks.layers.peers import installed, show_absent
+from benchmarks.peaks import FMA, Peaks
+from unrolled.layers.stream import Stream
+from unrolled.scan import library
+
+H = 128
+INPUTS = 3
+COMING = 100  # one stream of so many leaves, and another joins, before a step
+
+
+def coming_and_going(layer: Any, lanes: int) -> Callable[[], Callable[[Tensor], Tensor]]:
+    """Streams of which a share leaves, and as many join, before each step."""
+
+    def stream() -> Callable[[Tensor], Tensor]:
+        made: Stream = layer.stream(lanes)
+        changing = max(1, lanes // COMING)
+
+        def step(x: Tensor) -> Tensor:
+            made.leave(made.ids[:changing])
+            made.join(changing)
+            return made(x)
+
+        return step
+
+    return stream
+
+
+@torch.no_grad()
+def measure(lanes: int, rounds: int) -> list[Row]:
+    """Every contestant's row, of one step of all streams."""
+    problem = Problem("streams", "LSTM", 1, lanes, H, 1, "inference")
+    layer = on_torch.layer_of(problem)
+    twin = on_torch.twin_of(layer, "LSTM").eval()
+    xs = list(torch.randn(INPUTS, lanes, H, generator=torch.Generator().manual_seed(0)))
+    contestants, checked = [], []
+    for name, stream in (
+        ("torch.nn.LSTMCell", streaming.cell_stream(layer, lanes)),
+        ("unrolled", lambda: twin.stream(lanes)),
+    ):
+        checked.append(streaming.outputs(name, stream, xs, torch.clone))
+        contestants.append(streaming.contestant(name, {"": stream}, xs))
+    changing = {"": coming_and_going(twin, lanes)}
+    contestants.append(streaming.contestant("unrolled, coming and going", changing, xs))
+    if installed("ONNX Runtime"):
+        from benchmarks.layers import on_onnx
+
+        arrays = [x.unsqueeze(0).numpy() for x in xs]
+        ways = {
+            way: on_onnx.lstm_stepper(layer, bound=way == "io binding", lanes=lanes)
+            for way in ("plain run", "io binding")
+        }
+        checked += [
+            streaming.outputs("ONNX Runtime", way, arrays, lambda y: torch.from_numpy(y[0].copy()))
+            for way in ways.values()
+        ]
+        contestants.append(streaming.contestant("ONNX Runtime", ways, arrays))
+    compare(problem, checked)
+    return timed(problem, contestants, rounds)
+
+
+def least(lanes: int, moved: float, computed: float | None) -> dict[str, float]:
+    """Seconds that a step takes at the least, at ``moved`` GB/s and ``computed`` GFLOP/s.
+
+    Of each stream x is read, h and c are read and written, and y, which is h, is written once more.
+    The weights, half a megabyte, stay in a cache.
+    """
+    bounds = {"memory": 4 * lanes * (H + 5 * H) / moved / 1e9}
+    if computed:
+        bounds["arithmetic"] = 2 * lanes * 4 * H * 2 * H / computed / 1e9
+    return bounds
+
+
+def show(rows: list[Row], bounds: dict[str, float]) -> None:
+    """A line for each contestant: time, rate, and what share of the time the bounds are."""
+    for row in rows:
+        lanes, taken = row.problem.lanes, row.median
+        shares = "".join(f"{seconds / taken:12.0%}" for seconds in bounds.values())
+        print(f"{lanes:8}  {row.contestant:28}{taken * 1e6:12.1f}{lanes / taken:14,.0f}{shares}")
+
+
+def main() -> None:
+    """Compare, time, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 100, 10_000])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    show_absent()
+    peaks = Peaks()
+    peaks.sample(PAUSE)
+    moved, computed = bandwidth(arguments.rounds), peaks.typical(FMA)
+    print(
+        f"{library.instruction_set()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    print(f"a large copy moves {moved:.0f} GB/s, multiply-adds reach {computed or 0:.0f} GFLOP/s")
+    found: list[dict[str, Any]] = []
+    print(
+        f"{'streams':>8}  {'':28}{'µs a step':>12}{'streams/s':>14}{'of memory':>12}{'of FMA':>12}"
+    )
+    for lanes in arguments.streams:
+        alone = lanes == 1
+        rows = streaming.measure(arguments.rounds) if alone else measure(lanes, arguments.rounds)
+        bounds = least(lanes, moved, computed)
+        show(rows, bounds)
+        found += [row.as_json() | {"bounds": bounds} for row in rows]
+    if arguments.json:
+        peak = {"copy": moved, "multiply-adds": computed}
+        arguments.json.write_text(json.dumps({"peaks": peak, "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
