@@ -66,6 +66,7 @@ class Cell(nn.Module):
             for name in ("parallel", "step")
         )
         cls.at_once = issubclass(parallel, step)
+
     learns_initial_state = False
     """Whether the initial state is a parameter; ``learn_initial_state`` makes it one."""
 

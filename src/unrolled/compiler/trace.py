@@ -146,7 +146,9 @@ def trace(cell: Cell) -> Trace:
     noise = cell.noise(2, lanes, x)
     if noise is not None:
         if noise.shape[-1] % units:
-            raise Unsupported(f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}")
+            raise Unsupported(
+                f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}"
+            )
         projected = torch.cat([projected, _zeros(lanes, noise.shape[-1])], -1)
 
     stepping = bound(_Method(cell, "step"))
@@ -179,7 +181,9 @@ def trace(cell: Cell) -> Trace:
 
         pulling: Any = vjp(differentiated, projected, tuple(state), tuple(given[: len(rest)]))
         after, pull = pulling
-        d_next = tuple(torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :])  # the boundary
+        d_next = tuple(
+            torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :]
+        )  # the boundary
         d_projected, d_state, d_parameters = pull(d_next)
         return (*after, d_projected, *d_state, *d_parameters)
 
@@ -233,7 +237,15 @@ def _bound(names: Sequence[str], method: _Method) -> Callable[..., Any]:
     return call
 
 
-_VIEWS_OF_VECTORS = ("split", "split_with_sizes", "getitem", "view", "unsqueeze", "squeeze", "slice")
+_VIEWS_OF_VECTORS = (
+    "split",
+    "split_with_sizes",
+    "getitem",
+    "view",
+    "unsqueeze",
+    "squeeze",
+    "slice",
+)
 
 
 def _split(

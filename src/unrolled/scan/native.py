@@ -158,9 +158,7 @@ def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
 def _weights(cell: Cell, name: str) -> Weights:
     """The weights of a built-in cell."""
     built_in = cast(GatedCell, cell)
-    weights = Weights(
-        built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh
-    )
+    weights = Weights(built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
     if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
         weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
     return weights
