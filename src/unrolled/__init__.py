@@ -12,6 +12,7 @@ from unrolled.layers import (
     Result,
     accelerate,
     explain,
+    restore,
 )
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "explain",
     "models",
     "remedies",
+    "restore",
     "training",
 ]

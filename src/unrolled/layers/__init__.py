@@ -1,6 +1,6 @@
 """Layers: depth × directions of scans, and the twins of ``torch.nn``'s."""
 
-from unrolled.layers.accelerate import accelerate
+from unrolled.layers.accelerate import accelerate, restore
 from unrolled.layers.explain import Explanation, explain
 from unrolled.layers.recurrent import Merge, Recurrent, Result
 from unrolled.layers.stream import Stream
@@ -17,4 +17,5 @@ __all__ = [
     "Stream",
     "accelerate",
     "explain",
+    "restore",
 ]

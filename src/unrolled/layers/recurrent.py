@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from unrolled.cells import Cell, State
+from unrolled.layers.tracing import as_leaf, is_symbolic
 from unrolled.scan import Backend, check_backend, scan
 from unrolled.shapes import (
     Lengths,
@@ -32,6 +34,10 @@ class Result(NamedTuple):
 
     y: Tensor | tuple[Tensor, Tensor]
     state: State
+
+
+# Without a name of its own, an exported program that returns it cannot be saved.
+pytree._register_namedtuple(Result, serialized_type_name="unrolled.Result")
 
 
 class Recurrent(nn.Module):
@@ -138,6 +144,8 @@ class Recurrent(nn.Module):
         Raises:
             TypeError, ValueError: a shape, dtype or length is not as above.
         """
+        if is_symbolic(x):
+            return cast(Result, as_leaf(self, x, state, lengths=lengths, resets=resets))
         cells = cast(Sequence[Cell], self.cells)
         x, state, lengths, resets = self.checked(x, state, lengths, resets)
 
@@ -203,3 +211,9 @@ class Recurrent(nn.Module):
         text = f"{self.input_size}, {self.hidden_size}, depth={self.depth}"
         text += f", bidirectional, merge={self.merge}" if self.directions == 2 else ""
         return text + (f", backend={self.backend}" if self.backend != "auto" else "")
+
+    def __prepare_scriptable__(self) -> "Recurrent":
+        raise TypeError(
+            "Recurrent: got torch.jit.script, which cannot compile a cell's Python; use "
+            "torch.export.export, or torch.jit.trace"
+        )

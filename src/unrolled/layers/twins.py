@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
+from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
 from unrolled.scan import Backend, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
 
@@ -56,14 +57,16 @@ class Twin(nn.RNNBase):
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
             RuntimeError: ``backend="native"``, and the kernels cannot take this call.
         """
+        if is_symbolic(input):
+            return as_leaf(self, input, hx)
         if self.backend == "reference":
-            return super().forward(input, hx)
+            return self._by_parent(input, hx)
         check_kinds(self, input, hx)
         weights = weights_of(self)
         if reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
-            return super().forward(input, hx)
+            return self._by_parent(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
 
@@ -84,6 +87,13 @@ class Twin(nn.RNNBase):
             return y.transpose(0, 1), self._as_hidden(final)
         y, final = self._sweep(input, state, weights)
         return y, self._as_hidden(final)
+
+    def _by_parent(self, input: Tensor | PackedSequence, hx: Hidden | None) -> Any:  # noqa: A002
+        """The call by ``torch.nn``'s own code."""
+        if torch.autograd.forward_ad._current_level < 0:
+            return super().forward(input, hx)
+        with torch.backends.mkldnn.flags(enabled=False):  # which knows no forward-mode derivative
+            return super().forward(input, hx)
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups
@@ -279,6 +289,11 @@ def obstacles(
     return reasons + native.obstacles_of_tensors(*tensors)
 
 
+enter_graphs(
+    Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
+)
+
+
 def check_kinds(layer: Twin, x: object, hx: object) -> None:
     """Refuse an ``x`` that is no tensor or ``PackedSequence``, and an ``hx`` of the wrong kind.
 
@@ -336,12 +351,25 @@ def why_no_twin(layer: nn.Module) -> str | None:
 
 def become_twin(layer: nn.RNNBase) -> None:
     """Make a layer of ``torch.nn`` its twin: the same object, all that it holds untouched."""
+    _become(layer, TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))])
+
+
+def become_parent(twin: Twin) -> None:
+    """Undo ``become_twin``; a subclass of a twin is left as it is."""
+    kind = _without_parametrizations(twin)
+    parent = next((parent for parent, made in TWINS.items() if made is kind), None)
+    if parent is not None:
+        _become(twin, parent)
+        vars(twin).pop("backend", None)
+
+
+def _become(layer: nn.RNNBase, target: type[nn.RNNBase]) -> None:
+    """Give ``layer`` the class ``target``."""
     kind = type(layer)
-    twin = TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))]
-    if kind not in TWINS:  # a class that parametrize made for this layer, with properties on it
+    if parametrize.is_parametrized(layer):  # parametrize made a class for it, with properties on it
         made = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-        twin = type(kind.__name__, (twin,), made)
-    layer.__class__ = twin
+        target = type(kind.__name__, (target,), made)
+    layer.__class__ = target
 
 
 def _without_parametrizations(layer: nn.Module) -> type[nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import library, reference
+from unrolled.scan import library, onnx, reference
 from unrolled.scan.operators import Optional, Weights, backward_operator, forward_operator
 
 KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
@@ -208,6 +208,19 @@ def run(
     With ``batch_sizes``, those of a ``PackedSequence``, ``x`` and what is returned for every step are
     packed rows; ``state`` must be given.
     """
+    if torch.compiler.is_compiling() and onnx.is_exporting():
+        return onnx.run(
+            name,
+            x,
+            state,
+            weights,
+            lengths=lengths,
+            reverse=reverse,
+            resets=resets,
+            batch_sizes=batch_sizes,
+            every=every,
+            norms=norms,
+        )
     if x.stride(-1) != 1:
         x = x.contiguous()
     start: tuple[Tensor | None, ...] = state if state is not None else ()
