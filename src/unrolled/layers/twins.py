@@ -5,7 +5,7 @@ What it adds is a second path through ``forward``. The reference path is the par
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Hidden = Tensor | Sequence[Tensor]
 Groups = list[list[Tensor]]
+Run = Callable[..., tuple[State, State]]
 
 # The kernel for each ``mode`` of ``torch.nn``.
 KERNELS = {"RNN_TANH": "elman_tanh", "RNN_RELU": "elman_relu", "LSTM": "lstm", "GRU": "gru"}
@@ -60,13 +61,16 @@ class Twin(nn.RNNBase):
         if is_symbolic(input):
             return as_leaf(self, input, hx)
         if self.backend == "reference":
-            return self._by_parent(input, hx)
+            return super().forward(input, hx)
         check_kinds(self, input, hx)
         weights = weights_of(self)
+        run: Run = native.run
         if reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
-            return self._by_parent(input, hx)
+            if self.proj_size or not _is_transformed(weights, input, hx):
+                return super().forward(input, hx)
+            run = native.run_reference  # torch.nn's loops know no torch.func
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
 
@@ -80,20 +84,14 @@ class Twin(nn.RNNBase):
         ):
             return super().forward(input, hx)  # raises torch.nn's own error
         if not lanes:
-            y, final = self._sweep(input.unsqueeze(1), [s.unsqueeze(1) for s in state], weights)
+            start = [s.unsqueeze(1) for s in state]
+            y, final = self._sweep(input.unsqueeze(1), start, weights, run=run)
             return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
         if self.batch_first:
-            y, final = self._sweep(input.transpose(0, 1), state, weights)
+            y, final = self._sweep(input.transpose(0, 1), state, weights, run=run)
             return y.transpose(0, 1), self._as_hidden(final)
-        y, final = self._sweep(input, state, weights)
+        y, final = self._sweep(input, state, weights, run=run)
         return y, self._as_hidden(final)
-
-    def _by_parent(self, input: Tensor | PackedSequence, hx: Hidden | None) -> Any:  # noqa: A002
-        """The call by ``torch.nn``'s own code."""
-        if torch.autograd.forward_ad._current_level < 0:
-            return super().forward(input, hx)
-        with torch.backends.mkldnn.flags(enabled=False):  # which knows no forward-mode derivative
-            return super().forward(input, hx)
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups
@@ -122,8 +120,9 @@ class Twin(nn.RNNBase):
         state: Sequence[Tensor],
         weights: Groups,
         batch_sizes: Tensor | None = None,
+        run: Run = native.run,
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Depth × directions of native sweeps over ``x`` ``[T, B, D]``, or over packed rows.
+        """Depth × directions of sweeps over ``x`` ``[T, B, D]``, or over packed rows.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
@@ -135,7 +134,7 @@ class Twin(nn.RNNBase):
         for k, group in enumerate(weights):
             given = Weights(*group, *[None] * (4 - len(group)))
             native.check_weights(kernel, given, x.shape[-1], self.hidden_size, self._all_weights[k])
-            (y, *_), final = native.run(
+            (y, *_), final = run(
                 kernel,
                 x,
                 starts[k] if starts else None,
@@ -324,6 +323,12 @@ def _as_state(hx: Hidden | None) -> Sequence[Tensor]:
     if hx is None:
         return ()
     return (hx,) if isinstance(hx, Tensor) else hx
+
+
+def _is_transformed(weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None) -> bool:
+    """Whether a transform of ``torch.func`` is at work on dense sequences."""
+    given = [weight for group in weights for weight in group] + list(_as_state(hx))
+    return isinstance(x, Tensor) and native.is_transformed(x, *given)
 
 
 def _refusal(layer: Twin, reasons: list[str]) -> str:

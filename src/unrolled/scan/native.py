@@ -109,6 +109,16 @@ def _is_watched() -> bool:
     )
 
 
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether a transform of ``torch.func``, or forward-mode differentiation, is at work on these."""
+    functorch = torch._C._functorch
+    return (
+        functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+    )
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing() -> str | None:
     """Why there is no kernel library, in one line; None if there is one."""
@@ -236,6 +246,21 @@ def run(
     )
     count = len(outputs) // 2 if every else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
+
+
+def run_reference(
+    name: str,
+    x: Tensor,
+    state: State | None,
+    weights: Weights,
+    *,
+    batch_sizes: None = None,
+    reverse: bool = False,
+) -> tuple[State, State]:
+    """As ``run``, by the reference over these very tensors; packed rows it does not take."""
+    return reference.scan(
+        _cell(name, weights), x, state, lengths=None, resets=None, reverse=reverse, norms=None
+    )
 
 
 class _Sweep(torch.autograd.Function):
