@@ -12,6 +12,7 @@ from unrolled.layers import (
     Result,
     accelerate,
     explain,
+    quantize,
     restore,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "data",
     "explain",
     "models",
+    "quantize",
     "remedies",
     "restore",
     "training",

@@ -19,7 +19,7 @@ from tests.composition.layers import (
     named,
     values,
 )
-from unrolled import accelerate
+from unrolled import accelerate, quantize
 
 # Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads
 # the gradient of a tensor that has none: PyTorch warns of both, though they are its own doing.
@@ -91,6 +91,17 @@ def test_an_accelerated_model_is_one_graph() -> None:
     model = accelerate(nn.ModuleList([nn.GRU(3, 5)]), report=None)[0]
     x = input_of()
     assert_close_by_name(values(compiled(model), model, x), values(model, model, x), 4)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_parametrised_and_quantised_weights_are_parts_of_the_graph(kind: str) -> None:
+    layer, x = make(kind, depth=1, both=False), input_of()
+    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    nn.utils.parametrizations.weight_norm(owner, name)
+    assert_close_by_name(values(compiled(layer), layer, x), values(layer, layer, x), 4)
+    layer = quantize(make(kind))
+    with torch.no_grad():
+        assert_close_by_name(named(compiled(layer)(x)), named(layer(x)), 4)
 
 
 def test_torch_nns_own_layers_are_treated_as_ever() -> None:

@@ -188,5 +188,5 @@ def test_a_subclass_of_a_twin_is_not_restored() -> None:
     model = nn.Sequential(Mine(3, 5), layers.GRU(3, 5))
     layers.restore(model)
     assert [type(layer) for layer in model] == [Mine, nn.GRU]
-    with pytest.raises(TypeError, match="^model: got str"):
+    with pytest.raises(TypeError, match=r"^model: got str"):
         layers.restore("model")

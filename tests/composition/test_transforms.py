@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 from tests.compare import assert_close_by_name, check_derivatives
 from tests.composition.layers import EVERY, NATIVE, TWINS, Model, input_of, make, named, values
-from unrolled import Recurrent, layers
+from unrolled import Recurrent, explain, layers
 
 every = pytest.mark.parametrize("kind", EVERY)
 FLOAT64 = torch.float64
@@ -150,6 +150,33 @@ def test_a_parametrised_recurrent_weight_is_the_one_that_runs_and_learns(
     chained = torch.autograd.grad(getattr(owner, name), sources, through)
     gradients = {f"original {k}": g for k, g in enumerate(got)}
     assert_close_by_name(gradients, {f"original {k}": g for k, g in enumerate(chained)}, 4)
+
+
+class Counted(nn.Module):
+    """A parametrization that counts how often it is computed."""
+
+    calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return 2 * weight
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@every
+def test_a_parametrised_weight_is_computed_once_a_call_not_at_every_step(
+    kind: str, backend: str
+) -> None:
+    layer, counter = make(kind, depth=1, both=False, backend=backend), Counted()
+    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    path = explain(layer).path
+    parametrize.register_parametrization(owner, name, counter)
+    assert explain(layer).path == path
+    layer(input_of())
+    counter.calls = 0
+    layer(input_of())
+    # torch.nn's own code reads a weight to see whether it has changed, and once more.
+    assert counter.calls <= (2 if kind in TWINS and backend == "reference" else 1)
 
 
 @pytest.mark.parametrize("kind", NATIVE)

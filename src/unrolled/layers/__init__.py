@@ -2,6 +2,7 @@
 
 from unrolled.layers.accelerate import accelerate, restore
 from unrolled.layers.explain import Explanation, explain
+from unrolled.layers.quantize import quantize
 from unrolled.layers.recurrent import Merge, Recurrent, Result
 from unrolled.layers.stream import Stream
 from unrolled.layers.twins import GRU, LSTM, RNN
@@ -17,5 +18,6 @@ __all__ = [
     "Stream",
     "accelerate",
     "explain",
+    "quantize",
     "restore",
 ]

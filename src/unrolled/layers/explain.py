@@ -112,7 +112,7 @@ def _obstacles(
         if x is not None:
             check_kinds(layer, x, hx)
         return obstacles(layer, weights_of(layer), x, hx)
-    tensors: list[Tensor] = list(layer.parameters())
+    tensors: list[Tensor] = [p for p in layer.parameters() if p.is_floating_point()]
     if x is not None:
         x, state, *_ = layer.checked(cast(Tensor, x), cast(State | None, hx), lengths)
         tensors = [x, *tensors, *(state or ())]

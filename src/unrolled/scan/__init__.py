@@ -1,9 +1,11 @@
 """One cell over time, in one direction: by a compiled kernel where there is one, else by PyTorch."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar, get_args, overload
 
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
@@ -12,6 +14,8 @@ from unrolled.shapes import check_input, check_lengths, check_resets, check_stat
 __all__ = ["Backend", "check_backend", "scan"]
 
 Backend = Literal["auto", "reference", "native"]
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 def check_backend(backend: Backend) -> Backend:
@@ -21,6 +25,20 @@ def check_backend(backend: Backend) -> Backend:
             f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}"
         )
     return backend
+
+
+def _weights_once(call: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """``call`` of a cell, in which a parametrised weight is computed once, not at every step."""
+
+    @wraps(call)
+    def once(*arguments: Arguments.args, **options: Arguments.kwargs) -> Returned:
+        cell = arguments[0] if arguments else options["cell"]
+        if not parametrize.is_parametrized(cell):  # type: ignore[arg-type]
+            return call(*arguments, **options)
+        with parametrize.cached():
+            return call(*arguments, **options)
+
+    return once
 
 
 @overload
@@ -49,6 +67,7 @@ def scan(
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
 ) -> tuple[State, State]: ...
+@_weights_once
 def scan(
     cell: Cell,
     x: Tensor,

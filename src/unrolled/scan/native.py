@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
@@ -22,10 +23,16 @@ KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 # --- Which kernel, and why not -------------------------------------------------------------------
 
 
+def kind_of(cell: Cell) -> type[Cell]:
+    """The class of ``cell``; of a parametrised one, the class it had before."""
+    kind = type(cell)
+    return kind.__bases__[0] if is_parametrized(cell) else kind
+
+
 def kernel_name(cell: Cell) -> str | None:
     """The kernel that computes what ``cell`` does, if there is one."""
-    kind = type(cell)
-    if kind is Elman:
+    kind = kind_of(cell)
+    if isinstance(cell, Elman) and kind is Elman:
         return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
@@ -34,9 +41,9 @@ def obstacles_of_cell(cell: Cell) -> list[str]:
     """Why no kernel computes what ``cell`` does: a line each, none if one does."""
     if kernel_name(cell) is not None:
         return []
-    if type(cell) is Elman:
+    if kind_of(cell) is Elman:
         return ["Elman's activation is a function of your own, which no kernel is built in for"]
-    return [f"{type(cell).__name__} is not one of the built-in cells Elman, LSTM and GRU"]
+    return [f"{kind_of(cell).__name__} is not one of the built-in cells Elman, LSTM and GRU"]
 
 
 def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
@@ -254,8 +261,8 @@ def run_reference(
     state: State | None,
     weights: Weights,
     *,
-    batch_sizes: None = None,
     reverse: bool = False,
+    **_: None,
 ) -> tuple[State, State]:
     """As ``run``, by the reference over these very tensors; packed rows it does not take."""
     return reference.scan(
