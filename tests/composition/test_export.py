@@ -24,8 +24,10 @@ def reloaded(program: torch.export.ExportedProgram) -> Any:
     return torch.export.load(file).module()
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("kind", NATIVE)
+@pytest.mark.parametrize(
+    ("kind", "strict"),
+    [*((kind, False) for kind in NATIVE), ("LSTM", True), ("Recurrent LSTM", True)],
+)
 def test_a_saved_program_takes_any_number_of_steps_and_lanes(kind: str, strict: bool) -> None:
     model = Model(make(kind)).eval()
     free = {"x": FREE}
