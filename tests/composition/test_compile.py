@@ -19,10 +19,12 @@ from tests.composition.layers import (
     values,
 )
 from unrolled import accelerate, quantize
+from unrolled.scan import library
 
 # Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads
 # the gradient of a tensor that has none: PyTorch warns of both, though they are its own doing.
 pytestmark = [
+    pytest.mark.skipif(library.missing() is not None, reason="no native library"),
     pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),

@@ -9,9 +9,13 @@ from torch.export import Dim
 
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, NATIVE, TWINS, Model, input_of, make, named
+from unrolled.scan import library
 
-# Dynamo makes an instance of every autograd.Function that it traces, and PyTorch warns of that.
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.skipif(library.missing() is not None, reason="no native library"),
+    # Dynamo makes an instance of every autograd.Function that it traces, and PyTorch warns of that.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 FREE = {0: Dim("T"), 1: Dim("B")}
 

@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, TWINS, Model, input_of, make, named
 from unrolled import Recurrent, cells
+from unrolled.scan import library
 
 pytestmark = [
+    pytest.mark.skipif(library.missing() is not None, reason="no native library"),
     # onnxscript and its converters use what PyTorch and Python have deprecated.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     # Two inputs have the same number of lanes, and the file names it once.

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.compare import assert_close_by_name, check_derivatives
 from tests.composition.layers import EVERY, NATIVE, TWINS, Model, input_of, make, named, values
 from unrolled import Recurrent, explain, layers
+from unrolled.scan import library
 
 every = pytest.mark.parametrize("kind", EVERY)
 FLOAT64 = torch.float64
@@ -183,6 +184,7 @@ def test_a_parametrised_weight_is_computed_once_a_call_not_at_every_step(
     assert counter.calls == 1
 
 
+@pytest.mark.skipif(library.missing() is not None, reason="no native library")
 @pytest.mark.parametrize("kind", NATIVE)
 def test_a_transform_within_native_is_refused_with_the_reason(kind: str) -> None:
     layer = make(kind, backend="native")

@@ -117,12 +117,17 @@ def _is_watched() -> bool:
 
 
 def is_transformed(*tensors: Tensor) -> bool:
-    """Whether a transform of ``torch.func``, or forward-mode differentiation, is at work on these."""
-    functorch = torch._C._functorch
-    return (
-        functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+    """Whether a transform of ``torch.func`` is at work, or one of these has a forward-mode tangent."""
+    functorch, forward = torch._C._functorch, torch.autograd.forward_ad
+    if functorch.peek_interpreter_stack() is not None:
+        return True
+    if any(functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+        return True
+    if forward._current_level < 0:
+        return False
+    return any(
+        forward.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+        for tensor in tensors
     )
 
 
