@@ -163,6 +163,7 @@ class Counted(nn.Module):
         return 2 * weight
 
 
+@pytest.mark.skipif(library.missing() is not None, reason="no native library")
 @pytest.mark.parametrize(
     ("kind", "backend"),
     [
