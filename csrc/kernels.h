@@ -2,21 +2,12 @@
 #pragma once
 #include "cross_entropy.h"
 #include "generated/cells.h"
-#include "sweep.h"
+#include "kernel.h"
 
 #define UNROLLED_JOIN_(a, b) a##b
 #define UNROLLED_JOIN(a, b) UNROLLED_JOIN_(a, b)
 
 namespace {
-
-template <class V, class Cell>
-struct Kernel {
-  static constexpr unrolled_cell cell = {Cell::name,      Cell::projection, Cell::weight,   Cell::vector_names,
-                                         Cell::transposed, Cell::projected, Cell::products, Cell::vectors,
-                                         Cell::states,     Cell::kept,      Cell::grads};
-  static constexpr unrolled_kernel kernel = {&cell, Sweep<V, Cell>::forward, Sweep<V, Cell>::backward,
-                                             Sweep<V, Cell>::packed_bytes, Sweep<V, Cell>::work_bytes};
-};
 
 template <class V>
 const unrolled_kernel* kernel_at(int64_t i) {

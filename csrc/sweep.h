@@ -17,6 +17,7 @@
 #include <numeric>
 
 #include "product.h"
+#include "stages.h"
 #include "unrolled.h"
 
 namespace {
@@ -71,8 +72,11 @@ class Sweep {
   using T = typename V::Scalar;
   static constexpr Index W = Tile<V>::width;
   static constexpr int P = Cell::projected, G = Cell::products, S = Cell::states;
-  static constexpr int K = Cell::kept, Q = Cell::grads, U = Cell::vectors;
-  static constexpr Index slots = P > K ? P : K;  // blocks of H in a row of `kept`: both share its memory
+  static constexpr int K = Cell::kept, Q = Cell::grads, U = Cell::vectors, N = Cell::noise;
+  // Blocks of H in a row of `kept`: the projection's memory is the kept values', unless later stages read it.
+  static constexpr Index slots = Cell::staged ? P + K : P > K ? P : K;
+  using LaneGroup = Group;
+  friend struct Stages<V, Cell>;
 
  public:
   static void forward(const unrolled_call* call) { Sweep(call, false, call->work).run_forward(); }
@@ -81,11 +85,20 @@ class Sweep {
     return Sweep(call, backward, nullptr).arena_.used() + 64;
   }
   static int64_t packed_bytes(const unrolled_call* call) {
-    const Index inputs = panels<V>(P * call->units) * W * call->inputs;
-    return (inputs + G * panels<V>(call->units) * W * call->units) * static_cast<Index>(sizeof(T)) + 192;
+    const Index inputs = call->weight_in ? panels<V>(P * call->units) * W * call->inputs : 0;
+    return (inputs + recurrent_size(call->units, false)) * static_cast<Index>(sizeof(T)) + 192;
   }
 
  private:
+  // How many numbers the packed weights of the products in the loop are.
+  static Index recurrent_size(Index units, bool backward) {
+    if constexpr (Cell::staged) {
+      return Stages<V, Cell>::packed_size(units, backward);
+    } else {
+      return G * panels<V>(units) * W * units;
+    }
+  }
+
   Sweep(const unrolled_call* call, bool backward, void* work)
       : call_(*call), arena_(work ? aligned(work) : nullptr) {
     T_ = call->steps, B_ = call->lanes, D_ = call->inputs, H_ = call->units;
@@ -99,7 +112,7 @@ class Sweep {
     if (backward) {
       grads_ = arena_.take<T>(rows_ * Q * H_);
       previous_rows_ = arena_.take<const T*>(rows_);
-      packed_ = arena_.take<T>(panels<V>(H_) * W * G * H_);
+      packed_ = arena_.take<T>(recurrent_size(H_, true));
       packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
       sums_ = arena_.take<T>(members_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
@@ -137,14 +150,15 @@ class Sweep {
 
   // Whether members share out lanes, and never wait for one another, or units, and meet at every step.
   void choose_team(bool backward) {
-    const double step = 2.0 * B_ * H_ * (G * H_ + 40.0 * S), all = step * T_;
+    const double step = 2.0 * B_ * H_ * (static_cast<double>(recurrent_size(H_, backward)) / H_ + 40.0 * S);
+    const double all = step * T_;
     const double outside = 2.0 * T_ * B_ * P * H_ * D_ * (backward ? 3 : 1);
     Index threads = std::max<Index>(1, call_.threads);
     by_units_ = false;
     if (all + outside < 8e6) threads = 1;  // done before a sleeping thread has woken
     members_ = static_cast<int>(threads);
     // With few lanes each member would read all the weights for a row or two.
-    by_units_ = threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
+    by_units_ = !Cell::staged && threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
   }
 
   void plan_lanes() {
@@ -198,6 +212,7 @@ class Sweep {
   // and sums of squares.
   Index scratch_of_member() const {
     const Index n = largest_group();
+    if constexpr (Cell::staged) return Stages<V, Cell>::scratch(n, H_);
     const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
     return products_of_member(n) + (addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
   }
@@ -246,7 +261,7 @@ class Sweep {
   void run_forward() {
     T* packed = as(aligned(call_.packed));
     packed_in_ = packed;
-    packed_ = packed + (panels<V>(P * H_) * W * D_ + 15) / 16 * 16;
+    packed_ = packed + (call_.weight_in ? (panels<V>(P * H_) * W * D_ + 15) / 16 * 16 : 0);
     const bool pack_now = !call_.packed_ready;
     std::fill_n(bias_, panels<V>(P * H_) * W, T(0));
     for (const void* bias : call_.bias)
@@ -255,8 +270,10 @@ class Sweep {
     unrolled::parallel(members_, [&](const Member& me) {
       if (pack_now) {
         const auto in = me.part(panels<V>(P * H_));
-        pack<V>(as(call_.weight_in), 1, D_, D_, P * H_, in.first, in.last, packed_in_);
-        if constexpr (G > 0) {
+        if (call_.weight_in) pack<V>(as(call_.weight_in), 1, D_, D_, P * H_, in.first, in.last, packed_in_);
+        if constexpr (Cell::staged) {
+          Stages<V, Cell>::pack_all(*this, me, false);
+        } else if constexpr (G > 0) {
           const Index blocks = panels<V>(H_) * G;
           const auto mine = me.part(blocks);
           for (Index i = mine.first; i < mine.last; ++i) pack_recurrent(i / G, i % G);
@@ -267,10 +284,21 @@ class Sweep {
       const auto rows = me.part(rows_, Tile<V>::rows);
       const std::vector<Segment> parts = chunks<V>({{0, 0, D_}});
       const bool biased = call_.bias[0] || call_.bias[1];
-      multiply_rows<V>({nullptr, 0, x_rows_}, rows.first, rows.last, parts, packed_in_, D_, P * H_,
-                       biased ? bias_ : nullptr, {as(call_.kept), slots * H_});
+      if (call_.weight_in) {
+        multiply_rows<V>({nullptr, 0, x_rows_}, rows.first, rows.last, parts, packed_in_, D_, P * H_,
+                         biased ? bias_ : nullptr, {as(call_.kept), slots * H_});
+      } else {
+        for (Index r = rows.first; r < rows.last; ++r)
+          std::memcpy(as(call_.kept) + r * slots * H_, x_rows_[r], D_ * sizeof(T));
+      }
       me.barrier->wait();
-      sweep(me, [&](const Group& group, Index units0, Index units1) { forward_in(me, group, units0, units1); });
+      sweep(me, [&](const Group& group, Index units0, Index units1) {
+        if constexpr (Cell::staged) {
+          Stages<V, Cell>(*this, me, group).forward();
+        } else {
+          forward_in(me, group, units0, units1);
+        }
+      });
       finish_forward(me);
     });
   }
@@ -366,6 +394,15 @@ class Sweep {
     whole ? v.store(p) : v.store(p, some);
   }
 
+  const T* noise_row(Index t, Index b) const {
+    return as(call_.noise) + t * call_.noise_step + b * call_.noise_lane;
+  }
+  template <bool whole>
+  UNROLLED_INLINE void load_noise(V* noise, Index t, Index b, Index u, int some) const {
+    if constexpr (N > 0)
+      for (int i = 0; i < N; ++i) noise[i] = load<whole>(noise_row(t, b) + i * H_ + u, some);
+  }
+
   template <bool whole>
   void forward_step(const Group& group, Index t, Index u, Index n, const T* z, const T** const* before_rows,
                     T** const* now_rows, int some) {
@@ -374,11 +411,12 @@ class Sweep {
     for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
     for (Index q = 0; q < n; ++q) {
       T* slot = kept + row(t, group.lane[q]) * slots * H_;
-      V projected[P + 1], product[G + 1], old[S], now[S], keep[K + 1];
+      V projected[P + 1], noise[N + 1], product[G + 1], old[S], now[S], keep[K + 1];
       for (int i = 0; i < P; ++i) projected[i] = load<whole>(slot + i * H_, some);
       for (int g = 0; g < G; ++g) product[g] = V::load(z + (g * n + q) * W);
       for (int s = 0; s < S; ++s) old[s] = load<whole>(before_rows[s][q] + u, some);
-      Cell::forward(projected, product, vectors, old, now, keep);
+      load_noise<whole>(noise, t, group.lane[q], u, some);
+      Cell::forward(projected, noise, product, vectors, old, now, keep);
       for (int s = 0; s < S; ++s) store<whole>(now[s], now_rows[s][q] + u, some);
       if (call_.keep)
         for (int i = 0; i < K; ++i) store<whole>(keep[i], slot + i * H_, some);
@@ -434,18 +472,20 @@ class Sweep {
     const std::vector<Segment> parts = chunks<V>(product_runs);
     wants_squares_ = wants_norms();
     unrolled::parallel(members_, [&](const Member& me) {
-      if constexpr (G > 0) {
+      if constexpr (Cell::staged) {
+        Stages<V, Cell>::pack_all(*this, me, true);
+      } else if constexpr (G > 0) {
         const auto mine = me.part(panels<V>(H_));
         const T* w = as(call_.weight);
         pack<V>(w, Cell::transposed ? H_ : 1, Cell::transposed ? 1 : G * H_, G * H_, H_, mine.first, mine.last,
                 packed_);
       }
-      if (call_.d_x) {
+      if (call_.d_x && call_.weight_in) {
         const auto mine = me.part(panels<V>(D_));
         pack<V>(as(call_.weight_in), D_, 1, P * H_, D_, mine.first, mine.last, packed_in_);
       }
       if (call_.d_weight_in) find_x_rows(me);
-      if (call_.d_weight) {
+      if (call_.d_weight && !Cell::staged) {
         const auto steps = me.part(T_);
         for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index length) {
           previous_rows_[row] = previous(0, t, b, length);
@@ -455,7 +495,13 @@ class Sweep {
       std::fill_n(sums_ + me.id * Q * padded_, Q * padded_, T(0));
       if (squares_) std::fill_n(squares_ + me.id * S * T_ * B_, S * T_ * B_, T(0));
       me.barrier->wait();
-      sweep(me, [&](const Group& group, Index u0, Index u1) { backward_in(me, group, parts, u0, u1); });
+      sweep(me, [&](const Group& group, Index u0, Index u1) {
+        if constexpr (Cell::staged) {
+          Stages<V, Cell>(*this, me, group).backward();
+        } else {
+          backward_in(me, group, parts, u0, u1);
+        }
+      });
       me.barrier->wait();
       after_backward(me, product_runs, projected_runs);
     });
@@ -566,7 +612,7 @@ class Sweep {
   }
 
   // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
-  void begin_carry(int s, Index b, bool final_step, Index first, Index last) {
+  void begin_carry(int s, Index b, bool final_step, Index first, Index last) const {
     T* carry = carry_ + (s * B_ + b) * padded_;
     if (final_step && call_.d_finals[s]) {
       std::memcpy(carry + first, as(call_.d_finals[s]) + b * H_ + first, (last - first) * sizeof(T));
@@ -578,7 +624,7 @@ class Sweep {
   template <bool whole>
   void backward_step(const Member& me, const Group& group, Index t, Index u, Index n, const T* z,
                      const BackRows& rows, T* squares, int some) {
-    V vectors[U + 1], sums[Q];
+    V vectors[U + 1], sums[Q + 1];
     for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
     T* const total = sums_ + me.id * Q * padded_ + u;
     const bool summing = call_.d_bias || call_.d_vectors;
@@ -587,7 +633,7 @@ class Sweep {
     for (Index q = 0; q < n; ++q) {
       const Index b = group.lane[q];
       const T* kept = all_kept + row(t, b) * slots * H_;
-      V keep[K + 1], old[S], now[S], d[S], grad[Q], d_old[S];
+      V keep[K + 1], noise[N + 1], old[S], now[S], d[S], grad[Q + 1], d_old[S];
       for (int i = 0; i < K; ++i) keep[i] = load<whole>(kept + i * H_, some);
       for (int s = 0; s < S; ++s) {
         old[s] = load<whole>(rows.old[s][q] + u, some);
@@ -603,7 +649,8 @@ class Sweep {
           T* sum = squares + (s * n + q) * V::size;
           (V::load(sum) + d[s] * d[s]).store(sum);
         }
-      Cell::backward(keep, vectors, old, now, d, grad, d_old);
+      load_noise<whole>(noise, t, b, u, some);
+      Cell::backward(keep, noise, vectors, old, now, d, grad, d_old);
       T* out = grad_row(group, t, q) + u;
       for (int i = 0; i < Q; ++i) {
         store<whole>(grad[i], out + i * H_, some);
@@ -656,6 +703,12 @@ class Sweep {
     }
   }
 
+  // The rows of a weight's gradient that belong to blocks which the step does not read.
+  void clear_unread(const Member& me, const int* blocks, int count, Index width, void* out) const {
+    for (int i = 0; i < count && !me.id; ++i)
+      if (blocks[i] < 0) std::fill_n(as(out) + i * H_ * width, H_ * width, T(0));
+  }
+
   // The products over all rows, and the sums over rows.
   void after_backward(const Member& me, const std::vector<Segment>& product_runs,
                       const std::vector<Segment>& projected_runs) {
@@ -668,12 +721,21 @@ class Sweep {
                           as(out) + run.b * n, n, scratch);
       }
     };
-    if (call_.d_weight_in) outer(projected_runs, x_rows_, D_, call_.d_weight_in);
-    if constexpr (G > 0) {
+    if (call_.d_weight_in) {
+      clear_unread(me, Cell::d_projected.data(), P, D_, call_.d_weight_in);
+      outer(projected_runs, x_rows_, D_, call_.d_weight_in);
+    }
+    if constexpr (Cell::staged) {
+      if (call_.d_weight) Stages<V, Cell>::weight_gradients(*this, me, scratch);
+    } else if constexpr (G > 0) {
       if (call_.d_weight) {
         if (Cell::transposed) {
+          clear_unread(me, Cell::d_product.data(), G, H_, call_.d_weight);
           outer(product_runs, previous_rows_, H_, call_.d_weight);
         } else {
+          for (int g = 0; g < G && !me.id; ++g)
+            for (Index u = 0; u < H_ && Cell::d_product[g] < 0; ++u)
+              std::fill_n(as(call_.d_weight) + u * G * H_ + g * H_, H_, T(0));
           for (const Segment& run : product_runs) {
             const auto part = me.part(H_, Tile<V>::rows);
             for (Index block = 0; block < run.length; block += H_)
@@ -694,8 +756,21 @@ class Sweep {
         me.barrier->wait();
         out.table = d_x_rows_;
       }
-      multiply_rows<V>(grads, rows.first, rows.last, chunks<V>(projected_runs), packed_in_, P * H_, D_, nullptr,
-                       out);
+      if (call_.weight_in && projected_runs.empty()) {
+        for (Index r = rows.first; r < rows.last; ++r) std::fill_n(out[r], D_, T(0));
+      } else if (call_.weight_in) {
+        multiply_rows<V>(grads, rows.first, rows.last, chunks<V>(projected_runs), packed_in_, P * H_, D_, nullptr,
+                         out);
+      } else {
+        for (Index r = rows.first; r < rows.last; ++r)
+          for (int i = 0; i < P; ++i) {
+            if (Cell::d_projected[i] < 0) {
+              std::fill_n(out[r] + i * H_, H_, T(0));
+            } else {
+              std::memcpy(out[r] + i * H_, grads[r] + Cell::d_projected[i] * H_, H_ * sizeof(T));
+            }
+          }
+      }
     }
     if (me.id) return;
     for (int m = 1; m < me.count; ++m)

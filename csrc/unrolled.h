@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define UNROLLED_API __attribute__((visibility("default")))
-#define UNROLLED_VERSION 3
+#define UNROLLED_VERSION 4
 #define UNROLLED_STATES 4  // state tensors a cell may have
 
 // What a compiled cell computes, and what it calls the parameters of its Python class.
@@ -21,7 +21,9 @@ typedef struct {
   const char* projection;    // "weight bias …": project(x) = x weightᵀ + the sum of the biases
   const char* weight;        // the product with the state; "" if there is none
   const char* vector_names;  // parameters the step uses unit by unit
-  int64_t transposed;        // 1: the weight is [G*H, H]; 0: [H, G*H]
+  int64_t transposed;        // 1: the weight is [G*H, H]; 0: [H, G*H]; of several: one after another
+  int64_t staged;            // 1: the step has several products, or sums over units
+  int64_t noise;             // blocks of H that are given for each step
   int64_t projected, products, vectors, states;
   int64_t kept;              // blocks of H that the forward pass keeps for the backward pass
   int64_t grads;             // distinct blocks of H of gradients
@@ -42,7 +44,9 @@ typedef struct {
                                         // is packed: its rows are the real steps alone, lane b of step t
                                         // at offsets[t] + b. Lengths then fall from lane to lane
   const uint8_t* resets;                // [T, B], or 0: 1 where a sequence begins before that step
-  const void* weight_in;                // [P*H, D]
+  const void* noise;                    // [T, B, noise*H], or 0 if the cell has none
+  int64_t noise_step, noise_lane;
+  const void* weight_in;                // [P*H, D], or 0: x is the projection itself, D = P*H
   const void* bias[2];                  // [P*H] each, or 0
   const void* weight;                   // as `transposed` says; 0 if the cell has no product
   const void* vectors;                  // [vectors, H], or 0 for zeros
@@ -51,7 +55,8 @@ typedef struct {
   void* states[UNROLLED_STATES];        // [T, B, H], zero beyond a lane's length. Without `keep`,
   int64_t every;                        // states but the first are [B, H] unless `every` is 1
   void* finals[UNROLLED_STATES];        // [B, H] after each lane's last step, or 0
-  void* kept;                           // [R, max(P, kept), H], R = the sum of the lengths: scratch
+  void* kept;                           // [R, slots, H], R = the sum of the lengths, slots the larger of P
+                                        // and kept (staged: their sum): scratch
                                         // forward; with `keep`, handed on to the backward pass
   void* packed;                         // unrolled_packed_bytes()
   void* work;                           // unrolled_work_bytes()

@@ -11,6 +11,7 @@ from unrolled.shapes import (
     check_fraction,
     check_input,
     check_lengths,
+    check_number,
     check_size,
     check_state,
     real_steps,
@@ -40,6 +41,32 @@ def test_any_other_size_is_refused(
     match = f"^depth: got {re.escape(repr(value))}, expected {expected}"
     with pytest.raises(error, match=match):
         check_size("depth", value, least=least)
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 3])
+def test_a_number_within_its_bounds_passes_as_a_float(value: float) -> None:
+    got = check_number("dt", value, most=3)
+    assert isinstance(got, float)
+    assert got == value
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "error", "expected"),
+    [
+        (-1e-9, float("inf"), ValueError, "a number of at least 0"),
+        (float("inf"), float("inf"), ValueError, "a number of at least 0"),
+        (float("nan"), 1, ValueError, "a number from 0 to 1"),
+        (1.5, 1, ValueError, "a number from 0 to 1"),
+        (True, 1, TypeError, "a number"),
+        ("1", 1, TypeError, "a number"),
+    ],
+)
+def test_any_other_number_is_refused(
+    value: object, most: float, error: type[Exception], expected: str
+) -> None:
+    match = f"^dt: got {re.escape(repr(value))}, expected {expected}$"
+    with pytest.raises(error, match=match):
+        check_number("dt", value, most=most)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 0.5, 0.999])

@@ -13,7 +13,8 @@ struct ElmanTanh {
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
   static constexpr const char* vector_names = "";
-  static constexpr int projected = 1, products = 1, vectors = 0;
+  static constexpr bool staged = false;
+  static constexpr int projected = 1, noise = 0, products = 1, vectors = 0;
   static constexpr int states = 1, kept = 0, grads = 1;
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, 1> d_projected = {0};
@@ -23,6 +24,7 @@ struct ElmanTanh {
   // One vector of units of one lane.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
+                                      [[maybe_unused]] const V* noise,
                                       [[maybe_unused]] const V* product,
                                       [[maybe_unused]] const V* vector,
                                       [[maybe_unused]] const V* state,
@@ -32,6 +34,7 @@ struct ElmanTanh {
 
   template <class V>
   static UNROLLED_INLINE void backward([[maybe_unused]] const V* kept,
+                                       [[maybe_unused]] const V* noise,
                                        [[maybe_unused]] const V* vector,
                                        [[maybe_unused]] const V* state,
                                        [[maybe_unused]] const V* next,

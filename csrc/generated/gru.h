@@ -17,7 +17,8 @@ struct Gru {
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
   static constexpr const char* vector_names = "bias_hh";
-  static constexpr int projected = 3, products = 3, vectors = 3;
+  static constexpr bool staged = false;
+  static constexpr int projected = 3, noise = 0, products = 3, vectors = 3;
   static constexpr int states = 1, kept = 4, grads = 4;
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, 3> d_projected = {0, 1, 2};
@@ -27,6 +28,7 @@ struct Gru {
   // One vector of units of one lane.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
+                                      [[maybe_unused]] const V* noise,
                                       [[maybe_unused]] const V* product,
                                       [[maybe_unused]] const V* vector,
                                       [[maybe_unused]] const V* state,
@@ -44,6 +46,7 @@ struct Gru {
 
   template <class V>
   static UNROLLED_INLINE void backward([[maybe_unused]] const V* kept,
+                                       [[maybe_unused]] const V* noise,
                                        [[maybe_unused]] const V* vector,
                                        [[maybe_unused]] const V* state,
                                        [[maybe_unused]] const V* next,

@@ -16,7 +16,8 @@ struct Lstm {
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
   static constexpr const char* vector_names = "";
-  static constexpr int projected = 4, products = 4, vectors = 0;
+  static constexpr bool staged = false;
+  static constexpr int projected = 4, noise = 0, products = 4, vectors = 0;
   static constexpr int states = 2, kept = 5, grads = 4;
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, 4> d_projected = {0, 1, 2, 3};
@@ -26,6 +27,7 @@ struct Lstm {
   // One vector of units of one lane.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
+                                      [[maybe_unused]] const V* noise,
                                       [[maybe_unused]] const V* product,
                                       [[maybe_unused]] const V* vector,
                                       [[maybe_unused]] const V* state,
@@ -47,6 +49,7 @@ struct Lstm {
 
   template <class V>
   static UNROLLED_INLINE void backward([[maybe_unused]] const V* kept,
+                                       [[maybe_unused]] const V* noise,
                                        [[maybe_unused]] const V* vector,
                                        [[maybe_unused]] const V* state,
                                        [[maybe_unused]] const V* next,

@@ -15,6 +15,7 @@ Time comes first, ``[T, B, D]``. Every check names the argument, what was got, w
 and where it helps what to do next.
 """
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -40,6 +41,16 @@ def check_size(name: str, value: int, *, least: int = 1, most: int | None = None
     if most is not None and size > most:
         raise ValueError(f"{name}: got {size}, expected at most {most}")
     return size
+
+
+def check_number(name: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
+    """``value``, or an error unless it is a finite number from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r}, expected a number")
+    if not least <= value <= most or math.isinf(value):
+        limit = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+        raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
+    return float(value)
 
 
 def check_fraction(name: str, value: float) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
-from unrolled.compiler import BUILTINS, Schedule, Unit
+from unrolled.compiler import BUILTINS, Schedule, Unit, trace
 
 B, D, H = 5, 3, 7
 
@@ -196,6 +196,9 @@ def leaves_of(cell: Cell, s: Schedule, projected: Tensor, state, d_next) -> dict
     """What a schedule's leaves are in one step of the cell."""
     h, (stage,) = state[0].shape[-1], s.forward
     tensors = {n: t.detach() for n, t in (*cell.named_parameters(), *cell.named_buffers())}
+    prologue = trace(cell).prologue
+    if prologue is not None:
+        tensors |= {f"derived_{k}": d.detach() for k, d in enumerate(prologue(*tensors.values()))}
     leaves = {"projected": blocks(projected, h), "state": list(state), "d_next": list(d_next)}
     leaves |= {
         name: [v.expand_as(state[0]) for v in blocks(tensors[name], h)] for name in s.vectors

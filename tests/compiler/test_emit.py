@@ -57,15 +57,15 @@ static void print(const V* from, int n) {
 }
 template <class Cell>
 static void run() {
-  V projected[64] = {}, product[64] = {}, vector[64] = {}, state[64] = {}, next[64] = {};
+  V projected[64] = {}, noise[64] = {}, product[64] = {}, vector[64] = {}, state[64] = {}, next[64] = {};
   V keep[64] = {}, d_next[64] = {}, grad[64] = {}, d[64] = {};
   read(projected, Cell::projected);
   read(product, Cell::products);
   read(vector, Cell::vectors);
   read(state, Cell::states);
   read(d_next, Cell::states);
-  Cell::template forward<V>(projected, product, vector, state, next, keep);
-  Cell::template backward<V>(keep, vector, state, next, d_next, grad, d);
+  Cell::template forward<V>(projected, noise, product, vector, state, next, keep);
+  Cell::template backward<V>(keep, noise, vector, state, next, d_next, grad, d);
   print(next, Cell::states);
   print(keep, Cell::kept);
   print(grad, Cell::grads);

@@ -68,11 +68,11 @@ def test_one_file_serves_any_number_of_steps_and_lanes(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", TWINS)
 def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: Path) -> None:
-    layer = make(kind, bias=False, batch_first=True).eval()
+    layer = make(kind, depth=1, bias=False, batch_first=True).eval()
     tensors = 2 if kind == "LSTM" else 1
 
     def given(steps: int, lanes: int) -> tuple[Tensor, Any]:
-        state = tuple(torch.randn(4, lanes, 5) for _ in range(tensors))
+        state = tuple(torch.randn(2, lanes, 5) for _ in range(tensors))
         x = input_of(lanes, steps)
         return x, state if kind == "LSTM" else state[0]
 
@@ -87,7 +87,7 @@ def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_lengths_are_an_input_of_the_file(kind: str, tmp_path: Path) -> None:
-    model = WithLengths(make(kind)).eval()
+    model = WithLengths(make(kind, depth=1)).eval()
     free = {"x": FREE, "lengths": {0: FREE[1]}}
     path, example = tmp_path / "m.onnx", torch.tensor([4, 1, 2])
     exported = Exported(model, path, input_of(4, 3), example, dynamic_shapes=free)

@@ -182,7 +182,8 @@ def test_a_parametrised_weight_is_computed_once_a_call_not_at_every_step(
     layer(input_of())
     counter.calls = 0
     layer(input_of())
-    assert counter.calls == 1
+    # The kernel of a cell of one's own holds the parametrization itself, and calls it no more.
+    assert counter.calls == (0 if explain(layer).path == "native" and kind not in NATIVE else 1)
 
 
 @pytest.mark.skipif(library.missing() is not None, reason="no native library")

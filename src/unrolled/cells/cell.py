@@ -1,6 +1,7 @@
 """The contract every cell keeps: ``project`` and ``step``."""
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,24 @@ class Cell(nn.Module):
         >>> y.shape, h_n.shape
         (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
 
+    Two more methods are for the few cells that need them: ``read``, where the output is not the first
+    state tensor, and ``parallel``, where all steps can be had without taking them one by one.
+
     Args:
         input_size: D, the features of one input.
         hidden_size: H, the hidden units.
     """
+
+    at_once: ClassVar[bool] = False
+    """Whether there is a ``parallel``, and it stands for ``step``: no subclass changed that alone."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        parallel, step = (
+            next(kind for kind in cls.__mro__ if name in vars(kind))
+            for name in ("parallel", "step")
+        )
+        cls.at_once = issubclass(parallel, step)
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -56,8 +71,13 @@ class Cell(nn.Module):
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """The width of each state tensor; the first is the width of the output."""
+        """The width of each state tensor; unless ``read`` says otherwise, the first is the output's."""
         return (self.hidden_size,)
+
+    @property
+    def output_size(self) -> int:
+        """The width of what ``read`` returns."""
+        return self.state_sizes[0]
 
     def project(self, x: Tensor) -> Tensor:
         """All of the step that does not depend on the state: ``[..., D] -> [..., P]``."""
@@ -66,6 +86,35 @@ class Cell(nn.Module):
     def step(self, projected: Tensor, state: State) -> State:
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
+
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+        """What the step needs that is random, drawn before the scan; ``None`` where there is nothing.
+
+        ``[T, B, N]``, or ``[1, B, N]`` where it is the same at every step, of ``like``'s dtype and
+        device, N a multiple of H: ``step`` finds step t's behind the projection, in a ``projected``
+        ``[B, P + N]``. It has no gradient.
+        """
+        del steps, lanes, like
+        return None
+
+    def read(self, states: State) -> Tensor:
+        """What the layer above sees of the states ``[..., size]``: by default the first tensor.
+
+        It is applied after the scan, for all steps at once, as ``project`` is before it. One that
+        returns another width than ``state_sizes[0]`` also overrides ``output_size``.
+        """
+        return states[0]
+
+    def parallel(self, projected: Tensor, state: State) -> State:
+        """All steps at once, ``[T, B, P]`` and the state before them to tensors ``[T, B, size]``.
+
+        Only for cells whose steps need not be taken in turn. It must equal ``step`` by ``step`` up to
+        rounding: the reference scan uses it for whole sequences, unless a subclass overrides ``step``
+        and not this.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no parallel form; take it step by step"
+        )
 
     def initial_state(self, lanes: int, like: Tensor) -> State:
         """The state before the first step: zeros ``[lanes, size]`` of ``like``'s dtype and device."""

@@ -9,8 +9,9 @@
 from collections.abc import Callable
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
-from unrolled.compiler.emit import emit, struct_name
+from unrolled.compiler.emit import Names, emit, struct_name
 from unrolled.compiler.schedule import Schedule, Stage, schedule
+from unrolled.compiler.staged import StagedSchedule, schedule_stages
 from unrolled.compiler.trace import Trace, Unsupported, trace
 from unrolled.compiler.units import Unit
 
@@ -31,7 +32,20 @@ def compiled(cell: Cell, name: str) -> str:
     Raises:
         Unsupported: the cell's step or projection is beyond the compiler; the text says why.
     """
-    return emit(schedule(trace(cell)), name)
+    return emit(planned(trace(cell)), name)
+
+
+def planned(traced: Trace) -> Schedule | StagedSchedule:
+    """A traced step in order: with one product of the state at most, else in stages.
+
+    Raises:
+        Unsupported: an operation is not known, or is used in a form that is not.
+    """
+    try:
+        return schedule(traced)
+    except Unsupported:
+        pass  # what stages cannot do either is told by them
+    return schedule_stages(traced)
 
 
 def generated(name: str) -> str:
@@ -43,7 +57,7 @@ def generated(name: str) -> str:
 def show(cell: Cell) -> str:
     """All three stations of a cell's way, to be read."""
     traced = trace(cell)
-    scheduled = schedule(traced)
+    scheduled = planned(traced)
     return (
         f"Trace of {traced.cell}.step, H = {traced.units}\n\n{traced}\n\n"
         f"Schedule\n\n{scheduled}\n\nC++\n\n{emit(scheduled, 'cell')}"
@@ -52,7 +66,9 @@ def show(cell: Cell) -> str:
 
 __all__ = [
     "BUILTINS",
+    "Names",
     "Schedule",
+    "StagedSchedule",
     "Stage",
     "Trace",
     "Unit",
@@ -60,7 +76,9 @@ __all__ = [
     "compiled",
     "emit",
     "generated",
+    "planned",
     "schedule",
+    "schedule_stages",
     "show",
     "struct_name",
     "trace",

@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
@@ -54,6 +54,7 @@ class _Other:
     name: str
 
 
+_GRADIENT = "the gradient of a weight"
 _ALIASES = ("alias", "detach", "clone", "contiguous", "positive")
 _VIEWS = ("view", "_unsafe_view", "squeeze", "unsqueeze", "expand")
 _FILLS = {"zero": 0, "zeros": 0, "zeros_like": 0, "new_zeros": 0}
@@ -68,10 +69,10 @@ def lower(trace: Trace) -> Equations:
     Raises:
         Unsupported: an operation is not known, or is used in a form that is not.
     """
-    return _Lowering(trace).run()
+    return Lowering(trace).run()
 
 
-class _Lowering:
+class Lowering:
     """One walk along a trace's graph."""
 
     def __init__(self, trace: Trace) -> None:
@@ -88,22 +89,30 @@ class _Lowering:
         self.to_state: list[tuple[Unit, ...]] = []
         self.to_weight: list[tuple[Unit, ...]] = []
 
-    def run(self) -> Equations:
+    def walk(self) -> Iterator[Any]:
+        """Lower every node; the outputs of the graph."""
         trace, inputs = self.trace, self.inputs()
         *nodes, output = trace.module.graph.nodes
         for self.node in nodes:
             self.forward &= self.node.name != trace.boundary
             placeholder = self.node.op == "placeholder"
             self.values[self.node] = next(inputs) if placeholder else self.call()
-        outputs = (self.values[result] for result in output.args[0])
+        return (self.values[result] for result in output.args[0])
+
+    def vectors(self, used: Iterable[Unit]) -> dict[str, int]:
+        """Which parameters and buffers are read unit by unit, and how many blocks each has."""
+        names = {unit.name for unit in used if unit.op == "vector"}
+        shapes = {**self.trace.parameters, **self.trace.buffers}
+        return {n: max(1, prod(s) // self.trace.units) for n, s in shapes.items() if n in names}
+
+    def run(self) -> Equations:
+        trace, outputs = self.trace, self.walk()
         after = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
-        d_projected = self.output(next(outputs), trace.projected)
+        d_projected = self.output(next(outputs), trace.projected + trace.noise)[: trace.projected]
         d_state = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
         d_parameters = dict(zip(trace.parameters, outputs, strict=True))
 
-        used = {unit.name for unit in ordered(after)}
-        shapes = {**trace.parameters, **trace.buffers}
-        vectors = {n: shape[0] // trace.units for n, shape in shapes.items() if n in used}
+        vectors = self.vectors(ordered(after))
         none = _Blocks((self.zero,))  # a buffer has no gradient
         d_vector = (self.output(d_parameters.get(n, none), count) for n, count in vectors.items())
         if Counter(self.to_state) != Counter(self.to_weight):
@@ -127,8 +136,9 @@ class _Lowering:
         """What the graph's inputs are, in their order."""
         trace, leaf = self.trace, self.algebra.leaf
         lanes, units = trace.lanes, trace.units
-        projected = tuple(leaf("projected", j) for j in range(trace.projected))
-        yield _Blocks(projected, (lanes, trace.projected * units))
+        given = tuple(leaf("projected", j) for j in range(trace.projected))
+        given += tuple(leaf("noise", j) for j in range(trace.noise))
+        yield _Blocks(given, (lanes, len(given) * units))
         yield from (_Blocks((leaf("state", k),), (lanes, units)) for k in range(trace.states))
         for name, shape in {**trace.parameters, **trace.buffers}.items():
             if len(shape) == 2 and name in trace.parameters:
@@ -136,6 +146,10 @@ class _Lowering:
             elif len(shape) == 1 and shape[0] % units == 0:
                 blocks = range(shape[0] // units)
                 yield _Blocks(tuple(leaf("vector", j, name) for j in blocks), shape)
+            elif prod(shape) == 1:
+                yield _Blocks(
+                    (leaf("vector", 0, name),), shape
+                )  # one number, the same for all units
             else:
                 yield _Other(f"{name}, whose shape is {shape}")
         yield from (_Blocks((leaf("d_next", k),), (lanes, units)) for k in range(trace.states))
@@ -164,7 +178,7 @@ class _Lowering:
 
     def has_lanes(self, shape: tuple[int, ...]) -> bool:
         """Whether the first axis is that of the lanes."""
-        return len(shape) > 1 and shape[0] == self.trace.lanes
+        return len(shape) > 0 and shape[0] == self.trace.lanes
 
     def call(self) -> Any:
         """The value of the current node."""
@@ -212,11 +226,15 @@ class _Lowering:
     def fitted(self, units: tuple[Unit, ...]) -> _Blocks:
         """The units broadcast to the current node's shape."""
         shape = tuple(self.node.meta["val"].shape)
-        count = max(1, prod(shape[1:] if self.has_lanes(shape) else shape) // self.trace.units)
-        whole = shape and shape[-1] % self.trace.units == 0 and len(units) in (1, count)
-        if not whole and not (len(units) == 1 and units[0].op == "constant"):
+        each = shape[1:] if self.has_lanes(shape) else shape
+        count = max(1, prod(each) // self.trace.units)
+        if shape and shape[-1] % self.trace.units == 0 and len(units) in (1, count):
+            return _Blocks(units if len(units) == count else units * count, shape)
+        if len(units) == 1 and units[0].op == "constant":
+            return _Blocks(units * count, shape)
+        if len(units) != prod(each) or (shape and len(each) == len(shape) and each[-1] != 1):
             self.refuse(f"whose result {list(shape)} is not made of blocks of H units")
-        return _Blocks(units if len(units) == count else units * count, shape)
+        return _Blocks(units, shape)  # one number a lane, or a block, or at all
 
     def whole(self, name: str, args: list[Any]) -> Any:
         """What makes, renames, turns or multiplies whole tensors; None: not this operation."""
@@ -235,8 +253,10 @@ class _Lowering:
                 name in ("scalar_tensor", "fill") or "full" in name
             ):
                 return _Blocks((self.algebra.constant(number),))
-            case _ if not self.forward and any(isinstance(arg, _Other) for arg in args):
-                return _Other("the gradient of a weight")
+            case _ if not self.forward and any(
+                isinstance(arg, _Other) and arg.name == _GRADIENT for arg in args
+            ):
+                return _Other(_GRADIENT)
             case [_Matrix(weight, turned), *_] if turns(self.node):
                 return _Matrix(weight, not turned)
             case [_Blocks(units, (_, _) as shape, turned), *_] if turns(self.node):
@@ -250,6 +270,11 @@ class _Lowering:
                 return _Blocks(tuple(map(self.algebra.number, units)))
             case [_Blocks(units, shape), [0], *_] if name == "sum" and not self.forward:
                 return _Blocks(units) if self.has_lanes(shape) else None  # the sweep adds the lanes
+            case [_Blocks(units, shape), *dims] if name == "sum" and self.for_one_number(dims):
+                total = self.zero
+                for unit in units:
+                    total = self.algebra.add(total, unit)
+                return _Blocks((total,))
             case [a, b] if name == "mm":
                 return self.multiplied(a, b)
             case [_Blocks(units), a, b] if name == "addmm" and not self.node.kwargs:
@@ -257,6 +282,14 @@ class _Lowering:
                 units = units * (len(product) // len(units))
                 return _Blocks(tuple(map(self.algebra.add, product, units)))
         return None
+
+    def for_one_number(self, dims: list[Any]) -> bool:
+        """Whether a sum of the backward pass is the gradient of a parameter that is one number."""
+        return (
+            not self.forward
+            and len(dims[:1] and dims[0]) in (0, 2)
+            and prod(self.node.meta["val"].shape) == 1
+        )
 
     def moved(self, name: str, args: list[Any]) -> Any:
         """What only moves whole blocks; None: not this operation, or not whole blocks."""
@@ -335,7 +368,7 @@ class _Lowering:
                 return _Blocks((self.zero,))  # the sweep computes it, and adds it
             case _Blocks(left, transposed=True), _Blocks(right) if (self.state,) in (left, right):
                 self.to_weight.append(left if right == (self.state,) else right)
-                return _Other("the gradient of a weight")
+                return _Other(_GRADIENT)
             case _:
                 return self.refuse("a product of something other than a state and a parameter")
 

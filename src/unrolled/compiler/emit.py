@@ -3,11 +3,20 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from unrolled.compiler.schedule import Schedule
+from unrolled.compiler.staged import (
+    Pass,
+    StagedSchedule,
+    WeightGradient,
+    blocks_of,
+    every_product,
+)
 from unrolled.compiler.trace import Unsupported
-from unrolled.compiler.units import LEAVES, Unit, ordered
+from unrolled.compiler.units import Unit, ordered
 
 # An operator, how tightly it binds, and how tightly its right operand must.
 _INFIX = {
@@ -36,7 +45,8 @@ struct {struct} {{
   static constexpr const char* weight = "{weight}";
   static constexpr bool transposed = {transposed};  // product = h {product}
   static constexpr const char* vector_names = "{vector_names}";
-  static constexpr int projected = {projected}, products = {products}, vectors = {vectors};
+  static constexpr bool staged = false;
+  static constexpr int projected = {projected}, noise = {noise}, products = {products}, vectors = {vectors};
   static constexpr int states = {states}, kept = {kept}, grads = {grads};
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, {projected}> d_projected = {{{d_projected}}};
@@ -46,6 +56,7 @@ struct {struct} {{
   // One vector of units of one lane.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
+                                      [[maybe_unused]] const V* noise,
                                       [[maybe_unused]] const V* product,
                                       [[maybe_unused]] const V* vector,
                                       [[maybe_unused]] const V* state,
@@ -55,6 +66,7 @@ struct {struct} {{
 
   template <class V>
   static UNROLLED_INLINE void backward([[maybe_unused]] const V* kept,
+                                       [[maybe_unused]] const V* noise,
                                        [[maybe_unused]] const V* vector,
                                        [[maybe_unused]] const V* state,
                                        [[maybe_unused]] const V* next,
@@ -73,13 +85,25 @@ def struct_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-def emit(schedule: Schedule, name: str, *, note: str = "") -> str:
+@dataclass(frozen=True)
+class Names:
+    """What a struct calls the parameters of its cell."""
+
+    projection: str
+    weight: str
+    vectors: str
+
+
+def emit(
+    schedule: Schedule | StagedSchedule, name: str, *, note: str = "", names: Names | None = None
+) -> str:
     """A header that defines the cell as a struct for the sweep.
 
     Args:
         schedule: the cell's step.
         name: lower case, as in "elman_tanh"; the struct is ``struct_name(name)``.
         note: what the first line says beyond where the struct comes from.
+        names: of the parameters; by default the cell's own.
 
     Raises:
         ValueError: the name is not lower case letters, digits and underscores.
@@ -87,13 +111,20 @@ def emit(schedule: Schedule, name: str, *, note: str = "") -> str:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"name: got {name!r}, expected lower case letters, digits and underscores")
+    if isinstance(schedule, StagedSchedule):
+        return _emit_stages(schedule, name, note, names)
     s, (stage,) = schedule, schedule.forward
     vectors = [(vector, j) for vector, count in s.vectors.items() for j in range(count)]
     leaves = {("vector", vector, j): f"vector[{k}]" for k, (vector, j) in enumerate(vectors)}
-    forward = _body({"next": s.next, "keep": s.kept}, leaves, {})
+    names = names or Names(" ".join(s.projection), stage.weight, " ".join(s.vectors))
+
+    def leaf(unit: Unit) -> str:
+        return leaves.get((unit.op, unit.name, unit.index), f"{unit.op}[{unit.index}]")
+
+    forward = _body(_array("next", s.next) + _array("keep", s.kept), leaf, {})
     backward = _body(
-        {"grad": s.grads, "d_state": s.d_state},
-        leaves,
+        _array("grad", s.grads) + _array("d_state", s.d_state),
+        leaf,
         {
             **{unit: f"kept[{k}]" for k, unit in enumerate(s.kept)},
             **{unit: f"next[{k}]" for k, unit in enumerate(s.next)},
@@ -105,12 +136,13 @@ def emit(schedule: Schedule, name: str, *, note: str = "") -> str:
         equations="\n".join(f"// {line}".rstrip() for line in s.equations),
         struct=struct_name(name),
         name=name,
-        projection=" ".join(s.projection),
-        weight=stage.weight,
+        projection=names.projection,
+        weight=names.weight,
         transposed=str(stage.transposed).lower(),
         product="weightᵀ" if stage.transposed else "weight",
-        vector_names=" ".join(s.vectors),
+        vector_names=names.vectors,
         projected=s.projected,
+        noise=s.noise,
         products=stage.products,
         vectors=len(vectors),
         states=len(s.next),
@@ -124,13 +156,18 @@ def emit(schedule: Schedule, name: str, *, note: str = "") -> str:
     )
 
 
+def _array(name: str, units: Sequence[Unit]) -> list[tuple[str, Unit]]:
+    return [(f"{name}[{k}] = {{}};", unit) for k, unit in enumerate(units)]
+
+
 def _body(
-    results: dict[str, Sequence[Unit]],
-    leaves: dict[tuple[str, str, int], str],
+    results: Sequence[tuple[str, Unit]],
+    leaf: Callable[[Unit], str],
     known: dict[Unit, str],
+    indent: int = 4,
 ) -> str:
     """The statements that compute ``results``; what is used once stands where it is used."""
-    roots = [unit for units in results.values() for unit in units]
+    roots = [unit for _, unit in results]
     order = ordered(roots, known)
     uses = Counter(roots)
     for unit in order:
@@ -148,9 +185,8 @@ def _body(
                 raise Unsupported(f"the step has a constant that is not finite: {unit.value}")
             names[unit] = (f"V({unit.value!r})", 9)
             continue
-        if unit.op in LEAVES:
-            text = leaves.get((unit.op, unit.name, unit.index), f"{unit.op}[{unit.index}]")
-            names[unit] = (text, 9)
+        if not unit.args:
+            names[unit] = (leaf(unit), 9)
             continue
         if unit.op in _INFIX:
             sign, own, right = _INFIX[unit.op]
@@ -166,6 +202,182 @@ def _body(
             lines.append(f"const {kind} {name} = {text};")
             text, tightness = name, 9
         names[unit] = (text, tightness)
-    for target, units in results.items():
-        lines += [f"{target}[{k}] = {names[unit][0]};" for k, unit in enumerate(units)]
-    return "\n".join(f"    {line}" for line in lines)
+    lines += [statement.format(names[unit][0]) for statement, unit in results]
+    return "\n".join(" " * indent + line for line in lines)
+
+
+# --- Steps of stages -----------------------------------------------------------------------------
+
+_STAGED = """\
+// Compiled from {cell}.step by unrolled.compiler{note}
+#pragma once
+#include <array>
+
+#include "../inline.h"
+#include "../stages.h"
+
+namespace {{
+
+{equations}
+struct {struct} {{
+  static constexpr const char* name = "{name}";
+  static constexpr const char* projection = "{projection}";  // x weightᵀ + biases
+  static constexpr const char* weight = "{weight}";
+  static constexpr bool transposed = true;
+  static constexpr const char* vector_names = "{vector_names}";
+  static constexpr bool staged = true;
+  static constexpr int projected = {projected}, noise = {noise}, products = 0, vectors = {vectors};
+  static constexpr int states = {states}, kept = {kept}, grads = {grads};
+  // Which of the gradients belongs to each block; -1: none.
+  static constexpr std::array<int, {projected}> d_projected = {{{d_projected}}};
+  static constexpr std::array<int, 0> d_product = {{}};
+  static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
+  static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest}, desk = {desk}, sums = {sums};
+{tables}
+  static constexpr std::array<WeightGradient, {weight_gradient_count}> weight_gradients = {{{{{weight_gradients}}}}};
+
+  // One vector of units of one lane.
+  template <int stage, class V, class Place>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {{
+{forward}
+  }}
+
+  template <int stage, class V, class Place>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {{
+{backward}
+  }}
+}};
+
+}}  // namespace
+"""
+
+
+def _emit_stages(s: StagedSchedule, name: str, note: str, names: Names | None) -> str:
+    names = names or Names(" ".join(s.projection), " ".join(s.weights), " ".join(s.vectors))
+    starts = blocks_of(s.weights)
+    grads = {unit: k for k, unit in enumerate(s.grads)}
+    kept = {unit: k for k, unit in enumerate(s.kept)}
+    vectors = [(vector, j) for vector, count in s.vectors.items() for j in range(count)]
+    tables = [
+        line
+        for title, part, places in (
+            ("forward", s.forward, s.forward.desk),
+            ("backward", s.backward, grads),
+        )
+        for line in _tables(title, part, places, s.weights, starts)
+    ]
+    gradients = [_weight_gradient(w, s, starts, grads, kept) for w in s.weight_gradients]
+    there = {unit: f"at.kept({k})" for unit, k in kept.items()}
+    after = [unit for stage in s.forward.stages for _, unit in stage.results.get("next", ())]
+    there |= {unit: f"at.next({k})" for k, unit in enumerate(after)}
+    widths = [
+        sum(product.outputs for product in stage.products)
+        for part in (s.forward, s.backward)
+        for stage in part.stages
+    ]
+    return _STAGED.format(
+        cell=s.cell,
+        note=note or ".",
+        equations="\n".join(f"// {line}".rstrip() for line in s.equations),
+        struct=struct_name(name),
+        name=name,
+        projection=names.projection,
+        weight=names.weight,
+        vector_names=names.vectors,
+        projected=s.projected,
+        noise=s.noise,
+        vectors=len(vectors),
+        states=s.states,
+        kept=len(s.kept),
+        grads=len(s.grads),
+        d_projected=", ".join(map(str, s.d_projected)),
+        d_vector=", ".join(map(str, s.d_vector)),
+        weight_blocks=sum(math.prod(shape) for shape in s.weights.values()),
+        widest=max(widths),
+        desk=max(len(s.forward.desk), len(s.backward.desk), 1),
+        sums=max(len(s.forward.sums), len(s.backward.sums)),
+        tables="\n".join(tables),
+        weight_gradient_count=len(gradients),
+        weight_gradients=", ".join(gradients),
+        forward=_bodies(s.forward, vectors, {}),
+        backward=_bodies(s.backward, vectors, there),
+    )
+
+
+def _tables(
+    title: str,
+    part: Pass,
+    places: dict[Unit, int],
+    weights: dict[str, tuple[int, int]],
+    starts: dict[str, int],
+) -> list[str]:
+    """The products of all stages, and where those and the sums of each stage begin."""
+    products = []
+    for product in every_product(part):
+        state = -1
+        if title == "forward" and len(product.operand) == 1 and product.operand[0].op == "state":
+            state = product.operand[0].index
+        operand = [] if state >= 0 else [places.get(unit, -1) for unit in product.operand]
+        products.append(
+            f"{{{starts[product.weight]}, {weights[product.weight][1]}, "
+            f"{str(product.transposed).lower()}, {product.outputs}, {len(product.operand)}, {state}, "
+            f"{{{', '.join(map(str, operand))}}}}}"
+        )
+    first = accumulate((len(stage.products) for stage in part.stages), initial=0)
+    sums = accumulate((len(stage.sums) for stage in part.stages), initial=0)
+    count = len(part.stages)
+    head = "  static constexpr"
+    return [
+        f"{head} int {title}_stages = {count};",
+        f"{head} std::array<Product, {len(products)}> {title}_products = {{{{{', '.join(products)}}}}};",
+        f"{head} std::array<int, {count + 1}> {title}_first = {{{', '.join(map(str, first))}}};",
+        f"{head} std::array<int, {count + 1}> {title}_sums = {{{', '.join(map(str, sums))}}};",
+    ]
+
+
+def _weight_gradient(
+    w: WeightGradient,
+    s: StagedSchedule,
+    starts: dict[str, int],
+    grads: dict[Unit, int],
+    kept: dict[Unit, int],
+) -> str:
+    def is_operand(units: tuple[Unit, ...]) -> bool:
+        return all(unit in kept for unit in units) or (len(units) == 1 and units[0].op == "state")
+
+    rows = not is_operand(w.rows)
+    gradient, operand = (w.rows, w.columns) if rows else (w.columns, w.rows)
+    state = operand[0].index if len(operand) == 1 and operand[0].op == "state" else -1
+    blocks = [] if state >= 0 else [kept[unit] for unit in operand]
+    return (
+        f"{{{starts[w.weight]}, {s.weights[w.weight][1]}, {str(rows).lower()}, {len(gradient)}, "
+        f"{len(operand)}, {{{', '.join(str(grads.get(unit, -1)) for unit in gradient)}}}, {state}, "
+        f"{{{', '.join(map(str, blocks))}}}}}"
+    )
+
+
+def _bodies(part: Pass, vectors: list[tuple[str, int]], there: dict[Unit, str]) -> str:
+    """The statements of each stage."""
+
+    def leaf(unit: Unit) -> str:
+        if unit.op == "vector":
+            return f"at.vector({vectors.index((unit.name, unit.index))})"
+        return f"at.{unit.op}({unit.index})"
+
+    known = dict(there)
+    done: list[str] = []
+    for k, stage in enumerate(part.stages):
+        here = known | {unit: f"at.product({i})" for unit, i in stage.blocks.items()}
+        results = [(f"at.set_desk({part.desk[unit]}, {{}});", unit) for unit in stage.desk]
+        results += [(f"at.add_sum({part.sums[unit]}, {{}});", unit.args[0]) for unit in stage.sums]
+        for name, values in stage.results.items():
+            results += [(f"at.set_{name}({i}, {{}});", unit) for i, unit in values]
+        body = _body(results, leaf, here, indent=6)
+        done.append(f"    if constexpr (stage == {k}) {{\n{body}\n    }}" if body else "")
+        known |= {
+            unit: f"at.desk({part.desk[unit]})"
+            for unit in stage.desk
+            if unit.args or unit.op == "d_next"
+        }
+        known |= {unit: f"at.sum({part.sums[unit]})" for unit in stage.sums}
+    return "\n".join(filter(None, done))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ class Schedule:
     """The per-unit parameters and buffers, in order, and how many blocks each holds."""
     projected: int
     """How many blocks the projection has."""
+    noise: int
+    """How many blocks are given as noise."""
     forward: tuple[Stage, ...]
     """The step: one stage, as yet."""
     next: tuple[Unit, ...]
@@ -96,7 +99,7 @@ def schedule(trace: Trace) -> Schedule:
     blocks = (*step.d_projected, *step.d_product, *step.d_vector)
     grads = tuple(dict.fromkeys(unit for unit in blocks if unit.value != 0))
     place = {unit: k for k, unit in enumerate(grads)}
-    kept = _keep(step.next, (*grads, *step.d_state))
+    kept = keep_fewest(step.next, (*grads, *step.d_state), (), ("projected", "product"))
     stage = Stage(step.weight, step.transposed, len(step.d_product), ordered(step.next))
     return Schedule(
         cell=trace.cell,
@@ -104,6 +107,7 @@ def schedule(trace: Trace) -> Schedule:
         projection=trace.projection,
         vectors=step.vectors,
         projected=trace.projected,
+        noise=trace.noise,
         forward=(stage,),
         next=step.next,
         kept=kept,
@@ -116,16 +120,27 @@ def schedule(trace: Trace) -> Schedule:
     )
 
 
-def _keep(after: tuple[Unit, ...], gradients: tuple[Unit, ...]) -> tuple[Unit, ...]:
+def keep_fewest(
+    after: tuple[Unit, ...],
+    gradients: tuple[Unit, ...],
+    kept_anyway: Iterable[Unit],
+    gone: tuple[str, ...],
+) -> tuple[Unit, ...]:
     """The fewest values from which the gradients follow without computing anything costly twice.
 
     A minimum cut between what is gone after the step and what the gradients read: each value is an
     edge that costs 1 to keep, and each operand an edge that cannot be cut. Of equally small cuts it
     is the one nearest to the gradients, which leaves the least to be computed again.
+
+    Args:
+        after: the next states, which are there.
+        gradients: what the backward pass computes.
+        kept_anyway: what is kept, whether a gradient needs it or not.
+        gone: the operations and leaves whose values the backward pass does not find.
     """
     import networkx as nx  # type: ignore[import-untyped]  # slow to import
 
-    forward = ordered(after)
+    forward, anyway = ordered(after), set(kept_anyway)
     backward = ordered(gradients)
     on_gradient: set[Unit] = set()  # what depends on the next states' gradients
     for unit in backward:
@@ -139,14 +154,15 @@ def _keep(after: tuple[Unit, ...], gradients: tuple[Unit, ...]) -> tuple[Unit, .
             read = [arg for arg in unit.args if arg not in on_gradient]
             graph.add_edges_from(((arg, "there"), "read") for arg in read)
             continue
-        if unit in after or unit.op in ("state", "vector", "constant"):
+        if unit in after or unit in anyway or (not unit.args and unit.op not in gone):
             continue
         can_be_kept = unit in forward and unit.op not in MASKS
         graph.add_edge((unit, "made"), (unit, "there"), capacity=1 if can_be_kept else math.inf)
-        if unit.op in ("projected", "product") or (unit.op in COSTLY and unit in forward):
+        if unit.op in gone or (unit.op in COSTLY and unit in forward):
             graph.add_edge("gone", (unit, "made"))
         graph.add_edges_from(((arg, "there"), (unit, "made")) for arg in unit.args)
     _, (before, _) = nx.minimum_cut(
         graph, "gone", "read"
     )  # of equal cuts, the one nearest to "read"
-    return tuple(u for u in forward if (u, "made") in before and (u, "there") not in before)
+    cut = (u for u in forward if (u, "made") in before and (u, "there") not in before)
+    return (*kept_anyway, *(unit for unit in cut if unit not in anyway))

@@ -3,9 +3,10 @@
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,17 @@ class Trace:
     buffers: dict[str, tuple[int, ...]]
     """The shape of each floating-point buffer."""
     projection: tuple[str, ...]
-    """The projection's weight and its biases: project(x) = x weightᵀ + their sum."""
+    """The projection's weight and its biases: project(x) = x weightᵀ + their sum. Empty if it is not
+    of this form: then it is computed before the kernel runs."""
+    apart: str
+    """Why the projection is computed before, in one line; "" if it is not."""
+    noise: int
+    """How many blocks of H the step is given as noise, behind the projection."""
+    prologue: fx.GraphModule | None
+    """What the step computes of parameters and buffers alone: once a call, before the kernel runs.
+    Its results count among ``parameters``, by the names "derived_0", "derived_1", …"""
+    step: Callable[..., tuple[Tensor, ...]]
+    """The step without the prologue: of projected and noise, the states, ``parameters`` and ``buffers``."""
     where: Callable[[fx.Node], str]
     """The line of the cell's code that a node comes from, as " (file, line n: `code`)", or ""."""
 
@@ -64,6 +75,9 @@ class Trace:
         d_next = [f"d_next[{k}]" for k in range(self.states)]
         inputs = iter(("projected", *states, *self.parameters, *self.buffers, *d_next))
         lines = []
+        if self.prologue is not None:
+            lines.append("before the scan, once:")
+            lines += [f"  {line}" for line in str(self.prologue.graph).splitlines()[1:]]
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 lines.append(f"{node.name} = {next(inputs)}")
@@ -112,46 +126,75 @@ def trace(cell: Cell) -> Trace:
     widths = {units, cell.input_size, *(n for tensor in tensors for n in tensor.shape)}
     taken = widths | {width // units for width in widths}
     lanes = next(n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken)  # a size of its own
-
-    projecting = _Method(cell, "project")
-
-    def project(x: Tensor, *tensors: Tensor) -> Any:
-        return functional_call(projecting, dict(zip(names, tensors, strict=True)), (x,))
+    bound = partial(_bound, names)
 
     x = _zeros(lanes, cell.input_size)
-    projection, projected = _projection(project, x, tensors, tuple(parameters))
-    if projected.shape[1] % units:
+    projecting = bound(_Method(cell, "project"))
+
+    def project(x: Tensor, *tensors: Tensor) -> Any:
+        return projecting((x,), tensors)
+
+    apart = ""
+    try:
+        projection, projected = _projection(project, x, tensors, tuple(parameters))
+    except Unsupported as reason:
+        projection, projected, apart = (), _evaluated(project, x, tensors), str(reason)
+    if projected.dim() != 2 or projected.shape[1] % units:
         raise Unsupported(
-            f"project(x) has {projected.shape[1]} features, expected a multiple of H = {units}"
+            f"project(x) has {projected.shape[-1]} features, expected a multiple of H = {units}"
         )
+    noise = cell.noise(2, lanes, x)
+    if noise is not None:
+        if noise.shape[-1] % units:
+            raise Unsupported(
+                f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}"
+            )
+        projected = torch.cat([projected, _zeros(lanes, noise.shape[-1])], -1)
 
-    stepping, count = _Method(cell, "step"), len(parameters)
+    stepping = bound(_Method(cell, "step"))
 
-    def both(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        state, tensors = rest[: len(sizes)], rest[len(sizes) : -len(sizes)]
-        d_next = rest[-len(sizes) :]
+    def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
+        if not isinstance(after, tuple | list):
+            raise Unsupported(f"step returns {type(after).__name__}, expected a tuple of tensors")
+        shapes = [tuple(s.shape) for s in after]
+        if shapes != [(lanes, units)] * len(sizes):
+            raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
+        return tuple(after)
 
-        def step(projected: Tensor, state: State, parameters: State) -> State:
-            every = (*parameters, *tensors[count:])
-            bound = dict(zip(names, every, strict=True))
-            after: State = functional_call(stepping, bound, (projected, state))
-            shapes = [tuple(s.shape) for s in after]
-            if shapes != [tuple(s.shape) for s in state]:
-                raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
-            return tuple(after)
+    state = [_zeros(lanes, units) for _ in sizes]
+    whole = _record("step", step, (projected, *state, *tensors))
+    split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters))
+    rest, run = parameters, step
+    if split is not None:
+        prologue, run = split
+        derived = prologue(*tensors)
+        rest = parameters | {f"derived_{k}": _zeros(*d.shape) for k, d in enumerate(derived)}
+    inputs = (*rest.values(), *buffers.values())
 
-        pulling: Any = vjp(step, projected, tuple(state), tuple(tensors[:count]))
+    def both(projected: Tensor, *rest_: Tensor) -> tuple[Tensor, ...]:
+        state, given = rest_[: len(sizes)], rest_[len(sizes) : -len(sizes)]
+        fixed = given[len(rest) :]
+
+        def differentiated(projected: Tensor, state: State, some: State) -> State:
+            return run(projected, *state, *some, *fixed)
+
+        pulling: Any = vjp(differentiated, projected, tuple(state), tuple(given[: len(rest)]))
         after, pull = pulling
-        d_next = tuple(torch.ops.aten.alias.default(d) for d in d_next)  # marks the boundary
+        d_next = tuple(
+            torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :]
+        )  # the boundary
         d_projected, d_state, d_parameters = pull(d_next)
         return (*after, d_projected, *d_state, *d_parameters)
 
-    state = [_zeros(lanes, units) for _ in sizes]
     d_next = [_zeros(lanes, units) for _ in sizes]
-    arguments = (projected, *state, *tensors, *d_next)
+    arguments = (projected, *state, *inputs, *d_next)
     module = _record("step", both, arguments)
     last = [node for node in module.graph.nodes if node.op == "placeholder"][-len(sizes)]
     boundary = next(n for n in last.users if n.target is torch.ops.aten.alias.default)
+    located = partial(_where, both, arguments)
+    if split is not None:
+        located = partial(_located, whole, step, (projected, *state, *tensors))
 
     return Trace(
         cell=_dotted(type(cell)),
@@ -161,12 +204,107 @@ def trace(cell: Cell) -> Trace:
         lanes=lanes,
         units=units,
         states=len(sizes),
-        projected=projected.shape[1] // units,
-        parameters={name: tuple(t.shape) for name, t in parameters.items()},
+        projected=projected.shape[1] // units - (0 if noise is None else noise.shape[-1] // units),
+        noise=0 if noise is None else noise.shape[-1] // units,
+        parameters={name: tuple(t.shape) for name, t in rest.items()},
         buffers={name: tuple(t.shape) for name, t in buffers.items()},
         projection=projection,
-        where=lambda node: _where(both, arguments, node),
+        apart=apart,
+        prologue=None if split is None else split[0],
+        step=run,
+        where=located,
     )
+
+
+def _evaluated(project: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Zeros of the shape that ``project`` gives."""
+    try:
+        projected = project(x, *tensors)
+    except Exception as error:
+        where = _line(traceback.extract_tb(error.__traceback__))
+        raise Unsupported(f"project fails{where}: {error}") from error
+    if not isinstance(projected, Tensor):
+        raise Unsupported(f"project(x) gives a {type(projected).__name__}, expected a tensor")
+    return _zeros(*projected.shape)
+
+
+def _bound(names: Sequence[str], method: _Method) -> Callable[..., Any]:
+    """A cell's method as a function of its arguments and of the tensors in place of the cell's own."""
+
+    def call(arguments: Any, tensors: Sequence[Tensor]) -> Any:
+        return functional_call(method, dict(zip(names, tensors, strict=True)), arguments)
+
+    return call
+
+
+_VIEWS_OF_VECTORS = (
+    "split",
+    "split_with_sizes",
+    "getitem",
+    "view",
+    "unsqueeze",
+    "squeeze",
+    "slice",
+)
+
+
+def _split(
+    module: fx.GraphModule, moving: int, trained: int
+) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    """What depends on parameters and buffers alone, and the rest; ``None`` if there is no such thing.
+
+    Args:
+        module: a step.
+        moving: how many of its first inputs change from step to step; all others do not.
+        trained: where its parameters end, and its buffers begin.
+    """
+    nodes = list(module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    given = set(inputs[moving:])  # and all that is computed of them
+    constant: set[fx.Node] = set()
+    plain = {node: len(node.meta["val"].shape) for node in given}  # views of one tensor: its axes
+    for node in nodes:
+        sources = node.all_input_nodes
+        if node.op in ("placeholder", "output"):
+            continue
+        if all(source in constant for source in sources):
+            constant.add(node)
+        elif all(source in constant or source in given for source in sources):
+            given.add(node)
+            name = operation(node)
+            view = name in ("alias", "detach", "clone", "contiguous") or turns(node)
+            view = view or (name in _VIEWS_OF_VECTORS and plain.get(sources[0]) == 1)
+            if view and len(sources) == 1 and sources[0] in plain:
+                plain[node] = plain[sources[0]]
+    needed = {s for node in nodes if node not in given for s in node.all_input_nodes if s in given}
+    derived = [node for node in nodes if node in needed and node not in plain]
+    if not derived:
+        return None
+    before, after = fx.Graph(), fx.Graph()
+    known = {node: before.placeholder(node.name) for node in inputs[moving:]}
+    for node in nodes:
+        if node not in known and (node in given or node in constant):
+            known[node] = before.node_copy(node, known.__getitem__)
+    before.output(tuple(known[node] for node in derived))
+    known = {node: after.placeholder(node.name) for node in inputs[:trained]}
+    known |= {node: after.placeholder(f"derived_{k}") for k, node in enumerate(derived)}
+    known |= {node: after.placeholder(node.name) for node in inputs[trained:]}
+    for node in nodes:
+        if node not in known and (node not in given or node in plain):
+            known[node] = after.node_copy(node, known.__getitem__)
+    for graph in (before, after):
+        graph.eliminate_dead_code()
+    return fx.GraphModule(module, before), fx.GraphModule(module, after)
+
+
+def _located(
+    whole: fx.GraphModule, step: Callable[..., Any], arguments: tuple[Tensor, ...], node: fx.Node
+) -> str:
+    """The line that ``node`` of a trace comes from: as far as it goes, it calls what ``whole`` does."""
+    same = [other for other in node.graph.nodes if other.target is node.target]
+    own = [other for other in whole.graph.nodes if other.target is node.target]
+    place = same.index(node)
+    return _where(step, arguments, own[place]) if place < len(own) else ""
 
 
 def _zeros(*shape: int) -> Tensor:

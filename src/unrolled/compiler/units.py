@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-LEAVES = ("projected", "product", "vector", "state", "d_next", "constant")
+LEAVES = ("projected", "noise", "product", "vector", "state", "d_next", "constant")
+GATHERING = ("product", "sum")
+"""What needs all units of its operands: a staged step's products, and sums over units."""
 MASKS = ("gt", "lt", "ge", "le", "and", "or", "not")
 COSTLY = ("sigmoid", "tanh", "exp", "log", "sqrt", "div")
 """What the backward pass does not compute again."""
@@ -20,9 +22,11 @@ class Unit:
     op: str
     args: tuple["Unit", ...] = ()
     index: int = 0
-    """Of a leaf: which block, state or constant it is."""
+    """Of a leaf: which block, state or constant it is. Of a product: which of its blocks."""
     name: str = ""
-    """Of a vector: the parameter that the block belongs to."""
+    """Of a vector: the parameter that the block belongs to. Of a product: its weight."""
+    transposed: bool = False
+    """Of a product: whether it is v weightᵀ."""
     value: float = math.nan
     """Of a constant."""
 
@@ -66,6 +70,19 @@ class Algebra:
         args = tuple(args if op in ("and", "or", "not") else self._numbers(op, args))
         key = sorted(map(id, args)) if op in ("add", "mul", "max", "min") else map(id, args)
         return self._made.setdefault((op, *key), Unit(op, args))
+
+    def product(self, units: tuple[Unit, ...], weight: str, transposed: bool, index: int) -> Unit:
+        """A block of v weightᵀ or v weight, where v is made of ``units``."""
+        args = tuple(map(self.number, units))
+        key = ("product", weight, transposed, index, *map(id, args))
+        return self._made.setdefault(key, Unit("product", args, index, weight, transposed))
+
+    def total(self, units: tuple[Unit, ...]) -> Unit:
+        """The sum over all numbers of these blocks, one for each lane."""
+        whole = units[0]
+        for unit in units[1:]:
+            whole = self.add(whole, unit)
+        return self.constant(0) if whole.value == 0 else self.make("sum", whole)
 
     def _numbers(self, op: str, args: tuple[Unit, ...]) -> Iterable[Unit]:
         """The operands as numbers; select's own mask stays one."""

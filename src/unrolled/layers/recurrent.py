@@ -116,7 +116,7 @@ class Recurrent(nn.Module):
                         "expected a Cell class, such as cells.GRU"
                     )
                 self.cells.append(made)
-            width = hidden_size * (2 if bidirectional and merge == "concat" else 1)
+            width = made.output_size * (2 if bidirectional and merge == "concat" else 1)
 
     def forward(
         self,

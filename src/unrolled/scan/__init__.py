@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Literal, ParamSpec, TypeVar, get_args, overload
 
+import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
-from unrolled.shapes import check_input, check_lengths, check_resets, check_state
+from unrolled.shapes import check_input, check_lengths, check_resets, check_state, real_steps
 
 __all__ = ["Backend", "check_backend", "scan"]
 
@@ -103,8 +104,9 @@ def scan(
             the kernel where it can take the call; ``unrolled.explain`` says which, and why.
 
     Returns:
-        The outputs ``[T, B, H]`` (with ``every``, a tuple of ``[T, B, size]``), and the state after
-        each lane's last step (with ``reverse``, after its step 0).
+        The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
+        ``every``, the states themselves, a tuple of ``[T, B, size]``), and the state after each
+        lane's last step (with ``reverse``, after its step 0).
 
     Raises:
         TypeError, ValueError: a shape, dtype or length is not as above, or the cell's ``step`` does
@@ -125,6 +127,7 @@ def scan(
         raise ValueError(
             f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
         )
+    noise = cell.noise(steps, lanes, x)
     if backend != "reference":
         obstacles = native.obstacles(cell, x, state or ())
         if not obstacles:
@@ -132,16 +135,33 @@ def scan(
                 cell,
                 x,
                 state,
+                noise=noise,
                 lengths=lengths,
                 resets=resets,
                 reverse=reverse,
-                every=every,
+                every=every or type(cell).read is not Cell.read,
                 norms=norms,
             )
-            return states if every else states[0], final
+            return states if every else _read(cell, states, lengths), final
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
     states, final = reference.scan(
-        cell, x, state, lengths=lengths, resets=resets, reverse=reverse, norms=norms
+        cell,
+        x,
+        state,
+        noise=noise,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        norms=norms,
     )
-    return states if every else states[0], final
+    return states if every else _read(cell, states, lengths), final
+
+
+def _read(cell: Cell, states: State, lengths: Tensor | None) -> Tensor:
+    """What ``cell`` shows of its states: zero beyond the lengths, whatever it reads from zeros."""
+    y = cell.read(states)
+    if lengths is None or type(cell).read is Cell.read:
+        return y
+    real = real_steps(lengths, y.shape[0]).unsqueeze(-1).to(y.device)
+    return torch.where(real, y, 0)

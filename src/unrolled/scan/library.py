@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
@@ -10,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 3  # UNROLLED_VERSION in csrc/unrolled.h
+from unrolled.compiler import build
+
+VERSION = 4  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 
@@ -27,6 +30,7 @@ class Kernel(NamedTuple):
     projected: int
     states: int
     slots: int
+    staged: bool
 
 
 class Entropy(NamedTuple):
@@ -50,6 +54,8 @@ class _Cell(ctypes.Structure):
             (field, ctypes.c_int64)
             for field in (
                 "transposed",
+                "staged",
+                "noise",
                 "projected",
                 "products",
                 "vectors",
@@ -197,7 +203,12 @@ class using:  # noqa: N801
 
 def kernel(name: str, dtype: torch.dtype) -> Kernel:
     """The kernel of that name for that dtype, of the instruction set in use."""
-    return _kernels(_in_use(), dtype)[name]
+    instructions = _in_use()
+    return (
+        _own_kernel(name, instructions, dtype)
+        if name in _own
+        else _kernels(instructions, dtype)[name]
+    )
 
 
 def entropy(dtype: torch.dtype) -> Entropy:
@@ -220,23 +231,64 @@ def _kernels(instructions: str, dtype: torch.dtype) -> dict[str, Kernel]:
     library, found = _library(), {}
     i = 0
     while pointer := library.unrolled_kernel_at(instructions.encode(), dtype.itemsize, i):
-        native = pointer.contents
-        cell = native.cell.contents
-        made = Kernel(
-            native.forward,
-            native.backward,
-            native.packed_bytes,
-            native.work_bytes,
-            cell.name.decode(),
-            tuple(cell.projection.decode().split()[1:]),
-            cell.vector_names.decode(),
-            cell.projected,
-            cell.states,
-            max(cell.projected, cell.kept),
-        )
+        made = _described(pointer.contents)
         found[made.name] = made
         i += 1
     return found
+
+
+def _described(native: _Kernel) -> Kernel:
+    cell = native.cell.contents
+    together = (cell.projected, cell.kept)
+    return Kernel(
+        native.forward,
+        native.backward,
+        native.packed_bytes,
+        native.work_bytes,
+        cell.name.decode(),
+        tuple(cell.projection.decode().split()[1:]),
+        cell.vector_names.decode(),
+        cell.projected,
+        cell.states,
+        sum(together) if cell.staged else max(together),
+        bool(cell.staged),
+    )
+
+
+# --- Cells of one's own --------------------------------------------------------------------------
+
+_own: dict[str, tuple[str, str]] = {}
+_building = threading.Lock()
+
+
+def add_own(name: str, text: str, struct: str) -> None:
+    """Make ``kernel(name, …)`` find the cell that C++ ``text`` defines as ``struct``."""
+    _own[name] = (text, struct)
+
+
+def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
+    """As ``kernel``; compiled now, if it never was.
+
+    Raises:
+        CannotBuild: there is no compiler, or it fails.
+    """
+    with _building:  # one thread at a time
+        return _loaded(name, instructions, dtype)
+
+
+@cache
+def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
+    text, struct = _own[name]
+    number = {4: "float", 8: "double"}[dtype.itemsize]
+    path = build.build(build.unit(text, struct, instructions, number), instructions)
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise build.CannotBuild(f"the compiled cell {path} cannot be loaded: {error}") from error
+    loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
+    _share_threads(loaded)
+    loaded.unrolled_own_kernel.restype = ctypes.POINTER(_Kernel)
+    return _described(loaded.unrolled_own_kernel().contents)
 
 
 def fma_peak() -> float:

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import library, onnx, reference
+from unrolled.scan import library, onnx, own, reference
 from unrolled.scan.operators import Optional, Weights, backward_operator, forward_operator
 
 KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
@@ -37,13 +37,14 @@ def kernel_name(cell: Cell) -> str | None:
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
 
-def obstacles_of_cell(cell: Cell) -> list[str]:
-    """Why no kernel computes what ``cell`` does: a line each, none if one does."""
+def obstacles_of_cell(cell: Cell, dtype: torch.dtype = torch.float32) -> list[str]:
+    """Why no kernel computes what ``cell`` does: a line each, none if one does, compiled if need be."""
     if kernel_name(cell) is not None:
         return []
-    if kind_of(cell) is Elman:
-        return ["Elman's activation is a function of your own, which no kernel is built in for"]
-    return [f"{kind_of(cell).__name__} is not one of the built-in cells Elman, LSTM and GRU"]
+    if torch.compiler.is_compiling():
+        return ["torch.compile is on, and takes a cell of your own by the reference"]
+    reason = own.built(cell, dtype)
+    return [] if reason is None else [reason]
 
 
 def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
@@ -152,9 +153,9 @@ def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     absent = missing()
     if absent is not None:
         return [absent]
-    unknown = obstacles_of_cell(cell)
-    if unknown:
-        return unknown
+    if kernel_name(cell) is None:
+        reasons = obstacles_of_tensors(x, *cell.parameters(), *state)
+        return reasons or obstacles_of_cell(cell, x.dtype)
     built_in = cast(GatedCell, cell)  # a weight need not be a parameter: it may be computed
     weights = (built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
     return obstacles_of_tensors(x, *weights, *state)
@@ -185,6 +186,7 @@ def scan(
     x: Tensor,
     state: State | None,
     *,
+    noise: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
@@ -193,17 +195,25 @@ def scan(
 ) -> tuple[State, State]:
     """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
     name = kernel_name(cell)
-    assert name is not None
-    built_in = cast(GatedCell, cell)
-    weights = Weights(built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
-    if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
-        weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
-    check_weights(name, weights, cell.input_size, cell.hidden_size)
+    if name is None:
+        recipe = own.recipe(cell)
+        assert isinstance(recipe, own.Recipe)
+        name, weights = recipe.name, recipe.tensors(cell)
+        x = x if recipe.is_projected else cell.project(x)
+    else:
+        built_in = cast(GatedCell, cell)
+        weights = Weights(
+            built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh
+        )
+        if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
+            weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
+        check_weights(name, weights, cell.input_size, cell.hidden_size)
     return run(
         name,
         x,
         state,
         weights,
+        noise=noise,
         lengths=lengths,
         resets=resets,
         reverse=reverse,
@@ -221,6 +231,7 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     batch_sizes: Tensor | None = None,
+    noise: Tensor | None = None,
     reverse: bool = False,
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
@@ -240,6 +251,7 @@ def run(
             reverse=reverse,
             resets=resets,
             batch_sizes=batch_sizes,
+            noise=noise,
             every=every,
             norms=norms,
         )
@@ -249,12 +261,12 @@ def run(
     tensors = (x, *weights, *start)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         # The backward pass reads them again: what the caller writes into them meanwhile is not meant.
-        masks = (t if t is None else t.clone() for t in (lengths, resets, batch_sizes))
+        masks = (t if t is None else t.clone() for t in (lengths, resets, batch_sizes, noise))
         outputs = _Sweep.apply(name, *masks, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
         count = len(outputs) // 2 if every else 1
         return outputs[:count], outputs[count:]
     outputs = forward_operator()(
-        name, *tensors[:5], list(start), lengths, resets, batch_sizes, reverse, every, False
+        name, *tensors[:5], list(start), lengths, resets, batch_sizes, noise, reverse, every, False
     )
     count = len(outputs) // 2 if every else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
@@ -271,7 +283,14 @@ def run_reference(
 ) -> tuple[State, State]:
     """As ``run``, by the reference over these very tensors; packed rows it does not take."""
     return reference.scan(
-        _cell(name, weights), x, state, lengths=None, resets=None, reverse=reverse, norms=None
+        _cell(name, weights),
+        x,
+        state,
+        noise=None,
+        lengths=None,
+        resets=None,
+        reverse=reverse,
+        norms=None,
     )
 
 
@@ -279,7 +298,7 @@ class _Sweep(torch.autograd.Function):
     """The kernel's forward and backward, joined."""
 
     @staticmethod
-    def forward(ctx, name, lengths, resets, batch_sizes, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
+    def forward(ctx, name, lengths, resets, batch_sizes, noise, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         outputs = forward_operator()(
             name,
@@ -292,6 +311,7 @@ class _Sweep(torch.autograd.Function):
             lengths,
             resets,
             batch_sizes,
+            noise,
             reverse,
             True,
             True,
@@ -299,7 +319,7 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         ctx.save_for_backward(*tensors, *states, kept)
-        masks = (lengths, resets, batch_sizes)
+        masks = (lengths, resets, batch_sizes, noise)
         ctx.settings = (name, masks, reverse, every, norms, count, len(tensors))
         ctx.set_materialize_grads(False)
         return (*states, *final) if every else (states[0], *final)
@@ -312,8 +332,8 @@ class _Sweep(torch.autograd.Function):
         shown = count if every else 1
         d_states = [*gradients[:shown], *[None] * (count - shown)]
         d_final = list(gradients[shown:])
-        wanted = list(ctx.needs_input_grad[7:])
-        nothing = (None,) * 7
+        wanted = list(ctx.needs_input_grad[8:])
+        nothing = (None,) * 8
         given = [d for d in gradients if d is not None]
         if torch.is_grad_enabled() or any(map(_is_batched, given)):
             # The gradient itself will be differentiated, or many are asked for at once.
@@ -346,6 +366,10 @@ class _Sweep(torch.autograd.Function):
         )
 
 
+Masks = tuple[Optional, Optional, Optional, Optional]
+"""The lengths, resets and batch sizes of a call, and its noise."""
+
+
 def _is_batched(gradient: Tensor) -> bool:
     """Whether ``gradient`` stands for many: those of ``is_grads_batched`` or of ``torch.func.vmap``."""
     if torch.compiler.is_compiling():
@@ -356,6 +380,9 @@ def _is_batched(gradient: Tensor) -> bool:
 
 def _cell(name: str, weights: Weights) -> Cell:
     """The cell whose kernel is ``name``, over these very tensors; nothing is drawn or registered."""
+    if name.startswith("own_"):
+        return own.by_name(name).cell(weights)
+    assert weights.weight_ih is not None
     kind = KINDS[name.partition("_")[0]]
     cell = kind.__new__(kind)
     nn.Module.__init__(cell)
@@ -369,7 +396,7 @@ def _cell(name: str, weights: Weights) -> Cell:
 
 def _by_reference(
     name: str,
-    masks: tuple[Optional, Optional, Optional],
+    masks: Masks,
     reverse: bool,
     tensors: Sequence[Optional],
     wanted: Sequence[bool],
@@ -394,7 +421,7 @@ def _by_reference(
 
 def _differentiate(
     name: str,
-    masks: tuple[Optional, Optional, Optional],
+    masks: Masks,
     reverse: bool,
     tensors: Sequence[Optional],
     wanted: Sequence[bool],
@@ -404,8 +431,8 @@ def _differentiate(
     create_graph: bool,
 ) -> tuple[Optional, ...]:
     x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
-    cell = _cell(name, Weights(*cast(Sequence[Tensor], tensors[1:5])))
-    lengths, resets, batch_sizes = masks
+    cell = _cell(name, Weights(*tensors[1:5]))
+    lengths, resets, batch_sizes, noise = masks
     if batch_sizes is not None:
         real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
         lengths, rows = real.sum(0), real.flatten().nonzero().squeeze(1)
@@ -415,6 +442,7 @@ def _differentiate(
         cell,
         x,
         tuple(start) if start else None,
+        noise=noise,
         lengths=lengths,
         resets=resets,
         reverse=reverse,

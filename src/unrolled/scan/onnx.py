@@ -48,6 +48,7 @@ def run(
             f"{', '.join(given)}: got them in torch.onnx.export, expected none, since ONNX's recurrent "
             "operators have none; export a call without, padded and with lengths"
         )
+    assert weights.weight_ih is not None
     kind, _, activation = name.partition("_")
     units = weights.weight_ih.shape[0] // len(_GATES[kind])
     weight_ih, weight_hh, *biases = (_reordered(kind, w) for w in weights)

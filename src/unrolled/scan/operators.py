@@ -18,7 +18,7 @@ from unrolled.cells import State
 from unrolled.scan import library
 
 STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
-FIELDS = struct.Struct(f"={8 + 11 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
+FIELDS = struct.Struct(f"={8 + 14 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
 
 Optional = Tensor | None
 
@@ -26,16 +26,16 @@ Optional = Tensor | None
 class Weights(NamedTuple):
     """The parameters of a cell as its kernel takes them; names as in ``torch.nn``."""
 
-    weight_ih: Tensor
+    weight_ih: Tensor | None
     weight_hh: Tensor | None
     bias_ih: Tensor | None
     bias_hh: Tensor | None
 
 
 _LIBRARY: Any = torch.library.Library("unrolled", "FRAGMENT")  # type: ignore[no-untyped-call]
-_WEIGHTS = "Tensor x, Tensor weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
+_WEIGHTS = "Tensor x, Tensor? weight_ih, Tensor? weight_hh, Tensor? bias_ih, Tensor? bias_hh"
 _GIVEN = f"str name, {_WEIGHTS}, Tensor[] start, Tensor? lengths, Tensor? resets, "
-_GIVEN += "Tensor? batch_sizes, bool reverse"
+_GIVEN += "Tensor? batch_sizes, Tensor? noise, bool reverse"
 _LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
 _LIBRARY.define(
     f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
@@ -157,7 +157,7 @@ class _Given:
         self,
         name: str,
         x: Tensor,
-        weight_ih: Tensor,
+        weight_ih: Optional,
         weight_hh: Optional,
         bias_ih: Optional,
         bias_hh: Optional,
@@ -165,11 +165,12 @@ class _Given:
         lengths: Optional,
         resets: Optional,
         batch_sizes: Optional = None,
+        noise: Optional = None,
     ) -> None:
         self.kernel = kernel = library.kernel(name, x.dtype)
         steps, lanes = x.shape[:2] if batch_sizes is None else (len(batch_sizes), len(start[0]))
         self.weight_hh = _dense(weight_hh)
-        units = weight_ih.shape[0] // kernel.projected
+        units = _rows(x, weight_ih) // kernel.projected
         self.sizes = (steps, lanes, x.shape[-1], units)
         self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
         self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
@@ -192,12 +193,20 @@ class _Given:
         added = [biases[n] for n in kernel.biases]
         self.vectors = biases[kernel.vectors] if kernel.vectors else None
         x_step, x_lane = _strides(self.x, lanes)
+        self.noise = noise if noise is None or noise.stride(-1) == 1 else noise.contiguous()
+        n_step, n_lane = (0, 0) if self.noise is None else _strides(self.noise, lanes)
         self.fields = [
             *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths)),
             *(_pointer(self.offsets), _pointer(self.resets)),
+            *(_pointer(self.noise), n_step if noise is not None and len(noise) > 1 else 0, n_lane),
             *(_pointer(self.weight_ih), *(_four(added)[:2])),
             *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
         ]
+
+
+def _rows(x: Tensor, weight_ih: Optional) -> int:
+    """The width of the projection; without a weight x is the projection."""
+    return x.shape[-1] if weight_ih is None else weight_ih.shape[0]
 
 
 def _differentiable(inputs: Sequence[Any]) -> list[Optional]:
@@ -212,7 +221,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     given = _Given(*inputs)
     x = given.x
     kernel, (_, lanes, _, units) = given.kernel, given.sizes
-    every = every or keep
+    every = every or keep or kernel.staged  # whose stages read all states before the step
     states = [
         x.new_empty((*x.shape[:-1], units) if every or s == 0 else (lanes, units))
         for s in range(kernel.states)
@@ -227,7 +236,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     work, packed = _sizes(
         kernel, lambda: FIELDS.pack(*head, 0, 0, 0, *tail), key, False, given.lengths is not None
     )
-    shown = states if every else states[:1]
+    shown = states if arguments[-2] or keep else states[:1]
     if not keep:
         scratch = _scratch(work + packed + math.prod(slots) * x.itemsize)
         address = scratch.data_ptr()
@@ -294,12 +303,14 @@ class Step:
         self, name: str, weights: Weights, lanes: int, below: "Step | None" = None
     ) -> None:
         weight = weights.weight_ih
+        assert weight is not None
         self.kernel = kernel = library.kernel(name, weight.dtype)
         units = weight.shape[0] // kernel.projected
         empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
         self.x = empty(lanes, weight.shape[1])
-        self.outputs = (empty(lanes, units), empty(lanes, units))  # read and written in turn
-        self.others = [empty(lanes, units) for _ in range(kernel.states - 1)]
+        # Read and written in turn.
+        self.states = [[empty(lanes, units) for _ in range(kernel.states)] for _ in (0, 1)]
+        self.outputs = (self.states[0][0], self.states[1][0])
         self.turn = 0
         bare_weights = Weights(
             weight.detach(), *(w if w is None else w.detach() for w in weights[1:])
@@ -309,7 +320,7 @@ class Step:
                 name,
                 (self.x if below is None else below.outputs[1 - turn]).unsqueeze(0),
                 *bare_weights,
-                start=[self.outputs[turn], *self.others],
+                start=self.states[turn],
                 lengths=None,
                 resets=None,
             )
@@ -320,7 +331,7 @@ class Step:
         tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
 
         def call(turn: int, ready: bool, packed: int, work: int) -> bytes:
-            states = [self.outputs[1 - turn], *self.others]
+            states = self.states[1 - turn]
             head = [*sizes, torch.get_num_threads(), 0, 0, ready, *self._given[turn].fields]
             head += [*_four(states), 0, *_NONE, kept.data_ptr(), packed, work]
             return FIELDS.pack(*head, *tail)
@@ -347,7 +358,7 @@ class Step:
     @property
     def state(self) -> State:
         """The state tensors themselves, each ``[B, size]``, until the next step."""
-        return (self.outputs[self.turn], *self.others)
+        return tuple(self.states[self.turn])
 
 
 def _shapes_forward(*arguments: Any) -> list[Tensor]:
@@ -355,7 +366,7 @@ def _shapes_forward(*arguments: Any) -> list[Tensor]:
     kernel = library.kernel(name, x.dtype)
     rows = x.shape[:-1]
     lanes = rows[1] if len(rows) == 2 else arguments[6][0].shape[0]
-    units = weight_ih.shape[0] // kernel.projected
+    units = _rows(x, weight_ih) // kernel.projected
     states = [x.new_empty(*rows, units) for _ in range(kernel.states if every or keep else 1)]
     final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
     kept = [x.new_empty(math.prod(rows), kernel.slots, units)] if keep else []

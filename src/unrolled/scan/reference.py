@@ -15,6 +15,7 @@ def scan(
     x: Tensor,
     state: State | None,
     *,
+    noise: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
@@ -23,14 +24,19 @@ def scan(
     """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
     steps, lanes, _ = x.shape
     if lengths is None or lengths.eq(steps).all():
+        if cell.at_once and steps and resets is None and noise is None and norms is None:
+            return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
-        projected = cell.project(x)
+        projected = _with_noise(cell.project(x), noise)
         inputs = projected.unbind(0)  # one operation, so that its gradient is one too
     else:
         real = real_steps(lengths, steps)
         live = real.sum(1).tolist()
         times, owners = (index.to(x.device) for index in real.nonzero(as_tuple=True))
         projected = cell.project(x[times, owners])
+        if noise is not None:
+            noise = noise.expand(steps, -1, -1)[times, owners]
+            projected = _with_noise(projected, noise)
         inputs = torch.split(projected, live)  # the rows of the lanes that have the step
     fresh = cell.initial_state(lanes, projected)
     state = fresh if state is None else state
@@ -68,6 +74,24 @@ def scan(
         torch.stack(tensors) if tensors else zeros.new_zeros(0, *zeros.shape)
         for tensors, zeros in zip(every, nothing, strict=True)
     ), state
+
+
+def _with_noise(projected: Tensor, noise: Tensor | None) -> Tensor:
+    """The noise behind the projection."""
+    if noise is None:
+        return projected
+    return torch.cat([projected, noise.to(projected.dtype).expand(*projected.shape[:-1], -1)], -1)
+
+
+def _in_parallel(
+    cell: Cell, x: Tensor, state: State | None, *, reverse: bool
+) -> tuple[State, State]:
+    """``scan`` of whole sequences by the cell's own ``parallel``."""
+    projected = cell.project(x)
+    state = cell.initial_state(x.shape[1], projected) if state is None else state
+    states = cell.parallel(projected.flip(0) if reverse else projected, state)
+    final = tuple(s[-1].clone() for s in states)  # the caller may write into what is returned
+    return tuple(s.flip(0) for s in states) if reverse else states, final
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:

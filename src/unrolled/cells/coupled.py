@@ -1,0 +1,47 @@
+"""Long short-term memory whose input gate is what its forget gate leaves."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.cells.cell import GatedCell, State
+
+
+class CoupledLSTM(GatedCell):
+    """Long short-term memory with coupled gates: what is forgotten is what is written, i = 1 - f.
+
+        f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + (1 - f) ⊙ g
+        g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
+        o = σ(U_o x_t + W_o h_{t-1} + b_o)
+
+    So c stays between -1 and 1 if it starts there. Gate order f, g, o; ``weight_ih`` ``[3H, D]``,
+    ``weight_hh`` ``[3H, H]``, biases ``[3H]``, all drawn from N(0, 0.1²). State: ``(h, c)``, both
+    ``[B, H]``.
+
+    Source: variant CIFG of Greff, Srivastava, Koutník, Steunebrink & Schmidhuber, "LSTM: A Search
+    Space Odyssey", IEEE Transactions on Neural Networks and Learning Systems 28 (2017), here without
+    peepholes.
+    """
+
+    gates = 3
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        return (self.hidden_size, self.hidden_size)
+
+    def project(self, x: Tensor) -> Tensor:
+        """U x_t + b for every gate and step: ``[..., D] -> [..., 3H]``."""
+        return F.linear(x, self.weight_ih, self.bias())
+
+    def step(self, projected: Tensor, state: State) -> State:
+        """The equations above."""
+        h, c = state
+        f, g, o = (projected + h @ self.weight_hh.T).chunk(3, -1)
+        f = torch.sigmoid(f)
+        c = f * c + (1 - f) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from N(0, 0.1²), as the source does."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.1)

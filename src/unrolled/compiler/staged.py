@@ -1,0 +1,493 @@
+"""Steps with several products, or with sums over units: in stages, between which all units meet."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from unrolled.compiler.blocks import Lowering, _Blocks, _Matrix, _Other
+from unrolled.compiler.schedule import keep_fewest
+from unrolled.compiler.trace import Trace, Unsupported
+from unrolled.compiler.units import GATHERING, Unit, ordered
+
+OPERANDS = 16
+"""The most blocks that a product's operand may have: the arrays of csrc/stages.h are as long."""
+
+
+@dataclass(frozen=True)
+class Multiplied:
+    """A product of a stage: v weightᵀ (``transposed``) or v weight, v made of the ``operand`` blocks."""
+
+    weight: str
+    transposed: bool
+    operand: tuple[Unit, ...]
+    outputs: int
+
+
+@dataclass(frozen=True)
+class WeightGradient:
+    """Σ over all steps and lanes of rowsᵀ columns."""
+
+    weight: str
+    rows: tuple[Unit, ...]
+    columns: tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
+class StagedEquations:
+    """The step and its gradient, in unit values of which some gather all units of others."""
+
+    next: tuple[Unit, ...]
+    d_projected: tuple[Unit, ...]
+    d_vector: tuple[Unit, ...]
+    d_state: tuple[Unit, ...]
+    weight_gradients: tuple[WeightGradient, ...]
+    vectors: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """The gradient of a weight: products over all steps and lanes, to be added."""
+
+    parts: tuple[tuple[tuple[Unit, ...], tuple[Unit, ...]], ...]
+
+    def turned(self) -> "_Gradients":
+        return _Gradients(tuple((columns, rows) for rows, columns in self.parts))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Products, then what is computed unit by unit."""
+
+    products: tuple[Multiplied, ...]
+    blocks: dict[Unit, int]
+    """Where each block that is read stands among all blocks of the products."""
+    desk: tuple[Unit, ...]
+    """What later stages read."""
+    sums: tuple[Unit, ...]
+    """The operands of the sums over units that end with this stage."""
+    results: dict[str, tuple[tuple[int, Unit], ...]]
+    """By what it sets ("next", "kept", "grad", "d_state"), the index and the value."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The stages of the step, or of its gradient."""
+
+    stages: tuple[Stage, ...]
+    desk: dict[Unit, int]
+    sums: dict[Unit, int]
+
+
+@dataclass(frozen=True)
+class StagedSchedule:
+    """A step of stages and its gradient, ready to be printed."""
+
+    cell: str
+    equations: tuple[str, ...]
+    projection: tuple[str, ...]
+    vectors: dict[str, int]
+    weights: dict[str, tuple[int, int]]
+    """Each weight's rows and columns, in blocks of H."""
+    projected: int
+    noise: int
+    states: int
+    kept: tuple[Unit, ...]
+    grads: tuple[Unit, ...]
+    d_projected: tuple[int, ...]
+    d_vector: tuple[int, ...]
+    forward: Pass
+    backward: Pass
+    weight_gradients: tuple[WeightGradient, ...]
+
+    def __str__(self) -> str:
+        """What each stage multiplies, adds up and sets."""
+        lines = ["projection: " + (" ".join(self.projection) or "computed before")]
+        for title, part in (("step", self.forward), ("gradient", self.backward)):
+            for k, stage in enumerate(part.stages):
+                lines.append(f"{title}, stage {k}:")
+                for product in stage.products:
+                    across = f"{product.weight}ᵀ" if product.transposed else product.weight
+                    depth = len(product.operand)
+                    lines.append(f"  product: {depth} blocks {across}, {product.outputs} blocks")
+                if stage.sums:
+                    lines.append(f"  sums over units: {len(stage.sums)}")
+                if stage.desk:
+                    lines.append(f"  for later stages: {len(stage.desk)} blocks")
+                for name, values in stage.results.items():
+                    if values:
+                        lines.append(f"  sets {name}: {', '.join(str(i) for i, _ in values)}")
+        lines.append(f"keeps {len(self.kept)} blocks")
+        return "\n".join(lines)
+
+
+class _Staged(Lowering):
+    """One walk along a trace's graph, for steps of stages."""
+
+    def equations(self) -> StagedEquations:
+        """The traced step in unit values."""
+        trace, outputs = self.trace, self.walk()
+        after = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
+        d_projected = self.output(next(outputs), trace.projected + trace.noise)[: trace.projected]
+        d_state = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
+        d_parameters = dict(zip(trace.parameters, outputs, strict=True))
+        vectors = self.vectors(ordered(after))
+        none = _Blocks((self.zero,))
+        d_vector = (self.output(d_parameters.get(n, none), count) for n, count in vectors.items())
+        return StagedEquations(
+            next=after,
+            d_projected=d_projected,
+            d_vector=sum(d_vector, ()),
+            d_state=d_state,
+            weight_gradients=tuple(
+                WeightGradient(name, rows, columns)
+                for name, gradient in d_parameters.items()
+                if isinstance(gradient, _Gradients)
+                for rows, columns in gradient.parts
+            ),
+            vectors=vectors,
+        )
+
+    def multiplied(self, a: Any, b: Any) -> Any:
+        match a, b:
+            case _Blocks(units, transposed=False), _Matrix(name, turned):
+                rows, columns = (n // self.trace.units for n in self.trace.parameters[name])
+                if any(n % self.trace.units for n in self.trace.parameters[name]):
+                    self.refuse(f"a product with {name}, whose sides are not multiples of H")
+                depth, outputs = (columns, rows) if turned else (rows, columns)
+                if depth > OPERANDS:
+                    self.refuse(f"a product of {depth} blocks of H units; {OPERANDS} is the most")
+                units = units if len(units) == depth else units * depth
+                return _Blocks(
+                    tuple(self.algebra.product(units, name, turned, g) for g in range(outputs))
+                )
+            case _Blocks(left, transposed=True), _Blocks(right) if not self.forward:
+                return _Gradients(((left, right),))
+            case _:
+                return self.refuse("a product of something other than blocks of H and a parameter")
+
+    def whole(self, name: str, args: list[Any]) -> Any:
+        match args:
+            case [_Gradients() as gradient, *_]:
+                others = [arg for arg in args[1:] if isinstance(arg, _Gradients)]
+                if name == "add" and len(args) == 2 and others:
+                    return _Gradients(gradient.parts + others[0].parts)
+                if name in ("alias", "detach", "clone"):
+                    return gradient
+                if name in ("t", "permute", "transpose"):
+                    return gradient.turned()
+                self.refuse("on the gradient of a weight")
+        found = self.gathered(name, args)
+        return super().whole(name, args) if found is None else found
+
+    def gathered(self, name: str, args: list[Any]) -> Any:
+        """Sums over the units, and what is made of them; None: not this operation."""
+        match args:
+            case [_Blocks() as x, [_], w, b, float() as epsilon] if name == "native_layer_norm":
+                return self.normalized(x, w, b, epsilon)
+            case [_Blocks() as d, _Blocks() as x, [_], mean, rstd, w, _, _] if (
+                name == "native_layer_norm_backward"
+            ):
+                return self.normalized_backward(d, x, mean, rstd, w)
+            case [_Blocks(shape=shape) as x, [dim], *_] if shape[-1:] not in ((), (1,)):
+                if len(shape) == 1 or dim % len(shape) != len(shape) - 1:
+                    return None
+            case _:
+                return None
+        make, (means, off) = self.algebra.make, self.centred(x)
+        count = x.shape[-1]
+        if name == "sum":
+            return _Blocks(tuple(self.algebra.total(part) for part in _parts(x)))
+        if name == "mean":
+            return _Blocks(means)
+        if name not in ("var", "var_mean", "std"):
+            return None
+        correction = self.node.kwargs.get("correction", 1)
+        freedom = count - (1.0 if correction is None else float(correction))
+        variances = tuple(self.mean(self.times(part, part), freedom) for part in off)
+        match name:
+            case "std":
+                return _Blocks(tuple(make("sqrt", v) for v in variances))
+            case "var":
+                return _Blocks(variances)
+        return _Blocks(variances), _Blocks(means)
+
+    def mean(self, units: tuple[Unit, ...], count: float) -> Unit:
+        return self.algebra.mul(self.algebra.total(units), self.algebra.constant(1 / count))
+
+    def times(self, a: tuple[Unit, ...], b: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        """Block by block; a single block meets all."""
+        count = max(len(a), len(b))
+        a, b = (units * (count // len(units)) for units in (a, b))
+        return tuple(map(self.algebra.mul, a, b))
+
+    def centred(self, x: _Blocks) -> tuple[tuple[Unit, ...], list[tuple[Unit, ...]]]:
+        """The mean of each part that is summed as one, and the part without it."""
+        means = tuple(self.mean(part, x.shape[-1]) for part in _parts(x))
+        off = [
+            tuple(self.algebra.sub(unit, mean) for unit in part)
+            for part, mean in zip(_parts(x), means, strict=True)
+        ]
+        return means, off
+
+    def normalized(self, x: _Blocks, w: Any, b: Any, epsilon: float) -> tuple[_Blocks, ...]:
+        """Ba et al. 2016, equation 4: the values, their means, and one over their deviations."""
+        algebra, (means, off) = self.algebra, self.centred(x)
+        rates, values = [], []
+        for part in off:
+            variance = self.mean(self.times(part, part), x.shape[-1])
+            deviation = algebra.make("sqrt", algebra.add(variance, algebra.constant(epsilon)))
+            rates.append(algebra.div(algebra.constant(1), deviation))
+            found = self.times(part, (rates[-1],))
+            found = self.times(found, w.units) if w else found
+            if b:
+                shift = b.units * (len(found) // len(b.units))
+                found = tuple(map(algebra.add, found, shift))
+            values += found
+        lanes = (self.trace.lanes,)
+        narrow = (*(lanes if len(x.shape) == 2 else x.shape[:2]), 1)
+        return (
+            _Blocks(tuple(values), x.shape),
+            _Blocks(means, narrow),
+            _Blocks(tuple(rates), narrow),
+        )
+
+    def normalized_backward(
+        self, d: _Blocks, x: _Blocks, mean: _Blocks, rate: _Blocks, w: Any
+    ) -> tuple[_Blocks, ...]:
+        algebra, count, values, d_w = self.algebra, x.shape[-1], [], []
+        for k, (part, given) in enumerate(zip(_parts(x), _parts(d, x), strict=True)):
+            off = (algebra.sub(unit, mean.units[k]) for unit in part)
+            normal = self.times(tuple(off), (rate.units[k],))
+            d_w += self.times(given, normal)
+            g = self.times(given, w.units) if w else given
+            centre, slope = self.mean(g, count), self.mean(self.times(g, normal), count)
+            values += [
+                algebra.mul(
+                    rate.units[k], algebra.sub(algebra.sub(a, centre), algebra.mul(n, slope))
+                )
+                for a, n in zip(g, normal, strict=True)
+            ]
+        if len(x.shape) == 3 and w:  # one weight for all blocks
+            d_w = [self.added(d_w)]
+            return (
+                _Blocks(tuple(values), x.shape),
+                _Blocks(tuple(d_w)),
+                _Blocks((self.added(d.units),)),
+            )
+        return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w)), _Blocks(d.units)
+
+    def added(self, units: Iterable[Unit]) -> Unit:
+        total = self.zero
+        for unit in units:
+            total = self.algebra.add(total, unit)
+        return total
+
+    def fitted(self, units: tuple[Unit, ...]) -> _Blocks:
+        shape = tuple(self.node.meta["val"].shape)
+        if shape == (self.trace.lanes,) and len(units) == 1:
+            return _Blocks(units, shape)
+        return super().fitted(units)
+
+
+def _parts(x: _Blocks, like: _Blocks | None = None) -> list[tuple[Unit, ...]]:
+    """What is summed as one: all blocks of a ``[B, n*H]``, each block of a ``[B, n, H]``."""
+    return [x.units] if len((like or x).shape) == 2 else [(unit,) for unit in x.units]
+
+
+def schedule_stages(trace: Trace) -> StagedSchedule:
+    """Divide a traced step into stages, and choose what to keep.
+
+    Raises:
+        Unsupported: an operation is not known, or is used in a form that is not.
+    """
+    lowering = _Staged(trace)
+    step = lowering.equations()
+    forward = set(ordered(step.next))
+    operands: dict[Unit, None] = {}
+    gradients: dict[Unit, None] = {}
+    for unit in (*step.d_projected, *step.d_vector):
+        gradients[unit] = None
+    for weight in step.weight_gradients:
+        multiplied, gradient = _sides(weight, forward)
+        gradients |= dict.fromkeys(gradient)
+        if not _is_state(multiplied):
+            operands |= dict.fromkeys(multiplied)
+    for unit in ordered((*gradients, *step.d_state)):
+        if unit.op == "product" and unit not in forward:
+            gradients |= dict.fromkeys(unit.args)
+    grads = tuple(unit for unit in gradients if unit.value != 0)
+    place = {unit: k for k, unit in enumerate(grads)}
+    kept = keep_fewest(step.next, (*grads, *step.d_state), operands, GATHERING)
+    weights = {
+        name: (shape[0] // trace.units, shape[1] // trace.units)
+        for name, shape in trace.parameters.items()
+        if any(unit.name == name for unit in forward if unit.op == "product")
+    }
+    there = {*kept, *step.next, *(u for u in forward if not u.args)}
+    return StagedSchedule(
+        cell=trace.cell,
+        equations=trace.equations,
+        projection=trace.projection,
+        vectors=step.vectors,
+        weights=weights,
+        projected=trace.projected,
+        noise=trace.noise,
+        states=trace.states,
+        kept=kept,
+        grads=grads,
+        d_projected=tuple(place.get(unit, -1) for unit in step.d_projected),
+        d_vector=tuple(place.get(unit, -1) for unit in step.d_vector),
+        forward=_stages({"kept": kept, "next": step.next}, (), weights),
+        backward=_stages({"grad": grads, "d_state": step.d_state}, there, weights),
+        weight_gradients=step.weight_gradients,
+    )
+
+
+def _is_state(units: tuple[Unit, ...]) -> bool:
+    return len(units) == 1 and units[0].op == "state"
+
+
+def _sides(weight: WeightGradient, forward: set[Unit]) -> tuple[tuple[Unit, ...], tuple[Unit, ...]]:
+    """What was multiplied in the step, and the gradient that meets it."""
+    rows = all(not unit.args or unit in forward for unit in weight.rows if unit.op != "d_next")
+    rows = rows and not any(unit.op == "d_next" for unit in weight.rows)
+    return (weight.rows, weight.columns) if rows else (weight.columns, weight.rows)
+
+
+def _stages(
+    results: dict[str, tuple[Unit, ...]],
+    there: Iterable[Unit],
+    weights: dict[str, tuple[int, int]],
+) -> Pass:
+    """Each value in the earliest stage it can be in; what only needs what is there, in the last."""
+    known = set(there)
+    roots = [unit for units in results.values() for unit in units if unit not in known or unit.args]
+    roots = [unit for unit in roots if unit not in known]
+    order = ordered(roots, known)
+    level: dict[Unit, int] = {}
+    free: set[Unit] = set(known)  # what needs no stage before it
+    for unit in order:
+        args = [arg for arg in unit.args if arg not in known]
+        if unit.op in GATHERING:
+            level[unit] = 1 + max((level[arg] for arg in args), default=0)
+        elif unit.op == "d_next":
+            level[unit] = 0
+        else:
+            level[unit] = max((level[arg] for arg in args), default=0)
+            if all(arg in free for arg in unit.args):
+                free.add(unit)
+    last = max(level.values(), default=0)
+    # What is free waits for the first stage that reads it.
+    needed = {unit: last for unit in free}
+    for unit in reversed(order):
+        at = needed[unit] if unit in free else level[unit]
+        if unit in free:
+            level[unit] = at
+        for arg in unit.args:
+            if arg in free and arg not in known:
+                needed[arg] = min(needed[arg], at - (unit.op in GATHERING))
+    return _divide(results, order, level, known, last, weights)
+
+
+def _divide(
+    results: dict[str, tuple[Unit, ...]],
+    order: tuple[Unit, ...],
+    level: dict[Unit, int],
+    known: set[Unit],
+    last: int,
+    weights: dict[str, tuple[int, int]],
+) -> Pass:
+    def at(unit: Unit) -> int:
+        return level.get(unit, last if unit in known or not unit.args else 0)
+
+    products: list[dict[Multiplied, list[Unit]]] = [{} for _ in range(last + 1)]
+    sums: list[dict[Unit, None]] = [{} for _ in range(last + 1)]
+    crossing: dict[Unit, int] = {}
+    gathered: dict[Unit, int] = {}
+    leaves = ("projected", "noise", "state", "vector", "constant")
+    for unit in order:
+        if unit.op == "product":
+            rows, columns = weights[unit.name]
+            outputs = rows if unit.transposed else columns
+            product = Multiplied(unit.name, unit.transposed, unit.args, outputs)
+            products[level[unit]].setdefault(product, []).append(unit)
+        elif unit.op == "sum":
+            sums[level[unit] - 1][unit] = None
+            gathered[unit] = 0
+    for unit in order:  # what is read in a later stage than it is computed in
+        for arg in unit.args:
+            if unit.op in GATHERING or arg.op in (*leaves, "sum") or arg in known:
+                continue
+            if at(arg) < at(unit):
+                crossing.setdefault(arg, len(crossing))
+    ends = {"next", "d_state"}  # set in the last stage, since earlier ones still read what is there
+    placed: list[dict[str, list[tuple[int, Unit]]]] = [
+        {name: [] for name in results} for _ in range(last + 1)
+    ]
+    for name, units in results.items():
+        for k, unit in enumerate(units):
+            stage = last if name in ends else at(unit)
+            placed[stage][name].append((k, unit))
+            if unit in level and level[unit] < stage and unit.op not in (*leaves, "sum"):
+                crossing.setdefault(unit, len(crossing))
+    forward = "next" in results
+    for stage in products:  # what a product multiplies stands on the desk, forward
+        for product in stage:
+            if forward and not _is_state(product.operand):
+                for unit in product.operand:
+                    if unit.value != 0:
+                        crossing.setdefault(unit, len(crossing))
+    numbers = iter(range(len(gathered)))
+    for stage_sums in sums:
+        for unit in stage_sums:
+            gathered[unit] = next(numbers)
+    first_use: dict[Unit, int] = {}
+    for k, stage in enumerate(products):
+        for product in stage:
+            for unit in product.operand:
+                first_use[unit] = min(k, first_use.get(unit, k))
+
+    def home(unit: Unit) -> int:
+        """The stage that puts a value on the desk: its own; of what is always there, the one before."""
+        return level[unit] if unit in level and unit.args else max(0, first_use.get(unit, 1) - 1)
+
+    return Pass(
+        stages=tuple(
+            Stage(
+                products=tuple(products[k]),
+                blocks=_places(products[k]),
+                desk=tuple(unit for unit in crossing if home(unit) == k),
+                sums=tuple(sums[k]),
+                results={name: tuple(values) for name, values in placed[k].items()},
+            )
+            for k in range(last + 1)
+        ),
+        desk=crossing,
+        sums=gathered,
+    )
+
+
+def _places(products: dict[Multiplied, list[Unit]]) -> dict[Unit, int]:
+    places, start = {}, 0
+    for product, units in products.items():
+        places |= {unit: start + unit.index for unit in units}
+        start += product.outputs
+    return places
+
+
+def every_product(part: Pass) -> Iterator[Multiplied]:
+    """The products of all stages, in order."""
+    return (product for stage in part.stages for product in stage.products)
+
+
+def blocks_of(weights: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """Where each weight begins when they stand one after another, in blocks of H × H."""
+    starts, at = {}, 0
+    for name, shape in weights.items():
+        starts[name] = at
+        at += prod(shape)
+    return starts
+
+
+__all__ = ["StagedSchedule", "blocks_of", "every_product", "schedule_stages", "_Other"]
