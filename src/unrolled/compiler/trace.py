@@ -108,6 +108,7 @@ def _plain() -> Iterator[None]:
 
 
 @_plain()
+@torch.random.fork_rng(devices=())  # type: ignore[untyped-decorator]
 def trace(cell: Cell) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
 
@@ -155,8 +156,8 @@ def trace(cell: Cell) -> Trace:
 
     def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
-        if not isinstance(after, tuple | list):
-            raise Unsupported(f"step returns {type(after).__name__}, expected a tuple of tensors")
+        if not isinstance(after, tuple):
+            raise Unsupported(f"step returns a {type(after).__name__}, expected a tuple of tensors")
         shapes = [tuple(s.shape) for s in after]
         if shapes != [(lanes, units)] * len(sizes):
             raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
@@ -265,7 +266,7 @@ def _split(
     plain = {node: len(node.meta["val"].shape) for node in given}  # views of one tensor: its axes
     for node in nodes:
         sources = node.all_input_nodes
-        if node.op in ("placeholder", "output"):
+        if node.op in ("placeholder", "output") or _acts(node):
             continue
         if all(source in constant for source in sources):
             constant.add(node)
@@ -295,6 +296,13 @@ def _split(
     for graph in (before, after):
         graph.eliminate_dead_code()
     return fx.GraphModule(module, before), fx.GraphModule(module, after)
+
+
+def _acts(node: fx.Node) -> bool:
+    """Whether a call draws random numbers, or changes a tensor: then it is the step's own."""
+    schema = getattr(node.target, "_schema", None)
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or bool(schema and schema.is_mutable)
 
 
 def _located(
