@@ -108,7 +108,7 @@ def _plain() -> Iterator[None]:
 
 
 @_plain()
-@torch.random.fork_rng(devices=())  # type: ignore[untyped-decorator]
+@torch.random.fork_rng(devices=())
 def trace(cell: Cell) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
 

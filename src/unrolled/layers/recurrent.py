@@ -366,6 +366,7 @@ class Recurrent(nn.Module):
             "torch.export.export, or torch.jit.trace"
         )
 
+
 def _check_weight_drop(cell: Cell, share: float) -> nn.Parameter:
     """The W of ``cell``, or an error if it is no parameter."""
     weight = cell._parameters.get("weight_hh")
