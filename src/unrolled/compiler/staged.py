@@ -271,14 +271,11 @@ class _Staged(Lowering):
                 )
                 for a, n in zip(g, normal, strict=True)
             ]
-        if len(x.shape) == 3 and w:  # one weight for all blocks
-            d_w = [self.added(d_w)]
-            return (
-                _Blocks(tuple(values), x.shape),
-                _Blocks(tuple(d_w)),
-                _Blocks((self.added(d.units),)),
-            )
-        return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w)), _Blocks(d.units)
+        d_b = list(d.units)
+        if len(x.shape) == 3:  # one weight for all blocks
+            d_w, d_b = [self.added(d_w)], [self.added(d_b)]
+        wide = (len(d_w) * self.trace.units,)  # the sweep adds the lanes
+        return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w), wide), _Blocks(tuple(d_b), wide)
 
     def added(self, units: Iterable[Unit]) -> Unit:
         total = self.zero
