@@ -52,7 +52,7 @@ def measure(lanes: int, rounds: int) -> list[Row]:
     """Every contestant's row, of one step of all streams."""
     problem = Problem("streams", "LSTM", 1, lanes, H, 1, "inference")
     layer = on_torch.layer_of(problem)
-    twin = on_torch.twin_of(layer, "LSTM").eval()
+    twin: Any = on_torch.twin_of(layer, "LSTM").eval()
     xs = list(torch.randn(INPUTS, lanes, H, generator=torch.Generator().manual_seed(0)))
     contestants, checked = [], []
     for name, stream in (

@@ -374,17 +374,24 @@ struct Stages {
         });
         me.barrier->wait();
       }
-      for (int i = 0; i < w.gradients; ++i)
-        for (int k = 0; k < w.operands; ++k) {
-          if (w.gradient[i] < 0) continue;
-          const Rows<const T> gradient{sweep.grads_ + w.gradient[i] * H, Q * H};
-          Rows<const T> operand{nullptr, 0, sweep.previous_rows_};
-          if (w.state < 0) operand = {Parent::as(sweep.call_.kept) + (P + w.operand[k]) * H, Parent::slots * H};
-          const Index row = w.gradients_are_rows ? i : k, column = w.gradients_are_rows ? k : i;
-          T* out = all + w.first * H * H + row * H * w.columns * H + column * H;
-          multiply_outer<V>(w.gradients_are_rows ? gradient : operand, mine.first, mine.last,
-                            w.gradients_are_rows ? operand : gradient, H, rows, out, w.columns * H, scratch, true);
+      T* const here = all + w.first * H * H;
+      const Index stride = w.columns * H;
+      for (int k = 0; k < w.operands; ++k) {
+        Rows<const T> operand{nullptr, 0, sweep.previous_rows_};
+        if (w.state < 0) operand = {Parent::as(sweep.call_.kept) + (P + w.operand[k]) * H, Parent::slots * H};
+        if (w.gradients_are_rows) {
+          for (const Segment& run : Parent::runs(w.gradient.data(), w.gradients, H)) {
+            const auto part = me.part(run.length, Tile<V>::rows);
+            multiply_outer<V>({sweep.grads_ + run.a, Q * H}, part.first, part.last, operand, H, rows,
+                              here + run.b * stride + k * H, stride, scratch, true);
+          }
+        } else {
+          for (int i = 0; i < w.gradients; ++i)
+            if (w.gradient[i] >= 0)
+              multiply_outer<V>(operand, mine.first, mine.last, {sweep.grads_ + w.gradient[i] * H, Q * H}, H, rows,
+                                here + k * H * stride + i * H, stride, scratch, true);
         }
+      }
       if (w.state >= 0) me.barrier->wait();  // before the table is written anew
     }
   }

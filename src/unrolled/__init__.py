@@ -12,6 +12,8 @@ from unrolled.layers import (
     Result,
     accelerate,
     explain,
+    quantize,
+    restore,
 )
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "data",
     "explain",
     "models",
+    "quantize",
     "remedies",
+    "restore",
     "training",
 ]

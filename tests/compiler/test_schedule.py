@@ -51,9 +51,17 @@ def test_values_and_gradients_are_those_of_autograd(name):
 
     if traced.prologue is not None:  # back through what is computed once
         given = list(cell.parameters())
-        grads = [got.pop(f"grad of derived_{k}") for k in range(len(s.vectors)) if f"grad of derived_{k}" in got]
+        grads = [
+            got.pop(f"grad of derived_{k}")
+            for k in range(len(s.vectors))
+            if f"grad of derived_{k}" in got
+        ]
         more = torch.autograd.grad(
-            traced.prologue(*given, *cell.buffers()), given, grads, materialize_grads=True, allow_unused=True
+            traced.prologue(*given, *cell.buffers()),
+            given,
+            grads,
+            materialize_grads=True,
+            allow_unused=True,
         )
         for (parameter, _), d in zip(cell.named_parameters(), more, strict=True):
             key = f"grad of {parameter}"

@@ -131,7 +131,10 @@ def wide(self, projected, state):
             r"aten\.\w+ .*, a product of something other than",
         ),
         (partial(with_parameters, two_weights, other=(10, 7)), "cannot be traced .*: The size of"),
-        (partial(a_cell, batched_product), r"aten\.bmm .*, which the compiler does not know|on the gradient|derived"),
+        (
+            partial(a_cell, batched_product),
+            r"aten\.bmm .*, which the compiler does not know|on the gradient|derived",
+        ),
         (partial(a_cell, in_place), r"aten\.add_ .*`new \+= .*, which changes a tensor in place"),
         (partial(a_cell, random), r"aten\.randn_like \(.*, which draws random numbers"),
         (partial(a_cell, dropped), r"aten\.bernoulli \(.*, which draws random numbers"),
@@ -171,11 +174,12 @@ def test_a_step_beyond_it_is_named_with_its_line(cell, reason):
     assert "\n" not in str(caught.value)
 
 
-LINEAR = (lambda self, projected, state: (projected + state[0],))
+def linear(self, projected, state):
+    return (projected + state[0],)
 
 
 def projecting(project):
-    cell = a_cell(LINEAR, project, vectors={"bias": 1})
+    cell = a_cell(linear, project, vectors={"bias": 1})
     cell.narrow = torch.nn.Parameter(torch.zeros(1))
     cell.register_buffer("fixed", torch.zeros(7))
     return cell
@@ -200,7 +204,7 @@ def projecting(project):
         (lambda self, x: x @ self.weight_ih.T + self.bias + self.bias, "only once"),
         (lambda self, x: x @ self.weight_ih[:7].T, r"it calls aten\.slice"),
         (
-            lambda self, x: x @ self.weight_ih.T if x.sum() > 0 else x @ self.weight_ih.T,
+            lambda self, x: x @ self.weight_ih.T if x.sum() > 0 else -x @ self.weight_ih.T,
             "depends on a tensor's value",
         ),
     ],

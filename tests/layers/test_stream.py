@@ -159,7 +159,7 @@ def test_steps_and_chunks_of_any_layer_equal_the_whole_sequence_in_evaluation(
 
 @pytest.mark.skipif(native.missing() is not None, reason="no kernels")
 def test_the_kernels_take_the_steps_wherever_they_know_the_cells():
-    assert [o for o in OPTIONS if recurrent("LSTM", o).stream().reasons] == ["normed", "noisy"]
+    assert not [o for o in OPTIONS if recurrent("LSTM", o).stream().reasons]
     assert recurrent("LSTM", "plain", "reference").stream().reasons == (
         'backend="reference" is set',
     )
@@ -293,8 +293,8 @@ def test_changed_weights_of_a_recurrent_layer_take_effect():
 def test_what_a_recurrent_stream_refuses():
     with pytest.raises(ValueError, match="bidirectional"):
         unrolled.Recurrent(cells.GRU, 4, 7, bidirectional=True).stream()
-    with pytest.raises(RuntimeError, match=r"^backend: got .native., but GRU has layer_norm"):
-        unrolled.Recurrent(cells.GRU, 4, 7, layer_norm=True, backend="native").stream()
+    with pytest.raises(RuntimeError, match=r"^backend: got .native., but x is torch.float16"):
+        unrolled.Recurrent(cells.GRU, 4, 7, backend="native").half().stream()
     stream = unrolled.Recurrent(cells.GRU, 4, 7).stream(2)
     with pytest.raises(
         ValueError, match=r"^x: got shape \[5, 3, 4\], expected \[2, 4\], or \[T, 2,"

@@ -657,12 +657,10 @@ def test_is_compiled_with_the_same_gradients(kind: str, fullgraph: bool) -> None
     source, target = pair(kind, 3, 5, num_layers=2, bidirectional=True)
     compiled = torch.compile(target, backend="aot_eager", fullgraph=fullgraph)
     x = torch.randn(4, 2, 3, dtype=FLOAT64)
-    # Without the setting PyTorch takes no recurrent layer into a graph with other modules.
-    with torch._dynamo.config.patch(allow_rnn=fullgraph):
-        got, expected = (
-            collect(named(call(x)), dict(layer.named_parameters()))
-            for call, layer in ((compiled, target), (source, source))
-        )
+    got, expected = (
+        collect(named(call(x)), dict(layer.named_parameters()))
+        for call, layer in ((compiled, target), (source, source))
+    )
     assert_close_by_name(got, expected, 4)
 
 

@@ -39,7 +39,17 @@ def arguments(kind: str, *, given: bool, bias: bool, packed: bool = False) -> tu
     name = native.kernel_name(cell)
     if packed:
         batch_sizes = torch.tensor([3, 2, 2, 1])
-        return (name, x.flatten(0, 1)[:8], *weights, list(state), None, None, batch_sizes, None, True)
+        return (
+            name,
+            x.flatten(0, 1)[:8],
+            *weights,
+            list(state),
+            None,
+            None,
+            batch_sizes,
+            None,
+            True,
+        )
     if not given:
         return (name, x, *weights, [], None, None, None, None, False)
     lengths, resets = torch.tensor([3, 0, 4]), torch.rand(4, 3) < 0.4

@@ -66,6 +66,7 @@ class Cell(nn.Module):
             for name in ("parallel", "step")
         )
         cls.at_once = issubclass(parallel, step)
+
     learns_initial_state = False
     """Whether the initial state is a parameter; ``learn_initial_state`` makes it one."""
 
@@ -282,7 +283,7 @@ class GatedCell(Cell):
         if self.recurrent_dropout:
             mask = F.dropout(like.new_ones(1, lanes, units), self.recurrent_dropout)
             drawn.append(mask.expand(steps, -1, -1))
-        drawn += [torch.bernoulli(like.new_full((steps, lanes, units), p)) for p in self.zoneout]
+        drawn += [coins(p, (steps, lanes, units), like) for p in self.zoneout]
         return torch.cat(drawn, -1)
 
     @property
@@ -330,9 +331,12 @@ class Norm(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Normalise ``z`` ``[..., units]``."""
-        parts = [F.layer_norm(part, part.shape[-1:]) for part in torch.split(z, self.groups, -1)]
-        z = self.weight * (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
-        return z if self.bias is None else z + self.bias
+        if len(self.groups) == 1:
+            return F.layer_norm(z, self.groups, self.weight, self.bias)
+        gains = torch.split(self.weight, self.groups)
+        shifts = [None] * len(gains) if self.bias is None else torch.split(self.bias, self.groups)
+        parts = zip(torch.split(z, self.groups, -1), gains, shifts, strict=True)
+        return torch.cat([F.layer_norm(p, gain.shape, gain, shift) for p, gain, shift in parts], -1)
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.groups))
@@ -344,6 +348,19 @@ def affine(v: Tensor, weight: Tensor, bias: Tensor | None, norm: nn.Module | Non
         return F.linear(v, weight, bias)
     z: Tensor = norm(F.linear(v, weight))
     return z if bias is None else z + bias
+
+
+def coins(share: float, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Ones with probability ``share`` and zeros else, of ``like``'s dtype and device.
+
+    On the CPU 32 random bits decide each, which takes a third of the time of ``torch.bernoulli``.
+    """
+    if not like.is_cpu or torch.compiler.is_compiling() or type(like) is not Tensor:
+        return torch.bernoulli(like.new_full(tuple(shape), share))
+    count = math.prod(shape)
+    pairs = torch.empty((count + 1) // 2, dtype=torch.int64, device="cpu").random_(-(2**63), None)
+    most = round(share * 2**32) - 2**31
+    return (pairs.view(torch.int32)[:count] < most).to(like.dtype).view(*shape)
 
 
 def _shares(zoneout: float | Sequence[float], count: int) -> tuple[float, ...]:

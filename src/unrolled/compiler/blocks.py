@@ -147,7 +147,9 @@ class Lowering:
                 blocks = range(shape[0] // units)
                 yield _Blocks(tuple(leaf("vector", j, name) for j in blocks), shape)
             elif prod(shape) == 1:
-                yield _Blocks((leaf("vector", 0, name),), shape)  # one number, the same for all units
+                yield _Blocks(
+                    (leaf("vector", 0, name),), shape
+                )  # one number, the same for all units
             else:
                 yield _Other(f"{name}, whose shape is {shape}")
         yield from (_Blocks((leaf("d_next", k),), (lanes, units)) for k in range(trace.states))
@@ -283,7 +285,8 @@ class Lowering:
 
     def for_one_number(self, dims: list[Any]) -> bool:
         """Whether a sum of the backward pass is the gradient of a parameter that is one number."""
-        return not self.forward and len(dims[:1] and dims[0]) in (0, 2) and prod(self.node.meta["val"].shape) == 1
+        whole = len(dims[0]) in (0, 2) if dims else True
+        return not self.forward and whole and prod(self.node.meta["val"].shape) == 1
 
     def moved(self, name: str, args: list[Any]) -> Any:
         """What only moves whole blocks; None: not this operation, or not whole blocks."""

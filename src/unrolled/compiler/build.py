@@ -32,8 +32,10 @@ FLAGS = {
 }
 """As in CMakeLists.txt: what each instruction set is compiled with."""
 BYTES = {"serial": 0, "avx2": 32, "avx512": 64, "neon": 16}
-_COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
-_COMMON += ("-ffp-contract=fast", "-fvisibility=hidden", "-w")
+_COMMON = (
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden", "-w"),
+)
 
 _UNIT = """\
 {headers}
@@ -112,7 +114,9 @@ def obstacle() -> str | None:
             "there is no C++ compiler to compile the cell with; "
             "install g++ or clang++, or: pip install 'unrolled[compiler]'"
         )
-    return None if sources() is not None else "the C++ sources were not installed; reinstall unrolled"
+    return (
+        None if sources() is not None else "the C++ sources were not installed; reinstall unrolled"
+    )
 
 
 def unit(struct_text: str, struct: str, instructions: str, number: str) -> str:
@@ -153,7 +157,9 @@ def build(source: str, instructions: str) -> Path:
         path = _store(content, place, name)
         if path is not None:
             return path
-    raise CannotBuild(f"the compiled cell cannot be written to {cache_folder()}, nor to a temporary folder")
+    raise CannotBuild(
+        f"the compiled cell cannot be written to {cache_folder()}, nor to a temporary folder"
+    )
 
 
 def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> str:
@@ -220,9 +226,7 @@ def _store(content: bytes, folder: Path, name: str) -> Path | None:
     return folder / name
 
 
-def _compile(
-    source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path
-) -> bytes:
+def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="unrolled-") as work:
         path, result = Path(work) / "cell.cpp", Path(work) / "cell.so"
         path.write_text(source, encoding="utf-8")

@@ -232,9 +232,11 @@ struct {struct} {{
   static constexpr std::array<int, {projected}> d_projected = {{{d_projected}}};
   static constexpr std::array<int, 0> d_product = {{}};
   static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
-  static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest}, desk = {desk}, sums = {sums};
+  static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest};
+  static constexpr int desk = {desk}, sums = {sums};
 {tables}
-  static constexpr std::array<WeightGradient, {weight_gradient_count}> weight_gradients = {{{{{weight_gradients}}}}};
+  static constexpr std::array<WeightGradient, {weight_gradient_count}> weight_gradients = {{
+      {{{weight_gradients}}}}};
 
   // One vector of units of one lane.
   template <int stage, class V, class Place>
@@ -374,6 +376,7 @@ def _bodies(part: Pass, vectors: list[tuple[str, int]], there: dict[Unit, str]) 
             results += [(f"at.set_{name}({i}, {{}});", unit) for i, unit in values]
         body = _body(results, leaf, here, indent=6)
         done.append(f"    if constexpr (stage == {k}) {{\n{body}\n    }}" if body else "")
-        known |= {unit: f"at.desk({part.desk[unit]})" for unit in stage.desk if unit.args or unit.op == "d_next"}
+        lasting = (unit for unit in stage.desk if unit.args or unit.op == "d_next")
+        known |= {unit: f"at.desk({part.desk[unit]})" for unit in lasting}
         known |= {unit: f"at.sum({part.sums[unit]})" for unit in stage.sums}
     return "\n".join(filter(None, done))

@@ -7,7 +7,7 @@ from typing import Any
 
 from unrolled.compiler.blocks import Lowering, _Blocks, _Matrix, _Other
 from unrolled.compiler.schedule import keep_fewest
-from unrolled.compiler.trace import Trace, Unsupported
+from unrolled.compiler.trace import Trace
 from unrolled.compiler.units import GATHERING, Unit, ordered
 
 OPERANDS = 16
@@ -202,7 +202,7 @@ class _Staged(Lowering):
             return _Blocks(means)
         if name not in ("var", "var_mean", "std"):
             return None
-        correction = self.node.kwargs.get("correction", 1)
+        correction: Any = self.node.kwargs.get("correction", 1)
         freedom = count - (1.0 if correction is None else float(correction))
         variances = tuple(self.mean(self.times(part, part), freedom) for part in off)
         match name:
@@ -233,7 +233,8 @@ class _Staged(Lowering):
     def normalized(self, x: _Blocks, w: Any, b: Any, epsilon: float) -> tuple[_Blocks, ...]:
         """Ba et al. 2016, equation 4: the values, their means, and one over their deviations."""
         algebra, (means, off) = self.algebra, self.centred(x)
-        rates, values = [], []
+        rates: list[Unit] = []
+        values: list[Unit] = []
         for part in off:
             variance = self.mean(self.times(part, part), x.shape[-1])
             deviation = algebra.make("sqrt", algebra.add(variance, algebra.constant(epsilon)))
@@ -246,12 +247,18 @@ class _Staged(Lowering):
             values += found
         lanes = (self.trace.lanes,)
         narrow = (*(lanes if len(x.shape) == 2 else x.shape[:2]), 1)
-        return _Blocks(tuple(values), x.shape), _Blocks(means, narrow), _Blocks(tuple(rates), narrow)
+        return (
+            _Blocks(tuple(values), x.shape),
+            _Blocks(means, narrow),
+            _Blocks(tuple(rates), narrow),
+        )
 
     def normalized_backward(
         self, d: _Blocks, x: _Blocks, mean: _Blocks, rate: _Blocks, w: Any
     ) -> tuple[_Blocks, ...]:
-        algebra, count, values, d_w = self.algebra, x.shape[-1], [], []
+        algebra, count = self.algebra, x.shape[-1]
+        values: list[Unit] = []
+        d_w: list[Unit] = []
         for k, (part, given) in enumerate(zip(_parts(x), _parts(d, x), strict=True)):
             off = (algebra.sub(unit, mean.units[k]) for unit in part)
             normal = self.times(tuple(off), (rate.units[k],))
@@ -264,10 +271,11 @@ class _Staged(Lowering):
                 )
                 for a, n in zip(g, normal, strict=True)
             ]
-        if len(x.shape) == 3 and w:  # one weight for all blocks
-            d_w = [self.added(d_w)]
-            return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w)), _Blocks((self.added(d.units),))
-        return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w)), _Blocks(d.units)
+        d_b = list(d.units)
+        if len(x.shape) == 3:  # one weight for all blocks
+            d_w, d_b = [self.added(d_w)], [self.added(d_b)]
+        wide = (len(d_w) * self.trace.units,)  # the sweep adds the lanes
+        return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w), wide), _Blocks(tuple(d_b), wide)
 
     def added(self, units: Iterable[Unit]) -> Unit:
         total = self.zero
@@ -371,7 +379,7 @@ def _stages(
                 free.add(unit)
     last = max(level.values(), default=0)
     # What is free waits for the first stage that reads it.
-    needed = {unit: last for unit in free}
+    needed = dict.fromkeys(free, last)
     for unit in reversed(order):
         at = needed[unit] if unit in free else level[unit]
         if unit in free:
@@ -396,7 +404,6 @@ def _divide(
     products: list[dict[Multiplied, list[Unit]]] = [{} for _ in range(last + 1)]
     sums: list[dict[Unit, None]] = [{} for _ in range(last + 1)]
     crossing: dict[Unit, int] = {}
-    gathered: dict[Unit, int] = {}
     leaves = ("projected", "noise", "state", "vector", "constant")
     for unit in order:
         if unit.op == "product":
@@ -406,7 +413,6 @@ def _divide(
             products[level[unit]].setdefault(product, []).append(unit)
         elif unit.op == "sum":
             sums[level[unit] - 1][unit] = None
-            gathered[unit] = 0
     for unit in order:  # what is read in a later stage than it is computed in
         for arg in unit.args:
             if unit.op in GATHERING or arg.op in (*leaves, "sum") or arg in known:
@@ -424,25 +430,19 @@ def _divide(
             if unit in level and level[unit] < stage and unit.op not in (*leaves, "sum"):
                 crossing.setdefault(unit, len(crossing))
     forward = "next" in results
-    for stage in products:  # what a product multiplies stands on the desk, forward
-        for product in stage:
-            if forward and not _is_state(product.operand):
+    multiplied: dict[Unit, int] = {}  # the first stage in which a product reads it
+    for k, here in enumerate(products):
+        for product in here:
+            if forward and not _is_state(product.operand):  # it then stands on the desk
                 for unit in product.operand:
                     if unit.value != 0:
+                        multiplied.setdefault(unit, k)
                         crossing.setdefault(unit, len(crossing))
-    numbers = iter(range(len(gathered)))
-    for stage_sums in sums:
-        for unit in stage_sums:
-            gathered[unit] = next(numbers)
-    first_use: dict[Unit, int] = {}
-    for k, stage in enumerate(products):
-        for product in stage:
-            for unit in product.operand:
-                first_use[unit] = min(k, first_use.get(unit, k))
+    gathered = {unit: n for n, unit in enumerate(unit for here in sums for unit in here)}
 
     def home(unit: Unit) -> int:
         """The stage that puts a value on the desk: its own; of what is always there, the one before."""
-        return level[unit] if unit in level and unit.args else max(0, first_use.get(unit, 1) - 1)
+        return level[unit] if unit.args else multiplied.get(unit, 1) - 1
 
     return Pass(
         stages=tuple(
@@ -461,7 +461,8 @@ def _divide(
 
 
 def _places(products: dict[Multiplied, list[Unit]]) -> dict[Unit, int]:
-    places, start = {}, 0
+    places: dict[Unit, int] = {}
+    start = 0
     for product, units in products.items():
         places |= {unit: start + unit.index for unit in units}
         start += product.outputs

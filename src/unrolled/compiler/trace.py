@@ -108,6 +108,7 @@ def _plain() -> Iterator[None]:
 
 
 @_plain()
+@torch.random.fork_rng(devices=())
 def trace(cell: Cell) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
 
@@ -146,15 +147,17 @@ def trace(cell: Cell) -> Trace:
     noise = cell.noise(2, lanes, x)
     if noise is not None:
         if noise.shape[-1] % units:
-            raise Unsupported(f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}")
+            raise Unsupported(
+                f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}"
+            )
         projected = torch.cat([projected, _zeros(lanes, noise.shape[-1])], -1)
 
     stepping = bound(_Method(cell, "step"))
 
     def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
-        if not isinstance(after, tuple | list):
-            raise Unsupported(f"step returns {type(after).__name__}, expected a tuple of tensors")
+        if not isinstance(after, tuple):
+            raise Unsupported(f"step returns a {type(after).__name__}, expected a tuple of tensors")
         shapes = [tuple(s.shape) for s in after]
         if shapes != [(lanes, units)] * len(sizes):
             raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
@@ -179,7 +182,9 @@ def trace(cell: Cell) -> Trace:
 
         pulling: Any = vjp(differentiated, projected, tuple(state), tuple(given[: len(rest)]))
         after, pull = pulling
-        d_next = tuple(torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :])  # the boundary
+        d_next = tuple(
+            torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :]
+        )  # the boundary
         d_projected, d_state, d_parameters = pull(d_next)
         return (*after, d_projected, *d_state, *d_parameters)
 
@@ -233,7 +238,15 @@ def _bound(names: Sequence[str], method: _Method) -> Callable[..., Any]:
     return call
 
 
-_VIEWS_OF_VECTORS = ("split", "split_with_sizes", "getitem", "view", "unsqueeze", "squeeze", "slice")
+_VIEWS_OF_VECTORS = (
+    "split",
+    "split_with_sizes",
+    "getitem",
+    "view",
+    "unsqueeze",
+    "squeeze",
+    "slice",
+)
 
 
 def _split(
@@ -253,7 +266,7 @@ def _split(
     plain = {node: len(node.meta["val"].shape) for node in given}  # views of one tensor: its axes
     for node in nodes:
         sources = node.all_input_nodes
-        if node.op in ("placeholder", "output"):
+        if node.op in ("placeholder", "output") or _acts(node):
             continue
         if all(source in constant for source in sources):
             constant.add(node)
@@ -283,6 +296,13 @@ def _split(
     for graph in (before, after):
         graph.eliminate_dead_code()
     return fx.GraphModule(module, before), fx.GraphModule(module, after)
+
+
+def _acts(node: fx.Node) -> bool:
+    """Whether a call draws random numbers, or changes a tensor: then it is the step's own."""
+    schema = getattr(node.target, "_schema", None)
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or bool(schema and schema.is_mutable)
 
 
 def _located(

@@ -1,7 +1,8 @@
 """Layers: depth × directions of scans, and the twins of ``torch.nn``'s."""
 
-from unrolled.layers.accelerate import accelerate
+from unrolled.layers.accelerate import accelerate, restore
 from unrolled.layers.explain import Explanation, explain
+from unrolled.layers.quantize import quantize
 from unrolled.layers.recurrent import Merge, Recurrent
 from unrolled.layers.result import Result
 from unrolled.layers.stream import Stream
@@ -18,4 +19,6 @@ __all__ = [
     "Stream",
     "accelerate",
     "explain",
+    "quantize",
+    "restore",
 ]

@@ -1,4 +1,4 @@
-"""Swaps the recurrent layers of a model for their twins."""
+"""Swaps the recurrent layers of a model for their twins, and back."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,7 +7,7 @@ from torch import nn
 
 from unrolled.layers.explain import Explanation, described, explain, recurrent_layers
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import Twin, become_twin, why_no_twin
+from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
 from unrolled.scan import Backend, check_backend
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -52,6 +52,34 @@ def accelerate(
     if report is not None:
         for line in lines or [f"{type(model).__name__}: no recurrent layer inside"]:
             report(line)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Make every twin in ``model`` the layer of ``torch.nn`` that it comes from, in place.
+
+    The inverse of ``accelerate``, for tools that look for exactly these classes, such as
+    ``torch.ao.quantization.quantize_dynamic``. A layer stays the same object, with the same parameters,
+    hooks, parametrizations and attributes. Subclasses of twins are left as they are.
+
+        >>> import torch
+        >>> from unrolled import layers
+        >>> layers.restore(torch.nn.Sequential(layers.LSTM(3, 5)))
+        Sequential(
+          (0): LSTM(3, 5)
+        )
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    for layer in model.modules():
+        if isinstance(layer, Twin):
+            become_parent(layer)
     return model
 
 

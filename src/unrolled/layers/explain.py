@@ -121,7 +121,7 @@ def obstacles_of(
         if x is not None:
             check_kinds(layer, x, hx)
         return obstacles(layer, weights_of(layer), x, hx)
-    tensors: list[Tensor] = list(layer.parameters())
+    tensors: list[Tensor] = [p for p in layer.parameters() if p.is_floating_point()]
     if x is not None:
         given = (cast(State | None, hx), lengths, resets, mask)
         x, state, *_ = layer.checked(cast(Tensor, x), *given)

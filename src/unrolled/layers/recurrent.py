@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unrolled.cells import Cell, State
 from unrolled.layers.result import Result
+from unrolled.layers.tracing import as_leaf, is_symbolic
 from unrolled.scan import Backend, check_backend, read, scan
 from unrolled.shapes import (
     Lengths,
@@ -198,6 +199,9 @@ class Recurrent(nn.Module):
                 its contract.
             RuntimeError: ``backend`` is "native", and the kernels cannot take the call.
         """
+        if is_symbolic(x):
+            given = {"lengths": lengths, "resets": resets, "mask": mask, "states": states}
+            return cast(Result, as_leaf(self, x, state, **given))
         x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
         starts = [None] * len(self.cells) if state is None else self.by_scan(state)
         cells = cast(Sequence[Cell], self.cells)
@@ -355,6 +359,12 @@ class Recurrent(nn.Module):
         names = ("projection", "residual", "dropout", "variational_dropout", "weight_drop")
         text += "".join(f", {name}={getattr(self, name)}" for name in names if getattr(self, name))
         return text + (f", backend={self.backend}" if self.backend != "auto" else "")
+
+    def __prepare_scriptable__(self) -> "Recurrent":
+        raise TypeError(
+            "Recurrent: got torch.jit.script, which cannot compile a cell's Python; use "
+            "torch.export.export, or torch.jit.trace"
+        )
 
 
 def _check_weight_drop(cell: Cell, share: float) -> nn.Parameter:

@@ -5,7 +5,7 @@ What it adds is a second path through ``forward``. The reference path is the par
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
+from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
 from unrolled.scan import Backend, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Hidden = Tensor | Sequence[Tensor]
 Groups = list[list[Tensor]]
+Run = Callable[..., tuple[State, State]]
 
 # The kernel for each ``mode`` of ``torch.nn``.
 KERNELS = {"RNN_TANH": "elman_tanh", "RNN_RELU": "elman_relu", "LSTM": "lstm", "GRU": "gru"}
@@ -56,14 +58,19 @@ class Twin(nn.RNNBase):
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
             RuntimeError: ``backend="native"``, and the kernels cannot take this call.
         """
+        if is_symbolic(input):
+            return as_leaf(self, input, hx)
         if self.backend == "reference":
             return super().forward(input, hx)
         check_kinds(self, input, hx)
         weights = weights_of(self)
+        run: Run = native.run
         if reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
-            return super().forward(input, hx)
+            if self.proj_size or not _is_transformed(weights, input, hx):
+                return super().forward(input, hx)
+            run = native.run_reference  # torch.nn's loops know no torch.func
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
 
@@ -77,12 +84,13 @@ class Twin(nn.RNNBase):
         ):
             return super().forward(input, hx)  # raises torch.nn's own error
         if not lanes:
-            y, final = self._sweep(input.unsqueeze(1), [s.unsqueeze(1) for s in state], weights)
+            start = [s.unsqueeze(1) for s in state]
+            y, final = self._sweep(input.unsqueeze(1), start, weights, run=run)
             return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
         if self.batch_first:
-            y, final = self._sweep(input.transpose(0, 1), state, weights)
+            y, final = self._sweep(input.transpose(0, 1), state, weights, run=run)
             return y.transpose(0, 1), self._as_hidden(final)
-        y, final = self._sweep(input, state, weights)
+        y, final = self._sweep(input, state, weights, run=run)
         return y, self._as_hidden(final)
 
     def _forward_packed(
@@ -112,8 +120,9 @@ class Twin(nn.RNNBase):
         state: Sequence[Tensor],
         weights: Groups,
         batch_sizes: Tensor | None = None,
+        run: Run = native.run,
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Depth × directions of native sweeps over ``x`` ``[T, B, D]``, or over packed rows.
+        """Depth × directions of sweeps over ``x`` ``[T, B, D]``, or over packed rows.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
@@ -125,7 +134,7 @@ class Twin(nn.RNNBase):
         for k, group in enumerate(weights):
             given = Weights(*group, *[None] * (4 - len(group)))
             native.check_weights(kernel, given, x.shape[-1], self.hidden_size, self._all_weights[k])
-            (y, *_), final = native.run(
+            (y, *_), final = run(
                 kernel,
                 x,
                 starts[k] if starts else None,
@@ -279,6 +288,11 @@ def obstacles(
     return reasons + native.obstacles_of_tensors(*tensors)
 
 
+enter_graphs(
+    Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
+)
+
+
 def check_kinds(layer: Twin, x: object, hx: object) -> None:
     """Refuse an ``x`` that is no tensor or ``PackedSequence``, and an ``hx`` of the wrong kind.
 
@@ -311,6 +325,12 @@ def _as_state(hx: Hidden | None) -> Sequence[Tensor]:
     return (hx,) if isinstance(hx, Tensor) else hx
 
 
+def _is_transformed(weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None) -> bool:
+    """Whether a transform of ``torch.func`` is at work on dense sequences."""
+    given = [weight for group in weights for weight in group] + list(_as_state(hx))
+    return isinstance(x, Tensor) and native.is_transformed(x, *given)
+
+
 def _refusal(layer: Twin, reasons: list[str]) -> str:
     lines = "".join(f"\n- {reason}" for reason in reasons)
     return (
@@ -336,12 +356,25 @@ def why_no_twin(layer: nn.Module) -> str | None:
 
 def become_twin(layer: nn.RNNBase) -> None:
     """Make a layer of ``torch.nn`` its twin: the same object, all that it holds untouched."""
+    _become(layer, TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))])
+
+
+def become_parent(twin: Twin) -> None:
+    """Undo ``become_twin``; a subclass of a twin is left as it is."""
+    kind = _without_parametrizations(twin)
+    parent = next((parent for parent, made in TWINS.items() if made is kind), None)
+    if parent is not None:
+        _become(twin, parent)
+        vars(twin).pop("backend", None)
+
+
+def _become(layer: nn.RNNBase, target: type[nn.RNNBase]) -> None:
+    """Give ``layer`` the class ``target``."""
     kind = type(layer)
-    twin = TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))]
-    if kind not in TWINS:  # a class that parametrize made for this layer, with properties on it
+    if parametrize.is_parametrized(layer):  # parametrize made a class for it, with properties on it
         made = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
-        twin = type(kind.__name__, (twin,), made)
-    layer.__class__ = twin
+        target = type(kind.__name__, (target,), made)
+    layer.__class__ = target
 
 
 def _without_parametrizations(layer: nn.Module) -> type[nn.Module]:

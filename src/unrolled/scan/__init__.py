@@ -1,10 +1,12 @@
 """One cell over time, in one direction: by a compiled kernel where there is one, else by PyTorch."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell, State
 from unrolled.scan import native, reference
@@ -22,6 +24,8 @@ from unrolled.shapes import (
 __all__ = ["Backend", "check_backend", "obstacles_of_resets", "read", "scan"]
 
 Backend = Literal["auto", "reference", "native"]
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 def check_backend(backend: Backend) -> Backend:
@@ -38,6 +42,20 @@ def obstacles_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
     if resets is None or cell.starts_at_zero:
         return []
     return ["resets begin with the cell's own initial state; the kernels begin with zeros"]
+
+
+def _weights_once(call: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """``call`` of a cell, in which a parametrised weight is computed once, not at every step."""
+
+    @wraps(call)
+    def once(*arguments: Arguments.args, **options: Arguments.kwargs) -> Returned:
+        cell = arguments[0] if arguments else options["cell"]
+        if not parametrize.is_parametrized(cell):  # type: ignore[arg-type]
+            return call(*arguments, **options)
+        with parametrize.cached():
+            return call(*arguments, **options)
+
+    return once
 
 
 @overload
@@ -82,6 +100,7 @@ def scan(
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
 ) -> tuple[Tensor | State, State]: ...
+@_weights_once
 def scan(
     cell: Cell,
     x: Tensor,

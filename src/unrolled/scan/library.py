@@ -204,7 +204,11 @@ class using:  # noqa: N801
 def kernel(name: str, dtype: torch.dtype) -> Kernel:
     """The kernel of that name for that dtype, of the instruction set in use."""
     instructions = _in_use()
-    return _own_kernel(name, instructions, dtype) if name in _own else _kernels(instructions, dtype)[name]
+    return (
+        _own_kernel(name, instructions, dtype)
+        if name in _own
+        else _kernels(instructions, dtype)[name]
+    )
 
 
 def entropy(dtype: torch.dtype) -> Entropy:

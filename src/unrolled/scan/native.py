@@ -10,10 +10,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import library, own, reference
+from unrolled.scan import library, onnx, own, reference
 from unrolled.scan.operators import Optional, Weights, backward_operator, forward_operator
 
 KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
@@ -22,12 +23,18 @@ KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 # --- Which kernel, and why not -------------------------------------------------------------------
 
 
+def kind_of(cell: Cell) -> type[Cell]:
+    """The class of ``cell``; of a parametrised one, the class it had before."""
+    kind = type(cell)
+    return kind.__bases__[0] if is_parametrized(cell) else kind
+
+
 def kernel_name(cell: Cell) -> str | None:
     """The kernel that computes what ``cell`` does, if there is one."""
-    kind = type(cell)
     if isinstance(cell, GatedCell) and cell.extras:
         return None
-    if kind is Elman:
+    kind = kind_of(cell)
+    if isinstance(cell, Elman) and kind is Elman:
         return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
@@ -112,6 +119,21 @@ def _is_watched() -> bool:
     )
 
 
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` is at work, or one of these has a forward-mode tangent."""
+    functorch, forward = torch._C._functorch, torch.autograd.forward_ad
+    if functorch.peek_interpreter_stack() is not None:
+        return True
+    if any(functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
+        return True
+    if forward._current_level < 0:
+        return False
+    return any(
+        forward.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+        for tensor in tensors
+    )
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing() -> str | None:
     """Why there is no kernel library, in one line; None if there is one."""
@@ -158,9 +180,7 @@ def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
 def _weights(cell: Cell, name: str) -> Weights:
     """The weights of a built-in cell."""
     built_in = cast(GatedCell, cell)
-    weights = Weights(
-        built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh
-    )
+    weights = Weights(built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
     if name != "gru" and (weights.bias_ih is None or weights.bias_hh is None):
         weights = weights._replace(bias_ih=None, bias_hh=None)  # as GatedCell.bias() has it
     return weights
@@ -241,6 +261,20 @@ def run(
     With ``batch_sizes``, those of a ``PackedSequence``, ``x`` and what is returned for every step are
     packed rows; ``state`` must be given.
     """
+    if torch.compiler.is_compiling() and onnx.is_exporting():
+        return onnx.run(
+            name,
+            x,
+            state,
+            weights,
+            lengths=lengths,
+            reverse=reverse,
+            resets=resets,
+            batch_sizes=batch_sizes,
+            noise=noise,
+            every=every,
+            norms=norms,
+        )
     if x.stride(-1) != 1:
         x = x.contiguous()
     start: tuple[Tensor | None, ...] = state if state is not None else ()
@@ -256,6 +290,28 @@ def run(
     )
     count = len(outputs) // 2 if every else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
+
+
+def run_reference(
+    name: str,
+    x: Tensor,
+    state: State | None,
+    weights: Weights,
+    *,
+    reverse: bool = False,
+    **_: None,
+) -> tuple[State, State]:
+    """As ``run``, by the reference over these very tensors; packed rows it does not take."""
+    return reference.scan(
+        _cell(name, weights),
+        x,
+        state,
+        noise=None,
+        lengths=None,
+        resets=None,
+        reverse=reverse,
+        norms=None,
+    )
 
 
 class _Sweep(torch.autograd.Function):

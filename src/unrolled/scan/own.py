@@ -34,13 +34,14 @@ class Recipe:
     def tensors(self, cell: Cell) -> Weights:
         """The cell's parameters as its kernel takes them; autograd leads back to the cell's own."""
         trace = self.trace
-        own = dict(cell.named_parameters())
+        own: dict[str, Tensor] = dict(cell.named_parameters())
         buffers = {name: buffer for name, buffer in cell.named_buffers() if name in trace.buffers}
         if trace.prologue is not None:
             derived = trace.prologue(*own.values(), *buffers.values())
             own |= {f"derived_{k}": tensor for k, tensor in enumerate(derived)}
         own |= buffers
-        weight, *biases = [own[name] for name in trace.projection] or [None]
+        projecting = [own[name] for name in trace.projection]
+        weight, biases = projecting[0] if projecting else None, projecting[1:]
         vectors = [own[n].expand(count * trace.units) for n, count in self.vectors.items()]
         products = [own[name] for name in self.weights]
         if len(products) > 1:
@@ -69,12 +70,14 @@ class _Canonical(Cell):
         own: dict[str, Tensor] = {}
         if weights.weight_hh is not None:
             sizes = [torch.Size(trace.parameters[name]) for name in recipe.weights]
-            parts = weights.weight_hh.reshape(-1).split([size.numel() for size in sizes])
+            parts = torch.split(weights.weight_hh.reshape(-1), [size.numel() for size in sizes])
             own |= {n: p.view(s) for n, p, s in zip(recipe.weights, parts, sizes, strict=True)}
         shapes = {**trace.parameters, **trace.buffers}
         if weights.bias_hh is not None:
             counts = [count * trace.units for count in recipe.vectors.values()]
-            for name, part in zip(recipe.vectors, weights.bias_hh.split(counts), strict=True):
+            for name, part in zip(
+                recipe.vectors, torch.split(weights.bias_hh, counts), strict=True
+            ):
                 own[name] = part  # of a parameter that is one number, spread over the units
         # What the step does not read may be anything.
         self.tensors = [own[n] if n in own else torch.zeros(s) for n, s in shapes.items()]
@@ -92,7 +95,7 @@ class _Canonical(Cell):
         lanes, count = self.recipe.trace.lanes, projected.shape[0]
         missing = -count % lanes
         padded = [F.pad(t, (0, 0, 0, missing)) for t in (projected, *state)]
-        parts = zip(*(t.split(lanes) for t in padded), strict=True)
+        parts = zip(*(torch.split(t, lanes) for t in padded), strict=True)
         after = [self.recipe.trace.step(*part, *self.tensors) for part in parts]
         return tuple(torch.cat(tensors)[:count] for tensors in zip(*after, strict=True))
 
@@ -111,10 +114,11 @@ def _signature(cell: Cell) -> tuple[Any, ...]:
         for name, value in vars(cell).items()
         if name not in _MODULE_KEYS
     )
-    inside = tuple(
-        (name, type(m), m.training) for name, m in cell.named_modules() if m is not cell
-    ) if cell._modules else ()
-    return (type(cell), type(cell).step, type(cell).project, settings, inside, tuple(p.shape for p in cell.parameters()))
+    kind = type(cell)
+    inside = cell.named_modules() if cell._modules else ()
+    modules = tuple((name, type(module), module.training) for name, module in inside)
+    shapes = tuple(parameter.shape for parameter in cell.parameters())
+    return (kind, kind.step, kind.project, settings, modules, shapes)
 
 
 def _shown(value: object) -> object:
@@ -179,5 +183,3 @@ def built(cell: Cell, dtype: torch.dtype) -> str | None:
     except build.CannotBuild as error:
         return str(error)
     return None
-
-

@@ -1,0 +1,139 @@
+"""``torch.compile``: whole graphs, with no setting changed."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from tests.compare import assert_close_by_name
+from tests.composition.layers import (
+    CELLS,
+    EVERY,
+    TWINS,
+    Model,
+    input_of,
+    make,
+    named,
+    values,
+)
+from unrolled import accelerate, quantize
+from unrolled.scan import library
+
+# Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads
+# the gradient of a tensor that has none: PyTorch warns of both, though they are its own doing.
+pytestmark = [
+    pytest.mark.skipif(library.missing() is not None, reason="no native library"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def compiled(model: nn.Module, backend: str = "aot_eager", **options: object) -> nn.Module:
+    return torch.compile(model, backend=backend, fullgraph=True, **options)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_model_is_one_graph_with_the_same_values_and_gradients(kind: str) -> None:
+    model, x = Model(make(kind)), input_of()
+    call = compiled(model)
+    assert_close_by_name(values(call, model, x), values(model, model, x), 4)
+    with torch.no_grad():
+        assert_close_by_name(named(call(x)), named(model(x)), 4)
+    assert not torch._dynamo.config.allow_rnn
+
+
+def test_the_default_backend_compiles_it() -> None:
+    model, x = Model(make("LSTM", depth=1)), input_of()
+    got = values(compiled(model, "inductor"), model, x)
+    assert_close_by_name(got, values(model, model, x), 4)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_an_initial_state_and_one_sequence_are_taken_too(kind: str) -> None:
+    layer = make(kind)
+    h = torch.randn(4, 5)
+    state = (h, torch.randn(4, 5)) if kind == "LSTM" else h
+    x, call = input_of()[:, 0], compiled(layer)
+    assert_close_by_name(values(call, layer, x, state), values(layer, layer, x, state), 4)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_lengths_and_resets_are_taken_too(kind: str) -> None:
+    model, x = Model(make(kind)), input_of(5, 3)
+    options = {"lengths": torch.tensor([3, 0, 5]), "resets": torch.rand(5, 3) < 0.3}
+    got = values(compiled(model), model, x, **options)
+    assert_close_by_name(got, values(model, model, x, **options), 5)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Recurrent GRU"])
+def test_one_graph_serves_any_number_of_steps_and_lanes(kind: str) -> None:
+    model = Model(make(kind, depth=1))
+    call = compiled(model, dynamic=True)
+    with torch.no_grad():
+        call(input_of(4, 2))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for steps, lanes in ((7, 5), (2, 9)):
+                x = input_of(steps, lanes)
+                assert_close_by_name(named(call(x)), named(model(x)), steps)
+
+
+def test_an_accelerated_model_is_one_graph() -> None:
+    model = accelerate(nn.ModuleList([nn.GRU(3, 5)]), report=None)[0]
+    x = input_of()
+    assert_close_by_name(values(compiled(model), model, x), values(model, model, x), 4)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "Recurrent GRU", "Recurrent Leaky"])
+def test_parametrised_and_quantised_weights_are_parts_of_the_graph(kind: str) -> None:
+    layer, x = make(kind, depth=1, both=False), input_of()
+    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    nn.utils.parametrizations.weight_norm(owner, name)
+    assert_close_by_name(values(compiled(layer), layer, x), values(layer, layer, x), 4)
+    layer = quantize(make(kind))
+    with torch.no_grad():
+        assert_close_by_name(named(compiled(layer)(x)), named(layer(x)), 4)
+
+
+def test_torch_nns_own_layers_are_treated_as_ever() -> None:
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+        compiled(Model(nn.LSTM(3, 5)))(input_of())
+
+
+@pytest.mark.parametrize("options", [{"backend": "reference"}, {"dtype": torch.bfloat16}])
+def test_a_twin_that_no_kernel_runs_is_left_out_of_graphs_as_its_parent_is(
+    options: dict[str, object],
+) -> None:
+    layer, x = make("LSTM", **options), input_of().to(options.get("dtype", torch.float32))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+        compiled(layer)(x)
+    broken = torch.compile(layer, backend="aot_eager")
+    with torch.no_grad():
+        assert_close_by_name(named(broken(x)), named(layer(x)), 4)
+
+
+def test_a_cell_of_ones_own_takes_lengths_only_where_a_graph_may_end() -> None:
+    layer, x = make("Recurrent Leaky"), input_of(5, 3)
+    lengths = torch.tensor([3, 0, 5])
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        compiled(layer)(x, lengths=lengths)
+    got = values(torch.compile(layer, backend="aot_eager"), layer, x, lengths=lengths)
+    assert_close_by_name(got, values(layer, layer, x, lengths=lengths), 5)
+
+
+def test_packed_sequences_are_taken_where_a_graph_may_end() -> None:
+    layer = make("GRU")
+    packed = pack_padded_sequence(input_of(5, 3), torch.tensor([5, 2, 1]))
+    y, h = torch.compile(layer, backend="aot_eager")(packed)
+    expected, h_n = layer(packed)
+    assert isinstance(y, PackedSequence)
+    assert_close_by_name({"y": y.data, "h": h}, {"y": expected.data, "h": h_n}, 5)

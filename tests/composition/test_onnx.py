@@ -1,0 +1,130 @@
+"""``torch.onnx.export``: ONNX's own recurrent operators, run by ONNX Runtime beside the layer."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from tests.compare import assert_close_by_name
+from tests.composition.layers import CELLS, TWINS, Model, input_of, make, named
+from unrolled import Recurrent, cells
+from unrolled.scan import library
+
+pytestmark = [
+    pytest.mark.skipif(library.missing() is not None, reason="no native library"),
+    # onnxscript and its converters use what PyTorch and Python have deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    # Two inputs have the same number of lanes, and the file names it once.
+    pytest.mark.filterwarnings("ignore:# The axis name:UserWarning"),
+]
+
+OPERATORS = {"RNN", "LSTM", "GRU"}
+FREE = {0: Dim("T"), 1: Dim("B")}
+
+
+class Exported:
+    """A model written to a file, and run by ONNX Runtime."""
+
+    def __init__(self, model: nn.Module, path: Path, *inputs: Any, **options: Any) -> None:
+        torch.onnx.export(model, inputs, path, dynamo=True, verbose=False, **options)
+        graph = onnx.load(path).graph
+        self.operators = [node.op_type for node in graph.node]
+        self.session = onnxruntime.InferenceSession(path)
+
+    def __call__(self, *inputs: Any) -> dict[str, Tensor]:
+        names = [entry.name for entry in self.session.get_inputs()]
+        given = [tensor.numpy() for tensor in pytree.tree_leaves(inputs)]
+        found = self.session.run(None, dict(zip(names, given, strict=True)))
+        return {f"output {k}": torch.from_numpy(y) for k, y in enumerate(found)}
+
+
+class WithLengths(nn.Module):
+    """A ``Recurrent`` whose lengths are an input like any other."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        return tuple(self.layer(x, lengths=lengths))
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_one_file_serves_any_number_of_steps_and_lanes(kind: str, tmp_path: Path) -> None:
+    model = Model(make(kind)).eval()
+    free = {"x": FREE}
+    exported = Exported(model, tmp_path / "model.onnx", input_of(), dynamic_shapes=free)
+    assert sum(operator in OPERATORS for operator in exported.operators) == 4
+    for steps, lanes in ((4, 2), (7, 5), (1, 1), (30, 3)):
+        x = input_of(steps, lanes)
+        assert_close_by_name(exported(x), named(model(x)), steps)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: Path) -> None:
+    layer = make(kind, depth=1, bias=False, batch_first=True).eval()
+    tensors = 2 if kind == "LSTM" else 1
+
+    def given(steps: int, lanes: int) -> tuple[Tensor, Any]:
+        state = tuple(torch.randn(2, lanes, 5) for _ in range(tensors))
+        x = input_of(lanes, steps)
+        return x, state if kind == "LSTM" else state[0]
+
+    first = {0: FREE[1], 1: FREE[0]}
+    lanes = {1: FREE[1]}
+    free = (first, (lanes, lanes) if kind == "LSTM" else lanes)
+    exported = Exported(layer, tmp_path / "m.onnx", *given(4, 2), dynamic_shapes=free)
+    for steps, count in ((4, 2), (6, 3)):
+        inputs = given(steps, count)
+        assert_close_by_name(exported(*inputs), named(layer(*inputs)), steps)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_lengths_are_an_input_of_the_file(kind: str, tmp_path: Path) -> None:
+    model = WithLengths(make(kind, depth=1)).eval()
+    free = {"x": FREE, "lengths": {0: FREE[1]}}
+    path, example = tmp_path / "m.onnx", torch.tensor([4, 1, 2])
+    exported = Exported(model, path, input_of(4, 3), example, dynamic_shapes=free)
+    for lengths in ([4, 1, 0], [9, 2, 5, 1], [1]):
+        given = (input_of(max(lengths), len(lengths)), torch.tensor(lengths))
+        assert_close_by_name(exported(*given), named(model(*given)), max(lengths))
+
+
+class Stack(nn.Sequential):
+    """Layers on each other's outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)[0]
+        return x
+
+
+def test_every_activation_of_elman_is_written(tmp_path: Path) -> None:
+    stack = Stack(
+        *(Recurrent(cells.Elman, 3, 3, activation=a) for a in ("relu", "sigmoid", "identity"))
+    )
+    exported = Exported(stack.eval(), tmp_path / "m.onnx", input_of(), dynamic_shapes={"x": FREE})
+    assert exported.operators.count("RNN") == 3
+    x = input_of(6, 3)
+    assert_close_by_name(exported(x), {"output 0": stack(x)}, 6)
+
+
+def test_resets_which_onnx_cannot_express_are_refused() -> None:
+    layer, resets = make("Recurrent GRU").eval(), torch.rand(4, 2) < 0.5
+    refused = r"resets: got them in torch\.onnx\.export, expected none"
+    with pytest.raises(torch.onnx.OnnxExporterError, match=refused):
+        torch.onnx.export(layer, (input_of(),), kwargs={"resets": resets}, verbose=False)
+
+
+def test_a_cell_of_ones_own_is_unrolled_over_the_steps_it_is_exported_with(tmp_path: Path) -> None:
+    layer, lanes = make("Recurrent Leaky").eval(), {"x": {1: FREE[1]}}
+    exported = Exported(layer, tmp_path / "m.onnx", input_of(4, 2), dynamic_shapes=lanes)
+    assert not OPERATORS & set(exported.operators)
+    x = input_of(4, 5)
+    assert_close_by_name(exported(x), named(layer(x)), 4)
