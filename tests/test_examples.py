@@ -1,4 +1,5 @@
 import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -7,6 +8,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
+
+from unrolled import Recurrent
+from unrolled.compiler import build
+from unrolled.scan import native
 
 ROOT = Path(__file__).parent.parent
 OWN_CELL = ROOT / "examples" / "own_cell.py"
@@ -41,6 +47,28 @@ def test_a_cell_of_ones_own_learns_in_a_few_steps_beside_the_lstm(tmp_path: Path
         assert 4.2 < nats[0] < 4.6  # as good as guessing: the logarithm of some 75 characters
         assert nats[-1] < nats[0] - 0.5
     assert re.search(r"^a training step of JANET, .* ms; by the reference .* ms", run.stdout, re.M)
+
+
+@pytest.mark.skipif(
+    (native.missing() or build.obstacle()) is not None, reason="no kernel library or no compiler"
+)
+def test_the_kernel_of_a_cell_of_ones_own_computes_what_the_reference_does() -> None:
+    spec = importlib.util.spec_from_file_location("own_cell", OWN_CELL)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    layer = Recurrent(example.JANET, 3, 5, depth=2, bidirectional=True).double()
+    x = torch.randn(7, 3, 3, dtype=torch.float64, requires_grad=True)
+    d_y = torch.randn(7, 3, 10, dtype=torch.float64)
+    names = ["y", "x", *(name for name, _ in layer.named_parameters())]
+    found = []
+    for layer.backend in ("native", "reference"):
+        y = layer(x, lengths=[7, 4, 0]).y
+        found.append([y, *torch.autograd.grad(y, [x, *layer.parameters()], d_y)])
+    for name, got, expected in zip(names, *found, strict=True):
+        assert expected.any(), name
+        # Of order one in double precision; the kernel's exp is within 1e-15 or so of PyTorch's.
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
