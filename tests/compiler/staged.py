@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.compiler.interpret import OPERATIONS, B, D, H, Own, blocks
+from tests.compiler.interpret import OPERATIONS, D, H, Own, blocks
 from unrolled.cells import Cell
 from unrolled.compiler import StagedSchedule, Trace, Unit
 
@@ -50,7 +50,9 @@ class SideBySide(Staged):
         z = torch.sigmoid(b + c @ self.gate.T)
         seen = torch.where(h > c, h, 0.3 * h)
         new = torch.tanh(a + torch.cat([z * seen, c], -1) @ self.both.T)
-        return torch.where(h > c, new, z * h), c + self.scale * (new - c) + h @ self.weight_hh[:H].T
+        return torch.where(h > c, new, z * h), c + self.scale * (
+            new - c
+        ) + h @ self.weight_hh.chunk(2)[0].T
 
 
 class Normed(Staged):
@@ -137,16 +139,22 @@ class Run:
         self.leaves = {"projected": blocks(projected, h), "state": list(state)}
         self.leaves["d_next"] = list(d_next)
         for name in s.vectors:
-            parts = blocks(tensors[name].flatten(), h) if tensors[name].numel() > 1 else [tensors[name]]
+            parts = (
+                blocks(tensors[name].flatten(), h) if tensors[name].numel() > 1 else [tensors[name]]
+            )
             self.leaves[name] = [part.expand_as(self.like) for part in parts]
         found = self._pass(s.forward, {}, backward=False)
-        self.next, self.kept = ([found[name][k] for k in sorted(found[name])] for name in ("next", "kept"))
+        self.next, self.kept = (
+            [found[name][k] for k in sorted(found[name])] for name in ("next", "kept")
+        )
         after = [unit for stage in s.forward.stages for _, unit in stage.results["next"]]
         there = dict(zip(after, self.next, strict=True)) | dict(zip(s.kept, self.kept, strict=True))
         found = self._pass(s.backward, there, backward=True)
         self.grads, self.d_state = found["grad"], [found["d_state"][k] for k in range(s.states)]
 
-    def _pass(self, part, there: dict[Unit, Tensor], *, backward: bool) -> dict[str, dict[int, Tensor]]:
+    def _pass(
+        self, part, there: dict[Unit, Tensor], *, backward: bool
+    ) -> dict[str, dict[int, Tensor]]:
         """What each stage sets, by its name and index."""
         set_: dict[str, dict[int, Tensor]] = {"next": {}, "kept": {}, "grad": {}, "d_state": {}}
         crossed: dict[Unit, Tensor] = {}
@@ -154,9 +162,13 @@ class Run:
             known = there | crossed
             products = []
             for product in stage.products:
-                operand = torch.cat([self._operand(u, crossed, set_, backward) for u in product.operand], -1)
+                operand = torch.cat(
+                    [self._operand(u, crossed, set_, backward) for u in product.operand], -1
+                )
                 weight = self.tensors[product.weight]
-                products += blocks(operand @ (weight.T if product.transposed else weight), self.like.shape[-1])
+                products += blocks(
+                    operand @ (weight.T if product.transposed else weight), self.like.shape[-1]
+                )
             known |= {unit: products[place] for unit, place in stage.blocks.items()}
             leaves = self.leaves if backward and k == 0 else self.leaves | {"d_next": []}
             values = {unit: _value(unit, known, leaves, self.like) for unit in stage.desk}
@@ -209,6 +221,3 @@ def _value(unit: Unit, known: dict[Unit, Tensor], leaves: dict[str, list], like:
     if not unit.args:
         return leaves[unit.name or unit.op][unit.index]
     return OPERATIONS[unit.op](*(_value(arg, known, leaves, like) for arg in unit.args))
-
-
-__all__ = ["CELLS", "B", "Run", "Staged"]

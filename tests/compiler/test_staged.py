@@ -72,5 +72,10 @@ def test_no_mask_is_written_anywhere(name):
 
 def test_what_is_scheduled_says_what_each_stage_does():
     text = str(planned(trace(CELLS["in_sequence"]())))
-    expected = ("step, stage 1:", "product: 1 blocks weight_hhᵀ, 1 blocks", "sets next: 0", "keeps ")
+    expected = (
+        "step, stage 1:",
+        "product: 1 blocks weight_hhᵀ, 1 blocks",
+        "sets next: 0",
+        "keeps ",
+    )
     assert all(part in text for part in expected)
