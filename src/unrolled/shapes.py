@@ -147,12 +147,18 @@ def check_state(
     return tuple(state)
 
 
-def check_projected(cell: str, projected: object, leading: Shape) -> None:
-    """Refuse what a cell's ``project`` returned unless it is a tensor of the ``leading`` dimensions."""
-    expected = f"expected {[*leading, 'P']}, every dimension of x but the last".replace("'", "")
+def check_projected(cell: str, projected: object, leading: Shape, width: int | None = None) -> None:
+    """Refuse what a cell's ``project`` returned unless it is a tensor of the ``leading`` dimensions.
+
+    And of ``width`` features, if that is given.
+    """
+    expected = f"expected {[*leading, width or 'P']}, every dimension of x but the last".replace(
+        "'", ""
+    )
     if not isinstance(projected, Tensor):
         raise TypeError(f"{cell}.project: returned {type(projected).__name__}, {expected}")
-    if tuple(projected.shape[:-1]) != tuple(leading):
+    *got, last = projected.shape
+    if got != list(leading) or width not in (None, last):
         raise ValueError(f"{cell}.project: returned shape {list(projected.shape)}, {expected}")
 
 

@@ -131,13 +131,10 @@ def wide(self, projected, state):
             r"aten\.\w+ .*, a product of something other than",
         ),
         (partial(with_parameters, two_weights, other=(10, 7)), "cannot be traced .*: The size of"),
-        (
-            partial(a_cell, batched_product),
-            r"aten\.bmm .*, which the compiler does not know|on the gradient|derived",
-        ),
+        (partial(a_cell, batched_product), r"aten\.expand .*, on weight_hh"),
         (partial(a_cell, in_place), r"aten\.add_ .*`new \+= .*, which changes a tensor in place"),
         (partial(a_cell, random), r"aten\.randn_like \(.*, which draws random numbers"),
-        (partial(a_cell, dropped), r"aten\.bernoulli \(.*, which draws random numbers"),
+        (partial(a_cell, dropped), r"aten\.bernoulli_? \(.*, which draws random numbers"),
         (
             partial(a_cell, branching),
             r"step depends on a tensor's value \(.*, line \d+: `return .*\)",

@@ -141,10 +141,11 @@ class Lowering:
         yield _Blocks(given, (lanes, len(given) * units))
         yield from (_Blocks((leaf("state", k),), (lanes, units)) for k in range(trace.states))
         for name, shape in {**trace.parameters, **trace.buffers}.items():
-            if len(shape) == 2 and name in trace.parameters:
+            is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 < units)
+            if len(shape) == 2 and name in trace.parameters and not is_row:
                 yield _Matrix(name)
-            elif len(shape) == 1 and shape[0] % units == 0:
-                blocks = range(shape[0] // units)
+            elif is_row and shape[-1] % units == 0:
+                blocks = range(shape[-1] // units)
                 yield _Blocks(tuple(leaf("vector", j, name) for j in blocks), shape)
             elif prod(shape) == 1:
                 yield _Blocks(
@@ -190,11 +191,7 @@ class Lowering:
             return args[0][args[1]]
         function: Any = node.target
         name = operation(node)
-        if torch.Tag.nondeterministic_seeded in function.tags:
-            self.refuse("which draws random numbers")
         if function._schema.is_mutable:
-            if self.forward:
-                self.refuse("which changes a tensor in place")
             name = name.removesuffix("_")  # on a temporary of autograd's own
         value = self.whole(name, args)
         if value is None:

@@ -84,8 +84,21 @@ def compiler() -> tuple[str, ...] | None:
 
 @cache
 def _version(command: tuple[str, ...]) -> str:
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotBuild(f"the compiler {command[0]} cannot be run: {error}") from error
     return done.stdout
+
+
+@cache
+def _processor() -> str:
+    """The processor's own name and abilities: some compilers build for these alone."""
+    path = Path("/proc/cpuinfo")
+    names = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = dict.fromkeys(line for line in lines if line.startswith(names))
+    return "\n".join(found) or platform.processor()
 
 
 @cache
@@ -154,9 +167,9 @@ def build(source: str, instructions: str) -> Path:
     content = _compile(source, command, flags, folder)
     name = f"{key}-{hashlib.sha256(content).hexdigest()}.so"
     for place in (*places, _temporary()):
-        path = _store(content, place, name)
-        if path is not None:
-            return path
+        stored = _store(content, place, name) if place else None
+        if stored is not None:
+            return stored
     raise CannotBuild(
         f"the compiled cell cannot be written to {cache_folder()}, nor to a temporary folder"
     )
@@ -166,6 +179,7 @@ def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: 
     """The digest of all that a library is built from."""
     digest = hashlib.sha256()
     parts = [source, *command, _version(command), *flags, platform.machine(), sys.platform]
+    parts.append(_processor())
     for path in sorted((*folder.glob("*.h"), *folder.glob("team.cpp"))):
         parts += [path.name, path.read_text(encoding="utf-8")]
     for part in parts:
@@ -189,11 +203,14 @@ def _places() -> tuple[Path, ...]:
 
 
 @cache
-def _temporary() -> Path:
-    """For this process alone, where the cache folder cannot be written to."""
+def _temporary() -> Path | None:
+    """For this process alone, where the cache folder cannot be written to; ``None`` if there is none."""
     import atexit
 
-    folder = tempfile.mkdtemp(prefix="unrolled-")
+    try:
+        folder = tempfile.mkdtemp(prefix="unrolled-")
+    except OSError:
+        return None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
@@ -218,25 +235,30 @@ def _store(content: bytes, folder: Path, name: str) -> Path | None:
     """Write a library under its name, all at once; ``None`` if the folder does not allow it."""
     try:
         handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    except OSError:
+        return None
+    try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.replace(temporary, folder / name)  # noqa: PTH105
     except OSError:
+        _remove(Path(temporary))
         return None
     return folder / name
 
 
 def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="unrolled-") as work:
-        path, result = Path(work) / "cell.cpp", Path(work) / "cell.so"
-        path.write_text(source, encoding="utf-8")
-        call = [*command, *flags, f"-I{folder}", "-o", str(result), str(path)]
-        _log.info("compiling a cell: %s", shlex.join(call))
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="unrolled-") as work:
+            path, result = Path(work) / "cell.cpp", Path(work) / "cell.so"
+            path.write_text(source, encoding="utf-8")
+            call = [*command, *flags, f"-I{folder}", "-o", str(result), str(path)]
+            _log.info("compiling a cell: %s", shlex.join(call))
             done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CannotBuild(f"the compiler {command[0]} cannot be run: {error}") from error
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-            raise CannotBuild(f"the compiler {command[0]} failed: {lines[0].strip()}")
-        return result.read_bytes()
+            if not done.returncode:
+                return result.read_bytes()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotBuild(f"the compiler {command[0]} cannot be run: {error}") from error
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+    reason = lines[0].strip() or f"it ended with {done.returncode}"
+    raise CannotBuild(f"the compiler {command[0]} failed: {reason}")

@@ -8,7 +8,7 @@ from typing import Any
 from unrolled.compiler.blocks import Lowering, _Blocks, _Matrix, _Other
 from unrolled.compiler.schedule import keep_fewest
 from unrolled.compiler.trace import Trace
-from unrolled.compiler.units import GATHERING, Unit, ordered
+from unrolled.compiler.units import GATHERING, MASKS, Unit, ordered
 
 OPERANDS = 16
 """The most blocks that a product's operand may have: the arrays of csrc/stages.h are as long."""
@@ -413,12 +413,20 @@ def _divide(
             products[level[unit]].setdefault(product, []).append(unit)
         elif unit.op == "sum":
             sums[level[unit] - 1][unit] = None
-    for unit in order:  # what is read in a later stage than it is computed in
-        for arg in unit.args:
-            if unit.op in GATHERING or arg.op in (*leaves, "sum") or arg in known:
-                continue
-            if at(arg) < at(unit):
-                crossing.setdefault(arg, len(crossing))
+
+    def cross(unit: Unit, stage: int) -> None:
+        """Note what ``stage`` reads of an earlier one for ``unit``: of a mask, what it compares."""
+        if unit.op in (*leaves, "sum") or unit in known or at(unit) >= stage:
+            return
+        if unit.op in MASKS:
+            for arg in unit.args:
+                cross(arg, stage)
+        else:
+            crossing.setdefault(unit, len(crossing))
+
+    for unit in order:
+        for arg in () if unit.op in GATHERING else unit.args:
+            cross(arg, at(unit))
     ends = {"next", "d_state"}  # set in the last stage, since earlier ones still read what is there
     placed: list[dict[str, list[tuple[int, Unit]]]] = [
         {name: [] for name in results} for _ in range(last + 1)
@@ -441,8 +449,11 @@ def _divide(
     gathered = {unit: n for n, unit in enumerate(unit for here in sums for unit in here)}
 
     def home(unit: Unit) -> int:
-        """The stage that puts a value on the desk: its own; of what is always there, the one before."""
-        return level[unit] if unit.args else multiplied.get(unit, 1) - 1
+        """The stage that puts a value on the desk: its own; of what is always there, one before its use."""
+        if unit.op == "d_next":
+            return 0
+        own = unit in level and unit.args
+        return level[unit] if own else max(0, multiplied.get(unit, 1) - 1)
 
     return Pass(
         stages=tuple(

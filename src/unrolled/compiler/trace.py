@@ -19,6 +19,8 @@ from unrolled.cells import Cell, State
 from unrolled.errors import UnrolledError
 
 _TORCH = str(Path(torch.__file__).parent)
+STATES = 4
+"""The most state tensors a compiled cell may have: UNROLLED_STATES in csrc/unrolled.h."""
 
 
 class Unsupported(UnrolledError):  # noqa: N818 - a verdict, not a fault
@@ -102,13 +104,42 @@ class _Method(nn.Module):
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """None of the modes that the caller may be in."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    """None of the modes that the caller may be in, and none of the random numbers it will draw."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.random.fork_rng(devices=[]),
+    ):
         yield
 
 
+def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
+    """A module like this one, on no memory of its parameters and floating-point buffers.
+
+    What is done to either is not seen by the other; ``known`` holds what has been copied already, by
+    its identity, so that what is shared stays shared.
+    """
+    if id(module) in known:
+        return known[id(module)]
+    new = known[id(module)] = type(module).__new__(type(module))
+    new.__dict__.update(module.__dict__)
+
+    def empty(tensor: Tensor | None) -> Any:
+        if tensor is None or not tensor.is_floating_point():
+            return tensor
+        return known.setdefault(id(tensor), nn.Parameter(torch.empty(tensor.shape, device="meta")))
+
+    new._parameters = {name: empty(p) for name, p in module._parameters.items()}
+    new._buffers = {
+        name: b if b is None or not b.is_floating_point() else empty(b).detach()
+        for name, b in module._buffers.items()
+    }
+    new._modules = {n: m and _skeleton(m, known) for n, m in module._modules.items()}
+    return new
+
+
 @_plain()
-@torch.random.fork_rng(devices=())
 def trace(cell: Cell) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
 
@@ -116,6 +147,8 @@ def trace(cell: Cell) -> Trace:
         Unsupported: the step depends on values, or the projection is not linear.
     """
     sizes = cell.state_sizes
+    if len(sizes) > STATES:
+        raise Unsupported(f"there are {len(sizes)} state tensors; {STATES} is the most")
     if len(set(sizes)) != 1:
         raise Unsupported(f"the state tensors have widths {sizes}, expected equal ones")
     units = sizes[0]
@@ -130,7 +163,9 @@ def trace(cell: Cell) -> Trace:
     bound = partial(_bound, names)
 
     x = _zeros(lanes, cell.input_size)
-    projecting = bound(_Method(cell, "project"))
+    noise = cell.noise(2, lanes, x)
+    made = _skeleton(cell, {})  # of this cell as it is now, since the steps outlive it
+    projecting = bound(_Method(made, "project"))
 
     def project(x: Tensor, *tensors: Tensor) -> Any:
         return projecting((x,), tensors)
@@ -140,11 +175,10 @@ def trace(cell: Cell) -> Trace:
         projection, projected = _projection(project, x, tensors, tuple(parameters))
     except Unsupported as reason:
         projection, projected, apart = (), _evaluated(project, x, tensors), str(reason)
-    if projected.dim() != 2 or projected.shape[1] % units:
+    if projected.dim() != 2 or not projected.shape[1] or projected.shape[1] % units:
         raise Unsupported(
             f"project(x) has {projected.shape[-1]} features, expected a multiple of H = {units}"
         )
-    noise = cell.noise(2, lanes, x)
     if noise is not None:
         if noise.shape[-1] % units:
             raise Unsupported(
@@ -152,7 +186,7 @@ def trace(cell: Cell) -> Trace:
             )
         projected = torch.cat([projected, _zeros(lanes, noise.shape[-1])], -1)
 
-    stepping = bound(_Method(cell, "step"))
+    stepping = bound(_Method(made, "step"))
 
     def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
@@ -161,11 +195,19 @@ def trace(cell: Cell) -> Trace:
         shapes = [tuple(s.shape) for s in after]
         if shapes != [(lanes, units)] * len(sizes):
             raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
-        return tuple(after)
+        return after
 
     state = [_zeros(lanes, units) for _ in sizes]
     whole = _record("step", step, (projected, *state, *tensors))
-    split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters))
+    located = partial(_located, whole, step, (projected, *state, *tensors))
+    for node in whole.graph.nodes:
+        if broken := _broken(node):
+            raise Unsupported(f"step calls aten.{operation(node)}{located(node)}, {broken}")
+    split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters), lanes)
+    if split and not _is_same(
+        step, split, 1 + len(sizes), len(parameters), (projected, *state, *tensors)
+    ):
+        split = None  # a gradient of the step's own making, or one that was stopped
     rest, run = parameters, step
     if split is not None:
         prologue, run = split
@@ -193,9 +235,6 @@ def trace(cell: Cell) -> Trace:
     module = _record("step", both, arguments)
     last = [node for node in module.graph.nodes if node.op == "placeholder"][-len(sizes)]
     boundary = next(n for n in last.users if n.target is torch.ops.aten.alias.default)
-    located = partial(_where, both, arguments)
-    if split is not None:
-        located = partial(_located, whole, step, (projected, *state, *tensors))
 
     return Trace(
         cell=_dotted(type(cell)),
@@ -226,6 +265,8 @@ def _evaluated(project: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor]
         raise Unsupported(f"project fails{where}: {error}") from error
     if not isinstance(projected, Tensor):
         raise Unsupported(f"project(x) gives a {type(projected).__name__}, expected a tensor")
+    if projected.dtype != x.dtype:
+        raise Unsupported(f"project(x) gives {projected.dtype} for {x.dtype}, expected the same")
     return _zeros(*projected.shape)
 
 
@@ -250,7 +291,7 @@ _VIEWS_OF_VECTORS = (
 
 
 def _split(
-    module: fx.GraphModule, moving: int, trained: int
+    module: fx.GraphModule, moving: int, trained: int, lanes: int
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """What depends on parameters and buffers alone, and the rest; ``None`` if there is no such thing.
 
@@ -258,6 +299,7 @@ def _split(
         module: a step.
         moving: how many of its first inputs change from step to step; all others do not.
         trained: where its parameters end, and its buffers begin.
+        lanes: B; what has an axis of lanes is left to the step.
     """
     nodes = list(module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
@@ -266,11 +308,17 @@ def _split(
     plain = {node: len(node.meta["val"].shape) for node in given}  # views of one tensor: its axes
     for node in nodes:
         sources = node.all_input_nodes
-        if node.op in ("placeholder", "output") or _acts(node):
+        if node.op in ("placeholder", "output") or _has_lanes(node, lanes):
             continue
-        if all(source in constant for source in sources):
+        if node.op == "get_attr":
+            # Written in the step, as in torch.tensor(2.0); else it may be another one tomorrow.
+            if all(operation(user) == "lift_fresh_copy" for user in node.users):
+                constant.add(node)
+        elif all(source in constant for source in sources):
             constant.add(node)
-        elif all(source in constant or source in given for source in sources):
+        elif all(source in constant or source in given for source in sources) and _is_floating(
+            node
+        ):
             given.add(node)
             name = operation(node)
             view = name in ("alias", "detach", "clone", "contiguous") or turns(node)
@@ -295,24 +343,74 @@ def _split(
             known[node] = after.node_copy(node, known.__getitem__)
     for graph in (before, after):
         graph.eliminate_dead_code()
+    module.meta["left"] = {node.name for node in after.nodes}
     return fx.GraphModule(module, before), fx.GraphModule(module, after)
 
 
-def _acts(node: fx.Node) -> bool:
-    """Whether a call draws random numbers, or changes a tensor: then it is the step's own."""
-    schema = getattr(node.target, "_schema", None)
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags or bool(schema and schema.is_mutable)
+def _values(node: fx.Node) -> Sequence[Any]:
+    """The tensors that a node gives."""
+    value = node.meta.get("val")
+    return value if isinstance(value, tuple | list) else (value,)
+
+
+def _has_lanes(node: fx.Node, lanes: int) -> bool:
+    return any(isinstance(v, Tensor) and v.shape[:1] == (lanes,) for v in _values(node))
+
+
+def _is_floating(node: fx.Node) -> bool:
+    return all(isinstance(v, Tensor) and v.is_floating_point() for v in _values(node))
+
+
+def _is_same(
+    step: Callable[..., Any],
+    split: tuple[fx.GraphModule, fx.GraphModule],
+    moving: int,
+    trained: int,
+    arguments: tuple[Tensor, ...],
+) -> bool:
+    """Whether both parts of a step together have its values and gradients, by one random example."""
+    prologue, rest = split
+
+    def joined(*given: Tensor) -> Any:
+        own = given[moving:]
+        return rest(*given[:moving], *own[:trained], *prologue(*own), *own[trained:])
+
+    drawn = [torch.rand_like(tensor) for tensor in arguments]
+    found = []
+    for function in (step, joined):
+        pulling: Any = vjp(function, *drawn)
+        after, pull = pulling
+        weights = tuple(torch.linspace(1, 2, a.numel()).view(a.shape) for a in after)
+        found.append((*after, *pull(weights)))
+    pairs = zip(*found, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in pairs)
+
+
+def _broken(node: fx.Node) -> str:
+    """What no step may do: "which" and the rule it breaks, or ""."""
+    target: Any = node.target
+    if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+        return "which draws random numbers"
+    schema = getattr(target, "_schema", None)
+    return "which changes a tensor in place" if schema is not None and schema.is_mutable else ""
 
 
 def _located(
     whole: fx.GraphModule, step: Callable[..., Any], arguments: tuple[Tensor, ...], node: fx.Node
 ) -> str:
-    """The line that ``node`` of a trace comes from: as far as it goes, it calls what ``whole`` does."""
-    same = [other for other in node.graph.nodes if other.target is node.target]
+    """The line of ``step`` that ``node`` comes from: one of ``whole``, or of a trace that calls the same.
+
+    A trace leaves out what is computed before; what is left comes in the same order.
+    """
     own = [other for other in whole.graph.nodes if other.target is node.target]
-    place = same.index(node)
-    return _where(step, arguments, own[place]) if place < len(own) else ""
+    if node.graph is not whole.graph:
+        same = [other for other in node.graph.nodes if other.target is node.target]
+        left = [other for other in own if other.name in (whole.meta.get("left") or {other.name})]
+        place = same.index(node)
+        if place >= len(left):
+            return ""
+        node = left[place]
+    return _where(step, arguments, node)
 
 
 def _zeros(*shape: int) -> Tensor:

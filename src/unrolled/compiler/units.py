@@ -161,9 +161,10 @@ class Algebra:
         return self.make("and", self.make("ge", a, b), self.make("le", a, b))
 
     def power(self, a: Unit, exponent: float) -> Unit | None:
-        """``a`` to a power that is a small whole number or a half, else None."""
-        if exponent == 0.5:
-            return self.make("sqrt", a)
+        """``a`` to a power that is a small whole number, or plus or minus a half, else None."""
+        if abs(exponent) == 0.5:
+            root = self.make("sqrt", a)
+            return root if exponent > 0 else self.div(self.constant(1), root)
         if exponent != int(exponent) or abs(exponent) > 8:
             return None
         if exponent < 0:
@@ -217,6 +218,7 @@ def pointwise(u: Algebra) -> dict[str, Callable[..., Unit | None]]:
         "mul": mul,
         "div": u.div,
         "reciprocal": lambda a: u.div(one, a),
+        "rsqrt": lambda a: u.power(a, -0.5),
         "neg": u.neg,
         "square": lambda a: mul(a, a),
         "pow": lambda a, n: u.power(a, n.value) if n.op == "constant" else None,

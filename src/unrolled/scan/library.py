@@ -273,21 +273,28 @@ def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
         CannotBuild: there is no compiler, or it fails.
     """
     with _building:  # one thread at a time
-        return _loaded(name, instructions, dtype)
+        found = _loaded(name, instructions, dtype)
+    if isinstance(found, str):
+        raise build.CannotBuild(found)
+    return found
 
 
 @cache
-def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
+def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel | str:
+    """The kernel, or why there is none: what has failed is not tried at every call."""
     text, struct = _own[name]
     number = {4: "float", 8: "double"}[dtype.itemsize]
-    path = build.build(build.unit(text, struct, instructions, number), instructions)
+    try:
+        path = build.build(build.unit(text, struct, instructions, number), instructions)
+    except build.CannotBuild as error:
+        return str(error)
     try:
         loaded = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise build.CannotBuild(f"the compiled cell {path} cannot be loaded: {error}") from error
-    loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
+        loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
+        loaded.unrolled_own_kernel.restype = ctypes.POINTER(_Kernel)
+    except (OSError, AttributeError) as error:
+        return f"the compiled cell {path} cannot be loaded: {error}"
     _share_threads(loaded)
-    loaded.unrolled_own_kernel.restype = ctypes.POINTER(_Kernel)
     return _described(loaded.unrolled_own_kernel().contents)
 
 

@@ -156,7 +156,8 @@ def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     if absent is not None:
         return [absent]
     if kernel_name(cell) is None:
-        reasons = obstacles_of_tensors(x, *cell.parameters(), *state)
+        buffers = (buffer for buffer in cell.buffers() if buffer.is_floating_point())
+        reasons = obstacles_of_tensors(x, *cell.parameters(), *buffers, *state)
         return reasons or obstacles_of_cell(cell, x.dtype)
     built_in = cast(GatedCell, cell)  # a weight need not be a parameter: it may be computed
     weights = (built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
@@ -224,7 +225,10 @@ def scan(
         recipe = own.recipe(cell)
         assert isinstance(recipe, own.Recipe)
         name, weights = recipe.name, recipe.tensors(cell)
-        x = x if recipe.is_projected else cell.project(x)
+        if noise is not None:
+            noise = noise.to(x.dtype)
+        recipe.check_noise(cell, noise)
+        x = x if recipe.is_projected else recipe.projected(cell, x, lengths)
     else:
         weights = _weights(cell, name)
         check_weights(name, weights, cell.input_size, cell.hidden_size)

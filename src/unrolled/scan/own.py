@@ -2,11 +2,13 @@
 
 import hashlib
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from unrolled import compiler
@@ -14,6 +16,7 @@ from unrolled.cells import Cell, State
 from unrolled.compiler import build
 from unrolled.scan import library
 from unrolled.scan.operators import Weights
+from unrolled.shapes import check_projected, real_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,12 @@ class Recipe:
         buffers = {name: buffer for name, buffer in cell.named_buffers() if name in trace.buffers}
         if trace.prologue is not None:
             derived = trace.prologue(*own.values(), *buffers.values())
-            own |= {f"derived_{k}": tensor for k, tensor in enumerate(derived)}
+            dtype = next(iter((*own.values(), *buffers.values()))).dtype
+            own |= {f"derived_{k}": tensor.to(dtype) for k, tensor in enumerate(derived)}
         own |= buffers
         projecting = [own[name] for name in trace.projection]
         weight, biases = projecting[0] if projecting else None, projecting[1:]
-        vectors = [own[n].expand(count * trace.units) for n, count in self.vectors.items()]
+        vectors = [own[n].flatten().expand(k * trace.units) for n, k in self.vectors.items()]
         products = [own[name] for name in self.weights]
         if len(products) > 1:
             products = [torch.cat([product.reshape(-1) for product in products])]
@@ -52,6 +56,28 @@ class Recipe:
             sum(biases[1:], biases[0]) if biases else None,
             (vectors[0] if len(vectors) == 1 else torch.cat(vectors)) if vectors else None,
         )
+
+    def projected(self, cell: Cell, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """``cell.project`` of every real step, ``[T, B, P]``; zeros elsewhere, where x may be anything."""
+        name, width = type(cell).__name__, self.trace.projected * self.trace.units
+        if lengths is None:
+            rows = cell.project(x)
+            check_projected(name, rows, x.shape[:-1], width)
+            return rows.to(x.dtype)
+        real = real_steps(lengths, x.shape[0])
+        rows = cell.project(x[real])
+        check_projected(name, rows, (int(real.sum()),), width)
+        empty = x.new_zeros(*x.shape[:-1], width)
+        return empty.index_put((real,), rows.to(x.dtype))
+
+    def check_noise(self, cell: Cell, noise: Tensor | None) -> None:
+        """Refuse noise that is not as wide as that which the cell was compiled for."""
+        got, width = 0 if noise is None else noise.shape[-1], self.trace.noise * self.trace.units
+        if got != width:
+            raise ValueError(
+                f"{type(cell).__name__}.noise: returned {got} features, expected {width} as before; "
+                "let it depend on the cell's own settings alone"
+            )
 
     def cell(self, weights: Weights) -> Cell:
         """A cell over these very tensors, which the reference can run."""
@@ -75,10 +101,10 @@ class _Canonical(Cell):
         shapes = {**trace.parameters, **trace.buffers}
         if weights.bias_hh is not None:
             counts = [count * trace.units for count in recipe.vectors.values()]
-            for name, part in zip(
-                recipe.vectors, torch.split(weights.bias_hh, counts), strict=True
-            ):
-                own[name] = part  # of a parameter that is one number, spread over the units
+            parts = torch.split(weights.bias_hh, counts)
+            for name, part in zip(recipe.vectors, parts, strict=True):
+                shape = torch.Size(shapes[name])  # of one number, which was spread over the units
+                own[name] = part[: shape.numel()].view(shape)
         # What the step does not read may be anything.
         self.tensors = [own[n] if n in own else torch.zeros(s) for n, s in shapes.items()]
 
@@ -107,23 +133,66 @@ _by_name: dict[str, Recipe] = {}
 _MODULE_KEYS = frozenset(vars(nn.Module())) - {"training"}
 
 
+class _Same:
+    """Equal to itself alone; holds the object, so that no other one gets its identity."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
 def _signature(cell: Cell) -> tuple[Any, ...]:
-    """What the equations of a cell may depend on, besides the code of its class."""
-    settings = tuple(
-        (name, value if isinstance(value, int | float | str | bool | None) else _shown(value))
-        for name, value in vars(cell).items()
-        if name not in _MODULE_KEYS
-    )
-    kind = type(cell)
-    inside = cell.named_modules() if cell._modules else ()
-    modules = tuple((name, type(module), module.training) for name, module in inside)
-    shapes = tuple(parameter.shape for parameter in cell.parameters())
-    return (kind, kind.step, kind.project, settings, modules, shapes)
+    """What the equations of a cell may depend on: its class's code, its settings, its tensors' shapes.
+
+    What they read elsewhere, a global variable say, they must not expect to be read again.
+    """
+    tied: dict[int, int] = {}
+    modules = cell.named_modules() if cell._modules else (("", cell),)
+    return (*_written(type(cell)), *((name, *_described(module, tied)) for name, module in modules))
 
 
-def _shown(value: object) -> object:
-    plain = isinstance(value, tuple | list | dict | set)
-    return repr(value) if plain else (type(value), id(value))
+def _written(kind: type) -> Iterator[object]:
+    """The methods and the settings of a class."""
+    for base in kind.__mro__:
+        if base in (Cell, nn.Module, object):
+            continue
+        yield from (v for v in vars(base).values() if isinstance(v, _PLAIN))
+
+
+_PLAIN = (int, float, FunctionType, property)
+
+
+def _described(module: nn.Module, tied: dict[int, int]) -> Iterator[object]:
+    yield type(module)
+    for name, value in vars(module).items():
+        if name not in _MODULE_KEYS:
+            yield name, _shown(value)
+    for name, p in module._parameters.items():
+        # The number says which parameters are one and the same.
+        yield name, p if p is None else (p.shape, tied.setdefault(id(p), len(tied)))
+    for name, b in module._buffers.items():
+        yield name, b if b is None else (b.shape, b.is_floating_point())
+
+
+def _shown(value: object, depth: int = 4) -> object:
+    """Something to be hashed, equal only to what is shown of an equal value."""
+    if value is None or isinstance(value, str | FunctionType):
+        return value
+    if isinstance(value, int | float):
+        return type(value), value
+    if isinstance(value, tuple | list) and depth:
+        return type(value), *(_shown(v, depth - 1) for v in value)
+    if isinstance(value, dict) and depth:
+        return dict, *((_shown(k, depth - 1), _shown(v, depth - 1)) for k, v in value.items())
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
+        return value.dtype, value.item()
+    inside = not isinstance(value, Tensor | nn.Module | type) and getattr(value, "__dict__", None)
+    return (_Same(value), _shown(dict(inside), depth - 1)) if inside and depth else _Same(value)
 
 
 def recipe(cell: Cell) -> Recipe | str:
@@ -163,9 +232,18 @@ def _made(cell: Cell) -> Recipe | str:
         return f"{type(cell).__name__} is beyond the compiler: {error}"
     prologue = "" if traced.prologue is None else traced.prologue.code
     what = (text, prologue, traced.parameters, traced.buffers, traced.projection, planned.vectors)
+    what += tuple(_constants(traced.prologue))
     name = f"own_{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}"
     library.add_own(name, text, compiler.struct_name("own"))
+    traced = replace(traced, where=lambda _: "")  # which the cell's own code hangs on
     return _by_name.setdefault(name, Recipe(name, traced, planned.vectors, weights))
+
+
+def _constants(module: fx.GraphModule | None) -> Iterator[Any]:
+    """The tensors that are written out in a graph, as numbers."""
+    for node in module.graph.nodes if module else ():
+        if node.op == "get_attr":
+            yield getattr(module, str(node.target)).tolist()
 
 
 def by_name(name: str) -> Recipe:
