@@ -10,10 +10,10 @@ from unrolled.cells import Cell
 from unrolled.compiler import StagedSchedule, Unit, planned, trace
 
 
-def by_schedule(cell: Cell, projected, state, d_next) -> dict[str, torch.Tensor]:
+def by_schedule(cell: Cell, projected, state, d_next, plan=planned) -> dict[str, torch.Tensor]:
     """The next states and every gradient, as the stages give them."""
     traced = trace(cell)
-    s = planned(traced)
+    s = plan(traced)
     assert isinstance(s, StagedSchedule)
     named = dict((*cell.named_parameters(), *cell.named_buffers()))
     tensors = {name: tensor.detach() for name, tensor in named.items()}
@@ -39,7 +39,9 @@ def by_autograd(cell: Cell, projected, state, d_next) -> dict[str, torch.Tensor]
     after = cell.step(projected, tuple(state))
     sources = {"projected": projected} | {f"state {k}": s for k, s in enumerate(state)}
     sources |= dict(cell.named_parameters())
-    found = torch.autograd.grad(after, list(sources.values()), d_next, materialize_grads=True)
+    reached = [(y, d) for y, d in zip(after, d_next, strict=True) if y.requires_grad]
+    ys, ds = zip(*reached, strict=True)
+    found = torch.autograd.grad(ys, list(sources.values()), ds, materialize_grads=True)
     gradients = {f"grad of {n}": d for n, d in zip(sources, found, strict=True)}
     return {f"next {k}": value.detach() for k, value in enumerate(after)} | gradients
 

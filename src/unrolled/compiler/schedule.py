@@ -158,7 +158,7 @@ def keep_fewest(
             continue
         can_be_kept = unit in forward and unit.op not in MASKS
         graph.add_edge((unit, "made"), (unit, "there"), capacity=1 if can_be_kept else math.inf)
-        if unit.op in gone or (unit.op in COSTLY and unit in forward):
+        if unit in forward and (unit.op in gone or unit.op in COSTLY):
             graph.add_edge("gone", (unit, "made"))
         graph.add_edges_from(((arg, "there"), (unit, "made")) for arg in unit.args)
     _, (before, _) = nx.minimum_cut(

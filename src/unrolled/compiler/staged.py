@@ -144,6 +144,7 @@ class _Staged(Lowering):
                 for name, gradient in d_parameters.items()
                 if isinstance(gradient, _Gradients)
                 for rows, columns in gradient.parts
+                if any(unit.value != 0 for unit in rows) and any(unit.value != 0 for unit in columns)
             ),
             vectors=vectors,
         )
@@ -319,10 +320,13 @@ def schedule_stages(trace: Trace) -> StagedSchedule:
     grads = tuple(unit for unit in gradients if unit.value != 0)
     place = {unit: k for k, unit in enumerate(grads)}
     kept = keep_fewest(step.next, (*grads, *step.d_state), operands, GATHERING)
+    multiplied_by = {weight.weight for weight in step.weight_gradients}
+    every = ordered((*step.next, *grads, *step.d_state))
+    multiplied_by |= {unit.name for unit in every if unit.op == "product"}
     weights = {
         name: (shape[0] // trace.units, shape[1] // trace.units)
         for name, shape in trace.parameters.items()
-        if any(unit.name == name for unit in forward if unit.op == "product")
+        if name in multiplied_by
     }
     there = {*kept, *step.next, *(u for u in forward if not u.args)}
     return StagedSchedule(

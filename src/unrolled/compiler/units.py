@@ -74,6 +74,8 @@ class Algebra:
     def product(self, units: tuple[Unit, ...], weight: str, transposed: bool, index: int) -> Unit:
         """A block of v weightᵀ or v weight, where v is made of ``units``."""
         args = tuple(map(self.number, units))
+        if all(arg.value == 0 for arg in args):
+            return self.constant(0)
         key = ("product", weight, transposed, index, *map(id, args))
         return self._made.setdefault(key, Unit("product", args, index, weight, transposed))
 
