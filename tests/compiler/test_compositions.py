@@ -1,4 +1,4 @@
-"""Steps put together at random, and forms that cells are often written in: all compile, and compute what they say."""
+"""Random steps put together from operations: what is scheduled, by its numbers, against autograd."""
 
 import random
 

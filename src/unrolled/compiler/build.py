@@ -166,8 +166,8 @@ def build(source: str, instructions: str) -> Path:
             _remove(found)
     content = _compile(source, command, flags, folder)
     name = f"{key}-{hashlib.sha256(content).hexdigest()}.so"
-    for place in (*places, _temporary()):
-        stored = _store(content, place, name) if place else None
+    for target in (*places, _temporary()):
+        stored = _store(content, target, name) if target else None
         if stored is not None:
             return stored
     raise CannotBuild(

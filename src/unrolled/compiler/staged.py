@@ -144,7 +144,8 @@ class _Staged(Lowering):
                 for name, gradient in d_parameters.items()
                 if isinstance(gradient, _Gradients)
                 for rows, columns in gradient.parts
-                if any(unit.value != 0 for unit in rows) and any(unit.value != 0 for unit in columns)
+                if any(unit.value != 0 for unit in rows)
+                and any(unit.value != 0 for unit in columns)
             ),
             vectors=vectors,
         )
