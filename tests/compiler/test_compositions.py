@@ -1,4 +1,4 @@
-"""Steps put together at random, and forms that cells are often written in: all compile, and compute what they say."""
+"""Steps put together at random, and forms that cells are often written in, by their numbers."""
 
 import random
 

@@ -485,7 +485,7 @@ def test_without_a_compiler_the_reference_runs_and_explain_says_what_to_install(
     layer = Recurrent(fresh, 3, 7)
     assert layer(torch.randn(2, 2, 3)).y.isfinite().all()
     layer.backend = "native"
-    with pytest.raises(RuntimeError, match="there is no C\\+\\+ compiler to compile the cell with"):
+    with pytest.raises(RuntimeError, match=r"there is no C\+\+ compiler to compile the cell with"):
         layer(torch.randn(2, 2, 3))
 
 
@@ -508,7 +508,7 @@ def test_a_buffer_of_another_dtype_is_an_obstacle():
     cell = Traces(3, 7).double()
     cell.mask = cell.mask.float()
     x, _ = given(cell)
-    with pytest.raises(RuntimeError, match="a weight or state torch.float32"):
+    with pytest.raises(RuntimeError, match=r"a weight or state torch\.float32"):
         scan(cell, x, backend="native")
 
 

@@ -105,9 +105,9 @@ class _Method(nn.Module):
 @contextmanager
 def _plain() -> Iterator[None]:
     """None of the modes that the caller may be in, and none of the random numbers it will draw."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        with torch.random.fork_rng(devices=[]):
-            yield
+    modes = torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False)
+    with modes[0], modes[1], modes[2], torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
