@@ -122,6 +122,7 @@ def obstacles_of(
             check_kinds(layer, x, hx)
         return obstacles(layer, weights_of(layer), x, hx)
     tensors: list[Tensor] = list(layer.parameters())
+    tensors += [buffer for buffer in layer.buffers() if buffer.is_floating_point()]
     if x is not None:
         given = (cast(State | None, hx), lengths, resets, mask)
         x, state, *_ = layer.checked(cast(Tensor, x), *given)
