@@ -19,8 +19,8 @@ demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a b
 	@echo "      $(BIN)/unrolled generate runs/lm --prompt 'To be'"
 	@echo "      docs/tutorials/equations-to-code.md"
 
-test: $(STAMPS)/test  ## all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: $(STAMPS)/test  ## all tests, a process a core
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(STAMPS)/check docs  ## format, lint, types, docs build
 	$(BIN)/ruff format --check .

@@ -22,11 +22,11 @@ def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own, and no memory of which compiler there is."""
     monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("UNROLLED_COMPILER", raising=False)
-    found = (build.compiler, build._version, build._temporary)
-    for function in found:
+    remembered = (build.compiler, build._version, build._temporary)
+    for function in remembered:
         function.cache_clear()
     yield tmp_path / "cache"
-    for function in found:
+    for function in remembered:
         function.cache_clear()
 
 
@@ -184,6 +184,13 @@ def test_a_folder_that_others_may_write_to_is_not_used(cache, caplog, mode):
     assert path != planted
     assert path.parent == build._temporary()
     assert f"{cache} is not used: others may write to it" in caplog.text
+
+
+def test_where_nothing_can_be_written_it_is_told(cache, monkeypatch):
+    monkeypatch.setattr(build, "_temporary", lambda: None)
+    cache.write_text("a file in the folder's place")
+    with pytest.raises(build.CannotBuild, match=f"cannot be written to {cache}, nor to a temp"):
+        build.build(SOURCE, "serial")
 
 
 def test_the_temporary_folder_ends_with_its_process(cache):

@@ -1,4 +1,4 @@
-"""Random steps put together from operations: what is scheduled, by its numbers, against autograd."""
+"""Steps put together at random, and forms that cells are often written in, by their numbers."""
 
 import random
 
@@ -95,7 +95,7 @@ class Random(Staged):
         return torch.tanh(values[-1]), values[-2] + 0.5 * projected
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 def test_steps_put_together_at_random(seed):
     cell = Random(seed).double()
     with torch.no_grad():  # so that no number is lost beside a greater one

@@ -166,13 +166,14 @@ def build(source: str, instructions: str) -> Path:
             _remove(found)
     content = _compile(source, command, flags, folder)
     name = f"{key}-{hashlib.sha256(content).hexdigest()}.so"
-    for target in (*places, _temporary()):
-        stored = _store(content, target, name) if target else None
-        if stored is not None:
-            return stored
-    raise CannotBuild(
-        f"the compiled cell cannot be written to {cache_folder()}, nor to a temporary folder"
-    )
+    stored = next(filter(None, (_store(content, place, name) for place in places)), None)
+    if stored is None and (temporary := _temporary()) is not None:
+        stored = _store(content, temporary, name)
+    if stored is None:
+        raise CannotBuild(
+            f"the compiled cell cannot be written to {cache_folder()}, nor to a temporary folder"
+        )
+    return stored
 
 
 def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> str:

@@ -121,7 +121,8 @@ def obstacles_of(
         if x is not None:
             check_kinds(layer, x, hx)
         return obstacles(layer, weights_of(layer), x, hx)
-    tensors: list[Tensor] = [p for p in layer.parameters() if p.is_floating_point()]
+    held = (*layer.parameters(), *layer.buffers())
+    tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
     if x is not None:
         given = (cast(State | None, hx), lengths, resets, mask)
         x, state, *_ = layer.checked(cast(Tensor, x), *given)
