@@ -152,14 +152,15 @@ def check_projected(cell: str, projected: object, leading: Shape, width: int | N
 
     And of ``width`` features, if that is given.
     """
-    expected = f"expected {[*leading, width or 'P']}, every dimension of x but the last".replace(
-        "'", ""
-    )
+    if isinstance(projected, Tensor):
+        *got, last = projected.shape
+        if got == list(leading) and width in (None, last):
+            return
+    shape = ", ".join(map(str, [*leading, width or "P"]))
+    expected = f"expected [{shape}], every dimension of x but the last"
     if not isinstance(projected, Tensor):
         raise TypeError(f"{cell}.project: returned {type(projected).__name__}, {expected}")
-    *got, last = projected.shape
-    if got != list(leading) or width not in (None, last):
-        raise ValueError(f"{cell}.project: returned shape {list(projected.shape)}, {expected}")
+    raise ValueError(f"{cell}.project: returned shape {list(projected.shape)}, {expected}")
 
 
 def check_noise(cell: str, noise: Tensor, steps: int, lanes: int, units: int) -> None:
@@ -182,16 +183,19 @@ def check_step(
 
     And of ``dtype``, if one is given.
     """
-    described = ", ".join(str(list(shape)) for shape in expected)
-    rule = f"expected a tuple of tensors {described}, as state_sizes says"
     if not isinstance(after, tuple) or not _are_tensors(after):
-        raise TypeError(f"{cell}.step: returned {type(after).__name__}, {rule}")
+        raise TypeError(f"{cell}.step: returned {type(after).__name__}, {_state_rule(expected)}")
     if [tuple(s.shape) for s in after] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in after)
-        raise ValueError(f"{cell}.step: returned shapes {got}, {rule}")
+        raise ValueError(f"{cell}.step: returned shapes {got}, {_state_rule(expected)}")
     if dtype is not None and any(s.dtype != dtype for s in after):
         got = ", ".join(str(s.dtype) for s in after)
         raise TypeError(f"{cell}.step: returned {got}, expected {dtype} as it was given")
+
+
+def _state_rule(expected: Sequence[Shape]) -> str:
+    described = ", ".join(str(list(shape)) for shape in expected)
+    return f"expected a tuple of tensors {described}, as state_sizes says"
 
 
 def _are_tensors(state: object) -> TypeGuard[Sequence[Tensor]]:

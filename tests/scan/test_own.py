@@ -449,7 +449,7 @@ def stepping(step, **members):
         ),
         (
             stepping(lambda self, p, s: [p + s[0]]),
-            r"step returns list, expected a tuple of tensors",
+            r"step returns a list, expected a tuple of tensors",
         ),
         (
             stepping(lambda self, p, s: s, project=lambda self, x: x[..., :0]),

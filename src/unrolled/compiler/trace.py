@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrolled.cells import Cell, State
@@ -105,13 +106,20 @@ class _Method(nn.Module):
 @contextmanager
 def _plain() -> Iterator[None]:
     """None of the modes that the caller may be in, and none of the random numbers it will draw."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cpu", enabled=False),
-        torch.random.fork_rng(devices=[]),
-    ):
-        yield
+    cached, parametrize._cache_enabled = (
+        parametrize._cache_enabled,
+        0,
+    )  # what is traced is no result
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        parametrize._cache_enabled = cached
 
 
 def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:

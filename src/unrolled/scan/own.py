@@ -231,9 +231,10 @@ def _made(cell: Cell) -> Recipe | str:
     except compiler.Unsupported as error:
         return f"{type(cell).__name__} is beyond the compiler: {error}"
     prologue = "" if traced.prologue is None else traced.prologue.code
-    what = (text, prologue, traced.parameters, traced.buffers, traced.projection, planned.vectors)
-    what += tuple(_constants(traced.prologue))
-    name = f"own_{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}"
+    names_and_shapes = (traced.parameters, traced.buffers, traced.projection, planned.vectors)
+    sizes, constants = (traced.units, traced.lanes), tuple(_constants(traced.prologue))
+    what = repr((text, prologue, names_and_shapes, sizes, constants))
+    name = f"own_{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     library.add_own(name, text, compiler.struct_name("own"))
     traced = replace(traced, where=lambda _: "")  # which the cell's own code hangs on
     return _by_name.setdefault(name, Recipe(name, traced, planned.vectors, weights))
