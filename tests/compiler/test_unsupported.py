@@ -207,10 +207,35 @@ def projecting(project):
     ],
 )
 def test_a_projection_that_is_not_linear_is_computed_before(project, reason):
-    traced = trace(projecting(project))
+    traced = trace(projecting(project), fused=False)
     assert traced.projection == ()
     assert re.search(reason, traced.apart)
     assert "\n" not in traced.apart
+
+
+@pytest.mark.parametrize(
+    ("project", "fused"),
+    [
+        (lambda self, x: torch.tanh(x @ self.weight_ih.T) * self.bias, True),
+        (lambda self, x: F.softplus(F.linear(x, self.weight_ih, self.bias)), True),
+        (lambda self, x: (x @ self.weight_ih.T).detach() + self.bias, True),
+        (lambda self, x: x @ self.weight_ih.T + x[:, :1], False),
+        (lambda self, x: torch.tanh(x) @ self.weight_ih.T, False),
+        (lambda self, x: F.dropout(x @ self.weight_ih.T), False),
+    ],
+)
+def test_what_is_made_of_the_product_with_x_is_a_part_of_the_step(project, fused):
+    cell = projecting(project)
+    traced = trace(cell)
+    assert traced.fused == fused
+    assert traced.projection == (("weight_ih",) if fused else ())
+    if not fused:
+        return
+    x, state = torch.randn(traced.lanes, 3), torch.randn(traced.lanes, 7)
+    tensors = [*cell.parameters(), *cell.buffers()]
+    (got,) = traced.step(x @ cell.weight_ih.T, state, *tensors)
+    (expected,) = cell.step(cell.project(x), (state,))
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize(

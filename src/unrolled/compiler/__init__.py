@@ -32,7 +32,21 @@ def compiled(cell: Cell, name: str) -> str:
     Raises:
         Unsupported: the cell's step or projection is beyond the compiler; the text says why.
     """
-    return emit(planned(trace(cell)), name)
+    return emit(plan(cell)[1], name)
+
+
+def plan(cell: Cell) -> tuple[Trace, Schedule | StagedSchedule]:
+    """The trace of a cell, and its order; with all of the projection in the step, if that can be.
+
+    Raises:
+        Unsupported: the cell's step or projection is beyond the compiler; the text says why.
+    """
+    try:
+        traced = trace(cell)
+        return traced, planned(traced)
+    except Unsupported:
+        traced = trace(cell, fused=False)
+        return traced, planned(traced)
 
 
 def planned(traced: Trace) -> Schedule | StagedSchedule:
@@ -56,8 +70,7 @@ def generated(name: str) -> str:
 
 def show(cell: Cell) -> str:
     """All three stations of a cell's way, to be read."""
-    traced = trace(cell)
-    scheduled = planned(traced)
+    traced, scheduled = plan(cell)
     return (
         f"Trace of {traced.cell}.step, H = {traced.units}\n\n{traced}\n\n"
         f"Schedule\n\n{scheduled}\n\nC++\n\n{emit(scheduled, 'cell')}"
@@ -76,6 +89,7 @@ __all__ = [
     "compiled",
     "emit",
     "generated",
+    "plan",
     "planned",
     "schedule",
     "schedule_stages",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,7 +61,9 @@ class Trace:
     """The projection's weight and its biases: project(x) = x weightᵀ + their sum. Empty if it is not
     of this form: then it is computed before the kernel runs."""
     apart: str
-    """Why the projection is computed before, in one line; "" if it is not."""
+    """Why the projection is more than x weightᵀ + biases, in one line; "" if it is not."""
+    fused: bool
+    """Whether it is x weightᵀ, of which the step then makes more."""
     noise: int
     """How many blocks of H the step is given as noise, behind the projection."""
     prologue: fx.GraphModule | None
@@ -148,8 +150,13 @@ def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
 
 
 @_plain()
-def trace(cell: Cell) -> Trace:
+def trace(cell: Cell, *, fused: bool = True) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
+
+    Args:
+        cell: the cell.
+        fused: whether what ``project`` makes of x weightᵀ becomes a part of the step, so that the
+            kernel computes all of it.
 
     Raises:
         Unsupported: the step depends on values, or the projection is not linear.
@@ -178,11 +185,16 @@ def trace(cell: Cell) -> Trace:
     def project(x: Tensor, *tensors: Tensor) -> Any:
         return projecting((x,), tensors)
 
-    apart = ""
+    apart, further = "", None
     try:
         projection, projected = _projection(project, x, tensors, tuple(parameters))
     except Unsupported as reason:
         projection, projected, apart = (), _evaluated(project, x, tensors), str(reason)
+        found = _further(project, x, tensors, tuple(parameters)) if fused else None
+        if found is not None and found[1].shape[0] % units == 0:
+            name, weight, further = found
+            projection, projected = (name,), _zeros(lanes, weight.shape[0])
+    width = projected.shape[-1]
     if projected.dim() != 2 or not projected.shape[1] or projected.shape[1] % units:
         raise Unsupported(
             f"project(x) has {projected.shape[-1]} features, expected a multiple of H = {units}"
@@ -197,6 +209,11 @@ def trace(cell: Cell) -> Trace:
     stepping = bound(_Method(made, "step"))
 
     def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        if further is not None and noise is None:
+            projected = further(projected, *rest[len(sizes) :])
+        elif further is not None:
+            own, drawn = torch.split(projected, [width, projected.shape[-1] - width], -1)
+            projected = torch.cat([further(own, *rest[len(sizes) :]), drawn], -1)
         after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
         if not isinstance(after, tuple):
             raise Unsupported(f"step returns a {type(after).__name__}, expected a tuple of tensors")
@@ -258,6 +275,7 @@ def trace(cell: Cell) -> Trace:
         buffers={name: tuple(t.shape) for name, t in buffers.items()},
         projection=projection,
         apart=apart,
+        fused=further is not None,
         prologue=None if split is None else split[0],
         step=run,
         where=located,
@@ -383,13 +401,19 @@ def _is_same(
         own = given[moving:]
         return rest(*given[:moving], *own[:trained], *prologue(*own), *own[trained:])
 
+    return _alike(step, joined, arguments)
+
+
+def _alike(one: Callable[..., Any], other: Callable[..., Any], arguments: Sequence[Tensor]) -> bool:
+    """Whether two functions have the same values and gradients, by one random example."""
     drawn = [torch.rand_like(tensor) for tensor in arguments]
     found = []
-    for function in (step, joined):
+    for function in (one, other):
         pulling: Any = vjp(function, *drawn)
         after, pull = pulling
-        weights = tuple(torch.linspace(1, 2, a.numel()).view(a.shape) for a in after)
-        found.append((*after, *pull(weights)))
+        several = after if isinstance(after, tuple) else (after,)
+        weights = tuple(torch.linspace(1, 2, a.numel()).view(a.shape) for a in several)
+        found.append((*several, *pull(weights if isinstance(after, tuple) else weights[0])))
     pairs = zip(*found, strict=True)
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in pairs)
 
@@ -483,6 +507,48 @@ def _projection(
     if kind != "affine" or len(widths) != 1 or len(set(found)) != len(found):
         raise Unsupported("project(x) is not x @ weight.T + biases, each as wide and only once")
     return found, _zeros(x.shape[0], *widths)
+
+
+def _further(
+    project: Callable[..., Any], x: Tensor, tensors: tuple[Tensor, ...], names: tuple[str, ...]
+) -> tuple[str, Tensor, fx.GraphModule] | None:
+    """Of a projection that reads x only as x weightᵀ: the weight, and what is made of the product."""
+    try:
+        module = _record("project", project, (x, *tensors))
+    except Unsupported:
+        return None
+    nodes = list(module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    users = [node for node in inputs[0].users if node.op == "call_function"]
+    if len(users) != 1 or any(map(_broken, nodes)):
+        return None
+    (product,) = users
+    operands = product.args
+    if operation(product) not in ("mm", "addmm") or operands[-2] is not inputs[0] or product.kwargs:
+        return None
+    (*bias, _, turned) = operands
+    if not isinstance(turned, fx.Node) or not turns(turned) or turned.args[0] not in inputs:
+        return None
+    place = inputs.index(cast(fx.Node, turned.args[0])) - 1
+    if place >= len(names):
+        return None
+    graph = fx.Graph()
+    known = {product: graph.placeholder("product")}
+    known |= {node: graph.placeholder(node.name) for node in inputs[1:]}
+    for node in nodes:
+        if node is product and bias:  # the bias is added in the step
+            known[node] = graph.call_function(
+                torch.ops.aten.add.Tensor, (known[node], known[cast(fx.Node, bias[0])])
+            )
+        if node not in known and node is not inputs[0]:
+            known[node] = graph.node_copy(node, known.__getitem__)
+    graph.eliminate_dead_code()
+    rest = fx.GraphModule(module, graph)
+
+    def joined(x: Tensor, *tensors: Tensor) -> Any:
+        return rest(x @ tensors[place].T, *tensors)
+
+    return (names[place], tensors[place], rest) if _alike(project, joined, (x, *tensors)) else None
 
 
 def turns(node: fx.Node) -> bool:

@@ -212,8 +212,7 @@ def _made(cell: Cell) -> Recipe | str:
     if why is not None:
         return why
     try:
-        traced = compiler.trace(cell)
-        planned = compiler.planned(traced)
+        traced, planned = compiler.plan(cell)
         if isinstance(planned, compiler.StagedSchedule):
             weights = planned.weights
         else:
