@@ -484,7 +484,7 @@ def _projection(
             break
         operands = [values[a] for a in node.args if isinstance(a, fx.Node)]
         match operation(node), operands:
-            case (("detach" | "alias" | "clone"), [value]):
+            case (("alias" | "clone"), [value]):
                 values[node] = value
             case _, [("weight", names)] if turns(node):
                 values[node] = ("turned", names)
