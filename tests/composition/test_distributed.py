@@ -38,6 +38,20 @@ def worker(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+def ended(folder: Path, seconds: float) -> bool:
+    """Whether all processes end in that time; raises what one has raised."""
+    context = multiprocessing.spawn(worker, (folder,), nprocs=PROCESSES, join=False)
+    try:
+        deadline = time.monotonic() + seconds
+        while not context.join(timeout=1):  # true when all have ended
+            if time.monotonic() > deadline:
+                return False
+        return True
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
 @pytest.mark.skipif(
     not distributed.is_available(), reason="PyTorch is built without torch.distributed"
 )
@@ -47,19 +61,17 @@ def test_two_processes_have_the_gradients_of_one(
     models = {kind: Model(make(kind)) for kind in KINDS}
     x = input_of(STEPS, LANES)
     given = {kind: model.state_dict() for kind, model in models.items()}
-    torch.save(given | {"x": x}, tmp_path / "given.pt")
     monkeypatch.setitem(os.environ, "GLOO_SOCKET_IFNAME", "lo")
-    context = multiprocessing.spawn(worker, (tmp_path,), nprocs=PROCESSES, join=False)
-    try:
-        deadline = time.monotonic() + 120
-        while not context.join(timeout=1):  # true when all have ended; raises what one has raised
-            assert time.monotonic() < deadline, "the processes have not ended in two minutes"
-    finally:
-        for process in context.processes:
-            process.kill()
+    # On a busy machine two processes were once seen not to find each other: they may try again.
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+        torch.save(given | {"x": x}, folder / "given.pt")
+    folder = next((folder for folder in folders if ended(folder, seconds=90)), None)
+    assert folder is not None, "the processes have not ended in 90 seconds, twice"
     for kind, model in models.items():
         loss(model, x).backward()
         expected = {name: p.grad for name, p in model.named_parameters()}
         for rank in range(PROCESSES):
-            found = torch.load(tmp_path / f"found{rank}.pt", weights_only=True)[kind]
+            found = torch.load(folder / f"found{rank}.pt", weights_only=True)[kind]
             assert_close_by_name(found, expected, STEPS)
