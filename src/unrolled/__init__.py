@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from unrolled import cells, data, models, remedies, training
+from unrolled import bptt, cells, data, models, remedies, training
 from unrolled.layers import (
     GRU,
     LSTM,
@@ -24,6 +24,7 @@ __all__ = [
     "Recurrent",
     "Result",
     "accelerate",
+    "bptt",
     "cells",
     "data",
     "explain",

@@ -72,9 +72,9 @@ def explain(
             recurrent layers are explained one by one.
         x: the layer's input; by default any of the dtype and device of its weights.
         hx: the layer's state before the first step, if there is one.
-        lengths: as ``Recurrent`` takes them.
+        lengths: as ``Recurrent`` and the twins take them.
         resets: likewise.
-        mask: likewise.
+        mask: as ``Recurrent`` takes it.
 
     Raises:
         TypeError, ValueError: the layer does not take such arguments; or ``module`` is a model, and
@@ -85,7 +85,10 @@ def explain(
     kind = type(module).__name__
     for name, given in (("lengths", lengths), ("resets", resets), ("mask", mask)):
         if given is not None and not isinstance(module, Recurrent):
-            raise TypeError(f"{name}: got them for {kind}, but only Recurrent takes them")
+            if not isinstance(module, Twin):
+                raise TypeError(f"{name}: got them for {kind}, but only Recurrent takes them")
+            if name == "mask":
+                raise TypeError(f"mask: got one for {kind}, but only Recurrent takes it")
     if isinstance(module, Recurrent | Twin):
         reasons = obstacles_of(module, x, hx, lengths, resets, mask)
         if module.backend == "reference":
@@ -120,6 +123,8 @@ def obstacles_of(
     if isinstance(layer, Twin):
         if x is not None:
             check_kinds(layer, x, hx)
+            if lengths is not None or resets is not None:
+                layer.checked(x, lengths, resets)
         return obstacles(layer, weights_of(layer), x, hx)
     held = (*layer.parameters(), *layer.buffers())
     tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]

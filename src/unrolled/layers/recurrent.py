@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from unrolled.cells import Cell, State
 from unrolled.layers.result import Result
 from unrolled.layers.tracing import as_leaf, is_symbolic
-from unrolled.scan import Backend, check_backend, read, scan
+from unrolled.scan import Backend, Through, check_backend, read, scan
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -89,6 +89,9 @@ class Recurrent(nn.Module):
     Raises:
         TypeError, ValueError: an option is not as above, or contradicts another.
     """
+
+    through: Through | None = None
+    """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
 
     def __init__(
         self,
@@ -224,6 +227,7 @@ class Recurrent(nn.Module):
                     reverse=direction == 1,
                     every=states,
                     backend=self.backend,
+                    through=self.through,
                 )
                 finals.append(final)
                 if isinstance(found, tuple):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unrolled.cells import Cell, State
 from unrolled.layers.explain import obstacles_of
 from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.states import fresh_state, state_shapes
 from unrolled.layers.twins import KERNELS, Twin, weights_of
 from unrolled.scan import native
 from unrolled.scan.operators import Step, Weights
@@ -300,19 +301,11 @@ class Stream:
 
     def _fresh(self, lanes: int) -> State:
         """The state in which so many sequences begin."""
-        if isinstance(self.layer, Twin):
-            return tuple(self._like.new_zeros(shape) for shape in self._shapes(lanes))
-        cells = cast(Sequence[Cell], self.layer.cells)
         with torch.no_grad():
-            return self.layer.by_layer([cell.initial_state(lanes, self._like) for cell in cells])
+            return fresh_state(self.layer, lanes, self._like)
 
     def _shapes(self, lanes: int) -> list[Shape]:
-        layer = self.layer
-        if isinstance(layer, Recurrent):
-            return layer.state_shapes(lanes)
-        output = layer.proj_size or layer.hidden_size
-        widths = (output, layer.hidden_size) if layer.mode == "LSTM" else (output,)
-        return [(layer.num_layers, lanes, width) for width in widths]
+        return state_shapes(self.layer, lanes)
 
 
 def _kernels(layer: Recurrent | Twin) -> Sequence[tuple[str, Weights] | None]:

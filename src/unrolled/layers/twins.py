@@ -6,6 +6,7 @@ What it adds is a second path through ``forward``. The reference path is the par
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,8 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
-from unrolled.scan import Backend, check_backend, native
+from unrolled.scan import Backend, Masks, Through, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
+from unrolled.shapes import Lengths, check_lengths, check_resets
 
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
@@ -34,13 +36,22 @@ class Twin(nn.RNNBase):
     """What the twins share: choosing a path, and depth × directions of native sweeps."""
 
     backend: Backend = "auto"
+    through: Through | None = None
+    """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
 
     def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
         check_backend(backend)
         super().__init__(*args, **kwargs)
         self.backend = backend
 
-    def forward(self, input: Tensor | PackedSequence, hx: Hidden | None = None) -> Any:  # noqa: A002
+    def forward(
+        self,
+        input: Tensor | PackedSequence,  # noqa: A002
+        hx: Hidden | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+    ) -> Any:
         """Run over the whole of ``input``, with arguments and results as in ``torch.nn``.
 
         Args:
@@ -48,6 +59,8 @@ class Twin(nn.RNNBase):
                 ``PackedSequence``.
             hx: the state before the first step, ``[L*S, B, H]`` (``[L*S, H]`` for one sequence); for
                 LSTM a pair of them. Zeros by default.
+            lengths: ``[B]``, as ``Recurrent`` takes them, in place of packing.
+            resets: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``), as ``Recurrent`` takes them.
 
         Returns:
             The outputs, ``[T, B, S*H]`` or in the form of ``input``, and the state after each lane's
@@ -55,22 +68,31 @@ class Twin(nn.RNNBase):
 
         Raises:
             TypeError: ``input`` or ``hx`` is not of the kind above.
+            ValueError: ``lengths`` or ``resets`` with a ``PackedSequence``, one sequence without
+                lanes, or ``proj_size``.
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
             RuntimeError: ``backend="native"``, and the kernels cannot take this call.
         """
         if is_symbolic(input):
-            return as_leaf(self, input, hx)
-        if self.backend == "reference":
+            given = {"lengths": lengths, "resets": resets}
+            return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
+        is_plain = lengths is None and resets is None and self.through is None
+        if self.backend == "reference" and is_plain:
             return super().forward(input, hx)
         check_kinds(self, input, hx)
         weights = weights_of(self)
         run: Run = native.run
-        if reasons := obstacles(self, weights, input, hx):
+        if self.backend == "reference":
+            run = native.run_reference
+        elif reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
-            if self.proj_size or not _is_transformed(weights, input, hx):
+            if is_plain and (self.proj_size or not _is_transformed(weights, input, hx)):
                 return super().forward(input, hx)
-            run = native.run_reference  # torch.nn's loops know no torch.func
+            run = native.run_reference  # torch.nn's loops know no torch.func, lengths or resets
+        if not is_plain:
+            lengths, resets = self.checked(input, lengths, resets)
+            run = self._in_parts(run, {"lengths": lengths, "resets": resets})
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights)
 
@@ -92,6 +114,50 @@ class Twin(nn.RNNBase):
             return y.transpose(0, 1), self._as_hidden(final)
         y, final = self._sweep(input, state, weights, run=run)
         return y, self._as_hidden(final)
+
+    def checked(
+        self, x: Tensor | PackedSequence, lengths: Lengths | None, resets: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``lengths`` and ``resets`` ``[T, B]`` as the scans take them, or an error."""
+        name = "resets" if resets is not None else "lengths"
+        if isinstance(x, PackedSequence):
+            raise ValueError(f"{name}: got them with a PackedSequence, expected a tensor [T, B, D]")
+        if x.dim() != 3:
+            advice = "add the lane dimension with unsqueeze"
+            raise ValueError(f"{name}: got them with input {list(x.shape)}; {advice}")
+        if self.proj_size:
+            advice = "use Recurrent with projection="
+            raise ValueError(f"{name}: got them with proj_size={self.proj_size}; {advice}")
+        first = self.batch_first
+        steps, lanes = (x.shape[1], x.shape[0]) if first else x.shape[:2]
+        lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        if resets is not None:
+            resets = check_resets(resets, steps, lanes, batch_first=first)
+        return lengths, resets
+
+    def _in_parts(self, run: Run, masks: Masks) -> Run:
+        """``run`` with ``masks``, and through what takes it in parts, if there is such."""
+        through = self.through
+        if through is None:
+            return partial(run, **masks)
+
+        def in_parts(
+            kernel: str,
+            x: Tensor,
+            state: State | None,
+            weights: Weights,
+            *,
+            batch_sizes: None,  # noqa: ARG001, packed rows are refused before
+            reverse: bool,
+        ) -> tuple[State, State]:
+            count = 2 if self.mode == "LSTM" else 1
+            zeros = x.new_zeros(x.shape[1], self.hidden_size)
+            sweep = partial(run, kernel, weights=weights, reverse=reverse)
+            fresh = partial(tuple, [zeros] * count)
+            read = [weight for weight in weights if weight is not None]
+            return through(sweep, x, state, masks, weights=read, reverse=reverse, fresh=fresh)
+
+        return in_parts
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups

@@ -1,8 +1,8 @@
 """One cell over time, in one direction: by a compiled kernel where there is one, else by PyTorch."""
 
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Literal, ParamSpec, TypeVar, get_args, overload
+from functools import partial, wraps
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
@@ -21,9 +21,47 @@ from unrolled.shapes import (
     real_steps,
 )
 
-__all__ = ["Backend", "check_backend", "obstacles_of_resets", "read", "scan"]
+__all__ = [
+    "Backend",
+    "Masks",
+    "Sweep",
+    "Through",
+    "check_backend",
+    "obstacles_of_resets",
+    "read",
+    "scan",
+]
 
 Backend = Literal["auto", "reference", "native"]
+Masks = dict[str, Any]
+"""What goes along with x in time, by name: ``noise``, ``lengths``, ``resets``, ``norms``."""
+
+
+class Sweep(Protocol):
+    """All steps of a scan, ``[T, B, D]``, from a state: the states at every step, the final ones."""
+
+    def __call__(self, x: Tensor, state: State | None, **masks: Any) -> tuple[State, State]: ...
+
+
+class Through(Protocol):
+    """What takes a sweep in parts.
+
+    ``weights`` are those that it reads; with ``reverse`` time runs backwards; ``fresh`` begins a sequence.
+    """
+
+    def __call__(
+        self,
+        sweep: Sweep,
+        x: Tensor,
+        state: State | None,
+        masks: Masks,
+        *,
+        weights: Sequence[Tensor],
+        reverse: bool,
+        fresh: Callable[[], State],
+    ) -> tuple[State, State]: ...
+
+
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 
@@ -50,7 +88,8 @@ def _weights_once(call: Callable[Arguments, Returned]) -> Callable[Arguments, Re
     @wraps(call)
     def once(*arguments: Arguments.args, **options: Arguments.kwargs) -> Returned:
         cell = arguments[0] if arguments else options["cell"]
-        if not parametrize.is_parametrized(cell):  # type: ignore[arg-type]
+        in_parts = options.get("through") is not None  # each then computes it, within its own graph
+        if in_parts or not parametrize.is_parametrized(cell):  # type: ignore[arg-type]
             return call(*arguments, **options)
         with parametrize.cached():
             return call(*arguments, **options)
@@ -71,6 +110,7 @@ def scan(
     every: Literal[False] = ...,
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
+    through: Through | None = ...,
 ) -> tuple[Tensor, State]: ...
 @overload
 def scan(
@@ -85,6 +125,7 @@ def scan(
     every: Literal[True],
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
+    through: Through | None = ...,
 ) -> tuple[State, State]: ...
 @overload
 def scan(
@@ -99,6 +140,7 @@ def scan(
     every: bool,
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
+    through: Through | None = ...,
 ) -> tuple[Tensor | State, State]: ...
 @_weights_once
 def scan(
@@ -113,6 +155,7 @@ def scan(
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
     backend: Backend = "auto",
+    through: Through | None = None,
 ) -> tuple[Tensor | State, State]:
     """Run ``cell`` over time: state_t = step(project(x)_t, state_{t-1}).
 
@@ -138,6 +181,7 @@ def scan(
             ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
         backend: "native" for the compiled kernel, "reference" for PyTorch's operations, "auto" for
             the kernel where it can take the call; ``unrolled.explain`` says which, and why.
+        through: takes the sweep in parts; see ``unrolled.bptt.checkpointed``.
 
     Returns:
         The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
@@ -176,7 +220,19 @@ def scan(
         norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
 
     whole = every or type(cell).read is not Cell.read
-    states, final = _run(cell, x, state, lengths, resets, reverse, whole, norms, backend)
+    noise = cell.noise(steps, lanes, x)
+    if noise is not None:
+        check_noise(type(cell).__name__, noise, steps, lanes, cell.hidden_size)
+    masks: Masks = {"noise": noise, "lengths": lengths, "resets": resets, "norms": norms}
+    sweep = partial(_sweep, cell, reverse=reverse, every=whole, backend=backend)
+    if through is None:
+        states, final = sweep(x, state, **masks)
+    else:
+        fresh = partial(cell.initial_state, lanes, x)
+        weights = list(cell.parameters())
+        states, final = through(
+            sweep, x, state, masks, weights=weights, reverse=reverse, fresh=fresh
+        )
 
     states = states if whole else states[:1]
     shown = states if every else (read(cell, states, lengths),)
@@ -199,21 +255,21 @@ def read(
     return y
 
 
-def _run(
+@_weights_once
+def _sweep(
     cell: Cell,
     x: Tensor,
     state: State | None,
+    *,
+    noise: Tensor | None,
     lengths: Tensor | None,
     resets: Tensor | None,
+    norms: Sequence[Tensor] | None,
     reverse: bool,
     every: bool,
-    norms: Sequence[Tensor] | None,
     backend: Backend,
 ) -> tuple[State, State]:
     """By the kernel or by the reference: the states at every step (or the output alone), the final ones."""
-    noise = cell.noise(x.shape[0], x.shape[1], x)
-    if noise is not None:
-        check_noise(type(cell).__name__, noise, x.shape[0], x.shape[1], cell.hidden_size)
     if backend != "reference":
         obstacles = native.obstacles(cell, x, state or ()) + obstacles_of_resets(cell, resets)
         if not obstacles:

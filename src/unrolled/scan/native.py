@@ -302,6 +302,8 @@ def run_reference(
     state: State | None,
     weights: Weights,
     *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     reverse: bool = False,
     **_: None,
 ) -> tuple[State, State]:
@@ -311,8 +313,8 @@ def run_reference(
         x,
         state,
         noise=None,
-        lengths=None,
-        resets=None,
+        lengths=lengths,
+        resets=resets,
         reverse=reverse,
         norms=None,
     )
@@ -342,17 +344,18 @@ class _Sweep(torch.autograd.Function):
         )
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
-        ctx.save_for_backward(*tensors, *states, kept)
         masks = (lengths, resets, batch_sizes, noise)
-        ctx.settings = (name, masks, reverse, every, norms, count, len(tensors))
+        ctx.save_for_backward(*tensors, *states, kept, *masks)
+        ctx.settings = (name, reverse, every, norms, count, len(tensors))
         ctx.set_materialize_grads(False)
         return (*states, *final) if every else (states[0], *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
-        name, masks, reverse, every, norms, count, inputs = ctx.settings
-        saved = ctx.saved_tensors
-        tensors, states, kept = saved[:inputs], saved[inputs:-1], saved[-1]
+        name, reverse, every, norms, count, inputs = ctx.settings
+        *saved, kept, lengths, resets, batch_sizes, noise = ctx.saved_tensors
+        masks = (lengths, resets, batch_sizes, noise)
+        tensors, states = saved[:inputs], saved[inputs:]
         shown = count if every else 1
         d_states = [*gradients[:shown], *[None] * (count - shown)]
         d_final = list(gradients[shown:])

@@ -1,0 +1,132 @@
+"""Peak memory and time of one training step on long sequences: full BPTT against checkpointed.
+
+    python -m benchmarks.memory [--quick] [--json FILE]
+
+An LSTM with H = 256 and B = 8 lanes reads D = 32 features a step, a linear head predicts 32 numbers at
+every step, and the loss is their mean squared error. Each row is a process of its own: it trains on a
+short sequence first, so that all code is loaded and all parameters have gradients, and makes the long
+sequence's inputs and targets; what its peak (VmHWM) then rises by in one training step is the activation
+memory. The time is the least of several steps.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import unrolled
+from unrolled import bptt
+
+UNITS, LANES, FEATURES = 256, 8, 32
+BUDGETS = {1_000: "4 MiB", 10_000: "12 MiB", 100_000: "64 MiB"}  # by T
+QUICK = (1_000, 10_000)
+SHORT = 100  # steps of the sequence that comes first
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="T = 1,000 and 10,000 alone, fewer rounds"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="steps that are timed (5)"
+    )
+    parser.add_argument("--row", nargs=2, metavar=("T", "MODE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not CLEAR.exists():
+        raise SystemExit("the peak of a process is read from /proc, which is Linux's")
+    rounds = 2 if arguments.quick else arguments.rounds
+    if arguments.row:
+        steps, mode = arguments.row
+        print(json.dumps(measured(int(steps), mode, rounds)))
+        return
+    rows = []
+    print(
+        f"{'T':>8}  {'mode':<12} {'budget':>8} {'seconds':>9} {'activations, MiB':>17}  {'of full':>14}"
+    )
+    for steps in QUICK if arguments.quick else BUDGETS:
+        full = row(steps, "full", rounds)
+        less = row(steps, "checkpointed", rounds)
+        rows += [full, less]
+        print(
+            f"{steps:>8,}  {'full':<12} {'':>8} {full['seconds']:>9.3f} {full['activation_mib']:>17.1f}"
+        )
+        ratio = less["seconds"] / full["seconds"]
+        saved = 1 - less["activation_mib"] / full["activation_mib"]
+        print(
+            f"{steps:>8,}  {'checkpointed':<12} {BUDGETS[steps]:>8} {less['seconds']:>9.3f} "
+            f"{less['activation_mib']:>17.1f}  {ratio:.2f} x time, -{saved:.1%}"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def row(steps: int, mode: str, rounds: int) -> dict[str, Any]:
+    """``measured`` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--row", str(steps), mode]
+    command += ["--rounds", str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measured(steps: int, mode: str, rounds: int) -> dict[str, Any]:
+    """The time of a training step, and by what it raises the peak of this process."""
+    torch.manual_seed(0)
+    layer, head = unrolled.LSTM(FEATURES, UNITS), nn.Linear(UNITS, FEATURES)
+    optimizer = torch.optim.SGD([*layer.parameters(), *head.parameters()], lr=1e-3)
+
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        error: Tensor = head(layer(x)[0]) - target
+        return error.square().sum()
+
+    def step(x: Tensor, target: Tensor) -> None:
+        optimizer.zero_grad()
+        if mode == "full":
+            total = loss(x, target)
+        else:
+            budget = BUDGETS.get(len(x), "4 MiB")
+            total = bptt.checkpointed_loss(layer, loss, x, target, memory=budget)
+        (total / target.numel()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    for _ in range(2):
+        step(*torch.randn(2, SHORT, LANES, FEATURES).unbind())
+    x, target = torch.randn(2, steps, LANES, FEATURES).unbind()
+    before = peak(clear=True)
+    step(x, target)
+    rise = peak() - before
+    seconds = []
+    for _ in range(rounds if steps < 100_000 else min(rounds, 2)):
+        begin = time.perf_counter()
+        step(x, target)
+        seconds.append(time.perf_counter() - begin)
+    return {
+        "steps": steps,
+        "mode": mode,
+        "seconds": min(seconds),
+        "activation_mib": rise / 2**20,
+        "budget": BUDGETS.get(steps) if mode == "checkpointed" else None,
+    }
+
+
+def peak(*, clear: bool = False) -> int:
+    """The largest resident set of this process so far, in bytes; with ``clear``, counted from now."""
+    if clear:
+        CLEAR.write_text("5")
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

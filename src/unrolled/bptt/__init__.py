@@ -1,0 +1,17 @@
+"""Backpropagation through time, whole and truncated, in as little memory as you allow; and online."""
+
+from unrolled.bptt.carry import Carry
+from unrolled.bptt.checkpointed import checkpointed, checkpointed_loss
+from unrolled.bptt.online import RTRL, UORO, SnAp1
+from unrolled.bptt.truncated import Truncated, truncated
+
+__all__ = [
+    "RTRL",
+    "UORO",
+    "Carry",
+    "SnAp1",
+    "Truncated",
+    "checkpointed",
+    "checkpointed_loss",
+    "truncated",
+]

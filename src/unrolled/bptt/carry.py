@@ -1,0 +1,298 @@
+"""The state of a model, carried from one window of a long sequence to the next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.bptt.relay import Relay, States, check_initial, layers_of
+from unrolled.cells import State
+from unrolled.layers.states import state_shapes, weight_of
+from unrolled.shapes import check_lengths, check_resets
+
+MODES = ("training", "evaluation")
+
+
+class Carry:
+    """The states of all recurrent layers in a model, kept between windows and cut from their past.
+
+    Inside ``window()`` each layer, at any depth of the model, begins in the state that it ended in at
+    the window before, without the graph that led there. So the gradient of a window ends at its
+    beginning, and memory does not grow.
+
+        >>> import torch, unrolled
+        >>> from unrolled import bptt
+        >>> model = torch.nn.ModuleDict({"rnn": unrolled.LSTM(3, 5), "head": torch.nn.Linear(5, 1)})
+        >>> carry = bptt.Carry(model)
+        >>> for x in torch.randn(4, 7, 2, 3):  # windows [T, B, D] of one long sequence a lane
+        ...     with carry.window():
+        ...         y, _ = model["rnn"](x)
+        ...         loss = model["head"](y).square().mean()
+        ...     loss.backward()
+
+    Training and evaluation have states of their own, told apart by ``model.training``: evaluation
+    begins anew each time that the model comes to it from training, and training goes on where it was.
+
+    A call inside the window that gives a layer a state takes that one. Of a bidirectional layer the
+    forward direction is carried alone, since the backward one comes from the future: in each window it
+    begins anew at the window's end (Chen & Huo, "Training Deep Bidirectional LSTM Acoustic Model for
+    LVCSR by a Context-Sensitive-Chunk BPTT Approach", 2016).
+
+    Args:
+        model: a model with recurrent layers: ``Recurrent``, the twins, or those of ``torch.nn``.
+        initial: the state in which sequences begin, by the layer's name, ``[L*S, 1, size]`` a state
+            tensor, zeros by default. If they are parameters they are learnt. A ``Recurrent`` with
+            ``learn_initial_state`` needs none here.
+        batch_first: whether ``resets`` are ``[B, T]``.
+
+    Raises:
+        TypeError, ValueError: the model holds no recurrent layer, or ``initial`` does not fit it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        initial: Mapping[str, Tensor | Sequence[Tensor]] | None = None,
+        batch_first: bool = False,
+    ) -> None:
+        self.layers = layers_of(model)
+        self.model = model
+        self.initial = check_initial(self.layers, initial)
+        self.batch_first = batch_first
+        self.kept: dict[str, States] = {mode: {} for mode in MODES}
+        self._ended: dict[str, Tensor | None] = dict.fromkeys(MODES)  # lanes that ended early, [B]
+        self._last = MODES[0]
+
+    # --- Windows ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def window(
+        self, resets: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """The next window: call the model inside, once.
+
+        The states move on when the block is left, unless by an error.
+
+        Args:
+            resets: boolean ``[T, B]``: where true, a new sequence begins with that step in that lane,
+                and neither state nor gradient crosses from the step before it.
+            lengths: ``[B]``, of lanes that end within the window. The layers read no further, if they
+                can (``Recurrent`` and the twins); in later windows such a lane must begin a new
+                sequence, or have length 0.
+
+        Raises:
+            TypeError, ValueError: a shape does not fit, also not to the window before.
+            RuntimeError: no recurrent layer ran inside, or one twice without being given a state.
+        """
+        mode = self.mode()
+        resets, real = self.flags(resets, lengths)
+        self.refuse_ended(mode, resets, real)
+        with self.relay(self.kept[mode], resets, real) as relay:
+            yield
+        self.commit(mode, relay)
+
+    @contextmanager
+    def burn_in(
+        self, resets: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """As ``window``, without gradient: the steps only bring the states up to what follows.
+
+        Source: Kapturowski, Ostrovski, Quan, Munos & Dabney, "Recurrent Experience Replay in
+        Distributed Reinforcement Learning", ICLR 2019.
+        """
+        with torch.no_grad(), self.window(resets, lengths=lengths):
+            yield
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside, the states begin anew; those from before come back when the block is left."""
+        kept = (dict(self.kept), dict(self._ended), self._last)
+        self.kept = {mode: {} for mode in MODES}
+        self._ended = dict.fromkeys(MODES)
+        try:
+            yield
+        finally:
+            self.kept, self._ended, self._last = kept
+
+    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
+        """Begin anew, in all lanes or in those of these numbers.
+
+        A lane begins in zeros, or in what is learnt as it is now, without its gradient; ``resets`` of
+        the next window's first step give it that too.
+
+        Raises:
+            IndexError: there is no such lane.
+        """
+        mode = self.mode()
+        if lanes is None:
+            self.kept[mode], self._ended[mode] = {}, None
+            return
+        with torch.no_grad():
+            for name, state in self.kept[mode].items():
+                count = state[0].shape[1]
+                chosen = chosen_lanes(lanes, count, state[0].device)
+                fresh = Relay(self.layers, {}, initial=self.initial)._fresh(name, count, state[0])
+                self.kept[mode][name] = tuple(
+                    torch.where(chosen.view(1, -1, 1), f, s)
+                    for f, s in zip(fresh, state, strict=True)
+                )
+            ended = self._ended[mode]
+            if ended is not None:
+                self._ended[mode] = ended & ~chosen_lanes(lanes, len(ended), ended.device)
+
+    @property
+    def states(self) -> States:
+        """The states now, by the layer's name; empty before the first window. Copies."""
+        return {n: tuple(s.clone() for s in state) for n, state in self.kept[self.mode()].items()}
+
+    # --- Save and load ---------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All states, as tensors by name: for ``torch.save`` or safetensors."""
+        saved = {}
+        for mode, states in self.kept.items():
+            for name, state in states.items():
+                for k, tensor in enumerate(state):
+                    saved[f"{mode}/{name}/{k}"] = tensor.detach().clone()
+            ended = self._ended[mode]
+            if ended is not None:
+                saved[f"{mode}:ended"] = ended.clone()
+        return saved
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is of a model with other layers; nothing has been changed.
+        """
+        states: dict[str, dict[str, Tensor]] = {mode: {} for mode in MODES}
+        ended: dict[str, Tensor | None] = dict.fromkeys(MODES)
+        for key, tensor in saved.items():
+            mode, slash, rest = key.partition("/")
+            if not slash and key.removesuffix(":ended") in MODES and tensor.dtype == torch.bool:
+                ended[key.removesuffix(":ended")] = tensor.clone()
+            elif mode in MODES:
+                states[mode][rest] = tensor
+            else:
+                raise ValueError(f"saved: got {key!r}, which no Carry saves")
+        self.kept = {mode: self.states_from(found) for mode, found in states.items()}
+        self._ended = ended
+        self._last = self._current()
+
+    def states_from(self, saved: Mapping[str, Tensor]) -> States:
+        """States from tensors under names such as ``encoder/0``, or an error."""
+        found: dict[str, dict[int, Tensor]] = {}
+        for key, tensor in saved.items():
+            name, _, number = key.rpartition("/")
+            if name not in self.layers or not number.isdecimal():
+                known = ", ".join(map(repr, self.layers))
+                raise ValueError(
+                    f"saved: got {key!r}, but the model's recurrent layers are {known}"
+                )
+            device = weight_of(self.layers[name]).device
+            found.setdefault(name, {})[int(number)] = tensor.to(device, copy=True)
+        return {name: self._checked(name, parts) for name, parts in found.items()}
+
+    def _checked(self, name: str, parts: Mapping[int, Tensor]) -> State:
+        state = tuple(parts[k] for k in sorted(parts))
+        lanes = state[0].shape[1] if state[0].dim() == 3 else 1
+        expected = [tuple(shape) for shape in state_shapes(self.layers[name], lanes)]
+        if (
+            sorted(parts) != list(range(len(expected)))
+            or [tuple(s.shape) for s in state] != expected
+        ):
+            got = ", ".join(str(list(s.shape)) for s in state)
+            described = ", ".join(str(list(shape)) for shape in expected)
+            raise ValueError(f"saved: got shapes {got} for layer {name!r}, expected {described}")
+        return state
+
+    # --- For truncated BPTT ----------------------------------------------------------------------
+
+    def relay(self, states: States, resets: Tensor | None, real: Tensor | None) -> Relay:
+        """The layers begin in ``states`` inside it; nothing of it is kept."""
+        return Relay(self.layers, states, initial=self.initial, resets=resets, real=real)
+
+    def commit(self, mode: str, relay: Relay, *, detach: bool = True) -> None:
+        """The states with which ``relay`` ended are those with which the next window begins."""
+        self.require_run(relay)
+        self.keep(mode, relay.finals, relay.ended, detach=detach)
+
+    def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
+        """The next window begins with ``finals``, and with these lanes at an end."""
+        if detach:
+            finals = {n: tuple(s.detach() for s in state) for n, state in finals.items()}
+        self.kept[mode] = {**self.kept[mode], **finals}
+        self._ended[mode] = None if ended is None or not ended.any() else ended
+
+    def require_run(self, relay: Relay) -> None:
+        """Refuse a window in which no layer ran."""
+        if not relay.finals:
+            names = ", ".join(map(repr, self.layers))
+            raise RuntimeError(
+                f"window: no recurrent layer of the model ran inside ({names}); call the model there, "
+                "the same object that was given to Carry"
+            )
+
+    def flags(
+        self, resets: Tensor | None, lengths: Tensor | Sequence[int] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``resets`` as ``[T, B]`` and ``lengths`` as ``[B]``, or an error."""
+        if resets is not None:
+            shape = resets.shape if isinstance(resets, Tensor) else ()
+            steps, lanes = shape if len(shape) == 2 else (-1, -1)
+            steps, lanes = (lanes, steps) if self.batch_first else (steps, lanes)
+            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
+        if lengths is not None:
+            lanes = len(lengths) if isinstance(lengths, Tensor | Sequence) else -1
+            lengths = check_lengths(lengths, 2**62, lanes)
+        return resets, lengths
+
+    def mode(self) -> str:
+        """Training or evaluation; the states of the latter begin anew if training came before."""
+        mode = self._current()
+        if mode == MODES[1] and self._last == MODES[0]:
+            self.kept[mode], self._ended[mode] = {}, None
+        self._last = mode
+        return mode
+
+    def _current(self) -> str:
+        return MODES[0] if self.model.training else MODES[1]
+
+    def refuse_ended(self, mode: str, resets: Tensor | None, lengths: Tensor | None) -> None:
+        """Refuse a window in which a lane goes on that has ended."""
+        ended = self._ended[mode]
+        if ended is None:
+            return
+        wrong = ended.clone()
+        for name, fine in (
+            ("resets", None if resets is None else resets[0]),
+            ("lengths", None if lengths is None else lengths == 0),
+        ):
+            if fine is not None and fine.shape != wrong.shape:
+                raise ValueError(
+                    f"{name}: got {len(fine)} lanes, expected {len(wrong)} as in the window before"
+                )
+            wrong &= True if fine is None else ~fine.to(wrong.device)
+        if wrong.any():
+            lane = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"lengths: lane {lane} ended in an earlier window, but goes on in this one; let resets "
+                "begin a new sequence with its first step, or give it the length 0"
+            )
+
+
+def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
+    """Which of ``count`` lanes are meant, as a boolean ``[B]``."""
+    numbers = torch.as_tensor(lanes)
+    if numbers.dtype == torch.bool and numbers.shape == (count,):
+        return numbers.to(device)
+    if numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.dim() != 1:
+        raise TypeError(f"lanes: got {lanes!r}, expected numbers of lanes, or a boolean a lane")
+    chosen = torch.zeros(count, dtype=torch.bool, device=device)
+    for number in numbers.tolist():
+        if not 0 <= number < count:
+            raise IndexError(f"lanes: got {number}, expected from 0 to {count - 1}")
+        chosen[number] = True
+    return chosen

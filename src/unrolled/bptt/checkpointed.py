@@ -1,0 +1,371 @@
+"""The gradient of a whole sequence in little memory: steps are run forward again when it needs them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from unrolled.bptt.carry import Carry
+from unrolled.bptt.recompute import Chain, Parts, chance_restored, leaves_of
+from unrolled.bptt.relay import States, layers_of
+from unrolled.bptt.schedule import Memory, Plan, parse, plan, spoken
+from unrolled.cells import State
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.states import directions
+from unrolled.layers.twins import Twin
+from unrolled.scan import Masks, Sweep
+from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
+
+PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
+FRAME = (
+    16 << 10
+)  # bytes that PyTorch's checkpoint takes: the source of chance, and Python's objects
+CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
+PROBE = 8  # steps that are run to see what autograd keeps
+
+
+def checkpointed(
+    layer: nn.Module,
+    x: Tensor | PackedSequence,
+    state: Any = None,
+    *,
+    memory: int | str | None = None,
+    segments: int | None = None,
+    **options: Any,
+) -> Any:
+    """``layer(x, state, **options)``, whose gradient takes little memory.
+
+    The same numbers, gradients too, in about a third more time: between forward and backward pass
+    only the states at the beginnings of segments are kept, and each segment is run forward again when
+    the backward pass comes to it. Any depth, both directions, ``lengths``, ``resets`` and ``mask``; what
+    is drawn at random is the same when it is run again.
+
+        >>> import torch
+        >>> from unrolled import Recurrent, bptt, cells
+        >>> layer = Recurrent(cells.LSTM, 8, 16, depth=2, bidirectional=True)
+        >>> y, (h_n, c_n) = bptt.checkpointed(layer, torch.randn(1000, 3, 8), memory="1 MiB")
+        >>> y.sum().backward()
+
+    Args:
+        layer: a ``Recurrent`` or a twin; one of ``torch.nn`` if it has one direction.
+        x: ``[T, B, D]``, or as ``layer`` takes it.
+        state: before the first step, as ``layer`` takes it.
+        memory: bytes, or a text such as "64 MiB": what may be kept and used at once besides the inputs
+            and outputs of the layer and of each level of its depth, which stand whole. Segments and
+            kept states are chosen for the least time (``unrolled.bptt.schedule``).
+        segments: instead, how many segments to cut each scan into; their first states are all kept.
+        options: passed on to ``layer``.
+
+    Returns:
+        What ``layer`` returns.
+
+    Raises:
+        TypeError, ValueError: ``memory`` is too small for one step, and the text says what is not;
+            ``segments`` is larger than T; both or neither are given; or ``layer`` is of another kind.
+    """
+    _check_budget(memory, segments)
+    if isinstance(x, PackedSequence) or not isinstance(x, Tensor):
+        advice = "; use lengths=" if isinstance(x, PackedSequence) else ""
+        raise TypeError(f"x: got {type(x).__name__}, expected a tensor [T, B, D]{advice}")
+    if isinstance(layer, Recurrent | Twin):
+        scans = len(layer.cells) if isinstance(layer, Recurrent) else len(layer._all_weights)
+        budget = None if memory is None else parse(memory)
+        through = partial(_through, budget=budget, segments=segments, scans=scans)
+        with _set(layer, through):
+            return layer(x, state, **options)
+    if not isinstance(layer, nn.RNNBase) or directions(layer) == 2:
+        kind = type(layer).__name__
+        both = "a bidirectional " if isinstance(layer, nn.RNNBase) else ""
+        advice = (
+            "make it a twin with unrolled.accelerate"
+            if both
+            else "see checkpointed_loss for models"
+        )
+        raise TypeError(f"layer: got {both}{kind}, expected Recurrent or a twin; {advice}")
+    time = 1 if layer.batch_first and x.dim() == 3 else 0
+
+    def sweep(x: Tensor, state: Any, **_: Any) -> Any:
+        y, state = layer(x.transpose(0, 1) if time else x, state, **options)
+        return (y.transpose(0, 1) if time else y,), state
+
+    masks: Masks = {}
+    (y,), state = _through(
+        cast(Sweep, sweep),
+        x.transpose(0, 1) if time else x,
+        state,
+        masks,
+        weights=list(layer.parameters()),
+        reverse=False,
+        fresh=tuple,
+        budget=None if memory is None else parse(memory),
+        segments=segments,
+        scans=1,
+    )
+    return (y.transpose(0, 1) if time else y), state
+
+
+def checkpointed_loss(
+    model: nn.Module,
+    loss: Callable[..., Tensor],
+    *sequences: Tensor,
+    memory: int | str | None = None,
+    segments: int | None = None,
+    resets: Tensor | None = None,
+    lengths: Lengths | None = None,
+    carry: Carry | None = None,
+    batch_first: bool = False,
+) -> Tensor:
+    """The sum of ``loss`` over a long sequence, whose gradient takes little memory.
+
+    ``loss(*parts)`` calls the model on a segment of the ``sequences`` and returns a sum over its steps;
+    the states go from segment to segment, and so does the gradient: it is that of the whole sequence.
+    No output of the model stands whole, so that memory hardly grows with T.
+
+        >>> import torch, unrolled
+        >>> from unrolled import bptt
+        >>> model = unrolled.LSTM(8, 16)
+        >>> def loss(x, target):
+        ...     return (model(x)[0] - target).square().sum()
+        >>> x, target = torch.randn(5000, 2, 8), torch.randn(5000, 2, 16)
+        >>> total = bptt.checkpointed_loss(model, loss, x, target, memory="2 MiB") / target.numel()
+        >>> total.backward()
+
+    In each segment dropout draws anew, and so do the masks that otherwise hold for a whole call
+    (variational and recurrent dropout, weight drop); they are the same when it is run again.
+
+    Args:
+        model: holds the recurrent layers, of one direction, that ``loss`` calls, each once.
+        loss: of parts ``[K, B, ...]`` of the sequences, a sum that adds up over segments. Called with
+            the first few steps, too, to see what memory they take.
+        sequences: ``[T, B, ...]`` each.
+        memory: bytes, or a text such as "256 MiB": what may be kept and used at once besides the
+            sequences and the gradients of the parameters. Segments and kept states are chosen for the
+            least time.
+        segments: instead, how many segments; their first states are all kept.
+        resets: boolean ``[T, B]``, as for ``Carry.window``.
+        lengths: ``[B]``, each from 0 to T: the layers read no further; ``loss`` must leave out those
+            steps by a sequence that says which.
+        carry: from which to begin, and which moves on to the end.
+        batch_first: whether all is ``[B, T, ...]``.
+
+    Returns:
+        The sum.
+
+    Raises:
+        TypeError, ValueError: ``memory`` is too small for one step, and the text says what is not;
+            ``segments`` is larger than T; both or neither are given; a layer is bidirectional; or a
+            shape does not fit.
+    """
+    _check_budget(memory, segments)
+    for name, layer in layers_of(model).items():
+        if directions(layer) == 2:
+            raise ValueError(
+                f"model: layer {name!r} is bidirectional: its backward direction comes from the end of "
+                "the sequence; call it by bptt.checkpointed(layer, x)"
+            )
+    time = 1 if batch_first else 0
+    if not sequences or any(not isinstance(s, Tensor) or s.dim() < 2 for s in sequences):
+        raise ValueError("sequences: expected one tensor [T, B, ...] or more")
+    shapes = {tuple(s.shape[:2]) for s in sequences}
+    if len(shapes) != 1:
+        raise ValueError(f"sequences: got {sorted(shapes)}, expected one T, B")
+    steps, lanes = sequences[0].shape[time], sequences[0].shape[1 - time]
+    if resets is not None:
+        resets = check_resets(resets, steps, lanes, batch_first=batch_first)
+    real = None
+    if lengths is not None:
+        real = real_steps(check_lengths(lengths, steps, lanes), steps)
+    carry = Carry(model, batch_first=batch_first) if carry is None else carry
+    mode = carry.mode()
+    carry.refuse_ended(mode, resets, None if real is None else real.sum(0))
+
+    def run(begin: int, end: int, parts: Parts, states: States) -> tuple[Parts, States]:
+        flags = [None if f is None else f[begin:end] for f in (resets, real)]
+        with carry.relay(states, *flags) as relay:
+            value = loss(*parts)
+        if not isinstance(value, Tensor) or value.dim():
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: got {got}, expected one number, a sum over the steps")
+        carry.require_run(relay)
+        return (value,), relay.finals
+
+    states = carry.kept[mode]
+    parameters = [*model.parameters(), *(s for state in carry.initial.values() for s in state)]
+    budget = None if memory is None else parse(memory)
+    (total,), finals = _recomputed(
+        run, sequences, states, parameters, budget, segments, summed=True, time=time, name="loss"
+    )
+    carry.keep(mode, finals, None if real is None else ~real[-1])
+    return total
+
+
+def _through(
+    sweep: Sweep,
+    x: Tensor,
+    state: State | None,
+    masks: Masks,
+    *,
+    weights: Sequence[Tensor],
+    reverse: bool,
+    fresh: Callable[[], State],
+    budget: int | None,
+    segments: int | None,
+    scans: int,
+) -> tuple[State, State]:
+    """A sweep in segments that are run again when the backward pass comes to them."""
+    steps = len(x)
+    if steps == 0 or not torch.is_grad_enabled():
+        return sweep(x, state, **masks)
+
+    def run(begin: int, end: int, parts: Parts, state: State | None) -> tuple[State, State]:
+        boundary = masks.get("resets")
+        if reverse and end < steps and state is not None and isinstance(boundary, Tensor):
+            anew = boundary[end].to(x.device)
+            if isinstance(lengths := masks.get("lengths"), Tensor):
+                anew = anew & (lengths > end).to(x.device)
+            pairs = zip(fresh(), state, strict=True)
+            state = tuple(torch.where(anew.unsqueeze(1), f, s) for f, s in pairs)
+        return sweep(parts[0], state, **_part(masks, begin, end))
+
+    share = None if budget is None else budget // scans
+    outputs, final = _recomputed(
+        run, (x,), state, weights, share, segments, reverse=reverse, summed=False, scans=scans
+    )
+    return outputs, cast(State, final)
+
+
+def _part(masks: Masks, begin: int, end: int) -> Masks:
+    """What goes along with the steps from ``begin`` to ``end``."""
+    part: Masks = {}
+    for name, mask in masks.items():
+        if mask is None or (isinstance(mask, Tensor) and name == "noise" and len(mask) == 1):
+            part[name] = mask
+        elif not isinstance(mask, Tensor):
+            part[name] = [tensor[begin:end] for tensor in mask]
+        elif name == "lengths":
+            part[name] = (mask - begin).clamp(0, end - begin)
+        else:
+            part[name] = mask[begin:end]
+    return part
+
+
+def _recomputed(
+    run: Callable[[int, int, Parts, Any], tuple[Parts, Any]],
+    sequences: Parts,
+    start: Any,
+    parameters: Parts,
+    budget: int | None,
+    segments: int | None,
+    *,
+    summed: bool,
+    reverse: bool = False,
+    time: int = 0,
+    scans: int = 1,
+    name: str = "layer",
+) -> tuple[tuple[Tensor, ...], Any]:
+    """``run(begin, end, parts, state)`` over all steps, in segments."""
+    steps, device = sequences[0].shape[time], sequences[0].device
+    if segments is not None:
+        check_size("segments", segments, most=steps)
+    known = [*parameters, *sequences]
+    known += [leaf for leaf in pytree.tree_leaves(start) if isinstance(leaf, Tensor)]
+
+    def first(count: int) -> Needs:
+        begin, end = (steps - count, steps) if reverse else (0, count)
+        parts = [
+            s.detach().narrow(time, begin, count).requires_grad_(s.requires_grad) for s in sequences
+        ]
+        return _needs(partial(run, begin, end, parts, start), [*known, *parts], device, name)
+
+    more = min(steps, PROBE)
+    less = max(1, more // 2)
+    few, many = first(less), first(more)
+    if segments is not None:
+        length = -(-steps // segments)
+        count = -(-steps // length)
+        chosen = Plan(length, count, count - 1, 1)
+    else:
+        assert budget is not None
+        step = (many.kept - few.kept) / (more - less) if more > less else few.kept
+        call = max(0.0, many.kept - step * more)
+        memory = Memory(PEAK * step, PEAK * call, many.state + CHANCE)
+        if budget < memory.least():
+            raise ValueError(
+                f"memory: got {spoken(budget * scans)}, expected at least "
+                f"{spoken(memory.least() * scans)}, which one step at a time takes"
+            )
+        chosen = plan(steps, budget, memory)
+    cuts = [(b, min(b + chosen.length, steps)) for b in range(0, steps, chosen.length)]
+    cuts = cuts[:: -1 if reverse else 1]
+    chain = Chain(
+        cuts,
+        lambda k, parts, state: run(*cuts[k], parts, state),
+        chosen,
+        summed,
+        time,
+        device,
+        name,
+    )
+    found = {id(t): t for t in (*parameters, *many.leaves)}
+    return chain([p for p in found.values() if p.requires_grad], sequences, start)
+
+
+class Needs(NamedTuple):
+    """What a call needs: what autograd keeps of it and its state, in bytes, and which parameters."""
+
+    kept: int
+    state: int
+    leaves: list[Tensor]
+
+
+def _needs(
+    run: Callable[[], tuple[Parts, Any]], known: Parts, device: torch.device, name: str
+) -> Needs:
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            place, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+            seen[place] = max(size, seen.get(place, 0))
+        return tensor
+
+    since = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    with (
+        chance_restored(device),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        outputs, state = run()
+    after = [s for s in pytree.tree_leaves(state) if isinstance(s, Tensor)]
+    try:
+        leaves = leaves_of((*outputs, *after), known, since)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    kept = sum(t.numel() * t.element_size() for t in after)
+    return Needs(sum(seen.values()), kept, leaves)
+
+
+def _check_budget(memory: int | str | None, segments: int | None) -> None:
+    if (memory is None) == (segments is None):
+        got = "neither" if memory is None else "both"
+        raise ValueError(f"memory, segments: got {got}, expected one of them")
+    if memory is not None:
+        parse(memory)
+
+
+@contextmanager
+def _set(layer: Recurrent | Twin, through: Any) -> Iterator[None]:
+    """``layer`` takes its sweeps in parts."""
+    before = vars(layer).get("through")
+    layer.through = through
+    try:
+        yield
+    finally:
+        del layer.through
+        if before is not None:
+            layer.through = before

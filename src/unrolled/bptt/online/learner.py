@@ -1,0 +1,351 @@
+"""What online learners share: the call, the state between calls, and how the past enters a gradient."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.bptt.carry import chosen_lanes
+from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
+from unrolled.cells import Cell, State
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.twins import KERNELS, weights_of
+from unrolled.scan import native
+from unrolled.scan.operators import Weights
+from unrolled.shapes import check_input, check_resets, is_autocast
+
+
+class Learner:
+    """A recurrent layer that is called step by step, and learns from all steps without keeping them.
+
+    A call takes a step, or a chunk of steps, from the state that the last call left. Within the call
+    the gradient is autograd's own. Where it reaches the state at the call's start, the influence J =
+    ∂s/∂θ of the parameters on that state takes it into the past: v = ∂L/∂s becomes v J. J is carried
+    forward from call to call, without a graph, so memory is the same after any number of steps.
+
+    The gradient in ``x`` is what passes within the call: a layer below learns from that alone. An
+    update of the weights between two calls leaves J as it is, of the weights as they were; it is exact
+    for weights that stand still, and close while they move slowly.
+
+    The influence runs on PyTorch's operations, whatever the layer's ``backend`` is; the call itself goes
+    by the kernels where they can take it, but for ``SnAp1`` of cells whose units hear of one another.
+    """
+
+    layer: nn.Module
+    _state: Scans
+    _kept: Tensors
+    _fresh: Tensor
+
+    def __init__(self, layer: nn.Module, make: Callable[[Recurrent], Influence]) -> None:
+        self.layer = layer
+        self._recurrent = as_recurrent(layer)
+        self._learnt = trained(self._recurrent)
+        if not self._learnt:
+            raise ValueError("layer: got no parameter that requires a gradient, expected some")
+        self._influence = make(self._recurrent)
+        self._influence.shapes(1)
+        self.reset()
+
+    @property
+    def form(self) -> str:
+        """What is kept of the past: "dense", "by unit", "by unit, approximate" or "rank one"."""
+        return self._influence.form
+
+    @property
+    def size(self) -> int:
+        """How many numbers are kept of the past, a lane."""
+        return self._influence.size
+
+    @property
+    def lanes(self) -> int:
+        """B, as in the last call; 0 before the first."""
+        return len(self._fresh)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.layer!r}, {self.form}, {self.size} numbers a lane)"
+
+    # --- Steps -----------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor, *, resets: Tensor | None = None) -> Tensor:
+        """Take one step, or a chunk of them.
+
+        Args:
+            x: ``[B, D]`` for one step, or ``[T, B, D]`` (``[B, T, D]`` if the layer is
+                ``batch_first``).
+            resets: boolean ``[B]``, or for a chunk ``[T, B]`` (``[B, T]``): where true, a new sequence
+                begins with that step; its state and its influence start anew.
+
+        Returns:
+            The output, ``[B, F]`` or for a chunk ``[T, B, F]`` (``[B, T, F]``). Its backward pass, once,
+            puts the gradient through all steps so far into the parameters.
+
+        Raises:
+            TypeError, ValueError: ``x`` or ``resets`` has another shape, dtype or device; there are
+                other lanes than in the last call; or other parameters require a gradient than when the
+                learner was made.
+            RuntimeError: something is random, as dropout is in training; or autocast is on.
+        """
+        layer = self._current()
+        first = bool(self.layer.batch_first)
+        is_chunk = isinstance(x, Tensor) and x.dim() == 3
+        if isinstance(x, Tensor) and (x.dim() not in (2, 3) or x.shape[-1] != layer.input_size):
+            chunk = f"[{'B, T' if first else 'T, B'}, {layer.input_size}]"
+            raise ValueError(
+                f"x: got shape {list(x.shape)}, expected [B, {layer.input_size}], or {chunk} for a chunk"
+            )
+        given = x if is_chunk or not isinstance(x, Tensor) else x.unsqueeze(0)
+        check_input(given, layer.input_size, next(layer.parameters()), batch_first=first)
+        if is_autocast(given):
+            raise RuntimeError("autocast: got it switched on, expected off; leave its context")
+        given = given.transpose(0, 1) if first and is_chunk else given
+        steps, lanes, _ = given.shape
+        self._check_layer(layer, given)
+        flags = self._flags(resets, steps, lanes, first and is_chunk, given)
+        if not steps or not lanes:
+            y = cast(Tensor, layer(given)[0])
+        else:
+            self._admit(given, lanes)
+            flags[0] |= self._fresh
+            y = self._advance(layer, given, flags)
+        return y[0] if not is_chunk else y.transpose(0, 1) if first else y
+
+    def _advance(self, layer: Recurrent, x: Tensor, resets: Tensor) -> Tensor:
+        """The chunk ``x`` ``[T, B, D]``, in which everything is right."""
+        influence = forgotten(self._kept, resets[0])
+        counts = [len(state) for state in self._state]
+        flat = _Past.apply(  # type: ignore[no-untyped-call]
+            self._influence.pull,
+            sum(counts),
+            len(influence),
+            *(s for state in self._state for s in state),
+            *influence,
+            *self._influence.parameters(layer),
+        )
+        start = tuple(flat[sum(counts[:k]) :][:count] for k, count in enumerate(counts))
+        chunk = Chunk(x, resets, self._state)
+        y, final, kept = self._influence.run(layer, start, influence, chunk)
+        self._state = tuple(tuple(s.detach() for s in state) for state in final)
+        self._kept = tuple(part.detach() for part in kept)
+        self._fresh = torch.zeros_like(self._fresh)
+        return y
+
+    def _flags(
+        self, resets: Tensor | None, steps: int, lanes: int, batch_first: bool, x: Tensor
+    ) -> Tensor:
+        """``resets`` as ``[T, B]``, the caller's own untouched."""
+        if resets is None:
+            return torch.zeros(steps, lanes, dtype=torch.bool, device=x.device)
+        if isinstance(resets, Tensor) and resets.dim() == 1 and not batch_first and steps == 1:
+            resets = resets.unsqueeze(0)
+        checked = check_resets(resets, steps, lanes, batch_first=batch_first)
+        return checked.to(x.device, copy=True)
+
+    def _admit(self, x: Tensor, lanes: int) -> None:
+        """Make room for the lanes of the first call; refuse others than there are."""
+        if not self.lanes:
+            self._begin(lanes, x)
+        if lanes != self.lanes:
+            raise ValueError(
+                f"x: got {lanes} lanes, expected {self.lanes} as in the last call; call reset() to "
+                "begin anew"
+            )
+        kept = self._state[0][0]
+        if (kept.dtype, kept.device) != (x.dtype, x.device):
+            raise TypeError(
+                f"layer: got {x.dtype} on {x.device}, expected {kept.dtype} on {kept.device} as in "
+                "the last call; call reset() to begin anew"
+            )
+
+    def _begin(self, lanes: int, like: Tensor) -> None:
+        """Lanes all of whose sequences are still to come."""
+        cells = cast(Sequence[Cell], self._recurrent.cells)
+        shapes = self._influence.shapes(lanes)
+        self._state = tuple(
+            tuple(like.new_zeros(lanes, size) for size in cell.state_sizes) for cell in cells
+        )
+        self._kept = tuple(like.new_zeros(shape) for shape in shapes)
+        self._fresh = torch.ones(lanes, dtype=torch.bool, device=like.device)
+
+    def _current(self) -> Recurrent:
+        """The layer as a ``Recurrent`` that takes ``[T, B, D]``, over the parameters of this moment."""
+        if not isinstance(self.layer, Recurrent):
+            weights = [w for group in weights_of(cast(nn.RNNBase, self.layer)) for w in group]
+            cells = cast(Sequence[Cell], self._recurrent.cells)
+            seen = [p for cell in cells for p in cell._parameters.values() if p is not None]
+            if [id(w) for w in weights] != [id(p) for p in seen]:
+                self._recurrent = as_recurrent(self.layer)
+        view = copy.copy(self._recurrent)
+        view.batch_first = False
+        return view
+
+    def _check_layer(self, layer: Recurrent, x: Tensor) -> None:
+        """Refuse a layer that has changed since the learner was made, or in which something is random."""
+        if trained(layer) != self._learnt:
+            raise ValueError(
+                "layer: other parameters require a gradient than when the learner was made; make a "
+                f"new {type(self).__name__}"
+            )
+        random = [
+            name
+            for name in ("dropout", "variational_dropout", "weight_drop")
+            if layer.training and getattr(layer, name) and (name != "dropout" or layer.depth > 1)
+        ]
+        between = getattr(self.layer, "num_layers", 1) > 1 and getattr(self.layer, "dropout", 0.0)
+        if not isinstance(self.layer, Recurrent) and self.layer.training and between:
+            random.append("dropout")
+        for cell in cast(Sequence[Cell], layer.cells):
+            if type(cell).noise is not Cell.noise and cell.noise(1, x.shape[1], x) is not None:
+                random.append(f"noise of {type(cell).__name__}")
+        if random:
+            raise RuntimeError(
+                f"layer: got {', '.join(dict.fromkeys(random))} at work, expected a layer in which "
+                "nothing is random; call layer.eval(), which stops no gradient, or leave it out"
+            )
+
+    # --- The state -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """A copy of the state, in the layer's own form; before the first call it has no lanes."""
+        with torch.no_grad():
+            scans = []
+            anew = self._fresh.unsqueeze(1)
+            for cell, state in zip(self._recurrent.cells, self._state, strict=True):
+                fresh = cast(Cell, cell).initial_state(self.lanes, state[0])
+                pairs = zip(fresh, state, strict=True)
+                scans.append(tuple(torch.where(anew, f, s) for f, s in pairs))
+            return self._recurrent.by_layer(scans)
+
+    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
+        """Let the sequences in these lanes be over: new ones begin with the next step.
+
+        By default all of them; then the next call may have any number of lanes.
+
+        Args:
+            lanes: numbers of lanes, or a boolean a lane.
+
+        Raises:
+            IndexError: there is no such lane.
+        """
+        if lanes is None:
+            self._begin(0, next(self._recurrent.parameters()).detach())
+        else:
+            self._fresh = self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state and the influence as tensors by name: for ``torch.save`` or safetensors."""
+        saved = {f"state/{k}": s for k, s in enumerate(self.state)}
+        saved |= {f"influence/{k}": part.clone() for k, part in enumerate(self._kept)}
+        return saved | {"fresh": self._fresh.clone()}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state_dict`` gave, in as many lanes as it has.
+
+        Raises:
+            TypeError, ValueError: it is of another layer or of another kind of learner; nothing has
+                been changed.
+        """
+        like = next(self._recurrent.parameters()).detach()
+        fresh = saved.get("fresh", torch.zeros(0, dtype=torch.bool))
+        shapes = {
+            f"{kind}/{k}": shape
+            for kind, own in (
+                ("state", self._recurrent.state_shapes(len(fresh))),
+                ("influence", self._influence.shapes(len(fresh))),
+            )
+            for k, shape in enumerate(own)
+        } | {"fresh": (len(fresh),)}
+        given = {name: tensor for name, tensor in saved.items() if name != "generator"}
+        got = {name: tuple(tensor.shape) for name, tensor in given.items()}
+        if got != shapes:
+            raise ValueError(
+                f"saved: got {_listed(got)}, expected {_listed(shapes)}; load what a "
+                f"{type(self).__name__} of such a layer has saved"
+            )
+        for name, tensor in given.items():
+            if tensor.dtype != (torch.bool if name == "fresh" else like.dtype):
+                raise TypeError(
+                    f"saved: got {tensor.dtype} for {name!r}, expected {like.dtype} as the weights"
+                )
+        taken = {name: tensor.to(like.device, copy=True) for name, tensor in given.items()}
+        state = tuple(s for name, s in taken.items() if name.startswith("state/"))
+        self._state = tuple(self._recurrent.by_scan(state))
+        self._kept = tuple(p for name, p in taken.items() if name.startswith("influence/"))
+        self._fresh = taken["fresh"]
+
+
+def _listed(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing"
+
+
+class _Past(torch.autograd.Function):
+    """The state at a call's start: a constant, whose gradient goes into the past by the influence."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pull: Callable[..., Tensors], states: int, parts: int, *tensors: Tensor
+    ) -> Any:
+        ctx.pull, ctx.counts = pull, (states, parts)
+        ctx.save_for_backward(*tensors[states : states + parts])
+        return tuple(s.clone() for s in tensors[:states])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph: got True, but the influence of the past is a constant here, so that "
+                "second derivatives would be wrong; use BPTT for them"
+            )
+        found = ctx.pull(ctx.saved_tensors, gradients)
+        return (None,) * (3 + sum(ctx.counts)) + tuple(found)
+
+
+# --- The layer -------------------------------------------------------------------------------------
+
+
+def as_recurrent(layer: nn.Module) -> Recurrent:
+    """``layer``, or a ``Recurrent`` over the very parameters of a layer of ``torch.nn`` or a twin.
+
+    Raises:
+        TypeError: it is no recurrent layer.
+        ValueError: it is bidirectional, has a ``proj_size`` or weights that are computed.
+    """
+    if not isinstance(layer, Recurrent | nn.RNN | nn.LSTM | nn.GRU):
+        raise TypeError(
+            f"layer: got {type(layer).__name__}, expected a Recurrent, or an RNN, LSTM or GRU of "
+            "unrolled or torch.nn"
+        )
+    if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
+        raise ValueError(
+            "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
+        )
+    if isinstance(layer, Recurrent):
+        return layer
+    if layer.proj_size:
+        raise ValueError(
+            f"layer: got proj_size={layer.proj_size}, expected 0; use Recurrent with projection="
+        )
+    made = []
+    for names, group in zip(layer._all_weights, weights_of(layer), strict=True):
+        for name, weight in zip(names, group, strict=True):
+            if not isinstance(weight, nn.Parameter):
+                raise ValueError(
+                    f"{name}: got a weight that is computed, expected a parameter; use Recurrent"
+                )
+        weights = Weights(*group, *[None] * (4 - len(group)))
+        made.append(native._cell(KERNELS[layer.mode], weights))
+    cells = iter(made)
+    return Recurrent(
+        lambda *_: next(cells),
+        layer.input_size,
+        layer.hidden_size,
+        depth=layer.num_layers,
+        backend=getattr(layer, "backend", "auto"),
+    )
+
+
+def trained(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter that requires a gradient, by name."""
+    return {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}

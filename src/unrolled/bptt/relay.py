@@ -1,0 +1,302 @@
+"""Every recurrent layer of a model is handed its state for one pass, and what it ends with is taken."""
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from unrolled.cells import Cell, State
+from unrolled.layers.explain import recurrent_layers
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.result import Result
+from unrolled.layers.states import (
+    Layer,
+    as_given,
+    as_tuple,
+    directions,
+    fresh_state,
+    state_shapes,
+)
+from unrolled.layers.twins import Twin
+from unrolled.shapes import check_lengths, real_steps
+
+States = dict[str, State]
+"""The state of each recurrent layer of a model, by the layer's name in it."""
+
+
+class Relay:
+    """Inside the block, each recurrent layer of a model begins in the state that is meant for it.
+
+    A layer called without a state is given its own. Afterwards the state it ended in is in ``finals``,
+    as part of the graph, and ``ended`` says which lanes ended before the last step. Of a bidirectional
+    layer only the forward direction is given a state: what the backward one would need comes later,
+    and it begins anew. The layers are as before when the block is left, in whatever way.
+
+    Args:
+        layers: as ``layers_of`` gives them.
+        states: of the layers, before the first step; one that is missing begins anew.
+        initial: the state of a new sequence, ``[L*S, 1, size]`` each, for layers that do not learn
+            their own.
+        resets: boolean ``[T, B]``: where a new sequence begins.
+        real: boolean ``[T, B]``: which steps are real; or how many, ``[B]``; by default all.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        states: Mapping[str, State],
+        *,
+        initial: Mapping[str, State] | None = None,
+        resets: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> None:
+        self.layers = layers
+        self.states = states
+        self.initial = initial or {}
+        self.resets = resets if resets is not None and resets.any() else None
+        self.real = real
+        self.finals: States = {}
+        self.ended: Tensor | None = None
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name, layer in self.layers.items():
+            self._before[name] = vars(layer).get("forward")
+            vars(layer)["forward"] = partial(self._call, name, layer.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, before in self._before.items():
+            del vars(self.layers[name])["forward"]
+            if before is not None:
+                vars(self.layers[name])["forward"] = before
+
+    def _call(self, name: str, forward: Any, *arguments: Any, **options: Any) -> Any:
+        """``forward`` of the layer ``name``, with its state where the caller gives none."""
+        layer = self.layers[name]
+        x_name, state_name = ("x", "state") if isinstance(layer, Recurrent) else ("input", "hx")
+        named = dict(zip((x_name, state_name), arguments, strict=False)) | options
+        x, given = named.pop(x_name), named.pop(state_name, None)
+        if given is None and name in self.finals:
+            raise RuntimeError(
+                f"{_called(name)}: called twice in one window without a state, expected once; "
+                "hand the state from call to call yourself"
+            )
+        if given is not None:
+            result = forward(x, given, **named)
+        elif isinstance(x, Tensor) and x.dim() == 2 and isinstance(layer, nn.RNNBase):
+            result = self._without_lanes(name, forward, x)
+        else:
+            result = self._begin(name, forward, x, named)
+        final = as_tuple(result[1])
+        is_single = final[0].dim() == 2
+        self.finals[name] = tuple(s.unsqueeze(1) for s in final) if is_single else final
+        return result
+
+    def _without_lanes(self, name: str, forward: Any, x: Tensor) -> Any:
+        """One sequence ``[T, D]``, as ``torch.nn`` takes it."""
+        layer = cast(nn.RNNBase, self.layers[name])
+        time = 1 if layer.batch_first else 0
+        y, state = self._begin(name, forward, x.unsqueeze(1 - time), {})
+        return y.squeeze(1 - time), as_given(layer, [s.squeeze(1) for s in as_tuple(state)])
+
+    def _begin(self, name: str, forward: Any, x: Any, options: dict[str, Any]) -> Any:
+        """``forward`` from the layer's own state, through the resets on its way."""
+        layer = self.layers[name]
+        resets, real = self._of(name, x)
+        lanes, like = _lanes_of(layer, x)
+        fresh: State | None = None
+        if resets is not None or name in self.initial or directions(layer) == 2:
+            fresh = self._fresh(name, lanes, like)
+        start = self._start(name, lanes, fresh)
+        if start is None and name in self.initial:
+            start = fresh
+        if resets is not None and fresh is not None:
+            if start is not None:
+                start = _where(resets[0], fresh, start)
+            resets = resets.clone()
+            resets[0] = False  # done; the backward direction has nothing before the window
+            resets = resets if resets.any() else None
+        if real is not None:
+            options = self._masked(name, real, options)
+        if resets is None:
+            return forward(x, None if start is None else as_given(layer, start), **options)
+        if self._goes_in_parts(name, options):
+            assert fresh is not None
+            return _in_parts(layer, forward, x, start or fresh, fresh, resets)
+        if name in self.initial or not isinstance(layer, Recurrent | Twin):
+            raise ValueError(
+                f"resets: got some within the window, which {_called(name)} cannot take: it is "
+                "bidirectional, or has lengths; use unrolled's own layers, with learn_initial_state="
+            )
+        mine = options.pop("resets", None)
+        resets = resets.transpose(0, 1) if layer.batch_first else resets
+        options["resets"] = resets if mine is None else resets | mine
+        return forward(x, None if start is None else as_given(layer, start), **options)
+
+    def _of(self, name: str, x: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The resets and the real steps for ``x``, ``[T, B]`` on its device, if there are any."""
+        resets, real = self.resets, self.real
+        if resets is None and real is None:
+            return None, None
+        kind = "resets" if real is None else "lengths"
+        if isinstance(x, PackedSequence):
+            raise ValueError(
+                f"{kind}: got them, but {_called(name)} reads a PackedSequence; expected a tensor"
+            )
+        steps, lanes = x.shape[:2] if not self.layers[name].batch_first else x.shape[1::-1]
+        if real is not None and real.dim() == 1:
+            real = real_steps(check_lengths(real, steps, lanes), steps)
+        for kind, flags in (("resets", resets), ("lengths", real)):
+            if flags is not None and tuple(flags.shape) != (steps, lanes):
+                raise ValueError(
+                    f"{kind}: got T, B = {list(flags.shape)}, but {_called(name)} reads "
+                    f"{[steps, lanes]}"
+                )
+        self.ended = None if real is None or real[-1].all() else ~real[-1]
+        real = None if real is None or real.all() else real.to(x.device)
+        return None if resets is None else resets.to(x.device), real
+
+    def _start(self, name: str, lanes: int, fresh: State | None) -> State | None:
+        """The state that is meant for the layer, if there is one."""
+        layer, state = self.layers[name], self.states.get(name)
+        if state is None:
+            return None
+        if state[0].shape[1] != lanes:
+            raise ValueError(
+                f"x: got {lanes} lanes in {_called(name)}, expected {state[0].shape[1]} as in the "
+                "window before; keep the batch size, or begin anew with reset()"
+            )
+        if directions(layer) == 1 or fresh is None:
+            return state
+        forward = torch.arange(state[0].shape[0], device=state[0].device) % 2 == 0
+        kept = forward.view(-1, 1, 1)
+        return tuple(torch.where(kept, s, f) for s, f in zip(state, fresh, strict=True))
+
+    def _fresh(self, name: str, lanes: int, like: Tensor) -> State:
+        if name in self.initial:
+            return tuple(s.expand(-1, lanes, -1).to(like) for s in self.initial[name])
+        return fresh_state(self.layers[name], lanes, like)
+
+    def _masked(self, name: str, real: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        """``options`` with the real steps, unless the caller gives them."""
+        layer = self.layers[name]
+        if "lengths" in options or "mask" in options:
+            return options
+        lengths = real.sum(0)
+        is_prefix = bool(
+            (real == (torch.arange(len(real), device=real.device)[:, None] < lengths)).all()
+        )
+        if isinstance(layer, Recurrent) and not is_prefix:
+            return options | {"mask": real.transpose(0, 1) if layer.batch_first else real}
+        if isinstance(layer, Recurrent | Twin) and is_prefix:
+            return options | {"lengths": lengths}
+        kind = f"torch.nn.{type(layer).__name__}"
+        raise ValueError(
+            f"lengths: got lanes that end early, but {_called(name)} is a {kind} and reads every step; "
+            "use Recurrent, or unrolled.accelerate(model) where each lane ends once"
+        )
+
+    def _goes_in_parts(self, name: str, options: Mapping[str, Any]) -> bool:
+        """Whether resets are to be met by ending one call and beginning another."""
+        layer = self.layers[name]
+        if directions(layer) == 2 or any(
+            v is not None and v is not False for v in options.values()
+        ):
+            return False
+        if isinstance(layer, Recurrent):
+            own = all(cell.starts_at_zero for cell in cast(list[Cell], list(layer.cells)))
+            return name in self.initial or not own
+        return name in self.initial or not isinstance(layer, Twin) or bool(layer.proj_size)
+
+
+def layers_of(model: nn.Module) -> dict[str, Layer]:
+    """The recurrent layers of ``model``, itself included, by name; a shared one once.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: there is none inside, or one that cannot be handed a state.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            "model: got one compiled by torch.compile, whose graph has no place for a state; give the "
+            "model itself, and compile what stands around its recurrent layers"
+        )
+    found = dict(recurrent_layers(model))
+    if not found:
+        raise ValueError(
+            f"model: got {type(model).__name__}, which holds no recurrent layer (cells that are stepped "
+            "by hand keep their state there)"
+        )
+    for name, layer in found.items():
+        if not isinstance(layer, Recurrent | nn.RNNBase) or isinstance(
+            layer, torch.jit.ScriptModule
+        ):
+            raise ValueError(
+                f"{_called(name)}: got {type(layer).__name__}, which takes no state so"
+            )
+    return cast(dict[str, Layer], found)
+
+
+def check_initial(
+    layers: Mapping[str, Layer], initial: Mapping[str, Any] | None
+) -> dict[str, State]:
+    """``initial`` by layer, or an error unless each is ``[L*S, 1, size]`` a state tensor."""
+    checked: dict[str, State] = {}
+    for name, given in (initial or {}).items():
+        if name not in layers:
+            raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")
+        state = as_tuple(given)
+        expected = [list(shape) for shape in state_shapes(layers[name], 1)]
+        if [list(s.shape) for s in state] != expected:
+            got = ", ".join(str(list(s.shape)) for s in state)
+            described = ", ".join(map(str, expected))
+            raise ValueError(f"initial: got shapes {got} for {_called(name)}, expected {described}")
+        checked[name] = state
+    return checked
+
+
+def _called(name: str) -> str:
+    """How a message names a layer."""
+    return f"layer {name!r}" if name else "the layer"
+
+
+def _lanes_of(layer: Layer, x: Any) -> tuple[int, Tensor]:
+    """B of a layer's input, and a tensor of its dtype and device."""
+    if isinstance(x, PackedSequence):
+        return int(x.batch_sizes[0]), x.data
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x: got {got}, expected [T, B, D]")
+    return x.shape[0 if layer.batch_first else 1], x
+
+
+def _where(lanes: Tensor, new: State, old: State) -> State:
+    """``new`` for the ``lanes`` that are true, ``old`` for the others."""
+    chosen = lanes.view(1, -1, 1)
+    return tuple(torch.where(chosen, n, o) for n, o in zip(new, old, strict=True))
+
+
+def _in_parts(
+    layer: Layer, forward: Any, x: Tensor, state: State, fresh: State, resets: Tensor
+) -> Any:
+    """``forward`` from each reset to the next, as one result."""
+    time = 1 if layer.batch_first else 0
+    steps = x.shape[time]
+    times = resets.any(1).nonzero().flatten().tolist()
+    outputs, result = [], None
+    for begin, end in pairwise(sorted({0, *times, steps})):
+        state = _where(resets[begin], fresh, state)
+        result = forward(x.narrow(time, begin, end - begin), as_given(layer, state))
+        outputs.append(result[0])
+        state = as_tuple(result[1])
+    y = torch.cat(outputs, time)
+    if isinstance(result, Result):
+        return Result(y, state, None, *result._which)
+    return y, as_given(layer, state)

@@ -1,0 +1,422 @@
+"""Truncated backpropagation through time: every k1 steps, back through k2."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from unrolled.bptt.carry import Carry, chosen_lanes
+from unrolled.bptt.relay import Relay, States
+from unrolled.layers.explain import is_recurrent
+from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
+
+ALPHA = 4.0  # how slowly the odds of an end fall with the length of a span; above 1
+
+
+class Chunk(NamedTuple):
+    """Steps that have been read: the states before them, and what was read."""
+
+    states: States
+    inputs: tuple[Tensor, ...]  # [K, B, ...] each
+    resets: Tensor | None  # [K, B]
+    real: Tensor | None  # [K, B]
+
+
+class Truncated:
+    """A model on an endless sequence: each window's gradient goes back through the last ``k2`` steps.
+
+    BPTT(k1, k2) of Williams & Peng: ``y = truncated(x)`` of the next k1 steps; the gradient of y goes
+    back through the last k2 steps, these k1 among them, and no further. Where k2 is larger than k1, the
+    steps before the window are read again, from the state in which the sequence passed there, so that
+    the weights may change between windows. Outputs are given once only, for the new steps; so each
+    loss counts once.
+
+        >>> import torch, unrolled
+        >>> from unrolled import bptt
+        >>> layer = unrolled.GRU(3, 5)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> truncated = bptt.Truncated(layer, 14)
+        >>> for x in torch.randn(4, 7, 2, 3):  # k1 = 7
+        ...     optimizer.zero_grad()
+        ...     truncated(x).square().mean().backward()
+        ...     optimizer.step()
+
+    States are kept as by ``Carry``; training and evaluation have their own. Chance (dropout) is drawn
+    anew where steps are read again.
+
+    With ``randomised`` the truncation has no bias: after each window it is drawn whether the gradient
+    ends there, with probability c, and ``truncates`` says so; else what comes back through that point
+    is multiplied by 1 / (1 - c). The losses of the windows from one truncation to the next, k2 steps on
+    average, are to be added, and differentiated when ``truncates``:
+
+        >>> truncated = bptt.Truncated(layer, 14, randomised=True)
+        >>> losses = []
+        >>> for x in torch.randn(8, 7, 2, 3):
+        ...     losses.append(truncated(x).square().mean())
+        ...     if truncated.truncates:
+        ...         sum(losses).backward()
+        ...         losses.clear()
+
+    Sources: Williams & Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent
+    Network Trajectories", Neural Computation 2 (1990); Tallec & Ollivier, "Unbiasing Truncated
+    Backpropagation Through Time", 2017. As there, c = α / ((α - 1) L + δ) after δ windows, with L the
+    average number; here α = 4.
+
+    Args:
+        model: called with the inputs, ``[T, B, ...]`` each; its outputs, a tensor or a structure of
+            them, have the steps first too. Of a recurrent layer they are y alone.
+        k2: how many steps the gradient goes back; on average if ``randomised``.
+        randomised: whether truncation is drawn.
+        generator: the source of chance for that; by default PyTorch's own.
+        initial: as for ``Carry``.
+        batch_first: whether all is ``[B, T, ...]``.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    truncates = True
+    """Whether the gradient ends with the last window: always, unless ``randomised``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        k2: int,
+        *,
+        randomised: bool = False,
+        generator: torch.Generator | None = None,
+        initial: Mapping[str, Tensor | Sequence[Tensor]] | None = None,
+        batch_first: bool = False,
+    ) -> None:
+        self.carry = Carry(model, initial=initial, batch_first=batch_first)
+        self.model = model
+        self.k2 = check_size("k2", k2)
+        self.randomised = randomised
+        self.generator = generator
+        self.time = 1 if batch_first else 0
+        self._history: list[Chunk] = []
+        self._pending: Tensor | None = None  # lanes that begin anew with the next window, [B]
+        self._span = 0  # windows since the last truncation
+
+    def __call__(
+        self, *inputs: Tensor, resets: Tensor | None = None, lengths: Lengths | None = None
+    ) -> Any:
+        """The outputs of the next window's steps.
+
+        Args:
+            inputs: ``[k1, B, ...]`` each; k1 may differ from window to window.
+            resets: boolean ``[k1, B]``, as for ``Carry.window``.
+            lengths: ``[B]``, as for ``Carry.window``.
+
+        Raises:
+            ValueError: k1 is larger than k2; or a shape does not fit, also not to the window before.
+            RuntimeError: no recurrent layer of the model ran.
+        """
+        steps = self._steps_of(inputs)
+        if steps > self.k2:
+            raise ValueError(
+                f"k1: got a window of {steps} steps with k2 = {self.k2}, expected at most k2; "
+                f"the smallest k2 that works is {steps}"
+            )
+        mode = self.carry.mode()
+        resets, counts = self.carry.flags(resets, lengths)
+        resets = self._with_pending(resets, steps, inputs[0].shape[1 - self.time])
+        self.carry.refuse_ended(mode, resets, counts)
+        real = None if counts is None else real_steps(counts, steps)
+        chunk = Chunk(self.carry.kept[mode], inputs, resets, real)
+        if mode == "evaluation":
+            output, relay = self._read([chunk])
+            self.carry.commit(mode, relay)
+        elif self.randomised:
+            output, relay = self._read([chunk])
+            self._draw(mode, relay, steps)
+        else:
+            reach = self._reach(chunk)
+            output, relay = self._read(reach)
+            self.carry.commit(mode, relay)
+            self._history = reach
+        self._pending = None
+        return self._latest(output, steps)
+
+    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
+        """Begin anew with the next window, in all lanes or in those of these numbers."""
+        if lanes is None:
+            self.carry.reset()
+            if self.model.training:
+                self._history, self._pending, self._span, self.truncates = [], None, 0, True
+            return
+        states = self.carry.kept[self.carry.mode()]
+        if states:
+            first = next(iter(states.values()))[0]
+            chosen = chosen_lanes(lanes, first.shape[1], torch.device("cpu"))
+            self._pending = chosen if self._pending is None else chosen | self._pending
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The states and what is to be read again, as tensors by name.
+
+        Raises:
+            RuntimeError: a randomised span has not ended; save where ``truncates``.
+        """
+        if not self.truncates:
+            raise RuntimeError(
+                "state_dict: a span is under way, whose graph cannot be saved; save after a window "
+                "with truncates=True"
+            )
+        saved = {f"carry/{key}": tensor for key, tensor in self.carry.state_dict().items()}
+        for k, chunk in enumerate(self._history):
+            for name, state in chunk.states.items():
+                for i, tensor in enumerate(state):
+                    saved[f"{k}/state/{name}/{i}"] = tensor.clone()
+            for i, tensor in enumerate(chunk.inputs):
+                saved[f"{k}/input/{i}"] = tensor.detach().clone()
+            for kind in ("resets", "real"):
+                if (flags := getattr(chunk, kind)) is not None:
+                    saved[f"{k}/{kind}"] = flags.clone()
+        if self._pending is not None:
+            saved["pending"] = self._pending.clone()
+        return saved
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is of a model with other layers; nothing has been changed.
+        """
+        carried = {k.removeprefix("carry/"): t for k, t in saved.items() if k.startswith("carry/")}
+        numbers = {int(k.split("/")[0]) for k in saved if k.split("/")[0].isdecimal()}
+        history = []
+        for k in sorted(numbers):
+            mine = {key.partition("/")[2]: t for key, t in saved.items() if key.startswith(f"{k}/")}
+            states = {
+                key.removeprefix("state/"): t for key, t in mine.items() if key.startswith("state/")
+            }
+            inputs = [
+                mine[f"input/{i}"].clone() for i in range(sum(k[:6] == "input/" for k in mine))
+            ]
+            history.append(
+                Chunk(
+                    self.carry.states_from(states),
+                    tuple(inputs),
+                    mine.get("resets"),
+                    mine.get("real"),
+                )
+            )
+        self.carry.load_state_dict(carried)
+        self._history, self._pending = history, saved.get("pending")
+        self._span, self.truncates = 0, True
+
+    # --- Reading ---------------------------------------------------------------------------------
+
+    def _reach(self, chunk: Chunk) -> list[Chunk]:
+        """The chunks that hold the last k2 steps, ``chunk`` being the newest."""
+        found, steps = [chunk], self._steps_of(chunk.inputs)
+        for earlier in reversed(self._history):
+            if steps >= self.k2:
+                break
+            found.insert(0, earlier)
+            steps += self._steps_of(earlier.inputs)
+        return found
+
+    def _read(self, chunks: Sequence[Chunk]) -> tuple[Any, Relay]:
+        """The model's output on the last k2 steps of ``chunks``, and the relay that ran it."""
+        inputs = tuple(
+            _cat(parts, self.time) for parts in zip(*(c.inputs for c in chunks), strict=True)
+        )
+        resets, real = (self._flags_of(chunks, kind) for kind in ("resets", "real"))
+        steps, states = self._steps_of(inputs), chunks[0].states
+        before = max(0, steps - self.k2)
+        if before:  # from where a state was kept to where the gradient ends
+            with torch.no_grad(), self._relay(states, resets, real, 0, before) as relay:
+                self.model(*(x.narrow(self.time, 0, before) for x in inputs))
+            states = relay.finals
+        with self._relay(states, resets, real, before, steps) as relay:
+            output = self.model(*(x.narrow(self.time, before, steps - before) for x in inputs))
+        return output, relay
+
+    def _relay(
+        self, states: States, resets: Tensor | None, real: Tensor | None, begin: int, end: int
+    ) -> Relay:
+        resets = None if resets is None else resets[begin:end]
+        return self.carry.relay(states, resets, None if real is None else real[begin:end])
+
+    def _flags_of(self, chunks: Sequence[Chunk], kind: str) -> Tensor | None:
+        """The resets or the real steps of ``chunks`` one after another."""
+        parts = [getattr(chunk, kind) for chunk in chunks]
+        if all(part is None for part in parts):
+            return None
+        lanes = chunks[0].inputs[0].shape[1 - self.time]
+        filled = [
+            torch.full((self._steps_of(chunk.inputs), lanes), kind == "real")
+            if p is None
+            else p.cpu()
+            for chunk, p in zip(chunks, parts, strict=True)
+        ]
+        return torch.cat(filled)
+
+    def _latest(self, output: Any, steps: int) -> Any:
+        """The outputs of the last ``steps`` steps."""
+        if is_recurrent(self.model):
+            output = output[0]
+
+        def latest(y: Any) -> Any:
+            if not isinstance(y, Tensor) or y.dim() <= self.time or y.shape[self.time] < steps:
+                got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+                raise ValueError(
+                    f"model: gave {got}, expected outputs with {steps} steps or more in dimension "
+                    f"{self.time}; wrap it in a module that returns those alone"
+                )
+            return y.narrow(self.time, y.shape[self.time] - steps, steps)
+
+        return pytree.tree_map(latest, output)
+
+    def _draw(self, mode: str, relay: Relay, steps: int) -> None:
+        """Whether the gradient ends here; if not, what comes back is multiplied."""
+        self._span += 1
+        average = self.k2 / steps
+        odds = min(1.0, ALPHA / ((ALPHA - 1) * average + self._span))
+        self.truncates = bool(torch.rand((), generator=self.generator, device="cpu") < odds)
+        if self.truncates:
+            self._span = 0
+        else:
+            factor = 1 / (1 - odds)
+            relay.finals = {
+                name: tuple(_Scaled.apply(s, factor) for s in state)  # type: ignore[no-untyped-call]
+                for name, state in relay.finals.items()
+            }
+        self.carry.commit(mode, relay, detach=self.truncates)
+
+    def _steps_of(self, inputs: Sequence[Tensor]) -> int:
+        """K, which all inputs share."""
+        for x in inputs:
+            if not isinstance(x, Tensor) or x.dim() < 2:
+                got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                shape = "[B, T, ...]" if self.time else "[T, B, ...]"
+                raise ValueError(f"x: got {got}, expected a tensor {shape}")
+        found = {x.shape[self.time] for x in inputs}
+        if len(found) != 1 or 0 in found:
+            raise ValueError(f"x: got {sorted(found)} steps, expected one number of 1 or more")
+        return found.pop()
+
+    def _with_pending(self, resets: Tensor | None, steps: int, lanes: int) -> Tensor | None:
+        """``resets`` and those that ``reset`` asked for."""
+        if self._pending is None or len(self._pending) != lanes:
+            return resets
+        asked = torch.zeros(steps, lanes, dtype=torch.bool)
+        asked[0] = self._pending
+        return asked if resets is None else asked | resets.cpu()
+
+
+def truncated(
+    model: nn.Module,
+    x: Tensor | Sequence[Tensor],
+    *,
+    k1: int,
+    k2: int | None = None,
+    resets: Tensor | None = None,
+    lengths: Lengths | None = None,
+    randomised: bool = False,
+    generator: torch.Generator | None = None,
+    initial: Mapping[str, Tensor | Sequence[Tensor]] | None = None,
+    batch_first: bool = False,
+) -> Iterator[tuple[Any, slice]]:
+    """Truncated BPTT over a whole sequence: every ``k1`` steps, back through ``k2``.
+
+    For each k1 steps, the model's outputs at them and which steps they are; take the loss there,
+    ``backward()``, and a step of the optimizer. With k2 of T or more, and no step of the optimizer
+    between, the gradients add up to that of full BPTT. ``Truncated`` says more, and is for sequences
+    without an end.
+
+        >>> import torch, unrolled
+        >>> from unrolled import bptt
+        >>> layer, x = unrolled.GRU(3, 5), torch.randn(20, 2, 3)
+        >>> [steps.stop for y, steps in bptt.truncated(layer, x, k1=7, k2=14)]
+        [7, 14, 20]
+
+    Args:
+        model: as for ``Truncated``.
+        x: ``[T, B, ...]``, or several of them, of which the model is given as many.
+        k1: how many steps at a time; the last ones may be fewer.
+        k2: how many steps the gradient goes back; k1 by default.
+        resets: boolean ``[T, B]``, as for ``Carry.window``.
+        lengths: ``[B]``, each from 0 to T: the layers read no further.
+        randomised: whether truncation is drawn after each k1 steps, k2 apart on average. What is given
+            then are the outputs of all steps from one truncation to the next.
+        generator: as for ``Truncated``.
+        initial: likewise.
+        batch_first: likewise.
+
+    Returns:
+        An iterator over (outputs ``[K, B, ...]``, the slice of the steps that they are).
+
+    Raises:
+        TypeError, ValueError: k1 is larger than k2 or T, or an argument is not as above.
+    """
+    inputs = (x,) if isinstance(x, Tensor) else tuple(x)
+    check_size("k1", k1)
+    k2 = k1 if k2 is None else check_size("k2", k2)
+    if k1 > k2:
+        raise ValueError(
+            f"k1: got {k1} with k2 = {k2}, expected at most k2; the smallest k2 that works is {k1}"
+        )
+    learner = Truncated(
+        model,
+        k2,
+        randomised=randomised,
+        generator=generator,
+        initial=initial,
+        batch_first=batch_first,
+    )
+    steps = learner._steps_of(inputs)
+    lanes = inputs[0].shape[1 - learner.time]
+    if k1 > steps:
+        raise ValueError(f"k1: got {k1}, expected at most {steps}, the steps of x")
+    if resets is not None:
+        resets = check_resets(resets, steps, lanes, batch_first=batch_first)
+    counts = None if lengths is None else check_lengths(lengths, steps, lanes)
+    return _windows(learner, inputs, steps, k1, resets, counts)
+
+
+def _windows(
+    learner: Truncated,
+    inputs: Sequence[Tensor],
+    steps: int,
+    k1: int,
+    resets: Tensor | None,
+    counts: Tensor | None,
+) -> Iterator[tuple[Any, slice]]:
+    """The outputs of each window, or of all windows of a span."""
+    outputs, first = [], 0
+    for begin in range(0, steps, k1):
+        end = min(begin + k1, steps)
+        flags = None if resets is None else resets[begin:end]
+        if flags is not None and learner.time == 1:
+            flags = flags.transpose(0, 1)
+        outputs.append(
+            learner(
+                *(x.narrow(learner.time, begin, end - begin) for x in inputs),
+                resets=flags,
+                lengths=None if counts is None else (counts - begin).clamp(0, end - begin),
+            )
+        )
+        if learner.truncates or end == steps:
+            yield pytree.tree_map(lambda *ys: _cat(ys, learner.time), *outputs), slice(first, end)
+            outputs, first = [], end
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx, x, factor):  # type: ignore[no-untyped-def]
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient * ctx.factor, None
+
+
+def _cat(parts: Sequence[Tensor], time: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), time)
