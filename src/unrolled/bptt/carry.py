@@ -32,7 +32,7 @@ class Carry:
         ...     loss.backward()
 
     Training and evaluation have states of their own, told apart by ``model.training``: evaluation
-    begins anew each time that the model comes to it from training, and training goes on where it was.
+    begins anew after each window of training, and training goes on where it was.
 
     A call inside the window that gives a layer a state takes that one. Of a bidirectional layer the
     forward direction is carried alone, since the backward one comes from the future: in each window it
@@ -63,7 +63,6 @@ class Carry:
         self.batch_first = batch_first
         self.kept: dict[str, States] = {mode: {} for mode in MODES}
         self._ended: dict[str, Tensor | None] = dict.fromkeys(MODES)  # lanes that ended early, [B]
-        self._last = MODES[0]
 
     # --- Windows ---------------------------------------------------------------------------------
 
@@ -108,13 +107,13 @@ class Carry:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Inside, the states begin anew; those from before come back when the block is left."""
-        kept = (dict(self.kept), dict(self._ended), self._last)
+        kept = (dict(self.kept), dict(self._ended))
         self.kept = {mode: {} for mode in MODES}
         self._ended = dict.fromkeys(MODES)
         try:
             yield
         finally:
-            self.kept, self._ended, self._last = kept
+            self.kept, self._ended = kept
 
     def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
         """Begin anew, in all lanes or in those of these numbers.
@@ -155,7 +154,7 @@ class Carry:
         for mode, states in self.kept.items():
             for name, state in states.items():
                 for k, tensor in enumerate(state):
-                    saved[f"{mode}/{name}/{k}"] = tensor.detach().clone()
+                    saved[f"{mode}/{name}/{k}"] = copied(tensor)
             ended = self._ended[mode]
             if ended is not None:
                 saved[f"{mode}:ended"] = ended.clone()
@@ -179,7 +178,6 @@ class Carry:
                 raise ValueError(f"saved: got {key!r}, which no Carry saves")
         self.kept = {mode: self.states_from(found) for mode, found in states.items()}
         self._ended = ended
-        self._last = self._current()
 
     def states_from(self, saved: Mapping[str, Tensor]) -> States:
         """States from tensors under names such as ``encoder/0``, or an error."""
@@ -222,7 +220,8 @@ class Carry:
     def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
         """The next window begins with ``finals``, and with these lanes at an end."""
         if detach:
-            finals = {n: tuple(s.detach() for s in state) for n, state in finals.items()}
+            # the caller has these very tensors, and may write into them
+            finals = {n: tuple(map(copied, state)) for n, state in finals.items()}
         self.kept[mode] = {**self.kept[mode], **finals}
         self._ended[mode] = None if ended is None or not ended.any() else ended
 
@@ -240,9 +239,11 @@ class Carry:
     ) -> tuple[Tensor | None, Tensor | None]:
         """``resets`` as ``[T, B]`` and ``lengths`` as ``[B]``, or an error."""
         if resets is not None:
-            shape = resets.shape if isinstance(resets, Tensor) else ()
-            steps, lanes = shape if len(shape) == 2 else (-1, -1)
-            steps, lanes = (lanes, steps) if self.batch_first else (steps, lanes)
+            if not isinstance(resets, Tensor) or resets.dim() != 2:
+                got = list(resets.shape) if isinstance(resets, Tensor) else type(resets).__name__
+                expected = "[B, T]" if self.batch_first else "[T, B]"
+                raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
+            steps, lanes = resets.shape[::-1] if self.batch_first else resets.shape
             resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
         if lengths is not None:
             lanes = len(lengths) if isinstance(lengths, Tensor | Sequence) else -1
@@ -250,15 +251,12 @@ class Carry:
         return resets, lengths
 
     def mode(self) -> str:
-        """Training or evaluation; the states of the latter begin anew if training came before."""
-        mode = self._current()
-        if mode == MODES[1] and self._last == MODES[0]:
-            self.kept[mode], self._ended[mode] = {}, None
-        self._last = mode
-        return mode
-
-    def _current(self) -> str:
-        return MODES[0] if self.model.training else MODES[1]
+        """Training or evaluation; training drops the states of the latter."""
+        training, evaluation = MODES
+        if not self.model.training:
+            return evaluation
+        self.kept[evaluation], self._ended[evaluation] = {}, None
+        return training
 
     def refuse_ended(self, mode: str, resets: Tensor | None, lengths: Tensor | None) -> None:
         """Refuse a window in which a lane goes on that has ended."""
@@ -267,7 +265,7 @@ class Carry:
             return
         wrong = ended.clone()
         for name, fine in (
-            ("resets", None if resets is None else resets[0]),
+            ("resets", None if resets is None else resets[:1].any(0)),
             ("lengths", None if lengths is None else lengths == 0),
         ):
             if fine is not None and fine.shape != wrong.shape:
@@ -283,12 +281,18 @@ class Carry:
             )
 
 
+def copied(tensor: Tensor) -> Tensor:
+    """The numbers of ``tensor`` alone: no graph, and no memory shared with anything."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
 def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
     """Which of ``count`` lanes are meant, as a boolean ``[B]``."""
     numbers = torch.as_tensor(lanes)
     if numbers.dtype == torch.bool and numbers.shape == (count,):
         return numbers.to(device)
-    if numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.dim() != 1:
+    is_whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
+    if numbers.dim() != 1 or (numbers.numel() and not is_whole):  # an empty list has no dtype
         raise TypeError(f"lanes: got {lanes!r}, expected numbers of lanes, or a boolean a lane")
     chosen = torch.zeros(count, dtype=torch.bool, device=device)
     for number in numbers.tolist():

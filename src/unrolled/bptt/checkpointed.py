@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from unrolled.bptt.carry import Carry
-from unrolled.bptt.recompute import Chain, Parts, chance_restored, leaves_of
+from unrolled.bptt.recompute import Around, Chain, Parts, leaves_of, new_graph
 from unrolled.bptt.relay import States, layers_of
-from unrolled.bptt.schedule import Memory, Plan, parse, plan, spoken
-from unrolled.cells import State
+from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
+from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
 from unrolled.layers.twins import Twin
@@ -22,9 +25,6 @@ from unrolled.scan import Masks, Sweep
 from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
-FRAME = (
-    16 << 10
-)  # bytes that PyTorch's checkpoint takes: the source of chance, and Python's objects
 CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
 PROBE = 8  # steps that are run to see what autograd keeps
 
@@ -72,40 +72,32 @@ def checkpointed(
     if isinstance(x, PackedSequence) or not isinstance(x, Tensor):
         advice = "; use lengths=" if isinstance(x, PackedSequence) else ""
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor [T, B, D]{advice}")
-    if isinstance(layer, Recurrent | Twin):
-        scans = len(layer.cells) if isinstance(layer, Recurrent) else len(layer._all_weights)
-        budget = None if memory is None else parse(memory)
-        through = partial(_through, budget=budget, segments=segments, scans=scans)
-        with _set(layer, through):
-            return layer(x, state, **options)
+    budget = None if memory is None else parse(memory)
+    in_segments = _InSegments(budget, segments, Around(x.device, list(layer.buffers())))
+    if isinstance(layer, Recurrent) or (isinstance(layer, Twin) and _has_sweeps(layer, x)):
+        in_segments.scans = len(layer.cells if isinstance(layer, Recurrent) else layer._all_weights)
+        with _set(layer, in_segments):
+            result = layer(x, state, **options)
+        in_segments.check()
+        return result
     if not isinstance(layer, nn.RNNBase) or directions(layer) == 2:
-        kind = type(layer).__name__
-        both = "a bidirectional " if isinstance(layer, nn.RNNBase) else ""
-        advice = (
-            "make it a twin with unrolled.accelerate"
-            if both
-            else "see checkpointed_loss for models"
-        )
-        raise TypeError(f"layer: got {both}{kind}, expected Recurrent or a twin; {advice}")
+        raise TypeError(f"layer: got {_refused(layer)}")
     time = 1 if layer.batch_first and x.dim() == 3 else 0
 
     def sweep(x: Tensor, state: Any, **_: Any) -> Any:
         y, state = layer(x.transpose(0, 1) if time else x, state, **options)
         return (y.transpose(0, 1) if time else y,), state
 
-    masks: Masks = {}
-    (y,), state = _through(
+    (y,), state = in_segments(
         cast(Sweep, sweep),
         x.transpose(0, 1) if time else x,
         state,
-        masks,
+        {},
         weights=list(layer.parameters()),
         reverse=False,
         fresh=tuple,
-        budget=None if memory is None else parse(memory),
-        segments=segments,
-        scans=1,
     )
+    in_segments.check()
     return (y.transpose(0, 1) if time else y), state
 
 
@@ -175,6 +167,8 @@ def checkpointed_loss(
     if len(shapes) != 1:
         raise ValueError(f"sequences: got {sorted(shapes)}, expected one T, B")
     steps, lanes = sequences[0].shape[time], sequences[0].shape[1 - time]
+    if not steps:
+        raise ValueError(f"sequences: got {list(sequences[0].shape)}, expected at least one step")
     if resets is not None:
         resets = check_resets(resets, steps, lanes, batch_first=batch_first)
     real = None
@@ -197,46 +191,67 @@ def checkpointed_loss(
     states = carry.kept[mode]
     parameters = [*model.parameters(), *(s for state in carry.initial.values() for s in state)]
     budget = None if memory is None else parse(memory)
-    (total,), finals = _recomputed(
-        run, sequences, states, parameters, budget, segments, summed=True, time=time, name="loss"
-    )
+    around = Around(sequences[0].device, list(model.buffers()))
+    options: Any = {"around": around, "summed": True, "time": time, "name": "loss"}
+    (total,), finals = _recomputed(run, sequences, states, parameters, budget, segments, **options)
     carry.keep(mode, finals, None if real is None else ~real[-1])
     return total
 
 
-def _through(
-    sweep: Sweep,
-    x: Tensor,
-    state: State | None,
-    masks: Masks,
-    *,
-    weights: Sequence[Tensor],
-    reverse: bool,
-    fresh: Callable[[], State],
-    budget: int | None,
-    segments: int | None,
-    scans: int,
-) -> tuple[State, State]:
-    """A sweep in segments that are run again when the backward pass comes to them."""
-    steps = len(x)
-    if steps == 0 or not torch.is_grad_enabled():
-        return sweep(x, state, **masks)
+@dataclass
+class _InSegments:
+    """Takes each sweep of a layer in segments that are run again when the backward pass comes to them.
 
-    def run(begin: int, end: int, parts: Parts, state: State | None) -> tuple[State, State]:
-        boundary = masks.get("resets")
-        if reverse and end < steps and state is not None and isinstance(boundary, Tensor):
-            anew = boundary[end].to(x.device)
-            if isinstance(lengths := masks.get("lengths"), Tensor):
-                anew = anew & (lengths > end).to(x.device)
-            pairs = zip(fresh(), state, strict=True)
-            state = tuple(torch.where(anew.unsqueeze(1), f, s) for f, s in pairs)
-        return sweep(parts[0], state, **_part(masks, begin, end))
+    Each has an equal share of the budget.
+    """
 
-    share = None if budget is None else budget // scans
-    outputs, final = _recomputed(
-        run, (x,), state, weights, share, segments, reverse=reverse, summed=False, scans=scans
-    )
-    return outputs, cast(State, final)
+    budget: int | None
+    segments: int | None
+    around: Around
+    scans: int = 1
+    least: int = 0  # the largest share that was needed and not there
+
+    def __call__(
+        self,
+        sweep: Sweep,
+        x: Tensor,
+        state: State | None,
+        masks: Masks,
+        *,
+        weights: Sequence[Tensor],
+        reverse: bool,
+        fresh: Callable[[], State],
+    ) -> tuple[State, State]:
+        """A sweep in segments."""
+        steps = len(x)
+        if steps == 0 or not torch.is_grad_enabled():
+            return sweep(x, state, **masks)
+
+        def run(begin: int, end: int, parts: Parts, state: State | None) -> tuple[State, State]:
+            boundary = masks.get("resets")
+            if reverse and end < steps and state is not None and isinstance(boundary, Tensor):
+                anew = boundary[end].to(x.device)
+                if isinstance(lengths := masks.get("lengths"), Tensor):
+                    anew = anew & (lengths > end).to(x.device)
+                pairs = zip(fresh(), state, strict=True)
+                state = tuple(torch.where(anew.unsqueeze(1), f, s) for f, s in pairs)
+            return sweep(parts[0], state, **_part(masks, begin, end))
+
+        share = None if self.budget is None else self.budget // self.scans
+        options: Any = {"around": self.around, "summed": False, "reverse": reverse}
+        try:
+            outputs, final = _recomputed(run, (x,), state, weights, share, self.segments, **options)
+        except TooSmallError as error:  # the sweeps after this one may need more
+            self.least = max(self.least, error.least)
+            with torch.no_grad():
+                outputs, final = sweep(x, state, **masks)
+            return tuple(y.detach().requires_grad_() for y in outputs), final
+        return outputs, cast(State, final)
+
+    def check(self) -> None:
+        """Refuse a budget that was too small for a sweep."""
+        if self.budget is not None and self.least:
+            raise TooSmallError(self.budget, self.least * self.scans)
 
 
 def _part(masks: Masks, begin: int, end: int) -> Masks:
@@ -262,14 +277,14 @@ def _recomputed(
     budget: int | None,
     segments: int | None,
     *,
+    around: Around,
     summed: bool,
     reverse: bool = False,
     time: int = 0,
-    scans: int = 1,
     name: str = "layer",
 ) -> tuple[tuple[Tensor, ...], Any]:
     """``run(begin, end, parts, state)`` over all steps, in segments."""
-    steps, device = sequences[0].shape[time], sequences[0].device
+    steps = sequences[0].shape[time]
     if segments is not None:
         check_size("segments", segments, most=steps)
     known = [*parameters, *sequences]
@@ -280,25 +295,21 @@ def _recomputed(
         parts = [
             s.detach().narrow(time, begin, count).requires_grad_(s.requires_grad) for s in sequences
         ]
-        return _needs(partial(run, begin, end, parts, start), [*known, *parts], device, name)
+        return _needs(partial(run, begin, end, parts, start), [*known, *parts], around, name)
 
     more = min(steps, PROBE)
-    less = max(1, more // 2)
-    few, many = first(less), first(more)
+    many = first(more)
     if segments is not None:
-        length = -(-steps // segments)
-        count = -(-steps // length)
+        length = ceil(steps / segments)
+        count = ceil(steps / length)
         chosen = Plan(length, count, count - 1, 1)
     else:
         assert budget is not None
-        step = (many.kept - few.kept) / (more - less) if more > less else few.kept
+        less = more // 2
+        few = first(less).kept if less else 0
+        step = max(0, many.kept - few) / (more - less)
         call = max(0.0, many.kept - step * more)
-        memory = Memory(PEAK * step, PEAK * call, many.state + CHANCE)
-        if budget < memory.least():
-            raise ValueError(
-                f"memory: got {spoken(budget * scans)}, expected at least "
-                f"{spoken(memory.least() * scans)}, which one step at a time takes"
-            )
+        memory = Memory(ceil(PEAK * step), ceil(PEAK * call), many.state + CHANCE)
         chosen = plan(steps, budget, memory)
     cuts = [(b, min(b + chosen.length, steps)) for b in range(0, steps, chosen.length)]
     cuts = cuts[:: -1 if reverse else 1]
@@ -308,7 +319,7 @@ def _recomputed(
         chosen,
         summed,
         time,
-        device,
+        many.around,
         name,
     )
     found = {id(t): t for t in (*parameters, *many.leaves)}
@@ -316,38 +327,38 @@ def _recomputed(
 
 
 class Needs(NamedTuple):
-    """What a call needs: what autograd keeps of it and its state, in bytes, and which parameters."""
+    """What a call needs: what autograd keeps of it and its state, in bytes; which parameters; what changes."""
 
     kept: int
     state: int
     leaves: list[Tensor]
+    around: Around
 
 
-def _needs(
-    run: Callable[[], tuple[Parts, Any]], known: Parts, device: torch.device, name: str
-) -> Needs:
+def _needs(run: Callable[[], tuple[Parts, Any]], known: Parts, around: Around, name: str) -> Needs:
+    there = {t.data_ptr() for t in known}
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            place, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        place, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+        if place not in there and not (tensor.is_leaf and tensor.requires_grad):
             seen[place] = max(size, seen.get(place, 0))
         return tensor
 
     since = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-    with (
-        chance_restored(device),
-        torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
+    _, *buffers = around.now()
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with around.restored(), new_graph(), hooks:
         outputs, state = run()
+        pairs = zip(around.buffers, buffers, strict=True)
+        changed = [b for b, before in pairs if not torch.equal(b, before)]
     after = [s for s in pytree.tree_leaves(state) if isinstance(s, Tensor)]
     try:
         leaves = leaves_of((*outputs, *after), known, since)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    kept = sum(t.numel() * t.element_size() for t in after)
-    return Needs(sum(seen.values()), kept, leaves)
+    size = sum(t.numel() * t.element_size() for t in (*after, *changed))
+    return Needs(sum(seen.values()), size, leaves, Around(around.device, changed))
 
 
 def _check_budget(memory: int | str | None, segments: int | None) -> None:
@@ -358,14 +369,50 @@ def _check_budget(memory: int | str | None, segments: int | None) -> None:
         parse(memory)
 
 
+def _has_sweeps(layer: Twin, x: Tensor) -> bool:
+    """Whether a twin takes ``x`` in sweeps, and not all of it as ``torch.nn`` does."""
+    return x.dim() == 3 and not layer.proj_size
+
+
+def _refused(layer: nn.Module) -> str:
+    """What is wrong with a layer of another kind, and what to do."""
+    kind = type(layer).__name__
+    if not isinstance(layer, nn.RNNBase):
+        return f"{kind}, expected Recurrent or a twin; see checkpointed_loss for models"
+    kind = f"a bidirectional {kind}"
+    if not isinstance(layer, Twin):
+        return f"{kind}, expected Recurrent or a twin; make it a twin with unrolled.accelerate"
+    if layer.proj_size:
+        return f"{kind} with proj_size, expected none; use Recurrent with projection="
+    return f"{kind} and one sequence [T, D]; add the lane dimension with unsqueeze"
+
+
 @contextmanager
-def _set(layer: Recurrent | Twin, through: Any) -> Iterator[None]:
-    """``layer`` takes its sweeps in parts."""
+def _set(layer: Recurrent | Twin, in_segments: _InSegments) -> Iterator[None]:
+    """``layer`` takes its sweeps in parts, with weights that are computed once for all of them."""
     before = vars(layer).get("through")
-    layer.through = through
+    cells = layer.cells if isinstance(layer, Recurrent) else None
+    layer.through = in_segments
     try:
+        if cells is not None:
+            layer.cells = nn.ModuleList(map(_computed, cast(Iterator[Cell], cells)))
         yield
     finally:
+        if cells is not None:
+            layer.cells = cells
         del layer.through
         if before is not None:
             layer.through = before
+
+
+def _computed(cell: Cell) -> Cell:
+    """A cell that shares all with ``cell``, but whose parametrised weights are tensors: as they are now."""
+    if not parametrize.is_parametrized(cell):
+        return cell
+    kind = type(cell).__bases__[0]  # what it was before parametrize gave it properties
+    plain = kind.__new__(kind)
+    plain.__dict__.update(cell.__dict__)
+    found = {n: getattr(cell, n) for n in cast(nn.ModuleDict, cell.parametrizations)}
+    plain._parameters = {**cell._parameters, **found}
+    plain._modules = {n: m for n, m in cell._modules.items() if n != "parametrizations"}
+    return plain

@@ -21,7 +21,6 @@ _GOOD = ("ok", "not reached", "kink")
 # an entry θ moves by t·max(1, |θ|), so that t has no unit and the derivative in t is compared.
 EPS = torch.finfo(torch.float64).eps
 
-
 # A quotient at h is wrong by noise / (√2 h), 1.5 times that after extrapolation. 32 of it is 6 standard
 # deviations, which none of a few thousand comparisons exceeds, times 4 for the estimate of the noise.
 NOISE = 32
@@ -524,6 +523,12 @@ class _Comparison(NamedTuple):
     def difference(self) -> float:
         return abs(self.analytic - self.numeric)
 
+    def would_see(self, other: "_Comparison") -> bool:
+        """Whether a doubt as large as that of ``other``, relatively, would be seen here."""
+        if other.verdict != "doubtful":
+            return True
+        return 2 * self.allowed * abs(other.analytic) < other.difference * abs(self.analytic)
+
 
 class _Point:
     """One place: the values of all sources, and there the loss, its noise and its gradients."""
@@ -639,19 +644,19 @@ class _Search:
         found = self.here.compare(k, direction, place, unit)
         if found.verdict in ("ok", "WRONG"):
             return found
-        doubtful = [found] if found.verdict == "doubtful" else []
+        doubts = int(found.verdict == "doubtful")
         try:
             for point in self._beside():
                 self.loss.move(point.values)
                 again = point.compare(k, direction, place, unit)._replace(aside=True)
-                if again.verdict == "ok":
+                if again.verdict == "ok" and again.would_see(found):
                     return again._replace(verdict="kink")
-                doubtful += [again] if again.verdict == "doubtful" else []
-                if again.verdict == "WRONG" or len(doubtful) > 1:
+                doubts += again.verdict == "doubtful"
+                if again.verdict == "WRONG" or (again.verdict == "doubtful" and doubts > 1):
                     return again._replace(verdict="WRONG")
         finally:
             self.loss.move(self.here.values)
-        return found._replace(verdict="unclear")
+        return found._replace(verdict="WRONG" if found.verdict == "doubtful" else "unclear")
 
     def _beside(self) -> Iterator[_Point]:
         """Places beside this one, made when they are first needed."""
@@ -681,9 +686,10 @@ def _row(
     if gradient is not None and known and not visible:
         least = max(c.allowed / c.unit for c in known)
         note = f"too small to be told from 0, for which it would have to exceed {least:.1e}"
-    for worse in ("kink", "unclear", "WRONG"):
+    order: tuple[Verdict, ...] = ("kink", "unclear", "WRONG")
+    for worse in order:
         if some := [c for c in found if c.verdict == worse]:
-            verdict, note = some[0].verdict, _explained(some, len(found), gradient is not None)
+            verdict, note = worse, _explained(some, len(found), gradient is not None)
     return GradientRow(name, shape, checked, largest, difference, relative, verdict, note)
 
 

@@ -7,7 +7,7 @@ one leaves is what the next one takes.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from torch.utils import _pytree as pytree
 
 from unrolled.bptt.schedule import Plan, first_part
 
-CPU = torch.device("cpu")
 Parts = Sequence[Tensor]
 Run = Callable[[int, Parts, Any], tuple[Parts, Any]]
 """The k-th segment, of its parts of the sequences, from the state that the one before ended with: its
@@ -50,7 +49,7 @@ class Chain:
     ``cuts``: the steps of each, in the order in which they run. ``run``: one of them. ``plan``: which
     states are kept. ``summed``: whether outputs are added up over segments, or each stands for its steps.
     ``time``: which dimension of the sequences is that of the steps; that of the outputs is the first.
-    ``device``: whose source of chance counts. ``name``: how an error calls ``run``.
+    ``around``: what ``run`` changes besides. ``name``: how an error calls ``run``.
     """
 
     cuts: Sequence[tuple[int, int]]
@@ -58,7 +57,7 @@ class Chain:
     plan: Plan
     summed: bool
     time: int = 0
-    device: torch.device = CPU
+    around: "Around" = field(default_factory=lambda: Around(torch.device("cpu")))
     name: str = "layer"
 
     def __call__(
@@ -80,38 +79,68 @@ class Chain:
         return outputs, pytree.tree_unflatten(after, call.after)
 
 
-class Kept:
-    """States in one block of memory, each with the source of chance as it was."""
+class Around:
+    """What a run reads and changes besides its arguments: the source of chance, and ``buffers``.
 
-    def __init__(self, start: Any, count: int, device: torch.device) -> None:
-        self.start, self.count, self.device = start, count, device
+    Args:
+        device: whose source of chance counts, with that of the CPU.
+        buffers: such as the running averages of BatchNorm, and the vectors of ``spectral_norm``.
+    """
+
+    def __init__(self, device: torch.device, buffers: Parts = ()) -> None:
+        self.device = device
+        self.buffers = buffers
+
+    def now(self) -> list[Tensor]:
+        """Copies of all as it is now."""
+        return [_chance(self.device), *(b.detach().clone() for b in self.buffers)]
+
+    def set(self, values: Parts) -> None:
+        """All as ``now`` gave it."""
+        chance, *values = values
+        _set_chance(chance.clone(), self.device)  # PyTorch crashes on a row of a larger tensor
+        for buffer, value in zip(self.buffers, values, strict=True):
+            buffer.data.copy_(value)  # by data: a graph that keeps a buffer does not read it again
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Afterwards all is as it was before."""
+        before = self.now()
+        try:
+            yield
+        finally:
+            self.set(before)
+
+
+class Kept:
+    """States in one block of memory for each of their tensors, with what was around them."""
+
+    def __init__(self, start: Any, count: int, around: Around) -> None:
+        self.start, self.count, self.around = start, count, around
+        self.before = around.now()
         self.rows: list[Tensor] = []
         self.spec: Any = None
         self.free = list(range(count))
-        self.chance: dict[int, Tensor] = {-1: _chance(device)}
-        self.block: Tensor | None = None
 
     def put(self, state: Any) -> int:
         """Keep ``state``; the slot that it is in."""
         leaves, self.spec = pytree.tree_flatten(state)
-        chance = _chance(self.device)
-        if self.block is None:
+        leaves += self.around.now()
+        if not self.rows:
             self.rows = [s.new_empty(self.count, *s.shape) for s in leaves]
-            self.block = chance.new_empty(self.count, *chance.shape)
         slot = self.free.pop()
         for row, s in zip(self.rows, leaves, strict=True):
             row[slot] = s
-        self.block[slot] = chance
         return slot
 
     def get(self, slot: int) -> Any:
-        """The state in ``slot`` (-1: the first), with chance set as it was there."""
+        """The state in ``slot`` (-1: the first), with all around set as it was there."""
         if slot < 0:
-            _set_chance(self.chance[-1], self.device)
+            self.around.set(self.before)
             return self.start
-        assert self.block is not None
-        _set_chance(self.block[slot].clone(), self.device)  # PyTorch crashes on a row itself
-        return pytree.tree_unflatten([row[slot].clone() for row in self.rows], self.spec)
+        count = self.spec.num_leaves
+        self.around.set([row[slot] for row in self.rows[count:]])
+        return pytree.tree_unflatten([row[slot].clone() for row in self.rows[:count]], self.spec)
 
     def drop(self, slot: int) -> None:
         if slot >= 0:
@@ -134,7 +163,7 @@ class _Call:
         self.after: Any = None
         self.blocks: list[Block] = []
         self.taken: list[Taken] = []
-        self.autocast = _autocast(chain.device)
+        self.autocast = _autocast(chain.around.device)
 
     def first(self, tensors: Parts) -> Any:
         """The first state."""
@@ -152,10 +181,10 @@ class _Call:
         self.parameters, self.sequences, _ = self.split(tensors)
         first = self.first(tensors)
         plan = self.chain.plan
-        self.kept = Kept(first, max(1, plan.slots), self.chain.device)
-        plain = max(1, plan.kept)
-        state = self.descend(Block(0, plan.segments - plain + 1, plan.slots, -1), first, note=True)
-        for k in range(plan.segments - plain + 1, plan.segments):
+        self.kept = Kept(first, plan.slots, self.chain.around)
+        count = plan.segments - plan.kept + 1
+        state = self.descend(Block(0, count, plan.slots, -1), first, note=True)
+        for k in range(count, plan.segments):
             state = self.take(k, state, note=True)
         return self.results, state
 
@@ -184,7 +213,7 @@ class _Call:
             part.detach().requires_grad_(whole.requires_grad and part.is_floating_point())
             for part, whole in zip(self.parts(k), self.sequences, strict=True)
         ]
-        with torch.enable_grad():
+        with new_graph():
             outputs, after = self.chain.run(k, parts, pytree.tree_unflatten(before, spec))
         states = [s for s in before if isinstance(s, Tensor)]
         taken = Taken(parts, states, outputs, pytree.tree_leaves(after))
@@ -237,7 +266,7 @@ class _Call:
         count = len(given) - self.after.num_leaves
         d_outputs, d_state = given[:count], list(given[count:])
         k = self.chain.plan.segments - 1
-        with chance_restored(self.chain.device):
+        with self.chain.around.restored():
             while True:
                 taken = self.taken.pop()
                 found = self.differentiate(k, taken, parameters, needed[0], d_outputs, d_state)
@@ -288,7 +317,8 @@ class _Call:
             found: Iterator[Tensor | None] = iter([None] * len(sources))
         else:
             ys, ds = zip(*pairs, strict=True)
-            found = iter(torch.autograd.grad(ys, sources, ds, allow_unused=True))
+            with _without_hooks(sources):
+                found = iter(torch.autograd.grad(ys, sources, ds, allow_unused=True))
         return (
             [next(found) if want else None for want in wanted],
             [next(found) if p.requires_grad else None for p in taken.parts],
@@ -328,13 +358,14 @@ def leaves_of(outputs: Parts, known: Parts = (), since: int | None = None) -> li
     Raises:
         ValueError: ``since`` is given, and the graph goes on in nodes that were there before it.
     """
-    stops = {t.grad_fn for t in known if t.grad_fn is not None}
+    stops = {(t.grad_fn, t.output_nr) for t in known}
     mine = {id(t) for t in known}
-    todo = [y.grad_fn for y in outputs if y.grad_fn is not None]
+    todo = [(y.grad_fn, y.output_nr) for y in outputs]
     seen, found = set(todo), []
     while todo:
-        node = todo.pop()
-        if node in stops:
+        edge = todo.pop()
+        node = edge[0]
+        if node is None or edge in stops:
             continue
         leaf = getattr(node, "variable", None)
         if leaf is not None:
@@ -346,11 +377,32 @@ def leaves_of(outputs: Parts, known: Parts = (), since: int | None = None) -> li
                 f"it uses a tensor that was computed before it was called ({node.name()}), to which no "
                 "gradient could go; compute that inside, or give it as a sequence"
             )
-        for after, _ in node.next_functions:
-            if after is not None and after not in seen:
+        for after in node.next_functions:
+            if after not in seen:
                 seen.add(after)
                 todo.append(after)
     return found
+
+
+@contextmanager
+def new_graph() -> Iterator[None]:
+    """Inside, a graph is made that begins at the parameters themselves."""
+    torch.clear_autocast_cache()  # else at casts of them from elsewhere, which may lead nowhere
+    with torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _without_hooks(tensors: Parts) -> Iterator[None]:
+    """Inside, no hook of ``tensors`` is called: hooks are for the whole gradient, which is to come."""
+    hooks = [(own, dict(own)) for t in tensors if (own := t._backward_hooks)]
+    for own, _ in hooks:
+        own.clear()
+    try:
+        yield
+    finally:
+        for own, before in hooks:
+            own.update(before)
 
 
 def _chance(device: torch.device) -> Tensor:
@@ -369,16 +421,6 @@ def _set_chance(state: Tensor, device: torch.device) -> None:
     count = len(torch.get_rng_state())
     torch.set_rng_state(state[:count])
     getattr(torch, device.type).set_rng_state(state[count:], device)
-
-
-@contextmanager
-def chance_restored(device: torch.device) -> Iterator[None]:
-    """Afterwards the source of chance is as it was before."""
-    before = _chance(device)
-    try:
-        yield
-    finally:
-        _set_chance(before, device)
 
 
 def _autocast(device: torch.device) -> Callable[[], Any]:

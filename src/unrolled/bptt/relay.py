@@ -1,7 +1,7 @@
 """Every recurrent layer of a model is handed its state for one pass, and what it ends with is taken."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, Self, cast
 
@@ -22,7 +22,7 @@ from unrolled.layers.states import (
     state_shapes,
 )
 from unrolled.layers.twins import Twin
-from unrolled.shapes import check_lengths, real_steps
+from unrolled.shapes import check_lengths, check_resets, real_steps
 
 States = dict[str, State]
 """The state of each recurrent layer of a model, by the layer's name in it."""
@@ -57,16 +57,21 @@ class Relay:
         self.layers = layers
         self.states = states
         self.initial = initial or {}
-        self.resets = resets if resets is not None and resets.any() else None
+        self.resets = resets
         self.real = real
         self.finals: States = {}
         self.ended: Tensor | None = None
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        before = {name: vars(layer).get("forward") for name, layer in self.layers.items()}
+        if any(isinstance(forward, _Relayed) for forward in before.values()):
+            raise RuntimeError(
+                "window: got one inside another of the same layers; leave that first"
+            )
+        self._before = before
         for name, layer in self.layers.items():
-            self._before[name] = vars(layer).get("forward")
-            vars(layer)["forward"] = partial(self._call, name, layer.forward)
+            vars(layer)["forward"] = _Relayed(self._call, name, layer.forward)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,6 +84,11 @@ class Relay:
         """``forward`` of the layer ``name``, with its state where the caller gives none."""
         layer = self.layers[name]
         x_name, state_name = ("x", "state") if isinstance(layer, Recurrent) else ("input", "hx")
+        if len(arguments) > 2:
+            raise TypeError(
+                f"{_called(name)}: got {len(arguments)} arguments by position, expected {x_name} and "
+                f"{state_name} at most"
+            )
         named = dict(zip((x_name, state_name), arguments, strict=False)) | options
         x, given = named.pop(x_name), named.pop(state_name, None)
         if given is None and name in self.finals:
@@ -89,7 +99,7 @@ class Relay:
         if given is not None:
             result = forward(x, given, **named)
         elif isinstance(x, Tensor) and x.dim() == 2 and isinstance(layer, nn.RNNBase):
-            result = self._without_lanes(name, forward, x)
+            result = self._without_lanes(name, forward, x, named)
         else:
             result = self._begin(name, forward, x, named)
         final = as_tuple(result[1])
@@ -97,18 +107,18 @@ class Relay:
         self.finals[name] = tuple(s.unsqueeze(1) for s in final) if is_single else final
         return result
 
-    def _without_lanes(self, name: str, forward: Any, x: Tensor) -> Any:
+    def _without_lanes(self, name: str, forward: Any, x: Tensor, options: dict[str, Any]) -> Any:
         """One sequence ``[T, D]``, as ``torch.nn`` takes it."""
         layer = cast(nn.RNNBase, self.layers[name])
         time = 1 if layer.batch_first else 0
-        y, state = self._begin(name, forward, x.unsqueeze(1 - time), {})
+        y, state = self._begin(name, forward, x.unsqueeze(1 - time), options)
         return y.squeeze(1 - time), as_given(layer, [s.squeeze(1) for s in as_tuple(state)])
 
     def _begin(self, name: str, forward: Any, x: Any, options: dict[str, Any]) -> Any:
         """``forward`` from the layer's own state, through the resets on its way."""
         layer = self.layers[name]
-        resets, real = self._of(name, x)
         lanes, like = _lanes_of(layer, x)
+        resets, real = self._of(name, x, options.pop("resets", None))
         fresh: State | None = None
         if resets is not None or name in self.initial or directions(layer) == 2:
             fresh = self._fresh(name, lanes, like)
@@ -133,22 +143,24 @@ class Relay:
                 f"resets: got some within the window, which {_called(name)} cannot take: it is "
                 "bidirectional, or has lengths; use unrolled's own layers, with learn_initial_state="
             )
-        mine = options.pop("resets", None)
-        resets = resets.transpose(0, 1) if layer.batch_first else resets
-        options["resets"] = resets if mine is None else resets | mine
+        options["resets"] = resets.transpose(0, 1) if layer.batch_first else resets
         return forward(x, None if start is None else as_given(layer, start), **options)
 
-    def _of(self, name: str, x: Any) -> tuple[Tensor | None, Tensor | None]:
-        """The resets and the real steps for ``x``, ``[T, B]`` on its device, if there are any."""
+    def _of(self, name: str, x: Any, given: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The resets, those ``given`` in the call too, and the real steps for ``x``.
+
+        ``[T, B]`` on its device, if there are any.
+        """
         resets, real = self.resets, self.real
-        if resets is None and real is None:
+        if resets is None and real is None and given is None:
             return None, None
+        first = self.layers[name].batch_first
         kind = "resets" if real is None else "lengths"
         if isinstance(x, PackedSequence):
             raise ValueError(
                 f"{kind}: got them, but {_called(name)} reads a PackedSequence; expected a tensor"
             )
-        steps, lanes = x.shape[:2] if not self.layers[name].batch_first else x.shape[1::-1]
+        steps, lanes = x.shape[1::-1] if first else x.shape[:2]
         if real is not None and real.dim() == 1:
             real = real_steps(check_lengths(real, steps, lanes), steps)
         for kind, flags in (("resets", resets), ("lengths", real)):
@@ -157,9 +169,13 @@ class Relay:
                     f"{kind}: got T, B = {list(flags.shape)}, but {_called(name)} reads "
                     f"{[steps, lanes]}"
                 )
-        self.ended = None if real is None or real[-1].all() else ~real[-1]
         real = None if real is None or real.all() else real.to(x.device)
-        return None if resets is None else resets.to(x.device), real
+        self.ended = None if real is None else ~real[-1]
+        found = [] if resets is None else [resets.to(x.device)]
+        if given is not None:
+            found.append(check_resets(given, steps, lanes, batch_first=first).to(x.device))
+        resets = reduce(torch.logical_or, found) if found else None
+        return resets if resets is not None and resets.any() else None, real
 
     def _start(self, name: str, lanes: int, fresh: State | None) -> State | None:
         """The state that is meant for the layer, if there is one."""
@@ -195,6 +211,11 @@ class Relay:
             return options | {"mask": real.transpose(0, 1) if layer.batch_first else real}
         if isinstance(layer, Recurrent | Twin) and is_prefix:
             return options | {"lengths": lengths}
+        if isinstance(layer, Twin):
+            raise ValueError(
+                f"lengths: got lanes that begin anew after their end within k2 steps, but "
+                f"{_called(name)} takes one end a lane; use Recurrent"
+            )
         kind = f"torch.nn.{type(layer).__name__}"
         raise ValueError(
             f"lengths: got lanes that end early, but {_called(name)} is a {kind} and reads every step; "
@@ -223,11 +244,13 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
-    if hasattr(model, "_orig_mod"):
-        raise ValueError(
-            "model: got one compiled by torch.compile, whose graph has no place for a state; give the "
-            "model itself, and compile what stands around its recurrent layers"
-        )
+    for part in model.modules():
+        compiled = hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None)
+        if compiled and any(True for _ in recurrent_layers(part)):
+            raise ValueError(
+                "model: got one compiled by torch.compile, whose graph has no place for a state; give "
+                "the model itself, and compile what stands around its recurrent layers"
+            )
     found = dict(recurrent_layers(model))
     if not found:
         raise ValueError(
@@ -260,6 +283,10 @@ def check_initial(
             raise ValueError(f"initial: got shapes {got} for {_called(name)}, expected {described}")
         checked[name] = state
     return checked
+
+
+class _Relayed(partial[Any]):
+    """The ``forward`` of a layer inside the block."""
 
 
 def _called(name: str) -> str:

@@ -24,13 +24,24 @@ class Memory:
     state that is kept.
     """
 
-    step: float
-    call: float
-    state: float
+    step: int
+    call: int
+    state: int
 
     def least(self) -> int:
         """The smallest budget: one step at a time, every state made again from the first."""
-        return math.ceil(self.step + self.call + self.state)
+        return self.step + self.call + self.state
+
+
+class TooSmallError(ValueError):
+    """A budget in which not even one step at a time fits; ``least`` bytes would do."""
+
+    def __init__(self, budget: int, least: int) -> None:
+        self.least = least
+        super().__init__(
+            f"memory: got {spoken(budget)}, expected at least {spoken(least)}, which one step at a "
+            "time takes"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Plan:
     """How a sequence is cut.
 
     ``length``: steps of a segment; the last may be shorter. ``segments``: how many. ``slots``: states
-    kept at once, besides the first. ``kept``: the last segments, which are not made again.
+    kept at once, besides the first. ``kept``: the last segments, 1 or more, which are not made again.
     """
 
     length: int
@@ -46,16 +57,15 @@ class Plan:
     slots: int
     kept: int
 
-    def bytes(self, memory: Memory) -> float:
+    def bytes(self, memory: Memory) -> int:
         """What it takes at the most."""
         segment = self.length * memory.step + memory.call
-        return max(1, self.kept) * segment + (self.slots + 1) * memory.state
+        return self.kept * segment + (self.slots + 1) * memory.state
 
     def repeated(self) -> float:
         """The share of the sequence that is run forward again."""
-        count = self.segments - max(0, self.kept - 1)
-        again = forwards(count, self.slots) - count + (self.kept == 0)
-        return again / self.segments
+        count = self.segments - self.kept + 1
+        return (forwards(count, self.slots) - count) / self.segments
 
 
 def repeats(segments: int, states: int) -> int:
@@ -97,7 +107,7 @@ def plan(steps: int, budget: int, memory: Memory) -> Plan:
     """The cheapest plan for ``steps`` within ``budget`` bytes.
 
     Raises:
-        ValueError: not even one step at a time fits; it says what does.
+        TooSmallError: not even one step at a time fits; it says what does.
     """
     if Plan(steps, 1, 0, 1).bytes(memory) <= budget:
         return Plan(steps, 1, 0, 1)
@@ -108,10 +118,7 @@ def plan(steps: int, budget: int, memory: Memory) -> Plan:
         if found is not None and (best is None or _cost(found, steps) < _cost(best, steps)):
             best = found
     if best is None:
-        raise ValueError(
-            f"memory: got {spoken(budget)}, expected at least {spoken(memory.least())}, which one step "
-            "at a time takes"
-        )
+        raise TooSmallError(budget, memory.least())
     return best
 
 
@@ -119,12 +126,12 @@ def _with_length(steps: int, length: int, budget: int, memory: Memory) -> Plan |
     """The plan of segments of ``length``: states first, what remains keeps segments."""
     segment = length * memory.step + memory.call
     count = math.ceil(steps / length)
-    slots = int((budget - segment) // memory.state) - 1
+    slots = (budget - segment) // memory.state - 1
     if slots < 0:
         return None
     slots = min(slots, count - 1)
-    kept = int((budget - (slots + 1) * memory.state) // segment)
-    return Plan(length, count, slots, max(1, min(kept, count)))
+    kept = (budget - (slots + 1) * memory.state) // segment
+    return Plan(length, count, slots, min(kept, count))
 
 
 def _cost(found: Plan, steps: int) -> float:
@@ -158,8 +165,9 @@ def parse(memory: int | str) -> int:
     """
     if isinstance(memory, bool) or not isinstance(memory, int | str):
         raise TypeError(f"memory: got {memory!r}, expected bytes, or a text such as '64 MiB'")
+    size: float = 0
     if isinstance(memory, int):
-        size = float(memory)
+        size = memory
     else:
         text = memory.strip().lower()
         number = text.rstrip("bikmgt ")
@@ -168,6 +176,6 @@ def parse(memory: int | str) -> int:
             size = float(number) * UNITS[unit]
         except (KeyError, ValueError):
             raise ValueError(f"memory: got {memory!r}, expected a text such as '64 MiB'") from None
-    if not (math.isfinite(size) and size >= 1):
-        raise ValueError(f"memory: got {memory!r}, expected more than 0 bytes")
+    if not 1 <= size < math.inf:
+        raise ValueError(f"memory: got {memory!r}, expected 1 byte or more")
     return int(size)

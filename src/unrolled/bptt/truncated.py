@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from unrolled.bptt.carry import Carry, chosen_lanes
+from unrolled.bptt.carry import Carry, chosen_lanes, copied
 from unrolled.bptt.relay import Relay, States
 from unrolled.layers.explain import is_recurrent
 from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
@@ -22,6 +22,11 @@ class Chunk(NamedTuple):
     inputs: tuple[Tensor, ...]  # [K, B, ...] each
     resets: Tensor | None  # [K, B]
     real: Tensor | None  # [K, B]
+
+    def kept(self) -> "Chunk":
+        """The same in memory of its own: the caller may fill a tensor anew for each window."""
+        flags = (None if f is None else f.clone() for f in (self.resets, self.real))
+        return Chunk(self.states, tuple(x.clone() for x in self.inputs), *flags)
 
 
 class Truncated:
@@ -44,7 +49,7 @@ class Truncated:
         ...     optimizer.step()
 
     States are kept as by ``Carry``; training and evaluation have their own. Chance (dropout) is drawn
-    anew where steps are read again.
+    anew where steps are read again. In evaluation none are: a gradient there ends with the window.
 
     With ``randomised`` the truncation has no bias: after each window it is drawn whether the gradient
     ends there, with probability c, and ``truncates`` says so; else what comes back through that point
@@ -114,36 +119,38 @@ class Truncated:
             ValueError: k1 is larger than k2; or a shape does not fit, also not to the window before.
             RuntimeError: no recurrent layer of the model ran.
         """
-        steps = self._steps_of(inputs)
+        steps, lanes = self._steps_of(inputs), inputs[0].shape[1 - self.time]
         if steps > self.k2:
             raise ValueError(
                 f"k1: got a window of {steps} steps with k2 = {self.k2}, expected at most k2; "
                 f"the smallest k2 that works is {steps}"
             )
         mode = self.carry.mode()
-        resets, counts = self.carry.flags(resets, lengths)
-        resets = self._with_pending(resets, steps, inputs[0].shape[1 - self.time])
+        if resets is not None:
+            resets = check_resets(resets, steps, lanes, batch_first=self.time == 1)
+        counts = None if lengths is None else check_lengths(lengths, steps, lanes)
+        is_training = mode == "training"
+        if is_training:
+            resets = self._with_pending(resets, steps, lanes)
         self.carry.refuse_ended(mode, resets, counts)
         real = None if counts is None else real_steps(counts, steps)
         chunk = Chunk(self.carry.kept[mode], inputs, resets, real)
-        if mode == "evaluation":
-            output, relay = self._read([chunk])
-            self.carry.commit(mode, relay)
-        elif self.randomised:
-            output, relay = self._read([chunk])
-            self._draw(mode, relay, steps)
-        else:
-            reach = self._reach(chunk)
-            output, relay = self._read(reach)
-            self.carry.commit(mode, relay)
-            self._history = reach
-        self._pending = None
-        return self._latest(output, steps)
+        reach = self._reach(chunk) if is_training else [chunk]
+        output, relay = self._read(reach)
+        output = self._latest(output, steps)
+        if is_training:
+            self._pending = None
+            if self.randomised:
+                self._draw(relay, steps)
+            else:
+                self._history = [*reach[:-1], chunk.kept()]
+        self.carry.commit(mode, relay, detach=self.truncates or not is_training)
+        return output
 
     def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
         """Begin anew with the next window, in all lanes or in those of these numbers."""
-        if lanes is None:
-            self.carry.reset()
+        if lanes is None or not self.model.training:
+            self.carry.reset(lanes)
             if self.model.training:
                 self._history, self._pending, self._span, self.truncates = [], None, 0, True
             return
@@ -168,12 +175,12 @@ class Truncated:
         for k, chunk in enumerate(self._history):
             for name, state in chunk.states.items():
                 for i, tensor in enumerate(state):
-                    saved[f"{k}/state/{name}/{i}"] = tensor.clone()
+                    saved[f"{k}/state/{name}/{i}"] = copied(tensor)
             for i, tensor in enumerate(chunk.inputs):
-                saved[f"{k}/input/{i}"] = tensor.detach().clone()
+                saved[f"{k}/input/{i}"] = copied(tensor)
             for kind in ("resets", "real"):
                 if (flags := getattr(chunk, kind)) is not None:
-                    saved[f"{k}/{kind}"] = flags.clone()
+                    saved[f"{k}/{kind}"] = copied(flags)
         if self._pending is not None:
             saved["pending"] = self._pending.clone()
         return saved
@@ -212,9 +219,16 @@ class Truncated:
     def _reach(self, chunk: Chunk) -> list[Chunk]:
         """The chunks that hold the last k2 steps, ``chunk`` being the newest."""
         found, steps = [chunk], self._steps_of(chunk.inputs)
+        lanes = chunk.inputs[0].shape[1 - self.time]
         for earlier in reversed(self._history):
             if steps >= self.k2:
                 break
+            before = earlier.inputs[0].shape[1 - self.time]
+            if before != lanes:
+                raise ValueError(
+                    f"x: got {lanes} lanes, expected {before} as in the window before; keep the batch "
+                    "size, or begin anew with reset()"
+                )
             found.insert(0, earlier)
             steps += self._steps_of(earlier.inputs)
         return found
@@ -230,9 +244,10 @@ class Truncated:
         if before:  # from where a state was kept to where the gradient ends
             with torch.no_grad(), self._relay(states, resets, real, 0, before) as relay:
                 self.model(*(x.narrow(self.time, 0, before) for x in inputs))
-            states = relay.finals
+            states = states | relay.finals
         with self._relay(states, resets, real, before, steps) as relay:
             output = self.model(*(x.narrow(self.time, before, steps - before) for x in inputs))
+        self.carry.require_run(relay)
         return output, relay
 
     def _relay(
@@ -271,7 +286,7 @@ class Truncated:
 
         return pytree.tree_map(latest, output)
 
-    def _draw(self, mode: str, relay: Relay, steps: int) -> None:
+    def _draw(self, relay: Relay, steps: int) -> None:
         """Whether the gradient ends here; if not, what comes back is multiplied."""
         self._span += 1
         average = self.k2 / steps
@@ -285,7 +300,6 @@ class Truncated:
                 name: tuple(_Scaled.apply(s, factor) for s in state)  # type: ignore[no-untyped-call]
                 for name, state in relay.finals.items()
             }
-        self.carry.commit(mode, relay, detach=self.truncates)
 
     def _steps_of(self, inputs: Sequence[Tensor]) -> int:
         """K, which all inputs share."""

@@ -10,8 +10,9 @@ from unrolled.cli.runs import load
 from unrolled.data import Dataset, sentences
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import DataError
-from unrolled.models import TokenModel
-from unrolled.training import Run, evaluate
+from unrolled.models import LanguageModel, TokenModel
+from unrolled.training import Run, evaluate, evaluate_continuous
+from unrolled.training.feeds import evaluation_windows
 
 BATCH_TOKENS = 4096
 
@@ -44,7 +45,10 @@ def command(arguments: argparse.Namespace) -> None:
             raise DataError(
                 f"the {arguments.split} split is empty: give more text with --data, or another --split"
             )
-        scores = evaluate(model, data.batches(arguments.split, BATCH_TOKENS))
+        if isinstance(model, LanguageModel) and data.is_continuous:
+            scores = evaluate_continuous(model, evaluation_windows(data, arguments.split))
+        else:
+            scores = evaluate(model, data.batches(arguments.split, BATCH_TOKENS))
         del data  # its files are mapped, and must go before their directory does
     if arguments.json:
         result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
@@ -65,5 +69,6 @@ def _encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
         run.tokenizer,
         longest=run.longest,
         vocabulary=run.vocabulary,
+        passage=run.passage,
     )
     return data

@@ -4,6 +4,8 @@ import argparse
 import math
 from collections.abc import Callable
 
+from unrolled.bptt.schedule import parse as parse_memory
+
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """A whole number from ``least`` to ``most``."""
@@ -35,6 +37,14 @@ def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], f
         return value
 
     return parse
+
+
+def memory(text: str) -> int:
+    """Bytes from a text such as "256MiB"."""
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
 
 
 LARGEST = 1e6

@@ -1,13 +1,14 @@
 """``unrolled train``: a model from text."""
 
 import argparse
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.cli.options import fraction, not_negative, positive, whole
+from unrolled.cli.options import fraction, memory, not_negative, positive, whole
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -24,9 +25,11 @@ from unrolled.training import (
     write_data,
 )
 from unrolled.training.run import beginning, locked
-from unrolled.training.settings import OPTIMIZERS, SCHEDULES
+from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
 from unrolled.training.watchers import logs, progress_bar
 
+K1 = 35
+TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
 
 # Every option that decides what the weights become: its default, its help, argparse's settings. The
@@ -55,6 +58,12 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "seed": (0, "the source of all chance", {"type": whole(0)}),
     "minutes": (None, f"time to train, {MINUTES:g} by default", {"type": positive}),
     "epochs": (None, "passes over the training split, instead", {"type": positive}),
+    "bptt": ("whole", "through sentences, or the text as one, truncated", {"choices": BPTT}),
+    "k1": (K1, "tokens of a window, with --bptt truncated", {"type": whole(1)}),
+    "k2": (None, "tokens that its gradient goes back; as many as k1", {"type": whole(1)}),
+    "lanes": (24, "places of the text that a window reads at once", {"type": whole(1)}),
+    "passage": (128, "sentences that follow each other in a split", {"type": whole(1)}),
+    "memory": (None, "bytes that the gradient may take, such as 256MiB", {"type": memory}),
     "batch_tokens": (832, "tokens of a batch, with padding", {"type": whole(1)}),
     "optimizer": ("adam", "how gradients are applied", {"choices": OPTIMIZERS}),
     "learning_rate": (1e-2, "at its highest", {"type": positive}),
@@ -103,7 +112,8 @@ def train(arguments: argparse.Namespace) -> None:
     directory: Path = given["out"]
     if {"minutes", "epochs"} <= given.keys():
         raise CallError("--minutes and --epochs: got both, expected one of them")
-    with ExitStack() as stack:
+    _refuse_contradictions(given)
+    with _memory_that_is_too_small(), ExitStack() as stack:
         followers = stack.enter_context(
             logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
         )
@@ -145,6 +155,8 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         options["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
     if options["minutes"] is None and options["epochs"] is None:
         options["minutes"] = MINUTES
+    if options["k2"] is None:
+        options["k2"] = options["k1"]
     if options["threads"] is None:
         options["threads"] = torch.get_num_threads()
     torch.set_num_threads(options["threads"])
@@ -157,6 +169,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         longest=options["longest"],
         min_count=options["min_count"],
         max_size=options["max_vocabulary"],
+        passage=options["passage"] if options["bptt"] == "truncated" else None,
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
@@ -184,7 +197,10 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     torch.manual_seed(settings.seed)
     model = KINDS[given["kind"]](**model_config)
     settings = settings.with_steps(steps_of(model, data, settings))
-    print(f"training: {settings.steps:,} steps, {settings.threads} threads")
+    through = ""
+    if settings.bptt == "truncated":
+        through = f", every {settings.k1} tokens back through {settings.k2}"
+    print(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
     return Run.create(
         directory,
         kind=given["kind"],
@@ -194,6 +210,47 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         settings=settings,
         command={"kind": given["kind"], "data": sources, **options},
     )
+
+
+@contextmanager
+def _memory_that_is_too_small() -> Iterator[None]:
+    """Where the model does not fit into ``--memory``, it is the call that is at fault."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("memory: "):
+            raise
+        raise CallError(f"--{error}") from None
+
+
+def _refuse_contradictions(given: dict[str, Any]) -> None:
+    """Refuse options that do not go together."""
+    if "resume" in given and Run.exists(given["out"]):
+        return  # all are held against those that the run was begun with
+    if given.get("bptt", "whole") == "truncated":
+        if given["kind"] != "lm":
+            raise CallError(
+                f"--bptt: got truncated for {given['kind']}, expected lm: what fills a blank reads "
+                "whole sentences"
+            )
+        if "batch_tokens" in given:
+            raise CallError(
+                "--batch-tokens: got it with --bptt truncated, expected --lanes and --k1"
+            )
+        k1, k2 = given.get("k1", K1), given.get("k2")
+        if k2 is not None and k1 > k2:
+            raise CallError(
+                f"--k1: got {k1} with --k2 {k2}, expected at most k2; the smallest k2 that works is {k1}"
+            )
+        if "memory" in given and k2 not in (None, k1):
+            raise CallError(
+                f"--memory: got it with --k1 {k1} and --k2 {k2}, expected k1 and k2 to be equal; a "
+                "large k1 reads a long sequence in little memory"
+            )
+        return
+    for name in TRUNCATED:
+        if name in given:
+            raise CallError(f"--{name}: got {given[name]}, which is for --bptt truncated")
 
 
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:

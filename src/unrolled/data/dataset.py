@@ -9,6 +9,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,12 +75,17 @@ class Dataset:
     def __init__(self, directory: Path, vocabulary_size: int) -> None:
         self.tokens: dict[str, np.ndarray] = {}
         self.offsets: dict[str, np.ndarray] = {}
+        self.passages: dict[str, np.ndarray] = {}  # where passages begin, in sentences
         try:
             for split in SPLITS:
                 self.offsets[split] = _mapped(directory / f"{split}.offsets", np.dtype("<i8"))
                 stored = _stored_dtype(json.loads((directory / "dtype.json").read_text()))
                 self.tokens[split] = _mapped(directory / f"{split}.tokens", stored)
                 _check(split, self.tokens[split], self.offsets[split], vocabulary_size)
+                if (directory / f"{split}.passages").exists():
+                    begun = _mapped(directory / f"{split}.passages", np.dtype("<i8"))
+                    _check_passages(split, begun, len(self.offsets[split]) - 1)
+                    self.passages[split] = begun
         except (OSError, ValueError, IndexError, RecursionError) as error:
             raise DataError(f"{directory}: the encoded text cannot be read ({error})") from None
 
@@ -94,24 +100,33 @@ class Dataset:
         vocabulary: Vocabulary | None = None,
         min_count: int = 1,
         max_size: int | None = None,
+        passage: int | None = None,
     ) -> tuple["Dataset", Vocabulary]:
         """Encode ``sentences`` into ``directory``, which exists and is empty.
 
         The vocabulary is that of the training split, unless one is given. A sentence of more than
-        ``longest`` tokens is cut.
+        ``longest`` tokens is cut. With ``passage``, the text is continuous: so many sentences that
+        follow each other fall into one split, and ``documents`` reads them on.
         """
         numbers = {
             token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)
         }
         counts = [0] * len(numbers)
+        begun: dict[str, list[int]] = {split: [] for split in SPLITS}
+        written, split = dict.fromkeys(SPLITS, 0), ""
         offsets = {split: array("q", [0]) for split in SPLITS}
         with ExitStack() as stack:
             streams = {s: stack.enter_context((directory / f"{s}.raw").open("wb")) for s in SPLITS}
             ends = {s: stack.enter_context((directory / f"{s}.offsets").open("wb")) for s in SPLITS}
             position = dict.fromkeys(SPLITS, 0)
-            for sentence in sentences:
+            for number, sentence in enumerate(sentences):
                 text = tokenizer.normalise(sentence)
-                split = split_of(text)
+                if passage is None:
+                    split = split_of(text)
+                elif number % passage == 0:
+                    before, split = split, split_of(f"passage {number // passage}")
+                    if split != before:
+                        begun[split].append(written[split])
                 for piece in pieces(tokenizer.cut(text), longest):
                     encoded = array("I", [START])
                     for token in piece:
@@ -123,12 +138,16 @@ class Dataset:
                     encoded.append(END)
                     encoded.tofile(streams[split])
                     position[split] += len(encoded)
+                    written[split] += 1
                     offsets[split].append(position[split])
                     if len(offsets[split]) >= CHUNK:
                         offsets[split].tofile(ends[split])
                         offsets[split] = array("q")
             for split in SPLITS:
                 offsets[split].tofile(ends[split])
+        for split in SPLITS if passage is not None else ():
+            kept = {start for start in begun[split] if start < written[split]}
+            (directory / f"{split}.passages").write_bytes(np.array(sorted(kept), "<i8").tobytes())
         if vocabulary is None:
             seen = dict(zip(numbers, counts, strict=True))
             vocabulary = Vocabulary.count(
@@ -150,6 +169,24 @@ class Dataset:
     def sentences(self, split: str) -> int:
         """How many sentences ``split`` has."""
         return len(self.offsets[split]) - 1
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether sentences that follow each other do so in the text, by passages."""
+        return bool(self.passages)
+
+    def documents(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The passages of a continuous text: of each the tokens, and each one's successor.
+
+        Raises:
+            DataError: the text was encoded sentence by sentence.
+        """
+        if not self.is_continuous:
+            raise DataError("the text was encoded sentence by sentence, expected passages")
+        tokens, offsets = self.tokens[split], self.offsets[split]
+        ends = [*self.passages[split].tolist(), len(offsets) - 1]
+        bounds = [(offsets[first], offsets[last]) for first, last in pairwise(ends)]
+        return [(tokens[begin : end - 1], tokens[begin + 1 : end]) for begin, end in bounds]
 
     def batches(
         self, split: str, batch_tokens: int, *, shuffle: tuple[int, int] | None = None
@@ -235,6 +272,13 @@ def _check(split: str, tokens: np.ndarray, offsets: np.ndarray, vocabulary_size:
     for start in range(0, len(tokens), CHUNK):
         if tokens[start : start + CHUNK].max() >= vocabulary_size:
             raise ValueError(f"{split}.tokens has a token that is not in the vocabulary")
+
+
+def _check_passages(split: str, begun: np.ndarray, sentences: int) -> None:
+    if sentences and not (begun.size and begun[0] == 0 and begun[-1] < sentences):
+        raise ValueError(f"{split}.passages do not begin with the text, or not in it")
+    if (np.diff(begun) < 1).any() or (begun.size and not sentences):
+        raise ValueError(f"{split}.passages do not rise")
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:

@@ -34,9 +34,9 @@ class Cloze(TokenModel):
             merge="apart",
         )
 
-    def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+    def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
         """``[A_{t-1}; A'_{t+1}]`` for every t between ``<s>`` and the last: ``[T-2, B, 2H]``."""
-        (forward, backward), _ = self.layers(embedded, lengths=lengths)
+        forward, backward = self.read(embedded, lengths, memory)
         return torch.cat([forward[:-2], backward[2:]], -1)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unrolled.bptt import checkpointed_loss
 from unrolled.cells import Cell, State
 from unrolled.data.dataset import Batch
 from unrolled.data.vocabulary import END, PAD, START, UNKNOWN
 from unrolled.layers import Recurrent
 from unrolled.models.token_model import TokenModel
-from unrolled.shapes import check_size
+from unrolled.shapes import check_size, real_steps
 
 
 class LanguageModel(TokenModel):
@@ -28,10 +29,46 @@ class LanguageModel(TokenModel):
             cell, c["embedding_size"], c["hidden_size"], depth=c["depth"], dropout=c["dropout"]
         )
 
-    def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+    def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
         """A_{t-1} for every t after ``<s>``: ``[T-1, B, H]``."""
-        states: Tensor = self.layers(embedded[:-1], lengths=lengths - 1).y
+        states: Tensor = self.read(embedded[:-1], lengths - 1, memory)
         return states
+
+    def loss(self, batch: Batch, *, memory: int | str | None = None) -> Tensor:
+        """The mean cross-entropy of the real tokens, in nats per token.
+
+        Args:
+            batch: sentences.
+            memory: bytes, or a text such as "64 MiB", that the gradient may take in all; see
+                ``unrolled.bptt.checkpointed_loss``.
+        """
+        if memory is None:
+            return super().loss(batch)
+        targets, counts = self.targets(batch)
+        real = real_steps(counts, len(targets))
+        parts = (batch.tokens[:-1], targets, real)
+        total = checkpointed_loss(self, self.total, *parts, lengths=counts, memory=memory)
+        return total / counts.sum()
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """What is known after each of the ``tokens`` ``[T, B]`` of a text without end: ``[T, B, H]``.
+
+        The layers begin in the state that they are handed; see ``unrolled.bptt.Carry``.
+        """
+        states: Tensor = self.layers(self._embedded(tokens)).y
+        return states
+
+    def total(self, tokens: Tensor, targets: Tensor, real: Tensor) -> Tensor:
+        """The sum of the cross-entropies of the ``targets`` ``[T, B]``, where ``real``, in nats."""
+        return self.total_of(self.states(tokens), targets, real)
+
+    def total_of(self, states: Tensor, targets: Tensor, real: Tensor) -> Tensor:
+        """As ``total``, from the states that are known before each target."""
+        rows = real.flatten().nonzero().squeeze(1)
+        if not len(rows):
+            return states.sum() * 0
+        known = states.flatten(0, 1).index_select(0, rows)
+        return self.loss_of(known, targets.flatten().index_select(0, rows)) * len(rows)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.tokens[1:], batch.lengths - 1

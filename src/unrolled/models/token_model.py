@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.bptt.checkpointed import checkpointed
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.data.dataset import Batch
 from unrolled.data.vocabulary import SPECIALS, UNKNOWN
@@ -105,8 +106,14 @@ class TokenModel(nn.Module, ABC):
         """The recurrent layers, of the sizes in ``config``."""
 
     @abstractmethod
-    def context(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+    def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
         """What is known of each predicted token: ``[T, B, E]`` to ``[P, B, S*H]``, P < T."""
+
+    def read(self, embedded: Tensor, lengths: Tensor, memory: int | str | None) -> Any:
+        """What the recurrent layers give, within ``memory`` if it is limited."""
+        if memory is None:
+            return self.layers(embedded, lengths=lengths).y
+        return checkpointed(self.layers, embedded, lengths=lengths, memory=memory).y
 
     @abstractmethod
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -129,9 +136,16 @@ class TokenModel(nn.Module, ABC):
         context, targets = self._real(batch, self._context(batch))
         return Prediction(self.logits(context), targets)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The mean cross-entropy of the real tokens, in nats per token."""
-        context, targets = self._real(batch, self._context(batch))
+    def loss(self, batch: Batch, *, memory: int | str | None = None) -> Tensor:
+        """The mean cross-entropy of the real tokens, in nats per token.
+
+        Args:
+            batch: sentences.
+            memory: bytes, or a text such as "64 MiB", that the recurrent layers may take for the
+                gradient besides their inputs and outputs; see ``unrolled.bptt.checkpointed``.
+        """
+        embedded = self._embedded(batch.tokens)
+        context, targets = self._real(batch, self.context(embedded, batch.lengths, memory))
         return self.loss_of(context, targets)
 
     def loss_of(self, context: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Training: the loop, its measures, the run directory."""
 
 from unrolled.training.loop import Outcome, Step, Trainer, Watcher, steps_of
-from unrolled.training.measures import Scores, evaluate
+from unrolled.training.measures import Scores, evaluate, evaluate_continuous
 from unrolled.training.run import Run, prepare_directory, write_data
 from unrolled.training.settings import Settings
 
@@ -15,6 +15,7 @@ __all__ = [
     "Watcher",
     "steps_of",
     "evaluate",
+    "evaluate_continuous",
     "prepare_directory",
     "write_data",
 ]

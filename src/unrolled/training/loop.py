@@ -1,4 +1,4 @@
-"""The training loop: BPTT over each sentence, clipping, a schedule, evaluation, early stop.
+"""The training loop: BPTT over sentences or windows, clipping, a schedule, evaluation, early stop.
 
 Whatever a step draws at random follows from (seed, step) alone, and the order of the batches from
 (seed, epoch). So a run that was stopped at any moment and resumed from its last checkpoint ends at
@@ -6,27 +6,26 @@ the same weights, to the bit, as one that never stopped.
 """
 
 import copy
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.data import Batch, Batches, Dataset
+from unrolled.data import Dataset
 from unrolled.errors import DataError, RunError
 from unrolled.models import TokenModel
 from unrolled.shapes import check_size
+from unrolled.training.feeds import feed_of
 from unrolled.training.files import read_tensors, write_tensors
-from unrolled.training.measures import Scores, evaluate
+from unrolled.training.measures import Scores
 from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, weights_of
 from unrolled.training.settings import Settings
 
 CALIBRATION_SECONDS = 6.0
-VALIDATION_BATCHES = 400  # of the validation split, at the most, at every evaluation
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Trainer:
             )
         torch.manual_seed(self.settings.seed)
         self.model = run.new_model().train()
+        self.feed = feed_of(self.model, self.data, self.settings)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.step = 0
         self.best = math.inf
@@ -91,10 +91,10 @@ class Trainer:
             self.run.save_weights(self.model, {"step": self.step})
         self.checkpoint()
         saved = time.monotonic()
-        for epoch, batch in self._batches():
+        for epoch, item in self.feed.from_step(self.step):
             if self.step >= settings.steps or self.stopped_early:
                 break
-            done = self._step(epoch, batch)
+            done = self._step(epoch, item)
             for watcher in watchers:
                 watcher.step(done)
             if settings.evaluates(self.step):
@@ -108,27 +108,13 @@ class Trainer:
             saved = time.monotonic()
         return Outcome(self.step, self.stopped_early, self.best)
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
-        """The batches from the current step on, with their epoch."""
-        batches = self._epoch(0)
-        first, skipped = divmod(self.step, len(batches))
-        for epoch in itertools.count(first):
-            batches = self._epoch(epoch)
-            for rows in itertools.islice(batches.rows(), skipped, None):
-                yield epoch, batches.read(rows)
-            skipped = 0
-
-    def _epoch(self, epoch: int) -> Batches:
-        order = (self.settings.seed, epoch)
-        return self.data.batches("train", self.settings.batch_tokens, shuffle=order)
-
-    def _step(self, epoch: int, batch: Batch) -> Step:
+    def _step(self, epoch: int, item: Any) -> Step:
         settings = self.settings
         torch.manual_seed((settings.seed << 32) + self.step)
         rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self.model.loss(batch)
+        loss = self.feed.loss(item)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
@@ -138,13 +124,11 @@ class Trainer:
                 raise self._diverged(name, value, self.step + 1)
         self.optimizer.step()
         self.step += 1
-        tokens = int(batch.lengths.sum())
-        return Step(self.step, epoch, nats, size, rate, tokens)
+        return Step(self.step, epoch, nats, size, rate, self.feed.tokens(item))
 
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
-        batches = self.data.batches("validation", self.settings.batch_tokens, shuffle=(0, 0))
-        scores = evaluate(self.model, itertools.islice(batches, VALIDATION_BATCHES))
+        scores = self.feed.scores()
         if not (finite(self.model) if scores.tokens == 0 else math.isfinite(scores.nats)):
             raise self._diverged("loss on the validation split", scores.nats, self.step)
         if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
@@ -177,6 +161,7 @@ class Trainer:
             for name, tensor in state.items():
                 if tensor is not None:
                     tensors[f"optimizer.{k}.{name}"] = tensor
+        tensors |= {f"feed.{name}": tensor for name, tensor in self.feed.state_dict().items()}
         notes: dict[str, Any] = {name: getattr(self, name) for name in PROGRESS}
         write_tensors(self.run.directory / TRAINING, tensors, notes)
 
@@ -192,11 +177,14 @@ class Trainer:
         tensors, notes = read_tensors(path)
         weights: dict[str, Tensor] = {}
         state: dict[int, dict[str, Tensor]] = {}
+        fed: dict[str, Tensor] = {}
         try:
             for name, tensor in tensors.items():
                 owner, rest = name.split(".", 1)
                 if owner == "model":
                     weights[rest] = tensor
+                elif owner == "feed":
+                    fed[rest] = tensor
                 else:
                     k, key = rest.split(".", 1)
                     state.setdefault(int(k), {})[key] = tensor
@@ -205,6 +193,7 @@ class Trainer:
             self.worse = check_size("worse", notes["worse"], least=0)
             self.best, self.stopped_early = float(notes["best"]), bool(notes["stopped_early"])
             self._check_optimizer(state)
+            self.feed.load_state_dict(fed)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: not the training state of this run ({error!r})") from None
         for name, parameter in weights_of(self.model).items():
@@ -251,36 +240,44 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
 
     Minutes are turned into steps by training a copy of the model for a few seconds; that, and the
     time for evaluations, is allowed for. The model and PyTorch's source of chance stay as they were.
+
+    Raises:
+        ValueError: the gradient does not fit into ``settings.memory``.
     """
-    batches = data.batches("train", settings.batch_tokens, shuffle=(settings.seed, 0))
+    trial = copy.deepcopy(model).train()
+    feed = feed_of(trial, data, settings)
     if settings.epochs is not None:
-        return max(1, round(settings.epochs * len(batches)))
+        if settings.memory is not None:  # too little memory is to be known before the run is one
+            with torch.random.fork_rng(devices=[]):
+                feed.loss(next(feed.from_step(0))[1])
+        return max(1, round(settings.epochs * len(feed)))
     if settings.minutes is None:
         raise ValueError("settings: got neither epochs nor minutes, expected one of them")
     budget = settings.minutes * 60
     seconds = min(CALIBRATION_SECONDS, budget / 10)
-    trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, settings)
-    endless = itertools.chain.from_iterable(itertools.repeat(batches))
+    items = feed.from_step(0)
 
-    def timed(work: Callable[[Batch], object], seconds: float) -> float:
-        """Seconds per batch, after one to warm up."""
-        work(next(endless))
+    def timed(work: Callable[[], object], seconds: float) -> float:
+        """Seconds each time, after one to warm up."""
+        work()
         start, count = time.perf_counter(), 0
         while count == 0 or time.perf_counter() - start < seconds:
-            work(next(endless))
+            work()
             count += 1
         return (time.perf_counter() - start) / count
 
-    def train(batch: Batch) -> None:
+    def train() -> None:
+        _, item = next(items)
         optimizer.zero_grad()
-        torch.autograd.backward(trial.loss(batch))
+        torch.autograd.backward(feed.loss(item))
         nn.utils.clip_grad_norm_(trial.parameters(), settings.clip)
         optimizer.step()
 
     with torch.random.fork_rng(devices=[]):
         per_step = timed(train, seconds)
-        per_batch = timed(lambda batch: evaluate(trial, [batch]), seconds / 5)
-    validation = data.batches("validation", settings.batch_tokens)
-    evaluating = settings.evaluations * per_batch * min(len(validation), VALIDATION_BATCHES)
+        count = feed.evaluations()
+        few = min(count, 4)
+        per_batch = timed(lambda: feed.scores(few), seconds / 5) / few if few else 0.0
+    evaluating = settings.evaluations * per_batch * count
     return max(1, int((budget - 1.2 * seconds - evaluating) / per_step))

@@ -1,14 +1,21 @@
 """How well a model predicts."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.data import Batch
-from unrolled.models import TokenModel
+from unrolled.bptt import Carry
+from unrolled.data import Batch, Window
+from unrolled.data.vocabulary import START
+from unrolled.models import LanguageModel, Prediction, TokenModel
+from unrolled.shapes import real_steps
+
+TokenWindow = Window[tuple[Tensor, ...]]
+"""Tokens ``[T, B]`` of a continuous text, and each one's successor."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +37,50 @@ class Scores:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
 
-@torch.no_grad()
 def evaluate(model: TokenModel, batches: Iterable[Batch]) -> Scores:
     """The scores of ``model`` in eval mode; the mode it was in is restored."""
+    return _scores(model, (model.predict(batch) for batch in batches))
+
+
+def evaluate_continuous(model: LanguageModel, windows: Iterable[TokenWindow]) -> Scores:
+    """The same on a text read on and on, from window to window in the state in which it stopped.
+
+    ``</s>`` is predicted as in ``evaluate``, ``<s>`` never. No state is shared with the training.
+    """
+
+    def predictions() -> Iterator[Prediction]:
+        carry = Carry(model)
+        for window in windows:
+            (tokens, targets), lengths = window.data, ragged(window)
+            with carry.window(window.resets, lengths=lengths):
+                states = model.states(tokens)
+            rows = real(window).flatten().nonzero().squeeze(1)
+            logits = model.logits(states.flatten(0, 1).index_select(0, rows))
+            yield Prediction(logits, targets.flatten().index_select(0, rows))
+
+    return _scores(model, predictions())
+
+
+def real(window: TokenWindow) -> Tensor:
+    """Which targets count, ``[T, B]``: those in a lane, but for ``<s>``."""
+    _, targets = window.data
+    return real_steps(window.lengths, len(targets)) & (targets != START)
+
+
+def ragged(window: TokenWindow) -> Tensor | None:
+    """The lengths of the lanes, if they are not all T."""
+    return None if bool((window.lengths == len(window.resets)).all()) else window.lengths
+
+
+@torch.no_grad()
+def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> Scores:
     was_training = model.training
     model.eval()
     nats, top1, top5, tokens = 0.0, 0, 0, 0
     try:
-        for batch in batches:
-            logits, targets = model.predict(batch)
+        for logits, targets in predictions:
+            if not len(targets):
+                continue
             nats += float(F.cross_entropy(logits, targets, reduction="sum"))
             best = logits.topk(min(5, logits.shape[-1])).indices == targets.unsqueeze(1)
             top1 += int(best[:, 0].sum())

@@ -64,6 +64,9 @@ class Run:
             self.longest = check_size("longest", self.command["longest"])
             self.model_config: dict[str, Any] = dict(config["model"])
             self.settings = Settings(**config["training"])
+            self.passage: int | None = None
+            if self.settings.bptt == "truncated":
+                self.passage = check_size("passage", self.command["passage"])
             with torch.device("meta"):  # takes no memory, whatever the sizes
                 self.new_model()
             size: int = self.model_config["vocabulary_size"]

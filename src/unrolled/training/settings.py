@@ -9,6 +9,7 @@ from unrolled.shapes import check_size
 WARM_UP = 0.05  # the share of the steps in which the learning rate rises
 
 OPTIMIZERS = ("adam", "sgd")
+BPTT = ("whole", "truncated")
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -22,6 +23,9 @@ class Settings:
 
     ``steps`` follows from ``epochs``, or from ``minutes`` by a calibration at the start; from then on
     only ``steps`` counts, so that a resumed run does not depend on the clock.
+
+    ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``lanes``, every ``k1``
+    tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
 
     Raises:
         TypeError, ValueError: a field is of another type, or out of its range.
@@ -40,11 +44,16 @@ class Settings:
     evaluations: int
     patience: int
     threads: int
+    bptt: str = "whole"
+    k1: int = 35
+    k2: int = 35
+    lanes: int = 24
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)
         check_size("threads", self.threads, most=1024)
-        for name in ("steps", "batch_tokens", "evaluations", "patience"):
+        for name in ("steps", "batch_tokens", "evaluations", "patience", "k1", "k2", "lanes"):
             check_size(name, getattr(self, name), most=2**53)
         for name in ("learning_rate", "clip", "epochs", "minutes", "weight_decay"):
             value = getattr(self, name)
@@ -54,7 +63,18 @@ class Settings:
                 raise TypeError(f"{name}: got {value!r}, expected a number")
             if not math.isfinite(value) or value < 0 or (value == 0 and name != "weight_decay"):
                 raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
+        if self.memory is not None:
+            check_size("memory", self.memory, most=2**62)
+        if self.k1 > self.k2:
+            raise ValueError(
+                f"k1: got {self.k1} with k2 = {self.k2}, expected at most k2; the smallest k2 that "
+                f"works is {self.k1}"
+            )
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", tuple(SCHEDULES)),
+            ("bptt", BPTT),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {known}")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bptt.test_rtrl import B, D, H, T, drawn, gradients, some_resets
+from tests.bptt.online.test_rtrl import B, D, H, T, drawn, gradients, some_resets
 from tests.compare import assert_close_by_name
 from unrolled import Recurrent, cells
 from unrolled.bptt import RTRL, SnAp1

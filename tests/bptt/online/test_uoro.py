@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bptt.test_rtrl import drawn, gradients
+from tests.bptt.online.test_rtrl import drawn, gradients
 from tests.compare import assert_close_by_name
 from unrolled import Recurrent, cells
 from unrolled.bptt import UORO
