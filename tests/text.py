@@ -55,12 +55,13 @@ def make_run(
     kind: str = "cloze",
     count: int = 200,
     model: dict[str, Any] | None = None,
+    passage: int | None = None,
     **settings: Any,
 ) -> Run:
-    """A small run over the grammar, not yet trained."""
+    """A small run over the grammar, not yet trained; with ``passage`` on the text as one."""
     directory.mkdir(parents=True)
     tokenizer = Tokenizer("char")
-    _, vocabulary = write_data(directory, corpus(count), tokenizer, longest=50)
+    _, vocabulary = write_data(directory, corpus(count), tokenizer, longest=50, passage=passage)
     sizes = {"vocabulary_size": len(vocabulary), "hidden_size": 9, "embedding_size": 6}
     chosen = {
         "seed": 0,
@@ -77,6 +78,8 @@ def make_run(
         "patience": 3,
         "threads": 1,
     }
+    if passage is not None:
+        chosen |= {"bptt": "truncated", "k1": 7, "k2": 7, "lanes": 4}
     return Run.create(
         directory,
         kind=kind,
@@ -84,5 +87,5 @@ def make_run(
         tokenizer=tokenizer,
         model_config=sizes | {"cell": "gru", "dropout": 0.2} | (model or {}),
         settings=Settings(**(chosen | settings)),
-        command={"kind": kind, "data": ["-"], "longest": 50},
+        command={"kind": kind, "data": ["-"], "longest": 50, "passage": passage},
     )

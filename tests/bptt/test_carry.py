@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 import weakref
 
 import pytest
@@ -670,7 +671,7 @@ class Graphs:
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda s: s.tensor)
 
     def pack(self, tensor):
-        saved = Saved(tensor)
+        saved = Saved(tensor.detach())  # an output would hold the graph that holds it
         self.alive.add(saved)
         return saved
 
@@ -703,12 +704,12 @@ def test_memory_stays_flat_over_hundreds_of_windows(kind, backward):
         counts = []
         for k in range(300):
             with carry.window(resets if k % 3 == 0 else None):
-                y, _ = layer(torch.randn(3, 2, D, dtype=FLOAT64))
+                y = layer(torch.randn(3, 2, D, dtype=FLOAT64))[0]
             counts.append(len(alive))
             if backward:
                 y.sum().backward()
                 assert not alive
-    assert set(counts[3:]) <= set(counts[:3])
+    assert set(counts[3:]) == set(counts[3:6])
     del y
     assert not alive
 
@@ -826,7 +827,9 @@ def test_a_model_that_cannot_be_carried():
         bptt.Carry("model")
     with pytest.raises(ValueError, match="^model: got Linear, which holds no recurrent layer"):
         bptt.Carry(nn.Linear(2, 2))
-    scripted = nn.Sequential(torch.jit.script(nn.GRU(D, H)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch would have nobody use TorchScript
+        scripted = nn.Sequential(torch.jit.script(nn.GRU(D, H)))
     with pytest.raises(ValueError, match="^layer '0': got "):
         bptt.Carry(scripted)
 
@@ -851,6 +854,7 @@ def test_a_compiled_model_is_refused(compiled):
         bptt.Carry(compiled())
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler looks at .grad of what it is given
 def test_what_stands_around_may_be_compiled():
     head = torch.compile(nn.Linear(H, 1), backend="eager")
     model = nn.ModuleDict({"rnn": unrolled.GRU(D, H), "head": head})

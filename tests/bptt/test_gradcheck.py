@@ -237,6 +237,20 @@ def test_large_and_small_entries() -> None:
     assert gradcheck(Function([1e-4], lambda w, x: torch.log(w)), torch.tensor(0)).ok
 
 
+def test_operations_with_whole_numbers_among_their_outputs() -> None:
+    layers = nn.Sequential(nn.Linear(D, H), nn.MaxPool1d(2), nn.LayerNorm(2))
+    check_right(gradcheck(layers, torch.randn(T, B, D), loss=lambda y, _: y.sort().values.std()))
+
+
+def test_a_loss_whose_terms_cancel() -> None:
+    """The sum of what is normalised is 0, and so is every gradient before it."""
+    layers = nn.Sequential(nn.Linear(D, H), nn.LayerNorm(H))
+    for seed in range(5):
+        report = gradcheck(layers, torch.randn(T, B, D), loss=lambda y, _: y.sum(), seed=seed)
+        assert report.ok and {row.verdict for row in report.rows} == {"ok"}, str(report)
+        assert [row.relative is None for row in report.rows] == [True, True, False, False, True]
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_where_gradients_are_switched_off(mode) -> None:
     with mode():

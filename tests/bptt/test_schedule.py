@@ -13,6 +13,7 @@ from unrolled.bptt.schedule import (
     Memory,
     Plan,
     TooSmallError,
+    cost,
     first_part,
     forwards,
     parse,
@@ -134,8 +135,8 @@ def test_a_larger_budget_never_costs_more_than_a_few_percent(
     budget = memory.least() + more
     less = plan(steps, budget, memory)
     much = plan(steps, budget + still_more, memory)
-    # States come before segments that are kept, so a state more may take the place of several.
-    assert much.repeated() <= 1.1 * less.repeated() + 0.1
+    # Not never: states come before segments that are kept, so one state may take several's place.
+    assert steps + cost(much, steps) <= 1.1 * (steps + cost(less, steps))
 
 
 @pytest.mark.parametrize("T", [1, 7, 1000, 100_000])

@@ -319,6 +319,9 @@ class _Loss:
         )
 
 
+_NARROW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32)
+
+
 def _narrowed(loss: Tensor) -> tuple[torch.dtype, str] | None:
     """A dtype narrower than float64 in the graph of ``loss``, and the operation that makes it."""
     nodes, seen = [loss.grad_fn], set()
@@ -328,7 +331,7 @@ def _narrowed(loss: Tensor) -> tuple[torch.dtype, str] | None:
             continue
         seen.add(node)
         for made in getattr(node, "_input_metadata", ()):
-            if made.dtype not in (torch.float64, torch.complex128):
+            if made.dtype in _NARROW:
                 return made.dtype, node.name()
         nodes += [source for source, _ in node.next_functions]
     return None
@@ -539,6 +542,12 @@ class _Point:
         self.start = loss.value()
         self.gradients = loss.gradients()
         self.noise = self._noise(generator)
+        # Terms of a loss can cancel. Its noise says how large they are, if its gradients say so too.
+        pairs = zip(self.gradients, values, strict=True)
+        sizes = [
+            float((g * _scale(v)).abs().max()) for g, v in pairs if g is not None and g.numel()
+        ]
+        self.terms = min(self.noise / EPS, max(filter(math.isfinite, sizes), default=0.0))
 
     def _noise(self, generator: torch.Generator) -> float:
         """The standard deviation of what rounding does to the loss.
@@ -586,8 +595,8 @@ class _Point:
         self.loss.move_one(k, base)
         return found
 
-    @staticmethod
     def _judged(
+        self,
         slope: _Slope,
         limit: _Limit,
         analytic: float,
@@ -599,7 +608,7 @@ class _Point:
         allowed = MARGIN * largest + ROUNDINGS * EPS * whole + limit.error
         apart = abs(analytic - limit.value)
         verdict: Literal["ok", "unclear", "doubtful", "WRONG"]
-        if not math.isfinite(apart) or not slope.is_sharp(limit, analytic, whole):
+        if not math.isfinite(apart) or not slope.is_sharp(limit, analytic, max(whole, self.terms)):
             verdict = "unclear"
         elif apart <= allowed:
             verdict = "ok"

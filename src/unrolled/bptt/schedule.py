@@ -115,7 +115,7 @@ def plan(steps: int, budget: int, memory: Memory) -> Plan:
     ratio = steps ** (1 / CANDIDATES)
     for length in sorted({max(1, int(steps / ratio**k)) for k in range(CANDIDATES + 1)} | {1}):
         found = _with_length(steps, length, budget, memory)
-        if found is not None and (best is None or _cost(found, steps) < _cost(best, steps)):
+        if found is not None and (best is None or cost(found, steps) < cost(best, steps)):
             best = found
     if best is None:
         raise TooSmallError(budget, memory.least())
@@ -134,7 +134,8 @@ def _with_length(steps: int, length: int, budget: int, memory: Memory) -> Plan |
     return Plan(length, count, slots, min(kept, count))
 
 
-def _cost(found: Plan, steps: int) -> float:
+def cost(found: Plan, steps: int) -> float:
+    """What ``found`` runs forward again, and all its calls, in steps."""
     return found.repeated() * steps + CALL * found.segments * (1 + found.repeated())
 
 
@@ -142,7 +143,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
-def spoken(size: float) -> str:
+def spoken(size: int) -> str:
     """``size`` bytes for a message, rounded up: it works when it is given back.
 
     >>> spoken(1000), spoken(70_000)
@@ -150,8 +151,8 @@ def spoken(size: float) -> str:
     """
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= 8 * unit:
-            return f"{math.ceil(size / unit)} {name}"
-    return f"{math.ceil(size)} B"
+            return f"{-(-size // unit)} {name}"
+    return f"{size} B"
 
 
 def parse(memory: int | str) -> int:
