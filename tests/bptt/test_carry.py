@@ -203,9 +203,11 @@ def test_packed_sequences(kind):
         expected, _ = layer(whole)
         got = torch.cat([pad_packed_sequence(y)[0][:length, lane], z[:, lane]])
         assert_close_by_name({"y": got.detach()}, {"y": expected[:, 0].detach()}, 6)
-    with pytest.raises(ValueError, match="resets: got them, but the layer reads a PackedSequence"):
-        with carry.window(torch.ones(4, 3).bool()):
-            layer(packed)
+    with (
+        pytest.raises(ValueError, match="resets: got them, but the layer reads a PackedSequence"),
+        carry.window(torch.ones(4, 3).bool()),
+    ):
+        layer(packed)
 
 
 def both_ways(kind):
@@ -288,9 +290,7 @@ def test_resets_stop_state_and_gradient_where_they_are(kind, batch_first, given,
     initial = None
     if given:
         initial = leaves(*(torch.randn(s, dtype=FLOAT64) for s in state_shapes(layer, 1)))
-    carry = bptt.Carry(
-        layer, initial={"": initial} if given else None, batch_first=batch_first
-    )
+    carry = bptt.Carry(layer, initial={"": initial} if given else None, batch_first=batch_first)
     shape = (3, 8, D) if batch_first else (8, 3, D)
     x, other = leaves(*[torch.randn(shape, dtype=FLOAT64)] * 2)
     resets = torch.zeros(8, 3).bool()
@@ -532,7 +532,9 @@ def test_burn_in_brings_the_states_up_without_gradient():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("lanes", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)])
+@pytest.mark.parametrize(
+    "lanes", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)]
+)
 @pytest.mark.parametrize("kind", ["learnt", "uneven LSTM", "torch LSTM"])
 def test_some_lanes_are_reset(kind, lanes):
     layer = make(kind)
@@ -564,7 +566,7 @@ def test_lanes_that_there_are_not():
         with pytest.raises(IndexError, match=r"^lanes: got .*, expected from 0 to 1$"):
             carry.reset(lanes)
     for lanes in ([0.5], 1, torch.ones(3).bool()):
-        with pytest.raises(TypeError, match="^lanes: got "):
+        with pytest.raises(TypeError, match=r"^lanes: got "):
             carry.reset(lanes)
     assert all(map(torch.equal, carry.states[""], before))
 
@@ -649,7 +651,9 @@ def test_states_are_copies():
     with carry.window():
         layer(torch.randn(4, 2, D, dtype=FLOAT64))
     carry.states[""][0].zero_()
-    carry.state_dict()["training//0"].zero_()
+    saved = carry.state_dict()
+    carry.load_state_dict(saved)
+    saved["training//0"].zero_()
     assert carry.states[""][0].any()
 
 
@@ -782,14 +786,14 @@ def test_both_modes_and_ended_lanes_are_saved(through):
     )
     other = bptt.Carry(model)
     other.load_state_dict(saved)
-    with pytest.raises(ValueError, match="^lengths: lane 1 ended"), other.window():
+    with pytest.raises(ValueError, match=r"^lengths: lane 1 ended"), other.window():
         layer(x[3:])
     with other.window(lengths=[3, 0]):
         y, _ = layer(x[3:])
     expected = layer(x)[0][3:, 0].detach()
     assert_close_by_name({"y": y[:, 0].detach()}, {"y": expected}, 6)
     model.train()
-    assert list(other.states) == ["a", "b.0"]
+    assert sorted(other.states) == ["a", "b.0"]
     with other.window():
         y, _ = layer(x[3:])
     assert_close_by_name({"y": y.detach()}, {"y": layer(x)[0][3:].detach()}, 6)
@@ -823,14 +827,14 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
 
 
 def test_a_model_that_cannot_be_carried():
-    with pytest.raises(TypeError, match="^model: got str"):
+    with pytest.raises(TypeError, match=r"^model: got str"):
         bptt.Carry("model")
-    with pytest.raises(ValueError, match="^model: got Linear, which holds no recurrent layer"):
+    with pytest.raises(ValueError, match=r"^model: got Linear, which holds no recurrent layer"):
         bptt.Carry(nn.Linear(2, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch would have nobody use TorchScript
         scripted = nn.Sequential(torch.jit.script(nn.GRU(D, H)))
-    with pytest.raises(ValueError, match="^layer '0': got "):
+    with pytest.raises(ValueError, match=r"^layer '0': got "):
         bptt.Carry(scripted)
 
 
@@ -878,7 +882,9 @@ def test_a_layer_that_is_called_twice(kind):
     carry = bptt.Carry(layer)
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     with (
-        pytest.raises(RuntimeError, match="^the layer: called twice in one window without a state"),
+        pytest.raises(
+            RuntimeError, match=r"^the layer: called twice in one window without a state"
+        ),
         carry.window(),
     ):
         layer(x)
@@ -892,9 +898,9 @@ def test_a_window_inside_another():
     outer, inner = bptt.Carry(model), bptt.Carry(model[0])
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     with outer.window():
-        with pytest.raises(RuntimeError, match="^window: got one inside another"), inner.window():
+        with pytest.raises(RuntimeError, match=r"^window: got one inside another"), inner.window():
             pass
-        y, _ = model(x)
+        model(x)
     assert "forward" not in vars(model[0])
     assert inner.states == {} and list(outer.states) == ["0"]
 
@@ -903,7 +909,7 @@ def test_arguments_that_the_layer_does_not_take():
     layer = make("twin GRU")
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     carry = bptt.Carry(layer)
-    with pytest.raises(TypeError, match="^the layer: got 3 arguments by position"), carry.window():
+    with pytest.raises(TypeError, match=r"^the layer: got 3 arguments by position"), carry.window():
         layer(x, None, [3, 2])
     for call in (lambda: layer(x, size=3), lambda: make("torch GRU")(x, lengths=[3, 2])):
         with pytest.raises(TypeError, match="unexpected keyword"), carry.window():
@@ -919,7 +925,9 @@ def test_a_changed_batch_size_says_which_would_work(kind):
     with carry.window():
         layer(torch.randn(3, 4, D, dtype=FLOAT64))
     with (
-        pytest.raises(ValueError, match="^x: got 2 lanes in the layer, expected 4 as in the window"),
+        pytest.raises(
+            ValueError, match=r"^x: got 2 lanes in the layer, expected 4 as in the window"
+        ),
         carry.window(),
     ):
         layer(torch.randn(3, 2, D, dtype=FLOAT64))
@@ -933,13 +941,17 @@ def test_resets_and_lengths_that_do_not_fit():
     carry = bptt.Carry(layer)
     x = torch.randn(4, 3, D, dtype=FLOAT64)
     for resets in ([True], torch.zeros(4, 3), torch.zeros(4).bool(), torch.zeros(4, 3, 1).bool()):
-        with pytest.raises(TypeError, match="^resets: got .*, expected a boolean tensor"):
-            with carry.window(resets):
-                layer(x)
+        with (
+            pytest.raises(TypeError, match=r"^resets: got .*, expected a boolean tensor"),
+            carry.window(resets),
+        ):
+            layer(x)
     for resets in (torch.ones(3, 4).bool(), torch.zeros(3, 3).bool()):
-        with pytest.raises(ValueError, match=r"^resets: got T, B = .* reads \[4, 3\]$"):
-            with carry.window(resets):
-                layer(x)
+        with (
+            pytest.raises(ValueError, match=r"^resets: got T, B = .* reads \[4, 3\]$"),
+            carry.window(resets),
+        ):
+            layer(x)
     for lengths, message in (
         ([5, 1, 1], "^lengths: got 5, expected from 0 to T = 4"),
         ([-1, 1, 1], "^lengths: got -1"),
@@ -949,14 +961,16 @@ def test_resets_and_lengths_that_do_not_fit():
             layer(x)
     with carry.window(lengths=[4, 4, 1]):
         layer(x)
-    with pytest.raises(ValueError, match="^resets: got 2 lanes, expected 3 as in the window"):
-        with carry.window(torch.ones(4, 2).bool()):
-            layer(x)
+    with (
+        pytest.raises(ValueError, match=r"^resets: got 2 lanes, expected 3 as in the window"),
+        carry.window(torch.ones(4, 2).bool()),
+    ):
+        layer(x)
 
 
 def test_an_initial_state_that_does_not_fit():
     model = nn.ModuleDict({"rnn": unrolled.LSTM(D, H)})
-    with pytest.raises(ValueError, match="^initial: got 'gru', expected one of rnn$"):
+    with pytest.raises(ValueError, match=r"^initial: got 'gru', expected one of rnn$"):
         bptt.Carry(model, initial={"gru": torch.zeros(1, 1, H)})
     with pytest.raises(ValueError, match=r"^initial: got shapes \[1, 1, 5\] for layer 'rnn', exp"):
         bptt.Carry(model, initial={"rnn": torch.zeros(1, 1, H)})
@@ -966,13 +980,17 @@ def test_resets_that_a_layer_cannot_take():
     x, resets = torch.randn(4, 2, D), torch.zeros(4, 2).bool()
     resets[2, 0] = True
     layer = nn.LSTM(D, H, bidirectional=True)
-    with pytest.raises(ValueError, match="^resets: got some within the window, which the layer"):
-        with bptt.Carry(layer).window(resets):
-            layer(x)
+    with (
+        pytest.raises(ValueError, match=r"^resets: got some within the window, which the layer"),
+        bptt.Carry(layer).window(resets),
+    ):
+        layer(x)
     twin, start = unrolled.GRU(D, H), {"": torch.zeros(1, 1, H)}
-    with pytest.raises(ValueError, match="^resets: got some within the window, which the layer"):
-        with bptt.Carry(twin, initial=start).window(resets, lengths=[4, 3]):
-            twin(x)
+    with (
+        pytest.raises(ValueError, match=r"^resets: got some within the window, which the layer"),
+        bptt.Carry(twin, initial=start).window(resets, lengths=[4, 3]),
+    ):
+        twin(x)
 
 
 # --- With the rest of the library ----------------------------------------------------------------

@@ -139,11 +139,11 @@ def test_a_larger_budget_never_costs_more_than_a_few_percent(
     assert steps + cost(much, steps) <= 1.1 * (steps + cost(less, steps))
 
 
-@pytest.mark.parametrize("T", [1, 7, 1000, 100_000])
-def test_a_budget_for_all_is_spent_on_one_segment(T: int) -> None:
+@pytest.mark.parametrize("steps", [1, 7, 1000, 100_000])
+def test_a_budget_for_all_is_spent_on_one_segment(steps: int) -> None:
     memory = Memory(step=300, call=1000, state=50)
-    assert plan(T, 300 * T + 1050, memory) == Plan(T, 1, 0, 1)
-    assert plan(T, 2**62, memory) == Plan(T, 1, 0, 1)
+    assert plan(steps, 300 * steps + 1050, memory) == Plan(steps, 1, 0, 1)
+    assert plan(steps, 2**62, memory) == Plan(steps, 1, 0, 1)
 
 
 def test_a_budget_of_a_few_states_costs_a_few_repeats() -> None:

@@ -400,3 +400,44 @@ def test_the_corpus_is_normalised_text_only_once(tmp_path: Path) -> None:
     for split in SPLITS:
         name = f"{split}.tokens"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+# Continuous text
+
+
+@pytest.mark.parametrize("passage", [1, 7, 64])
+def test_a_passage_stays_together_and_in_order(passage: int, tmp_path: Path) -> None:
+    data, vocabulary = written(tmp_path, passage=passage)
+    expected: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
+    before = ""
+    for start in range(0, len(TEXT), passage):
+        split = split_of(f"passage {start // passage}")
+        if split != before:
+            expected[split].append([])
+        expected[split][-1] += [CHAR.normalise(line) for line in TEXT[start : start + passage]]
+        before = split
+    assert data.is_continuous
+    for split in SPLITS:
+        documents = data.documents(split)
+        assert len(documents) == len(expected[split])
+        for (tokens, targets), lines in zip(documents, expected[split], strict=True):
+            assert tokens[1:].tolist() == targets[:-1].tolist()
+            known = [
+                [START, *(vocabulary.numbers.get(c, UNKNOWN) for c in line), END] for line in lines
+            ]
+            assert [*tokens.tolist(), int(targets[-1])] == [n for line in known for n in line]
+
+
+def test_by_sentences_there_are_no_documents(tmp_path: Path) -> None:
+    data, _ = written(tmp_path)
+    assert not data.is_continuous
+    with pytest.raises(DataError, match="expected passages"):
+        data.documents("train")
+
+
+@pytest.mark.parametrize("begun", [[], [1], [0, 0], [0, 5, 3], [0, 10**6], [-1]])
+def test_passages_that_were_not_written_so_are_refused(begun: list[int], tmp_path: Path) -> None:
+    _, vocabulary = written(tmp_path, passage=7)
+    (tmp_path / "train.passages").write_bytes(np.array(begun, "<i8").tobytes())
+    with pytest.raises(DataError, match=r"train\.passages"):
+        Dataset(tmp_path, len(vocabulary))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from unrolled import Recurrent, cells, layers
 from unrolled.layers import Explanation, accelerate, explain
@@ -195,17 +195,36 @@ def test_a_wrong_argument_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^module: got type, expected a torch\.nn\.Module$"):
         explain(layers.GRU)
     with pytest.raises(TypeError, match=r"^lengths: got them for GRU, but only Recurrent"):
-        explain(layers.GRU(3, 5), torch.randn(4, 2, 3), lengths=[4, 1])
+        explain(nn.GRU(3, 5), torch.randn(4, 2, 3), lengths=[4, 1])
     with pytest.raises(TypeError, match=r"^input: got list"):
         explain(layers.GRU(3, 5), [1.0])
 
 
 @pytest.mark.parametrize("name", ["resets", "mask"])
-def test_resets_and_masks_are_checked_as_in_a_call_and_are_not_for_twins(name: str) -> None:
+def test_resets_and_masks_are_checked_as_in_a_call(name: str) -> None:
     flags = torch.zeros(4, 2).bool()
-    layer, x = Recurrent(cells.GRU, 3, 5), torch.zeros(4, 2, 3)
-    assert explain(layer, x, **{name: flags}).path == explain(layer, x).path
-    with pytest.raises(ValueError, match=rf"^{name}: got shape \[2, 4\], expected \[4, 2\]"):
-        explain(layer, x, **{name: flags.T})
+    x = torch.zeros(4, 2, 3)
+    kinds = [Recurrent(cells.GRU, 3, 5), layers.GRU(3, 5)]
+    for layer in kinds if name == "resets" else kinds[:1]:
+        assert explain(layer, x, **{name: flags}).path == explain(layer, x).path
+        with pytest.raises(ValueError, match=rf"^{name}: got shape \[2, 4\], expected \[4, 2\]"):
+            explain(layer, x, **{name: flags.T})
     with pytest.raises(TypeError, match=f"^{name}: got them for GRU, but only Recurrent takes"):
-        explain(layers.GRU(3, 5), x, **{name: flags})
+        explain(nn.GRU(3, 5), x, **{name: flags})
+
+
+def test_a_twin_takes_lengths_and_resets_but_no_mask() -> None:
+    layer, x = layers.LSTM(3, 5), torch.randn(4, 2, 3)
+    for given in ({"lengths": [4, 0]}, {"resets": torch.ones(4, 2).bool()}):
+        assert explain(layer, x, **given).path == "native"
+        assert explain(layer.half(), x.half(), **given).path == "reference"
+        layer.float()
+    with pytest.raises(TypeError, match=r"^mask: got one for LSTM, but only Recurrent takes it$"):
+        explain(layer, x, mask=torch.ones(4, 2).bool())
+    with pytest.raises(ValueError, match=r"^lengths: got 5, expected from 0 to T = 4"):
+        explain(layer, x, lengths=[5, 1])
+    packed = pack_padded_sequence(x, torch.tensor([4, 2]))
+    with pytest.raises(ValueError, match=r"^lengths: got them with a PackedSequence"):
+        explain(layer, packed, lengths=[4, 2])
+    with pytest.raises(ValueError, match=r"^resets: got them with proj_size=2; use Recurrent"):
+        explain(layers.LSTM(3, 5, proj_size=2), x, resets=torch.ones(4, 2).bool())

@@ -530,6 +530,221 @@ def test_dropout_ends_with_training_and_at_one_nothing_is_left(kind: str) -> Non
     assert_close_by_name(run(target, x)[0], run(source, x)[0], 4)
 
 
+# --- Lengths and resets --------------------------------------------------------------------------
+
+
+def by_pieces(
+    layer: nn.RNNBase,
+    x: Tensor,
+    state: Sequence[Tensor] | None,
+    lengths: list[int],
+    resets: Tensor,
+) -> dict[str, Tensor]:
+    """Each lane of ``x`` ``[T, B, D]`` alone, from each of its resets to the next, by ``torch.nn``."""
+    S = 2 if layer.bidirectional else 1
+    rows = torch.arange(layer.num_layers * S).view(-1, 1, 1)
+    is_forward = rows % S == 0
+    count = 2 if layer.mode == "LSTM" else 1
+    zeros = (x.new_zeros(len(rows), 1, layer.hidden_size),) * count
+    shown, finals = [], []
+    for lane, length in enumerate(lengths):
+        given = zeros if state is None else tuple(s[:, lane : lane + 1] for s in state)
+        cuts = [t for t in range(1, length) if resets[t, lane]]
+        bounds = list(zip([0, *cuts], [*cuts, length], strict=True)) if length else []
+        ends, ys = [], []
+        for begin, end in bounds:
+            first, last = begin == 0 and not resets[0, lane], end == length
+            keeps = (is_forward & first) | (~is_forward & last)
+            start = [torch.where(keeps, g, z) for g, z in zip(given, zeros, strict=True)]
+            y, final = layer(x[begin:end, lane : lane + 1], as_hidden(layer, start))
+            ys.append(y)
+            ends.append(final if isinstance(final, tuple) else (final,))
+        beyond = x.new_zeros(len(x) - length, 1, S * layer.hidden_size)
+        shown.append(torch.cat([*ys, beyond]))
+        pairs = zip(ends[-1], ends[0], strict=True) if ends else zip(given, given, strict=True)
+        finals.append([torch.where(is_forward, last, first) for last, first in pairs])
+    final = [torch.cat(parts, 1) for parts in zip(*finals, strict=True)]
+    return {"y": torch.cat(shown, 1)} | named_state(final, "_n")
+
+
+RAGGED = [5, 3, 0]
+
+
+def some_resets() -> Tensor:
+    resets = torch.zeros(5, 3).bool()
+    resets[0, 0] = resets[3, 0] = resets[4, 0] = resets[1, 1] = True
+    resets[4, 1] = resets[0, 2] = True  # beyond those lanes' lengths
+    return resets
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
+@pytest.mark.parametrize("given", [True, False], ids=["state", "zeros"])
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("masks", ["lengths", "resets", "both masks"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_and_resets_are_sequences_of_their_own(
+    kind: str, masks: str, both: bool, given: bool, dtype: torch.dtype, backend: Any
+) -> None:
+    source, target = pair(kind, 3, 7, dtype=dtype, num_layers=2, bidirectional=both)
+    target.backend = backend
+    state = state_for(source, 3, dtype=dtype) if given else None
+    lengths = None if masks == "resets" else RAGGED
+    resets = None if masks == "lengths" else some_resets()
+    first = masks == "both masks"
+    target.batch_first = first
+    x = torch.randn(5, 3, 3, dtype=dtype)
+    found = []
+    for layer in (target, source):
+        (own,) = leaves(x)
+        start = None if state is None else leaves(*state)
+        if layer is source:
+            outputs = by_pieces(
+                layer,
+                own,
+                start,
+                lengths or [5] * 3,
+                torch.zeros(5, 3).bool() if resets is None else resets,
+            )
+        else:
+            flags = resets.T if first and resets is not None else resets
+            read = own.transpose(0, 1) if first else own
+            options = {"lengths": lengths, "resets": flags}
+            y, final = layer(read, as_hidden(layer, start), **options)
+            y = y.transpose(0, 1) if first else y
+            outputs = named((y, final))
+        sources = {"x": own} | named_state(start or (), "_0") | dict(layer.named_parameters())
+        found.append(collect(outputs, sources))
+    assert_close_by_name(*found, 5)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_what_stands_beyond_a_length_changes_nothing(backend: Any) -> None:
+    layer = layers.LSTM(3, 5, 2, bidirectional=True, backend=backend)
+    x, lengths = torch.randn(5, 3, 3), torch.tensor(RAGGED)
+    spoilt = x.clone()
+    spoilt[3:, 1] = spoilt[:, 2] = torch.nan
+    found = []
+    for read in (x, spoilt):
+        (own,) = leaves(read)
+        outputs = named(layer(own, lengths=lengths, resets=some_resets()))
+        found.append(collect(outputs, {"x": own} | dict(layer.named_parameters())))
+    assert_close_by_name(*found, 5)
+    assert not found[1]["grad of x"][3:, 1].any()
+
+
+def test_lengths_and_resets_that_say_nothing() -> None:
+    for kind in KINDS:
+        source, target = pair(kind, 3, 5, num_layers=2)
+        x = torch.randn(4, 2, 3, dtype=FLOAT64)
+        for options in ({"lengths": [4, 4]}, {"resets": torch.zeros(4, 2).bool()}):
+            assert_close_by_name(named(target(x, **options)), named(source(x)), 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivatives_with_lengths_and_resets_are_right(kind: str) -> None:
+    _, target = pair(kind, 2, 3, bidirectional=True)
+    x, state = torch.randn(3, 2, 2, dtype=FLOAT64), state_for(target, 2)
+    resets = torch.tensor([[False, True], [True, False], [False, False]])
+
+    def call(layer: nn.RNNBase, x: Tensor, *state: Tensor) -> Any:
+        return layer(x, as_hidden(layer, state), lengths=[3, 2], resets=resets)
+
+    check_derivatives(target, call, x, *state)
+
+
+@pytest.mark.parametrize("obstacle", ["half", "autocast", "torch.func", "forward mode"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_lengths_and_resets_too_the_reference_takes_what_the_kernels_cannot(
+    kind: str, obstacle: str, sweeps: list[Tensor]
+) -> None:
+    _, target = pair(kind, 3, 5, dtype=torch.float32)
+    x, resets = torch.randn(5, 3, 3), some_resets()
+
+    class Masked(nn.Module):
+        def __init__(self, layer: nn.RNNBase) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(x, lengths=RAGGED, resets=resets)
+
+    masked: Any = Masked(target)
+    call, reason = OBSTACLES[obstacle]
+    with pytest.raises(RuntimeError, match=f'backend="native", but (.|\n)*{reason}'):
+        call(copy.deepcopy(masked), x)
+    target.backend = "auto"
+    (own,) = leaves(x)
+    y = masked(own)[0]
+    (grad,) = torch.autograd.grad(y.sum(), own)
+    sweeps.clear()
+    got = call(masked, x)
+    assert not sweeps
+    if obstacle == "torch.func":
+        assert_close_by_name({"x": got}, {"x": grad}, 5)
+    else:
+        # bfloat16 has 8 bits, and the outputs are of the order of 1
+        assert (got[0].float() - y).abs().max() < 0.05
+        assert (got[0][3:, 1] == 0).all()
+
+
+def test_lengths_and_resets_that_do_not_fit_are_refused() -> None:
+    layer, x = layers.LSTM(3, 5), torch.randn(5, 3, 3)
+    packed = pack_padded_sequence(x, torch.tensor([5, 3, 1]))
+    flags = torch.zeros(5, 3).bool()
+    wrong: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (x, {"lengths": [6, 1, 1]}, ValueError, r"^lengths: got 6, expected from 0 to T = 5"),
+        (x, {"lengths": [5, 1]}, ValueError, r"^lengths: got shape \[2\], expected \[3\]"),
+        (x, {"lengths": [0.5, 1, 1]}, TypeError, "^lengths: got torch.float32"),
+        (x, {"resets": flags.T}, ValueError, r"^resets: got shape \[3, 5\], expected \[5, 3\]"),
+        (x, {"resets": flags.int()}, TypeError, "^resets: got torch.int32"),
+        (x[:, 0], {"lengths": [5]}, ValueError, r"^lengths: got them with input \[5, 3\]; add"),
+        (packed, {"lengths": [5, 3, 1]}, ValueError, "^lengths: got them with a PackedSequence"),
+        (packed, {"resets": flags}, ValueError, "^resets: got them with a PackedSequence"),
+    ]
+    for backend in ("auto", "native", "reference"):
+        layer.backend = backend
+        for given, options, error, message in wrong:
+            with pytest.raises(error, match=message):
+                layer(given, **options)
+        with pytest.raises(TypeError, match="mask"):
+            layer(x, mask=flags)
+        with pytest.raises(TypeError, match="positional"):
+            layer(x, None, [5, 3, 1])
+        with pytest.raises(RuntimeError, match=r"input\.size\(-1\) must be equal to input_size"):
+            layer(torch.randn(5, 3, 4), lengths=[5, 3, 1])
+        with pytest.raises(RuntimeError, match="Expected hidden"):
+            layer(x, (torch.zeros(1, 2, 5),) * 2, resets=flags)
+    with pytest.raises(ValueError, match=r"^lengths: got them with proj_size=2; use Recurrent"):
+        layers.LSTM(3, 5, proj_size=2)(x, lengths=[5, 3, 1])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_lengths_and_resets_in_graphs() -> None:
+    torch.compiler.reset()
+    layer = layers.GRU(3, 5, backend="native")
+    x, lengths, resets = torch.randn(5, 3, 3), torch.tensor(RAGGED), some_resets()
+    expected = named(layer(x, lengths=lengths, resets=resets))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor, lengths: Tensor, resets: Tensor) -> Any:
+            return self.layer(x, lengths=lengths, resets=resets)
+
+    model = Model()
+    arguments = (x, lengths, resets)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes].count("call_module") == 1
+    exported = torch.export.export(model, arguments).module()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for call in (traced, exported, compiled):
+        assert_close_by_name(named(call(*arguments)), expected, 5)
+
+
 # --- Refusals ------------------------------------------------------------------------------------
 
 X, H0, ONE = torch.zeros(4, 2, 3), torch.zeros(2, 2, 5), torch.zeros(4, 3)

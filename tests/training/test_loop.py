@@ -11,7 +11,7 @@ import torch
 from tests.text import make_run
 from unrolled.data import Batch
 from unrolled.errors import DataError, RunError
-from unrolled.training import Run, Scores, Settings, Step, Trainer, loop, steps_of
+from unrolled.training import Run, Scores, Settings, Step, Trainer, feeds, loop, steps_of
 from unrolled.training.files import read_tensors
 from unrolled.training.run import TRAINING, WEIGHTS
 from unrolled.training.settings import SCHEDULES
@@ -156,7 +156,7 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
 def told_scores(monkeypatch: pytest.MonkeyPatch, *nats: float) -> None:
     """Let every evaluation have the next of ``nats`` as its result."""
     given = iter(nats)
-    monkeypatch.setattr(loop, "evaluate", lambda *_: Scores(next(given), 0.5, 0.5, 10))
+    monkeypatch.setattr(feeds, "evaluate", lambda *_: Scores(next(given), 0.5, 0.5, 10))
 
 
 def test_it_stops_early_after_patience_evaluations_without_a_gain(
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_wei
     trainer = Trainer(run)
     loss = trainer.model.loss
 
-    def spoiled(batch: Batch) -> torch.Tensor:
+    def spoiled(batch: Batch, **_: object) -> torch.Tensor:
         return loss(batch) * (bad if trainer.step == at - 1 else 1)
 
     monkeypatch.setattr(trainer.model, "loss", spoiled)
@@ -283,7 +283,7 @@ def test_a_gradient_that_is_not_finite_stops_too(
     trainer = Trainer(run)
     loss = trainer.model.loss
 
-    def spoiled(batch: Batch) -> torch.Tensor:
+    def spoiled(batch: Batch, **_: object) -> torch.Tensor:
         # Finite itself, but the slope of a root is infinite at 0.
         nothing = trainer.model.join.bias.sum() * 0
         return loss(batch) + (nothing.sqrt() if trainer.step == 2 else 0)

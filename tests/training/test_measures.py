@@ -78,7 +78,7 @@ def test_it_measures_in_eval_mode_and_restores_the_mode(training: bool) -> None:
     evaluate(model, [NOTHING])
     assert model.modes == [False]
     assert model.training is training
-    with pytest.raises(StopIteration):
+    with pytest.raises(RuntimeError, match="StopIteration"):
         evaluate(model, [NOTHING])
     assert model.training is training
 

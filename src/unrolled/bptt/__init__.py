@@ -2,6 +2,7 @@
 
 from unrolled.bptt.carry import Carry
 from unrolled.bptt.checkpointed import checkpointed, checkpointed_loss
+from unrolled.bptt.gradcheck import GradientCheck, GradientRow, gradcheck
 from unrolled.bptt.online import RTRL, UORO, SnAp1
 from unrolled.bptt.truncated import Truncated, truncated
 
@@ -9,9 +10,12 @@ __all__ = [
     "RTRL",
     "UORO",
     "Carry",
+    "GradientCheck",
+    "GradientRow",
     "SnAp1",
     "Truncated",
     "checkpointed",
     "checkpointed_loss",
+    "gradcheck",
     "truncated",
 ]

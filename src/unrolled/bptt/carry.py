@@ -34,10 +34,12 @@ class Carry:
     Training and evaluation have states of their own, told apart by ``model.training``: evaluation
     begins anew after each window of training, and training goes on where it was.
 
-    A call inside the window that gives a layer a state takes that one. Of a bidirectional layer the
-    forward direction is carried alone, since the backward one comes from the future: in each window it
-    begins anew at the window's end (Chen & Huo, "Training Deep Bidirectional LSTM Acoustic Model for
-    LVCSR by a Context-Sensitive-Chunk BPTT Approach", 2016).
+    A call inside the window that gives a layer a state takes that one. A layer that is run again in the
+    backward pass (``torch.utils.checkpoint``) would find no state there: use ``bptt.checkpointed``.
+
+    Of a bidirectional layer the forward direction is carried alone, since the backward one comes from
+    the future: in each window it begins anew at the window's end (Chen & Huo, "Training Deep
+    Bidirectional LSTM Acoustic Model for LVCSR by a Context-Sensitive-Chunk BPTT Approach", 2016).
 
     Args:
         model: a model with recurrent layers: ``Recurrent``, the twins, or those of ``torch.nn``.

@@ -26,7 +26,7 @@ from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, re
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
 CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
-PROBE = 8  # steps that are run to see what autograd keeps
+PROBE = 8  # steps that are run to see what autograd keeps: the first, at which all lanes are there
 
 
 def checkpointed(
@@ -152,8 +152,13 @@ def checkpointed_loss(
         TypeError, ValueError: ``memory`` is too small for one step, and the text says what is not;
             ``segments`` is larger than T; both or neither are given; a layer is bidirectional; or a
             shape does not fit.
+        RuntimeError: in ``torch.inference_mode``, in which nothing can be measured.
     """
     _check_budget(memory, segments)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "checkpointed_loss: got torch.inference_mode(), expected torch.no_grad()"
+        )
     for name, layer in layers_of(model).items():
         if directions(layer) == 2:
             raise ValueError(
@@ -287,18 +292,16 @@ def _recomputed(
     steps = sequences[0].shape[time]
     if segments is not None:
         check_size("segments", segments, most=steps)
-    known = [*parameters, *sequences]
-    known += [leaf for leaf in pytree.tree_leaves(start) if isinstance(leaf, Tensor)]
+    known = [*parameters, *(s for s in pytree.tree_leaves(start) if isinstance(s, Tensor))]
 
-    def first(count: int) -> Needs:
-        begin, end = (steps - count, steps) if reverse else (0, count)
+    def first(count: int) -> tuple[Callable[[], tuple[Parts, Any]], Parts]:
         parts = [
-            s.detach().narrow(time, begin, count).requires_grad_(s.requires_grad) for s in sequences
+            s.detach().narrow(time, 0, count).requires_grad_(s.requires_grad) for s in sequences
         ]
-        return _needs(partial(run, begin, end, parts, start), [*known, *parts], around, name)
+        return partial(run, 0, count, parts, start), [*known, *parts]
 
     more = min(steps, PROBE)
-    many = first(more)
+    needs = _needs(*first(more), around, name)
     if segments is not None:
         length = ceil(steps / segments)
         count = ceil(steps / length)
@@ -306,49 +309,35 @@ def _recomputed(
     else:
         assert budget is not None
         less = more // 2
-        few = first(less).kept if less else 0
-        step = max(0, many.kept - few) / (more - less)
-        call = max(0.0, many.kept - step * more)
-        memory = Memory(ceil(PEAK * step), ceil(PEAK * call), many.state + CHANCE)
+        many = _kept(*first(more), around)
+        few = _kept(*first(less), around) if less else 0
+        step = max(0, many - few) / (more - less)
+        call = max(0.0, many - step * more)
+        memory = Memory(ceil(PEAK * step), ceil(PEAK * call), needs.state + CHANCE)
         chosen = plan(steps, budget, memory)
     cuts = [(b, min(b + chosen.length, steps)) for b in range(0, steps, chosen.length)]
     cuts = cuts[:: -1 if reverse else 1]
-    chain = Chain(
-        cuts,
-        lambda k, parts, state: run(*cuts[k], parts, state),
-        chosen,
-        summed,
-        time,
-        many.around,
-        name,
-    )
-    found = {id(t): t for t in (*parameters, *many.leaves)}
+
+    def nth(k: int, parts: Parts, state: Any) -> tuple[Parts, Any]:
+        return run(*cuts[k], parts, state)
+
+    chain = Chain(cuts, nth, chosen, needs.around, summed, time, name)
+    found = {id(t): t for t in (*parameters, *needs.leaves)}
     return chain([p for p in found.values() if p.requires_grad], sequences, start)
 
 
 class Needs(NamedTuple):
-    """What a call needs: what autograd keeps of it and its state, in bytes; which parameters; what changes."""
+    """What takes part in a call: the bytes of its state, the parameters, and what it changes."""
 
-    kept: int
     state: int
     leaves: list[Tensor]
     around: Around
 
 
 def _needs(run: Callable[[], tuple[Parts, Any]], known: Parts, around: Around, name: str) -> Needs:
-    there = {t.data_ptr() for t in known}
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        place, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
-        if place not in there and not (tensor.is_leaf and tensor.requires_grad):
-            seen[place] = max(size, seen.get(place, 0))
-        return tensor
-
     since = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
     _, *buffers = around.now()
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with around.restored(), new_graph(), hooks:
+    with around.restored(), new_graph():
         outputs, state = run()
         pairs = zip(around.buffers, buffers, strict=True)
         changed = [b for b, before in pairs if not torch.equal(b, before)]
@@ -357,8 +346,30 @@ def _needs(run: Callable[[], tuple[Parts, Any]], known: Parts, around: Around, n
         leaves = leaves_of((*outputs, *after), known, since)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    size = sum(t.numel() * t.element_size() for t in (*after, *changed))
-    return Needs(sum(seen.values()), size, leaves, Around(around.device, changed))
+    size = sum(t.nbytes for t in (*after, *changed))
+    return Needs(size, leaves, Around(around.device, changed))
+
+
+def _kept(run: Callable[[], object], known: Parts, around: Around) -> int:
+    """The bytes that autograd keeps of a call, besides what is ``known``.
+
+    The call comes after one without hooks: a cell's kernel cannot be made while there are hooks.
+    """
+    there = {t.data_ptr() for t in known}
+    seen: dict[int, Tensor] = {}  # tensors, so that none takes another's place
+
+    def pack(tensor: Tensor) -> Tensor:
+        is_parameter = tensor.is_leaf and tensor.requires_grad
+        place, tensor = tensor.data_ptr(), tensor.detach()  # the tensor itself would hold its graph
+        is_more = place not in seen or tensor.nbytes > seen[place].nbytes
+        if is_more and place not in there and not is_parameter:
+            seen[place] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with around.restored(), new_graph(), hooks:
+        run()
+    return sum(tensor.nbytes for tensor in seen.values())
 
 
 def _check_budget(memory: int | str | None, segments: int | None) -> None:
@@ -409,7 +420,7 @@ def _computed(cell: Cell) -> Cell:
     """A cell that shares all with ``cell``, but whose parametrised weights are tensors: as they are now."""
     if not parametrize.is_parametrized(cell):
         return cell
-    kind = type(cell).__bases__[0]  # what it was before parametrize gave it properties
+    kind = cast(type[Cell], type(cell).__bases__[0])  # as it was before it got properties
     plain = kind.__new__(kind)
     plain.__dict__.update(cell.__dict__)
     found = {n: getattr(cell, n) for n in cast(nn.ModuleDict, cell.parametrizations)}

@@ -7,7 +7,7 @@ one leaves is what the next one takes.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,43 +42,6 @@ class Taken(NamedTuple):
     after: Sequence[Tensor]
 
 
-@dataclass
-class Chain:
-    """Segments one after another.
-
-    ``cuts``: the steps of each, in the order in which they run. ``run``: one of them. ``plan``: which
-    states are kept. ``summed``: whether outputs are added up over segments, or each stands for its steps.
-    ``time``: which dimension of the sequences is that of the steps; that of the outputs is the first.
-    ``around``: what ``run`` changes besides. ``name``: how an error calls ``run``.
-    """
-
-    cuts: Sequence[tuple[int, int]]
-    run: Run
-    plan: Plan
-    summed: bool
-    time: int = 0
-    around: "Around" = field(default_factory=lambda: Around(torch.device("cpu")))
-    name: str = "layer"
-
-    def __call__(
-        self, parameters: Parts, sequences: Parts, start: Any
-    ) -> tuple[tuple[Tensor, ...], Any]:
-        """The outputs, and the state at the end.
-
-        Args:
-            parameters: every tensor that ``run`` takes from elsewhere and that needs a gradient.
-            sequences: cut in time.
-            start: the state before the first segment.
-        """
-        leaves, spec = pytree.tree_flatten(start)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        call = _Call(self, len(parameters), len(sequences), leaves, spec)
-        results = _Recomputed.apply(call, *parameters, *sequences, *tensors)  # type: ignore[no-untyped-call]
-        assert call.after is not None
-        outputs, after = results[: -call.after.num_leaves], results[-call.after.num_leaves :]
-        return outputs, pytree.tree_unflatten(after, call.after)
-
-
 class Around:
     """What a run reads and changes besides its arguments: the source of chance, and ``buffers``.
 
@@ -110,6 +73,43 @@ class Around:
             yield
         finally:
             self.set(before)
+
+
+@dataclass
+class Chain:
+    """Segments one after another.
+
+    ``cuts``: the steps of each, in the order in which they run. ``run``: one of them. ``plan``: which
+    states are kept. ``around``: what ``run`` changes besides. ``summed``: whether outputs are added up
+    over segments, or each stands for its steps. ``time``: which dimension of the sequences is that of the
+    steps; that of the outputs is the first. ``name``: how an error calls ``run``.
+    """
+
+    cuts: Sequence[tuple[int, int]]
+    run: Run
+    plan: Plan
+    around: Around
+    summed: bool
+    time: int = 0
+    name: str = "layer"
+
+    def __call__(
+        self, parameters: Parts, sequences: Parts, start: Any
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        """The outputs, and the state at the end.
+
+        Args:
+            parameters: every tensor that ``run`` takes from elsewhere and that needs a gradient.
+            sequences: cut in time.
+            start: the state before the first segment.
+        """
+        leaves, spec = pytree.tree_flatten(start)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        call = _Call(self, len(parameters), len(sequences), leaves, spec)
+        results = _Recomputed.apply(call, *parameters, *sequences, *tensors)  # type: ignore[no-untyped-call]
+        assert call.after is not None
+        outputs, after = results[: -call.after.num_leaves], results[-call.after.num_leaves :]
+        return outputs, pytree.tree_unflatten(after, call.after)
 
 
 class Kept:
@@ -179,6 +179,7 @@ class _Call:
     def forward(self, tensors: Parts) -> tuple[list[Tensor], Any]:
         """All segments: the outputs, and the state at the end."""
         self.parameters, self.sequences, _ = self.split(tensors)
+        self.learns = [s.requires_grad and s.is_floating_point() for s in self.sequences]
         first = self.first(tensors)
         plan = self.chain.plan
         self.kept = Kept(first, plan.slots, self.chain.around)
@@ -210,8 +211,8 @@ class _Call:
             for s in leaves
         ]
         parts = [
-            part.detach().requires_grad_(whole.requires_grad and part.is_floating_point())
-            for part, whole in zip(self.parts(k), self.sequences, strict=True)
+            part.detach().requires_grad_(learns)
+            for part, learns in zip(self.parts(k), self.learns, strict=True)
         ]
         with new_graph():
             outputs, after = self.chain.run(k, parts, pytree.tree_unflatten(before, spec))
@@ -228,8 +229,8 @@ class _Call:
         return pytree.tree_map(torch.detach, after)
 
     def let_go(self) -> None:
-        """Hold no tensor that the graph holds already."""
-        self.parameters = self.sequences = ()
+        """Hold no sequence and no state that the graph holds already."""
+        self.sequences = ()
         self.results = []
         self.kept.start = None
 
@@ -240,8 +241,8 @@ class _Call:
     def note(self, k: int, outputs: Parts) -> None:
         """Add what segment k gives to the outputs."""
         begin, end = self.chain.cuts[k]
-        steps = max(end for _, end in self.chain.cuts)
         if not self.results:
+            steps = max(end for _, end in self.chain.cuts)
             shapes = [y.shape if self.chain.summed else (steps, *y.shape[1:]) for y in outputs]
             self.results = [y.new_zeros(s) for y, s in zip(outputs, shapes, strict=True)]
         for result, y in zip(self.results, outputs, strict=True):
@@ -254,9 +255,9 @@ class _Call:
         self, tensors: Parts, wanted: Sequence[bool], given: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """The gradients of all that is wanted."""
-        parameters, self.sequences, start = self.split(tensors)
-        self.parameters, self.kept.start = parameters, self.first(tensors)
-        sums: list[Tensor | None] = [None] * len(parameters)
+        _, self.sequences, start = self.split(tensors)
+        self.kept.start = self.first(tensors)
+        sums: list[Tensor | None] = [None] * len(self.parameters)
         a, b = self.counts
         needed = (wanted[:a], wanted[a : a + b], wanted[a + b :])
         d_sequences = [
@@ -269,7 +270,7 @@ class _Call:
         with self.chain.around.restored():
             while True:
                 taken = self.taken.pop()
-                found = self.differentiate(k, taken, parameters, needed[0], d_outputs, d_state)
+                found = self.differentiate(k, taken, needed[0], d_outputs, d_state)
                 d_parameters, d_parts, d_state = found
                 for i, d in enumerate(d_parameters):
                     if d is not None:
@@ -298,7 +299,6 @@ class _Call:
         self,
         k: int,
         taken: Taken,
-        parameters: Parts,
         wanted: Sequence[bool],
         d_outputs: Sequence[Tensor | None],
         d_state: Sequence[Tensor | None],
@@ -311,7 +311,7 @@ class _Call:
         ]
         pairs += list(zip(taken.after, d_state, strict=True))
         pairs = [(y, d) for y, d in pairs if d is not None and y.requires_grad]
-        sources = [p for p, want in zip(parameters, wanted, strict=True) if want]
+        sources = [p for p, want in zip(self.parameters, wanted, strict=True) if want]
         sources += [p for p in (*taken.parts, *taken.before) if p.requires_grad]
         if not pairs:
             found: Iterator[Tensor | None] = iter([None] * len(sources))

@@ -66,12 +66,13 @@ class Truncated:
 
     Sources: Williams & Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent
     Network Trajectories", Neural Computation 2 (1990); Tallec & Ollivier, "Unbiasing Truncated
-    Backpropagation Through Time", 2017. As there, c = α / ((α - 1) L + δ) after δ windows, with L the
-    average number; here α = 4.
+    Backpropagation Through Time", 2017. c falls with the length of the span, so that the factors grow
+    but as a power of it: c = α / ((α - 1) L + δ) after δ windows, with L their number on average, α = 4.
 
     Args:
         model: called with the inputs, ``[T, B, ...]`` each; its outputs, a tensor or a structure of
-            them, have the steps first too. Of a recurrent layer they are y alone.
+            them, have the steps first too. Of a recurrent layer they are y alone. What makes the inputs
+            of parameters, such as an embedding, belongs into it: that is run again too.
         k2: how many steps the gradient goes back; on average if ``randomised``.
         randomised: whether truncation is drawn.
         generator: the source of chance for that; by default PyTorch's own.

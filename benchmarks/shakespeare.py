@@ -1,0 +1,60 @@
+"""Language models over the characters of Shakespeare's plays, trained by truncated BPTT for so long.
+
+H = 256, E = 128; windows of k1 = k2 = 35 characters in 24 lanes, and the state goes on from window to
+window, through passages of 128 lines.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from unrolled.data import Dataset, Tokenizer, sentences
+from unrolled.models import LanguageModel
+from unrolled.training import Run, Settings, Trainer, steps_of, write_data
+from unrolled.training.feeds import Windows
+
+K, LANES, PASSAGE, LONGEST = 35, 24, 128, 200
+SIZES: dict[str, Any] = {"hidden_size": 256, "embedding_size": 128, "dropout": 0.05}
+
+
+class Trained(NamedTuple):
+    """A model with its best weights, in eval mode, the text it is of, and the steps it took."""
+
+    model: LanguageModel
+    data: Dataset
+    steps: int
+
+
+@contextmanager
+def trained(
+    cell: str, *, seed: int, minutes: float, feed: type[Windows] = Windows
+) -> Iterator[Trained]:
+    """A model of ``cell``; its text is on disk for as long as the block."""
+    with tempfile.TemporaryDirectory() as place:
+        directory, tokenizer = Path(place), Tokenizer("char")
+        data, vocabulary = write_data(
+            directory, sentences(["shakespeare"]), tokenizer,
+            longest=LONGEST, min_count=2, passage=PASSAGE,
+        )  # fmt: skip
+        settings = Settings(
+            seed=seed, steps=1, epochs=None, minutes=minutes, batch_tokens=832, optimizer="adam",
+            learning_rate=1e-2, schedule="linear", weight_decay=0.0, clip=1.0, evaluations=4,
+            patience=4, threads=torch.get_num_threads(), bptt="truncated", k1=K, k2=K, lanes=LANES,
+        )  # fmt: skip
+        sizes = {"vocabulary_size": len(vocabulary), "cell": cell, **SIZES}
+        torch.manual_seed(seed)
+        settings = settings.with_steps(steps_of(LanguageModel(**sizes), data, settings))
+        run = Run.create(
+            directory, kind="lm", vocabulary=vocabulary, tokenizer=tokenizer, model_config=sizes,
+            settings=settings, command={"kind": "lm", "longest": LONGEST, "passage": PASSAGE},
+        )  # fmt: skip
+        trainer = Trainer(run)
+        trainer.feed = feed(trainer.model, data, settings)
+        outcome = trainer.train()
+        model = run.model()
+        assert isinstance(model, LanguageModel)
+        yield Trained(model, data, outcome.step)

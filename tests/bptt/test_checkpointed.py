@@ -1,0 +1,1262 @@
+"""Checkpointed calls against plain ones: every value, every gradient, the memory, and what is refused."""
+
+import gc
+import re
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import unrolled
+from tests.compare import assert_close_by_name, collect, leaves
+from unrolled import Recurrent, bptt, cells
+from unrolled.bptt.checkpointed import CHANCE
+from unrolled.bptt.schedule import parse
+from unrolled.cells import Cell, State
+from unrolled.layers.twins import Twin
+from unrolled.scan import own
+
+T, B, D, H = 11, 3, 4, 5
+Named = dict[str, Tensor]
+
+
+def x_of(steps: int = T, lanes: int = B, width: int = D) -> Tensor:
+    return torch.randn(steps, lanes, width).double()
+
+
+def named_smallest(call: Callable[..., object]) -> str:
+    """The smallest budget, as the error of one that is too small names it."""
+    with pytest.raises(ValueError, match=r"^memory: got 1 B, expected at least ") as caught:
+        call(memory=1)
+    found = re.search("at least (.*), which one step at a time takes", str(caught.value))
+    assert found is not None
+    return found[1]
+
+
+def flat(nested: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, in order."""
+    if isinstance(nested, Tensor):
+        yield nested
+    else:
+        for part in nested or ():
+            yield from flat(part)
+
+
+def run(
+    call: Callable[..., Any], layer: nn.Module, x: Tensor, state: Any = None, **options: Any
+) -> Named:
+    """Outputs, states and every gradient of a call, with a held seed and held buffers."""
+    for buffer in layer.buffers():
+        buffer.copy_(torch.arange(1.0, 1 + buffer.numel()).view_as(buffer) / buffer.numel())
+    u = x.detach().clone().requires_grad_(x.requires_grad)
+    start = None if state is None else leaves(*flat(state))
+    given = start[0] if isinstance(state, Tensor) and start is not None else start
+    torch.manual_seed(7)
+    result = call(u, given, **options)
+    y, final, *_ = result
+    outputs = {f"y{k}": t for k, t in enumerate(flat(y))}
+    outputs |= {f"final{k}": t for k, t in enumerate(flat(final))}
+    if options.get("states"):
+        outputs |= {f"states{k}": t for k, t in enumerate(flat(result.states))}
+    sources = {"x": u} | dict(layer.named_parameters())
+    sources |= {f"state{k}": s for k, s in enumerate(start or ())}
+    found = {n: o.detach().clone() for n, o in outputs.items()}
+    chance = torch.get_rng_state()
+    found |= collect(outputs, {n: s for n, s in sources.items() if s.requires_grad})
+    assert torch.equal(torch.get_rng_state(), chance)  # by the backward pass
+    found["chance"] = chance.double()
+    return found | {f"buffer {n}": b.clone() for n, b in layer.named_buffers()}
+
+
+WAYS: list[dict[str, Any]] = [{"segments": 1}, {"segments": 3}, {"segments": T}]
+
+
+def compare(
+    layer: nn.Module,
+    x: Tensor,
+    state: Any = None,
+    *,
+    ways: list[dict[str, Any]] | None = None,
+    **options: Any,
+) -> None:
+    """Hold checkpointed calls, also one in the smallest budget and one in twice as much, to a plain one."""
+    x = x if x.requires_grad else x.clone().requires_grad_()
+    expected = run(layer, layer, x, state, **options)
+
+    def call(u: Tensor, s: Any = None, **more: Any) -> Any:
+        return bptt.checkpointed(layer, u, s, **more)
+
+    if ways is None:
+        smallest = named_smallest(
+            lambda memory: run(call, layer, x, state, memory=memory, **options)
+        )
+        twice = 2 * parse(smallest)
+        steps = x.shape[1 if layer.batch_first and x.dim() == 3 else 0]
+        ways = [w for w in WAYS if w["segments"] <= steps]
+        ways += [{"memory": smallest}, {"memory": twice}]
+    for way in ways:
+        got = run(call, layer, x, state, **way, **options)
+        try:
+            assert_close_by_name(got, expected, len(x))
+        except AssertionError as error:
+            raise AssertionError(f"{way}: {error}") from None
+
+
+def test_compare_can_fail() -> None:
+    class Wrong(unrolled.GRU):
+        def forward(self, x: Tensor, hx: Any = None, **options: Any) -> Any:
+            y, h = super().forward(x, hx, **options)
+            return (y if self.through is None else y * 1.000001), h
+
+    with pytest.raises(AssertionError, match=r"(?s)segments.*grad of weight_hh_l0"):
+        compare(Wrong(D, H).double(), x_of())
+
+
+# --- Cells ---------------------------------------------------------------------------------------
+
+
+class Own(Cell):
+    """Two state tensors of unlike width, an output that is neither, and noise."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.reset_parameters()
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        return self.hidden_size, 2 * self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        return 2
+
+    def project(self, x: Tensor) -> Tensor:
+        return x @ self.weight_ih.T
+
+    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+        return torch.randn(steps, lanes, self.hidden_size).to(like)
+
+    def initial_state(self, lanes: int, like: Tensor) -> State:
+        return tuple(like.new_full((lanes, size), 0.5) for size in self.state_sizes)
+
+    def step(self, projected: Tensor, state: State) -> State:
+        u, noise = projected.chunk(2, -1)
+        h, c = state
+        h = torch.tanh(u + h @ self.weight_hh.T + 0.1 * noise)
+        return h, 0.9 * c + torch.cat([h, h * h], -1)
+
+    def read(self, states: State) -> Tensor:
+        return states[1][..., :2] * states[0][..., :1]
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Elman": (cells.Elman, {}),
+    "LSTM": (cells.LSTM, {}),
+    "GRU": (cells.GRU, {}),
+    "MinGRU": (cells.MinGRU, {}),
+    "MinLSTM": (cells.MinLSTM, {}),
+    "LRU": (cells.LRU, {}),
+    "LEM": (cells.LEM, {}),
+    "CoRNN": (cells.CoRNN, {}),
+    "UnICORNN": (cells.UnICORNN, {}),
+    "highway": (cells.RecurrentHighway, {}),
+    "zoneout": (cells.LSTM, {"zoneout": 0.3}),
+    "recurrent dropout": (cells.GRU, {"recurrent_dropout": 0.3}),
+    "layer norm": (cells.LSTM, {"layer_norm": True}),
+    "no bias": (cells.GRU, {"bias": False}),
+    "own": (Own, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells(kind: str) -> None:
+    cell, options = KINDS[kind]
+    compare(Recurrent(cell, D, H, **options).double(), x_of())
+    layer = Recurrent(cell, D, H, bidirectional=True, **options)
+    compare(layer, x_of().float(), lengths=[T, 4, 0], ways=[{"segments": 4}])
+
+
+def test_a_cells_kernel_may_be_made_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "_recipes", {})
+    layer, x = Recurrent(cells.MinGRU, D, H), torch.randn(T, B, D)
+    got = bptt.checkpointed(layer, x, memory="1 MiB")
+    assert_close_by_name({"y": got.y}, {"y": layer(x).y}, T)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", ["LSTM", "zoneout", "own"])
+def test_all_that_a_call_can_be_given(kind: str, backend: str) -> None:
+    cell, options = KINDS[kind]
+    made = {"depth": 2, "bidirectional": True, "backend": backend}
+    layer = Recurrent(cell, D, H, **made, **options).double()
+    state = [torch.randn(shape).double() for shape in layer.state_shapes(B)]
+    lengths, mask = torch.tensor([T, 0, 5]), torch.rand(T, B) < 0.7
+    resets = torch.rand(T, B) < 0.3
+    few: list[dict[str, Any]] = [{"segments": 4}]
+    compare(layer, x_of(), state, lengths=lengths, resets=resets, mask=mask, states=True)
+    compare(layer, x_of(), state, ways=few)
+    compare(layer, x_of(), lengths=lengths, resets=resets, states=True, ways=few)
+    compare(layer, x_of(), mask=mask, resets=resets, ways=few)
+    compare(layer, x_of(), mask=mask, lengths=[0, 0, 0], ways=few)
+    compare(layer, x_of(), resets=torch.ones(T, B).bool(), ways=few)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 9])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_few_steps_and_lanes(steps: int, lanes: int) -> None:
+    layer = Recurrent(cells.LSTM, D, H, bidirectional=True).double()
+    compare(layer, x_of(steps, lanes))
+    compare(layer, x_of(steps, lanes), resets=torch.rand(steps, lanes) < 0.5)
+
+
+def test_every_place_of_a_reset_and_of_an_end_falls_on_a_boundary_once() -> None:
+    layer = Recurrent(cells.GRU, 1, 2, bidirectional=True, learn_initial_state=True).double()
+    with torch.no_grad():
+        for cell in layer.cells:
+            cell.initial[0].normal_()
+    for steps in (2, 5):
+        resets = torch.eye(steps).bool().repeat(1, steps + 1)
+        lengths = torch.arange(steps + 1).repeat_interleave(steps)
+        x = x_of(steps, len(lengths), 1)
+        compare(layer, x, resets=resets, lengths=lengths, ways=[{"segments": steps}])
+
+
+# --- Layers --------------------------------------------------------------------------------------
+
+LAYERS: dict[str, dict[str, Any]] = {
+    "deep": {"depth": 2},
+    "sizes": {"hidden_size": [3, 8]},
+    **{
+        merge: {"depth": 2, "bidirectional": True, "merge": merge}
+        for merge in ("concat", "sum", "mean", "mul", "apart")
+    },
+    "projection": {"depth": 2, "bidirectional": True, "projection": 3},
+    "residual": {"depth": 2, "residual": True},
+    "highway": {"depth": 2, "residual": "highway", "bidirectional": True, "merge": "apart"},
+    "dropout": {"depth": 2, "dropout": 0.4},
+    "variational dropout": {"depth": 2, "variational_dropout": 0.4, "bidirectional": True},
+    "weight drop": {"depth": 2, "weight_drop": 0.4},
+    "learnt": {"depth": 2, "learn_initial_state": True},
+    "all": {
+        "depth": 2,
+        "bidirectional": True,
+        "residual": "highway",
+        "projection": 5,
+        "learn_initial_state": True,
+        "dropout": 0.2,
+        "variational_dropout": 0.2,
+        "weight_drop": 0.2,
+        "layer_norm": True,
+        "recurrent_dropout": 0.2,
+        "zoneout": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str) -> None:
+    options = {"cell": cells.LSTM, "input_size": D, "hidden_size": H} | LAYERS[name]
+    layer = Recurrent(**options).double()
+    resets = torch.rand(T, B) < 0.2
+    compare(layer, x_of(), lengths=[T, 3, 0], resets=resets)
+
+
+def test_lanes_come_first_where_the_layer_says_so() -> None:
+    layer = Recurrent(cells.LSTM, D, H, bidirectional=True, batch_first=True).double()
+    x = x_of().transpose(0, 1)
+    compare(layer, x, lengths=[T, 0, 4], resets=torch.rand(B, T) < 0.3, states=True)
+    compare(unrolled.GRU(D, H, batch_first=True).double(), x, lengths=[T, 0, 4])
+    compare(nn.LSTM(D, H, batch_first=True).double(), x)
+
+
+TWINS: dict[str, Callable[[], nn.RNNBase]] = {
+    "RNN": lambda: unrolled.RNN(D, H, nonlinearity="relu"),
+    "LSTM": lambda: unrolled.LSTM(D, H, 2, bidirectional=True, dropout=0.3),
+    "GRU": lambda: unrolled.GRU(D, H, 2, bidirectional=True, bias=False),
+    "reference": lambda: unrolled.LSTM(D, H, bidirectional=True, backend="reference"),
+    "proj_size": lambda: unrolled.LSTM(D, H, 2, proj_size=2),
+    "nn.RNN": lambda: nn.RNN(D, H, 2),
+    "nn.LSTM": lambda: nn.LSTM(D, H, 2, proj_size=2),
+    "nn.GRU": lambda: nn.GRU(D, H),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_and_torchs_layers(name: str) -> None:
+    layer = TWINS[name]().double()
+    x = x_of()
+    compare(layer, x)
+    plain = layer(x)[1]
+    start = tuple(map(torch.randn_like, plain)) if isinstance(plain, tuple) else x_of(*plain.shape)
+    compare(layer, x, start)
+    compare(layer.float(), x.float(), ways=[{"segments": 3}])
+    if isinstance(layer, Twin) and not layer.proj_size:
+        resets = torch.rand(T, B) < 0.3
+        compare(layer.double(), x, start, lengths=[T, 0, 5], resets=resets)
+
+
+@pytest.mark.parametrize("kind", [unrolled.LSTM, nn.GRU])
+def test_one_sequence_without_lanes(kind: type[nn.RNNBase]) -> None:
+    compare(kind(D, H).double(), x_of()[:, 0])
+
+
+def test_a_mask_between_torchs_own_layers_is_drawn_in_each_segment_and_the_same_again() -> None:
+    layer = nn.LSTM(D, H, 2, dropout=0.4).double()
+    x = x_of()
+
+    def by_hand(u: Tensor, state: Any = None) -> Any:
+        outputs = []
+        for part in u.split(4):
+            y, state = layer(part, state)
+            outputs.append(y)
+        return torch.cat(outputs), state
+
+    x.requires_grad_()
+    expected = run(by_hand, layer, x)
+    got = run(lambda u, s: bptt.checkpointed(layer, u, s, segments=3), layer, x)
+    assert_close_by_name(got, expected, T)
+
+
+# --- Weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["orthogonal", "spectral_norm"])
+def test_parametrized_weights_are_computed_once(name: str, training: bool) -> None:
+    made: list[nn.Module] = [Recurrent(cells.Elman, D, H, bidirectional=True), unrolled.RNN(D, H)]
+    for layer in made:
+        owner = layer.cells[0] if isinstance(layer, Recurrent) else layer
+        weight = "weight_hh" if isinstance(layer, Recurrent) else "weight_hh_l0"
+        getattr(parametrizations, name)(owner, weight)
+        before = layer._modules.get("cells")
+        compare(layer.double().train(training), x_of())
+        assert layer._modules.get("cells") is before
+
+
+def test_spectral_norm_of_torchs_own_layer_is_computed_in_each_segment_and_the_same_again() -> None:
+    layer = nn.RNN(D, H).double()
+    parametrizations.spectral_norm(layer, "weight_hh_l0")
+    x = x_of().requires_grad_()
+
+    def by_hand(u: Tensor, state: Any = None) -> Any:
+        outputs = []
+        for part in u.split(3):
+            y, state = layer(part, state)
+            outputs.append(y)
+        return torch.cat(outputs), state
+
+    for way in ({"segments": 4}, {"segments": 1}):
+        whole = way["segments"] == 1
+        expected = run(layer if whole else by_hand, layer, x)
+        got = run(lambda u, s, way=way: bptt.checkpointed(layer, u, s, **way), layer, x)
+        assert_close_by_name(got, expected, T)
+
+
+def test_frozen_parameters_and_inputs_without_gradient() -> None:
+    layer = Recurrent(cells.LSTM, D, H, depth=2).double()
+    layer.cells[0].weight_hh.requires_grad_(False)
+    layer.cells[1].bias_ih.requires_grad_(False)
+    x = x_of()
+    expected = run(layer, layer, x)
+    assert "grad of x" not in expected and "grad of cells.0.weight_hh" not in expected
+    got = run(lambda u, s: bptt.checkpointed(layer, u, s, segments=3), layer, x)
+    assert_close_by_name(got, expected, T)
+    compare(layer, x)
+    layer.requires_grad_(False)
+    assert not bptt.checkpointed(layer, x, segments=3)[0].requires_grad
+    compare(layer, x)
+
+
+def test_a_frozen_weight_takes_no_memory() -> None:
+    layer = Recurrent(cells.LSTM, D, 64)
+    x = torch.randn(100, 2, D)
+    learns = named_smallest(lambda memory: bptt.checkpointed(layer, x, memory=memory))
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    frozen = named_smallest(lambda memory: bptt.checkpointed(layer, x, memory=memory))
+    assert parse(frozen) <= parse(learns)
+
+
+def test_hooks_see_each_gradient_once_and_whole() -> None:
+    layer = Recurrent(cells.GRU, D, H).double()
+    seen: list[str] = []
+    for name, p in layer.named_parameters():
+        p.register_hook(lambda g, name=name: seen.append(name) or g * 3)
+    x = x_of()
+    x.register_hook if x.requires_grad else x.requires_grad_().register_hook(lambda g: g * 2)
+    grads = []
+    for call in (layer, lambda x: bptt.checkpointed(layer, x, segments=3)):
+        seen.clear()
+        layer.zero_grad()
+        x.grad = None
+        call(x).y.square().sum().backward()
+        assert sorted(seen) == sorted(n for n, _ in layer.named_parameters())
+        grads.append({n: p.grad.clone() for n, p in layer.named_parameters()} | {"x": x.grad})
+    assert_close_by_name(grads[1], grads[0], T)
+
+
+# --- Autograd ------------------------------------------------------------------------------------
+
+
+def check_differences(call: Callable[[], Tensor], *sources: Tensor) -> None:
+    """Hold the gradient of ``call()`` to central differences; it is computed anew each time."""
+    found = torch.autograd.grad(call(), sources)
+    for source, got in zip(sources, found, strict=True):
+        numeric = torch.empty_like(source)
+        for i in range(source.numel()):
+            values = []
+            for step in (1e-6, -1e-6):
+                with torch.no_grad():
+                    source.view(-1)[i] += step
+                values.append(call().item())
+                with torch.no_grad():
+                    source.view(-1)[i] -= step
+            numeric.view(-1)[i] = (values[0] - values[1]) / 2e-6
+        # The difference of two sums of about 10, each rounded to 1e-15, by 2e-6; and its square.
+        torch.testing.assert_close(got, numeric, rtol=1e-6, atol=1e-7)
+
+
+def test_finite_differences() -> None:
+    layer = Recurrent(cells.Elman, 2, 2, bidirectional=True, recurrent_dropout=0.3).double()
+    x, *state = leaves(x_of(5, 2, 2), torch.randn(2, 2, 2).double())
+
+    def call() -> Tensor:
+        torch.manual_seed(3)
+        y, final = bptt.checkpointed(layer, x, state, segments=3, lengths=[5, 2])
+        return y.square().sum() + sum(s.sin().sum() for s in final)
+
+    check_differences(call, x, *state, *layer.parameters())
+
+
+def test_gradients_of_a_part_and_in_parts() -> None:
+    layer = Recurrent(cells.LSTM, D, H).double()
+    x = x_of().requires_grad_()
+    for pick in (lambda r: r.y[3], lambda r: r.state[1], lambda r: r.y[-1] * r.state[0][0]):
+        got, expected = (
+            torch.autograd.grad(pick(r).sum(), [x, layer.cells[0].weight_hh])
+            for r in (bptt.checkpointed(layer, x, segments=4), layer(x))
+        )
+        for a, b in zip(got, expected, strict=True):
+            assert_close_by_name({"": a}, {"": b}, T)
+    (only,) = torch.autograd.grad(bptt.checkpointed(layer, x, segments=4).y.sum(), x)
+    assert_close_by_name({"x": only}, {"x": torch.autograd.grad(layer(x).y.sum(), x)[0]}, T)
+
+
+def test_the_sequence_may_be_computed_and_used_elsewhere_too() -> None:
+    layer, embed = Recurrent(cells.GRU, D, H).double(), nn.Linear(D, D).double()
+    given = x_of()
+    found = []
+    for call in (layer, lambda x: bptt.checkpointed(layer, x, segments=5)):
+        x = embed(given)
+        loss = call(x).y.square().sum() + (x * x).sum() + call(x[:6]).y.sum()
+        found.append(
+            dict(zip("Wb", torch.autograd.grad(loss, list(embed.parameters())), strict=True))
+        )
+    assert_close_by_name(found[1], found[0], T)
+
+
+@pytest.mark.parametrize("retain", [False, True])
+def test_a_second_backward_is_refused(retain: bool) -> None:
+    layer = Recurrent(cells.GRU, D, H)
+    y, _ = bptt.checkpointed(layer, x_of().float(), segments=3)
+    y.sum().backward(retain_graph=retain)
+    with pytest.raises(RuntimeError, match=r"second time.*run it forward again|second time"):
+        y.sum().backward()
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    layer = Recurrent(cells.GRU, D, H).double()
+    x = x_of().requires_grad_()
+    y, _ = bptt.checkpointed(layer, x, segments=3)
+    (d,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        d.sum().backward()
+
+
+def test_a_parameter_or_sequence_changed_between_the_passes_is_refused() -> None:
+    layer = Recurrent(cells.GRU, D, H)
+    x = x_of().float().requires_grad_()
+    for changed in (layer.cells[0].weight_ih, x):
+        y, _ = bptt.checkpointed(layer, x, segments=3)
+        with torch.no_grad():
+            changed.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+
+
+def test_without_gradient_it_is_a_plain_call() -> None:
+    layer = Recurrent(cells.GRU, D, H)
+    x = x_of().float()
+    with torch.no_grad():
+        y, _ = bptt.checkpointed(layer, x, memory=1)
+    assert torch.equal(y, layer(x).y)
+    assert not y.requires_grad
+
+
+def test_no_steps_and_no_lanes() -> None:
+    layer = Recurrent(cells.LSTM, D, H, bidirectional=True).double()
+    state = [torch.randn(2, B, H).double() for _ in range(2)]
+    compare(layer, x_of(0), state, ways=[{"segments": 1}, {"memory": 1}])
+    compare(layer, x_of(T, 0), ways=[{"segments": 3}, {"memory": "1 MiB"}])
+
+
+def test_an_exception_leaves_the_layer_as_it_was() -> None:
+    class Breaks(cells.GRU):
+        def step(self, projected: Tensor, state: State) -> State:
+            raise KeyError("mine")
+
+    layer = Recurrent(Breaks, D, H)
+    parametrizations.orthogonal(layer.cells[0], "weight_ih")
+    before, inside = dict(vars(layer)), layer.cells
+    with pytest.raises(KeyError, match="mine"):
+        bptt.checkpointed(layer, x_of().float(), segments=3)
+    assert vars(layer).keys() == before.keys()
+    assert layer.cells is inside
+    assert layer.through is None
+
+
+@pytest.mark.parametrize("kind", ["Recurrent", "twin", "torch.nn"])
+def test_under_autocast(kind: str) -> None:
+    layer = {
+        "Recurrent": lambda: Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True),
+        "twin": lambda: unrolled.GRU(D, H),
+        "torch.nn": lambda: nn.LSTM(D, H),
+    }[kind]()
+    x = torch.randn(T, B, D)
+    found = []
+    for call in (layer, lambda x: bptt.checkpointed(layer, x, segments=4)):
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x)  # which leaves casts of the weights behind
+            y, _ = call(x)
+        gradients = torch.autograd.grad(y.float().sum(), list(layer.parameters()))
+        found.append({n: g for (n, _), g in zip(layer.named_parameters(), gradients, strict=True)})
+    for name, g in found[0].items():
+        assert (found[1][name] - g).abs().max() < 0.05 * g.abs().max(), name
+
+
+# --- The sum of a loss ---------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Symbols in, a guess of the next one out: two recurrent layers, and dropout."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, D)
+        self.first = Recurrent(cells.LSTM, D, H, learn_initial_state=True)
+        self.drop = nn.Dropout(dropout)
+        self.second = unrolled.GRU(H, H)
+        self.head = nn.Linear(H, 7)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        y = self.drop(self.first(self.embed(symbols))[0])
+        return self.head(self.drop(self.second(y)[0]))
+
+
+def loss_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(symbols: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(symbols).flatten(0, 1), targets.flatten(), reduction="sum")
+
+    return loss
+
+
+def symbols(steps: int = T) -> tuple[Tensor, Tensor]:
+    return torch.randint(7, (steps, B)), torch.randint(7, (steps, B))
+
+
+def gradients(total: Tensor, sources: Mapping[str, Tensor]) -> Named:
+    return collect({"total": total}, sources)
+
+
+LOSS_WAYS = [{"segments": 1}, {"segments": 3}, {"segments": T}, {"memory": "1 MiB"}]
+
+
+@pytest.mark.parametrize("way", LOSS_WAYS, ids=str)
+def test_the_loss_of_a_whole_sequence(way: dict[str, Any]) -> None:
+    model = Reader().double()
+    loss, given = loss_of(model), symbols()
+    named = dict(model.named_parameters())
+    expected = gradients(loss(*given), named)
+    got = gradients(bptt.checkpointed_loss(model, loss, *given, **way), named)
+    assert_close_by_name(got, expected, T)
+
+
+def test_the_loss_in_the_smallest_budget() -> None:
+    model = Reader().double()
+    loss, given = loss_of(model), symbols(40)
+
+    def call(memory: int | str) -> Tensor:
+        return bptt.checkpointed_loss(model, loss, *given, memory=memory)
+
+    named, smallest = dict(model.named_parameters()), named_smallest(call)
+    expected = gradients(loss(*given), named)
+    for budget in (smallest, 2 * parse(smallest), 4 * parse(smallest)):
+        assert_close_by_name(gradients(call(budget), named), expected, 40)
+
+
+def by_segments(
+    model: nn.Module,
+    loss: Callable[..., Tensor],
+    given: tuple[Tensor, ...],
+    steps: int,
+    carry: bptt.Carry,
+    resets: Tensor | None = None,
+) -> Tensor:
+    """The same sum by hand: segment by segment, all in one graph."""
+    total: Any = 0
+    for begin in range(0, len(given[0]), steps):
+        part = slice(begin, begin + steps)
+        flags = None if resets is None else resets[part]
+        with carry.relay(carry.kept["training"], flags, None) as relay:
+            total = total + loss(*(s[part] for s in given))
+        carry.commit("training", relay, detach=False)
+    return total
+
+
+@pytest.mark.parametrize("share", [None, 1, 2])
+def test_masks_are_drawn_in_each_segment_and_are_the_same_again(share: int | None) -> None:
+    model = Reader(dropout=0.4).double()
+    lengths: list[int] = []
+    given = symbols()
+
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        lengths.append(len(x))
+        return loss_of(model)(x, t)
+
+    options: dict[str, Any] = {"segments": 3}
+    if share is not None:  # in short segments, some of them from states that are made again
+        smallest = named_smallest(
+            lambda memory: bptt.checkpointed_loss(model, loss, *given, memory=memory)
+        )
+        options = {"memory": share * parse(smallest)}
+    lengths.clear()
+    bptt.checkpointed_loss(model, loss, *given, **options)
+    steps = lengths[3 if share else 1]  # those before are tried
+    named = dict(model.named_parameters())
+    torch.manual_seed(11)
+    expected = gradients(by_segments(model, loss, given, steps, bptt.Carry(model)), named)
+    chance = torch.get_rng_state()
+    torch.manual_seed(11)
+    total = bptt.checkpointed_loss(model, loss, *given, **options)
+    assert torch.equal(torch.get_rng_state(), chance)
+    torch.randn(5)  # which the backward pass must not see, nor disturb
+    chance = torch.get_rng_state()
+    got = gradients(total, named)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert_close_by_name(got, expected, T)
+
+
+def test_the_loss_against_finite_differences() -> None:
+    model = nn.ModuleDict({"rnn": Recurrent(cells.GRU, 2, 2, depth=2), "drop": nn.Dropout(0.4)})
+    model.double()
+    x, target = leaves(x_of(5, 2, 2), x_of(5, 2, 2))
+
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return (model["drop"](model["rnn"](x).y) - target).square().sum()
+
+    def call() -> Tensor:
+        torch.manual_seed(3)
+        return bptt.checkpointed_loss(model, loss, x, target, segments=3)
+
+    check_differences(call, x, target, *model.parameters())
+
+
+def test_carry_resets_and_lengths() -> None:
+    model = Reader().double()
+    loss, (x, t) = loss_of(model), symbols()
+    resets = torch.rand(T, B) < 0.3
+    resets[4] = torch.tensor([True, False, True])  # where a segment begins
+    lengths = torch.tensor([T, 6, 0])
+    real = torch.arange(T)[:, None] < lengths
+    named = dict(model.named_parameters())
+
+    def masked(x: Tensor, t: Tensor, real: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).flatten(0, 1), t.flatten(), reduction="none")[
+            real.flatten()
+        ].sum()
+
+    plain, carry = bptt.Carry(model), bptt.Carry(model)
+    with plain.window():
+        model(x)
+    carry.load_state_dict(plain.state_dict())
+    for flags in ({}, {"resets": resets}):
+        with plain.window(**flags):
+            expected = loss(x, t)
+        got = bptt.checkpointed_loss(model, loss, x, t, segments=3, carry=carry, **flags)
+        assert_close_by_name(gradients(got, named), gradients(expected, named), T)
+        for name, state in plain.states.items():
+            for a, b in zip(carry.states[name], state, strict=True):
+                assert_close_by_name({name: a}, {name: b}, T)
+        assert not any(s.requires_grad for state in carry.kept["training"].values() for s in state)
+    resets[0] = True
+    with plain.window(lengths=lengths):
+        expected = masked(x, t, real)
+    got = bptt.checkpointed_loss(
+        model, masked, x, t, real, segments=3, carry=carry, lengths=lengths
+    )
+    assert_close_by_name(gradients(got, named), gradients(expected, named), T)
+    for c in (plain, carry):
+        assert c.state_dict()["training:ended"].tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="lane 1 ended in an earlier window"):
+        bptt.checkpointed_loss(model, loss, x, t, segments=3, carry=carry)
+    bptt.checkpointed_loss(model, loss, x, t, segments=3, carry=carry, resets=resets)
+
+
+def test_an_initial_state_of_the_carry_is_learnt() -> None:
+    model = unrolled.LSTM(D, H).double()
+    initial = [nn.Parameter(torch.randn(1, 1, H).double()) for _ in range(2)]
+    carry = bptt.Carry(model, initial={"": initial})
+    resets = torch.rand(T, B) < 0.4
+    x = x_of()
+
+    def loss(x: Tensor) -> Tensor:
+        return model(x)[0].square().sum()
+
+    named = dict(model.named_parameters()) | dict(zip("hc", initial, strict=True))
+    expected = gradients(by_segments(model, loss, (x,), T, carry, resets), named)
+    carry.reset()
+    total = bptt.checkpointed_loss(model, loss, x, segments=4, carry=carry, resets=resets)
+    assert_close_by_name(gradients(total, named), expected, T)
+
+
+def test_a_state_that_is_part_of_a_graph_gets_its_gradient() -> None:
+    model = unrolled.GRU(D, H).double()
+    start, x = leaves(torch.randn(1, B, H).double(), x_of())
+    carry = bptt.Carry(model)
+    carry.keep("training", {"": (start,)}, None, detach=False)
+    total = bptt.checkpointed_loss(
+        model, lambda x: model(x)[0].square().sum(), x, segments=4, carry=carry
+    )
+    expected = model(x, start)[0].square().sum()
+    named = {"x": x, "start": start}
+    assert_close_by_name(gradients(total, named), gradients(expected, named), T)
+
+
+def test_sequences_that_need_gradients_and_lanes_first() -> None:
+    model = Recurrent(cells.LSTM, D, H, batch_first=True).double()
+    x, target = leaves(x_of().transpose(0, 1), x_of(width=H).transpose(0, 1))
+    where = torch.rand(B, T) < 0.5
+
+    def loss(x: Tensor, target: Tensor, where: Tensor) -> Tensor:
+        return (model(x).y - target)[where].square().sum()
+
+    named = {"x": x, "target": target} | dict(model.named_parameters())
+    expected = gradients(loss(x, target, where), named)
+    for way in ({"segments": 3}, {"memory": "1 MB"}):
+        total = bptt.checkpointed_loss(model, loss, x, target, where, batch_first=True, **way)
+        assert_close_by_name(gradients(total, named), expected, T)
+
+
+def test_parameters_outside_of_the_model_are_found() -> None:
+    model, head = unrolled.GRU(D, H).double(), nn.Linear(H, 1).double()
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x = x_of()
+
+    def loss(x: Tensor) -> Tensor:
+        return (scale * head(model(x)[0])).square().sum()
+
+    named = dict(model.named_parameters()) | dict(head.named_parameters()) | {"scale": scale}
+    total = bptt.checkpointed_loss(model, loss, x, segments=3)
+    assert_close_by_name(gradients(total, named), gradients(loss(x), named), T)
+
+
+def test_what_a_loss_takes_of_the_whole_sequence_gets_its_gradient_too() -> None:
+    model = unrolled.GRU(D, H).double()
+    (x,) = leaves(x_of())
+
+    def loss(part: Tensor) -> Tensor:
+        return model(part)[0].square().sum(2).matmul(x[0, :, 0]).sum() if len(part) else x.sum()
+
+    named = {"x": x} | dict(model.named_parameters())
+    total = bptt.checkpointed_loss(model, loss, x, segments=3)
+    assert_close_by_name(gradients(total, named), gradients(loss(x), named), T)
+    whole = x * 1
+    with pytest.raises(ValueError, match=r"^loss: it uses a tensor that was computed before"):
+        bptt.checkpointed_loss(model, lambda x: model(x)[0].sum() + whole.sum(), whole, segments=3)
+
+
+def test_a_parameter_that_first_takes_part_later_is_refused_unless_it_is_the_models() -> None:
+    model, late = unrolled.GRU(D, H), nn.Parameter(torch.ones(()))
+    x = torch.randn(40, B, D)
+    x[20:, 0, 0] = 5
+
+    def loss(x: Tensor) -> Tensor:
+        return model(x)[0].sum() * (late if x[0, 0, 0] == 5 else 1)
+
+    with pytest.raises(RuntimeError, match=r"^loss: a parameter takes part from step 30 on"):
+        bptt.checkpointed_loss(model, loss, x, segments=4)
+    model.late = late
+    bptt.checkpointed_loss(model, loss, x, segments=4).backward()
+    assert late.grad is not None
+
+
+def test_tensors_that_were_computed_before_are_refused() -> None:
+    model = unrolled.GRU(D, H)
+    x, other = torch.randn(2, T, B, D, requires_grad=True).unbind()
+    scale = torch.ones((), requires_grad=True) * 2
+
+    def scaled(x: Tensor) -> Tensor:
+        return model(x)[0].sum() * scale
+
+    def sibling(x: Tensor) -> Tensor:  # of the sequence, from the same operation
+        return model(x)[0].sum() + other.sum()
+
+    for loss in (scaled, sibling):
+        with pytest.raises(
+            ValueError, match=r"^loss: it uses a tensor that was computed before .*; compute that"
+        ):
+            bptt.checkpointed_loss(model, loss, x, segments=3)
+
+
+def test_the_loss_without_gradient() -> None:
+    model = Reader()
+    loss, given = loss_of(model), symbols()
+    with torch.no_grad():
+        total = bptt.checkpointed_loss(model, loss, *given, segments=3)
+    assert not total.requires_grad
+    assert_close_by_name({"total": total}, {"total": loss(*given)}, T)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"expected torch.no_grad\(\)"):
+        bptt.checkpointed_loss(model, loss, *given, segments=3)
+    model.requires_grad_(False)
+    assert not bptt.checkpointed_loss(model, loss, *given, segments=3).requires_grad
+
+
+def test_gradients_add_up_over_calls_and_may_be_asked_for_in_any_order() -> None:
+    model = Reader().double()
+    loss, a, b = loss_of(model), symbols(), symbols()
+    totals = [bptt.checkpointed_loss(model, loss, *given, segments=3) for given in (a, b)]
+    for total in totals:
+        total.backward()
+    got = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    (loss(*a) + loss(*b)).backward()
+    assert_close_by_name(got, {n: p.grad for n, p in model.named_parameters()}, T)
+
+
+def test_hooks_on_saved_tensors_may_put_other_tensors_in_their_place() -> None:
+    model = Reader().double()
+    loss, given = loss_of(model), symbols()
+    layer = Recurrent(cells.LSTM, D, H, depth=2, weight_drop=0.3, bidirectional=True).double()
+    x = x_of().requires_grad_()
+    named = dict(model.named_parameters()) | {"x": x, **dict(layer.named_parameters())}
+    found = []
+    for hooked in (False, True):
+        hooks = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t.detach())
+        torch.manual_seed(2)
+        with hooks if hooked else nullcontext():
+            total = bptt.checkpointed_loss(model, loss, *given, segments=3)
+            total = total + bptt.checkpointed(layer, x, segments=4).y.square().sum()
+        found.append(gradients(total, named))
+    assert_close_by_name(found[1], found[0], T)
+
+
+def test_a_sparse_gradient_stays_sparse() -> None:
+    model = Reader().double()
+    model.embed = nn.Embedding(7, D, sparse=True).double()
+    loss, given = loss_of(model), symbols()
+    found = []
+    for total in (loss(*given), bptt.checkpointed_loss(model, loss, *given, segments=3)):
+        model.zero_grad()
+        total.backward()
+        assert model.embed.weight.grad.is_sparse
+        found.append({"embed": model.embed.weight.grad.to_dense()})
+    assert_close_by_name(found[1], found[0], T)
+
+
+def test_the_losss_second_backward_and_changed_parameters_are_refused() -> None:
+    model = Reader()
+    loss, given = loss_of(model), symbols()
+    total = bptt.checkpointed_loss(model, loss, *given, segments=3)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"^backward: called a second time"):
+        total.backward()
+    total = bptt.checkpointed_loss(model, loss, *given, segments=3)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_an_exception_in_the_loss_leaves_all_as_it_was() -> None:
+    model = Reader()
+    x, t = symbols(40)
+    carry = bptt.Carry(model)
+    calls: list[int] = []
+
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(len(x))
+        if len(calls) > 3:
+            raise KeyError("mine")
+        return loss_of(model)(x, t)
+
+    before = {n: dict(vars(m)) for n, m in model.named_modules()}
+    chance = torch.get_rng_state()
+    with pytest.raises(KeyError, match="mine"):
+        bptt.checkpointed_loss(model, loss, x, t, segments=5, carry=carry)
+    assert {n: vars(m).keys() for n, m in model.named_modules()} == {
+        n: v.keys() for n, v in before.items()
+    }
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert not carry.kept["training"]
+    calls[:] = [0] * -10
+    total = bptt.checkpointed_loss(model, lambda x, t: loss_of(model)(x, t), x, t, segments=5)
+    model.head.forward = None  # type: ignore[method-assign,assignment]
+    with pytest.raises(TypeError):
+        total.backward()
+    assert "forward" not in vars(model.first) and "forward" not in vars(model.second)
+
+
+def test_buffers_change_once_and_are_the_same_again() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(D, momentum=0.5)
+            self.rnn = unrolled.GRU(D, H)
+            self.head = parametrizations.spectral_norm(nn.Linear(H, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, _ = self.rnn(self.norm(x.flatten(0, 1)).view_as(x))
+            return self.head(y)
+
+    model = Normed().double()
+    x = x_of()
+    held = {n: b.clone() for n, b in model.named_buffers()}
+    named = dict(model.named_parameters())
+
+    def loss(x: Tensor) -> Tensor:
+        return model(x).square().sum()
+
+    expected = gradients(by_segments(model, loss, (x,), 4, bptt.Carry(model)), named)
+    after = {n: b.clone() for n, b in model.named_buffers()}
+    assert after["norm.num_batches_tracked"] == 3
+    for n, b in model.named_buffers():
+        b.copy_(held[n])
+    total = bptt.checkpointed_loss(model, loss, x, segments=3)
+    assert_close_by_name(gradients(total, named), expected, T)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, after[name])
+
+
+def test_the_loss_under_autocast() -> None:
+    model = Reader()
+    loss, given = loss_of(model), symbols()
+    named = dict(model.named_parameters())
+    found = []
+    for checkpointed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                loss(*given)  # which leaves casts of the weights behind, without a graph
+            torch.clear_autocast_cache() if not checkpointed else None
+            total = (
+                bptt.checkpointed_loss(model, loss, *given, segments=3)
+                if checkpointed
+                else loss(*given)
+            )
+        found.append(gradients(total, named))
+    for name, g in found[0].items():
+        assert (found[1][name] - g).abs().max() <= 0.05 * g.abs().max(), name
+
+
+def test_hooks_see_the_losss_gradients_once_and_whole() -> None:
+    model = Reader().double()
+    loss, given = loss_of(model), symbols()
+    named = dict(model.named_parameters())
+    expected = {n: 3 * g for n, g in gradients(loss(*given), named).items() if "grad" in n}
+    for p in named.values():
+        p.register_hook(lambda g: g * 3)
+    got = gradients(bptt.checkpointed_loss(model, loss, *given, segments=3), named)
+    assert_close_by_name({n: g for n, g in got.items() if "grad" in n}, expected, T)
+
+
+def test_a_checkpointed_call_inside_a_checkpointed_loss() -> None:
+    model = Recurrent(cells.LSTM, D, H, depth=2).double()
+    x = x_of().requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        return bptt.checkpointed(model, x, segments=2).y.square().sum()
+
+    named = {"x": x} | dict(model.named_parameters())
+    total = bptt.checkpointed_loss(model, loss, x, segments=3)
+    assert_close_by_name(gradients(total, named), gradients(model(x).y.square().sum(), named), T)
+
+
+# --- Memory --------------------------------------------------------------------------------------
+
+
+def held() -> int:
+    """The bytes of all tensors that Python or a graph's node in Python's reach holds."""
+    gc.collect()
+    storages = (t.untyped_storage() for t in tensors())
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def tensors() -> list[Tensor]:
+    """Those in Python's reach."""
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return [t for t in found if t.layout is torch.strided and type(t) in (Tensor, nn.Parameter)]
+
+
+def test_nothing_stays_alive_after_the_backward_pass() -> None:
+    model = Reader(dropout=0.2)
+    loss = loss_of(model)
+    layer = Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True, weight_drop=0.2)
+
+    def step() -> None:
+        total = bptt.checkpointed_loss(model, loss, *symbols(50), memory="200 KiB")
+        total = total + bptt.checkpointed(layer, torch.randn(50, B, D), segments=4).y.sum()
+        total.backward()
+
+    step()
+    before = held()
+    gc.disable()  # what is left must not need it
+    try:
+        for _ in range(3):
+            step()
+            # also without a backward pass
+            bptt.checkpointed_loss(model, loss, *symbols(50), memory="200 KiB")
+            bptt.checkpointed(layer, torch.randn(50, B, D), segments=4)
+        count = len(tensors())
+        gc.collect()
+        assert len(tensors()) == count
+    finally:
+        gc.enable()
+    assert held() == before
+
+
+class Counted(cells.GRU):
+    """Counts the bytes of the graphs that are alive: one note a call of ``project``, made in its graph."""
+
+    alive = 0
+    most = 0
+
+    def project(self, x: Tensor) -> Tensor:
+        y = super().project(x)
+        if torch.is_grad_enabled():
+            cls, count = type(self), len(x)
+            note = _Note.apply(y)
+            cls.alive += count
+            cls.most = max(cls.most, cls.alive)
+            weakref.finalize(note.grad_fn, _forget, cls, count)
+            return note
+        return y
+
+
+class _Note(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Tensor:
+        return d
+
+
+def _forget(cls: type[Counted], count: int) -> None:
+    cls.alive -= count
+
+
+@pytest.mark.parametrize("segments", [1, 4, 10])
+def test_one_segments_graph_is_alive_at_once(segments: int) -> None:
+    steps = 40
+    layer = Recurrent(Counted, D, H, backend="reference")
+    Counted.alive = Counted.most = 0
+    y, _ = bptt.checkpointed(layer, torch.randn(steps, B, D), segments=segments)
+    y.sum().backward()
+    del y
+    assert Counted.most == max(8, steps // segments)  # 8 steps are tried at first
+    assert Counted.alive == 0
+
+
+@pytest.mark.parametrize("share", [1, 3, 10])
+def test_what_is_alive_after_the_forward_pass_is_within_the_budget_at_any_length(
+    share: int,
+) -> None:
+    model = unrolled.LSTM(8, 16)
+
+    def loss(x: Tensor) -> Tensor:
+        return model(x)[0].square().sum()
+
+    def after_forward(steps: int, budget: int | str) -> int:
+        x = torch.randn(steps, B, 8)
+        before = held()
+        with torch.autograd.graph.saved_tensors_hooks(torch.detach, lambda t: t):  # in reach so
+            total = bptt.checkpointed_loss(model, loss, x, memory=budget)
+        kept = held() - before
+        total.backward()
+        return kept
+
+    smallest = parse(
+        named_smallest(
+            lambda memory: bptt.checkpointed_loss(model, loss, torch.randn(9, B, 8), memory=memory)
+        )
+    )
+    small, large = (after_forward(steps, share * smallest) for steps in (30, 90))
+    assert small <= share * smallest
+    assert large <= share * smallest
+    state = 2 * B * 16 * 4 + CHANCE
+    assert large <= small + share * state + 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_the_peak_of_a_process_rises_by_the_budget_and_no_more() -> None:
+    program = """
+import sys, torch, unrolled
+from pathlib import Path
+from unrolled import bptt
+torch.set_num_threads(1)
+T, B, D, H, budget = 20_000, 4, 8, 32, 4 << 20
+layer = unrolled.LSTM(D, H)
+def loss(x):
+    return layer(x)[0].square().sum()
+def peak(clear=False):
+    if clear:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(l for l in lines if l.startswith("VmHWM:")).split()[1]) * 1024
+x = torch.randn(T, B, D)
+for call in (
+    lambda x: bptt.checkpointed_loss(layer, loss, x, memory=budget),
+    loss,
+):
+    call(x[:200]).backward()  # all code is loaded
+    before = peak(clear=True)
+    call(x).backward()
+    print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    less, full = map(int, done.stdout.split())
+    assert less < (4 << 20) + (4 << 20)  # what the allocator takes besides
+    assert less < full / 5
+
+
+# --- What is refused -----------------------------------------------------------------------------
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({}, ValueError, "^memory, segments: got neither, expected one of them"),
+    ({"memory": 9, "segments": 2}, ValueError, "^memory, segments: got both, expected one of"),
+    ({"segments": T + 1}, ValueError, f"^segments: got {T + 1}, expected at most {T}"),
+    ({"segments": 0}, ValueError, "^segments: got 0, expected at least 1"),
+    ({"segments": 1.5}, TypeError, "^segments: got 1.5, expected a whole number"),
+    ({"memory": "much"}, ValueError, "^memory: got 'much', expected a text such as '64 MiB'"),
+    ({"memory": 0}, ValueError, "^memory: got 0, expected 1 byte or more"),
+    ({"memory": 2.5}, TypeError, "^memory: got 2.5, expected bytes, or a text such as '64 MiB'"),
+    ({"memory": 100}, ValueError, "^memory: got 100 B, expected at least .* which one step at a"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "match"), BAD, ids=str)
+def test_a_wrong_budget_is_refused(
+    options: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    x = torch.randn(T, B, D)
+    layer, plain = unrolled.GRU(D, H), nn.GRU(D, H)
+    for refused in (Recurrent(cells.GRU, D, H), layer, plain):
+        with pytest.raises(error, match=match):
+            bptt.checkpointed(refused, x, **options)
+    with pytest.raises(error, match=match):
+        bptt.checkpointed_loss(layer, lambda x: layer(x)[0].sum(), x, **options)
+
+
+def test_the_smallest_budget_is_that_of_the_layer_that_needs_most() -> None:
+    for sizes in ([3, 40], [40, 3]):
+        layer = Recurrent(cells.LSTM, D, sizes)
+        x = torch.randn(50, B, D)
+        smallest = named_smallest(
+            lambda memory, x=x, layer=layer: bptt.checkpointed(layer, x, memory=memory)
+        )
+        bptt.checkpointed(layer, x, memory=smallest).y.sum().backward()
+        again = parse(smallest) * 3 // 4
+        with pytest.raises(ValueError, match=f"expected at least {smallest}, which"):
+            bptt.checkpointed(layer, x, memory=again)
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (
+            nn.Linear(D, H),
+            "^layer: got Linear, expected Recurrent or a twin; see checkpointed_loss",
+        ),
+        (nn.GRU(D, H, bidirectional=True), r"^layer: got a bidirectional GRU, .*accelerate"),
+        (nn.LSTMCell(D, H), "^layer: got LSTMCell, expected Recurrent or a twin"),
+        (
+            unrolled.LSTM(D, H, bidirectional=True, proj_size=2),
+            "^layer: got a bidirectional LSTM with proj_size, .* use Recurrent with projection=",
+        ),
+    ],
+)
+def test_a_layer_of_another_kind_is_refused(layer: nn.Module, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        bptt.checkpointed(layer, torch.randn(T, B, D), segments=2)
+
+
+def test_a_packed_sequence_and_what_is_no_tensor_are_refused() -> None:
+    layer, x = Recurrent(cells.GRU, D, H), torch.randn(T, B, D)
+    packed = pack_padded_sequence(x, torch.tensor([T, 4, 2]))
+    with pytest.raises(TypeError, match=r"^x: got PackedSequence, .*; use lengths="):
+        bptt.checkpointed(layer, packed, segments=2)
+    with pytest.raises(TypeError, match=r"^x: got list, expected a tensor \[T, B, D\]$"):
+        bptt.checkpointed(layer, x.tolist(), segments=2)
+    with pytest.raises(ValueError, match=r"^x: got shape .*|^x: got"):
+        bptt.checkpointed(layer, torch.randn(T, B, D + 1), segments=2)
+    both = unrolled.GRU(D, H, bidirectional=True)
+    with pytest.raises(TypeError, match=r"one sequence \[T, D\]; add the lane dimension"):
+        bptt.checkpointed(both, x[:, 0], segments=2)
+
+
+def test_a_wrong_call_of_the_loss_is_refused() -> None:
+    model = Recurrent(cells.GRU, D, H)
+    x, short = torch.randn(T, B, D), torch.randn(T - 1, B, D)
+
+    def call(loss: Callable[..., Any], *sequences: Any, model: nn.Module = model) -> Tensor:
+        return bptt.checkpointed_loss(model, loss, *sequences, segments=2)
+
+    def total(x: Tensor, *_: Tensor) -> Tensor:
+        return model(x).y.sum()
+
+    with pytest.raises(
+        ValueError, match=r"^sequences: got \[\(10, 3\), \(11, 3\)\], expected one T"
+    ):
+        call(total, x, short)
+    with pytest.raises(ValueError, match=r"^sequences: expected one tensor \[T, B, ...\] or more"):
+        call(total)
+    with pytest.raises(ValueError, match=r"^sequences: expected one tensor"):
+        call(total, x.tolist())
+    with pytest.raises(ValueError, match=r"^sequences: expected one tensor"):
+        call(total, x[:, 0, 0])
+    with pytest.raises(
+        ValueError, match=r"^sequences: got \[0, 3, 4\], expected at least one step"
+    ):
+        call(total, x[:0])
+    with pytest.raises(ValueError, match=r"^loss: got \[\d+, 3, 5\], expected one number, a sum"):
+        call(lambda x: model(x).y, x)
+    with pytest.raises(ValueError, match=r"^loss: got float, expected one number"):
+        call(lambda x: model(x).y.sum().item(), x)
+    with pytest.raises(RuntimeError, match="no recurrent layer of the model ran inside"):
+        call(lambda x: x.sum(), x)
+    with pytest.raises(RuntimeError, match="called twice in one window"):
+        call(lambda x: total(x) + total(x), x)
+    with pytest.raises(
+        ValueError, match=r"^model: layer 'a' is bidirectional: .*; call it by bptt.checkpointed"
+    ):
+        call(total, x, model=nn.ModuleDict({"a": unrolled.GRU(D, H, bidirectional=True)}))
+    with pytest.raises(ValueError, match="holds no recurrent layer"):
+        call(total, x, model=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"^resets: "):
+        bptt.checkpointed_loss(model, total, x, segments=2, resets=torch.zeros(T + 1, B).bool())
+    with pytest.raises(ValueError, match=r"^lengths: "):
+        bptt.checkpointed_loss(model, total, x, segments=2, lengths=[T + 1, 0, 0])
