@@ -228,7 +228,12 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
     x = (
         alt.X("k2:Q", title="k2, steps (log)")
         .scale(type="log", domain=[1, steps])
-        .axis(values=[k2 for k2 in K2 if k2 <= steps], grid=False)
+        .axis(
+            values=[k2 for k2 in K2 if k2 <= steps],
+            grid=False,
+            labelFlush=False,
+            labelOverlap=False,
+        )
     )
     colour = alt.Color("cell:N", title="cell", sort=cells).scale(
         domain=cells, range=[COLOURS[cell] for cell in cells]
@@ -236,7 +241,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
     dash = alt.StrokeDash("scheme:N", title="windows", sort=list(SCHEMES)).scale(
         domain=list(SCHEMES), range=[[1, 0], [5, 3]]
     )
-    highest = 0.1 * math.ceil(10 * max(1.05, *(point["norm"] for point in points)))
+    highest = 0.2 * math.ceil(5 * max(1.05, *(point["norm"] for point in points)))
     panels = {
         "1 \u2212 cosine": alt.Y("one_minus_cosine:Q", title="1 \u2212 cosine (log)")
         .scale(type="log", domain=[FLOOR, 1])
@@ -257,7 +262,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
         title = alt.Title(
             f"{about}: {name}", anchor="start", frame="group", fontSize=12, fontWeight="normal"
         )
-        return layers.properties(width=330, height=200, title=title)
+        return layers.properties(width=360, height=200, title=title)
 
     rows_of_panels = [
         alt.hconcat(*(panel(model, name) for name in panels), bounds="flush", spacing=70)
@@ -273,7 +278,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
         anchor="start", fontSize=15, subtitlePadding=5, offset=16,
     )  # fmt: skip
     chart = alt.vconcat(*rows_of_panels, spacing=28, title=title, background="white", padding=12)
-    chart = chart.configure(font=FONT).configure_view(stroke="#d0d0d0")
+    chart = chart.configure(font=FONT, aria=False).configure_view(stroke="#d0d0d0")
     chart.configure_axis(gridColor="#ececec", titleFontWeight="normal").save(path, scale_factor=2)
 
 
