@@ -430,7 +430,8 @@ def check_differences(call: Callable[[], Tensor], *sources: Tensor) -> None:
 
 
 def test_finite_differences() -> None:
-    layer = Recurrent(cells.Elman, 2, 2, bidirectional=True, recurrent_dropout=0.3).double()
+    options = {"bidirectional": True, "recurrent_dropout": 0.3, "backend": "reference"}
+    layer = Recurrent(cells.Elman, 2, 2, **options).double()
     x, *state = leaves(x_of(5, 2, 2), torch.randn(2, 2, 2).double())
 
     def call() -> Tensor:
@@ -805,20 +806,23 @@ def test_a_parameter_that_first_takes_part_later_is_refused_unless_it_is_the_mod
 
 def test_tensors_that_were_computed_before_are_refused() -> None:
     model = unrolled.GRU(D, H)
-    x, other = torch.randn(2, T, B, D, requires_grad=True).unbind()
+    x = torch.randn(T, B, D)
+    start, other = torch.randn(2, 1, B, H, requires_grad=True).unbind()
+    carry = bptt.Carry(model)
+    carry.keep("training", {"": (start,)}, None, detach=False)
     scale = torch.ones((), requires_grad=True) * 2
 
     def scaled(x: Tensor) -> Tensor:
         return model(x)[0].sum() * scale
 
-    def sibling(x: Tensor) -> Tensor:  # of the sequence, from the same operation
+    def sibling(x: Tensor) -> Tensor:  # of the first state, from the same operation
         return model(x)[0].sum() + other.sum()
 
     for loss in (scaled, sibling):
         with pytest.raises(
             ValueError, match=r"^loss: it uses a tensor that was computed before .*; compute that"
         ):
-            bptt.checkpointed_loss(model, loss, x, segments=3)
+            bptt.checkpointed_loss(model, loss, x, segments=3, carry=carry)
 
 
 def test_the_loss_without_gradient() -> None:
@@ -1182,6 +1186,22 @@ def test_the_smallest_budget_is_that_of_the_layer_that_needs_most() -> None:
         again = parse(smallest) * 3 // 4
         with pytest.raises(ValueError, match=f"expected at least {smallest}, which"):
             bptt.checkpointed(layer, x, memory=again)
+
+
+def test_lanes_that_end_early_do_not_hide_what_the_first_steps_take() -> None:
+    layer = Recurrent(cells.GRU, D, H, bidirectional=True, backend="reference")
+    x = torch.randn(40, 8, D)
+    found = []
+    for early in (39, 10):
+        lengths = [40] + [early] * 7
+        found.append(
+            named_smallest(
+                lambda memory, lengths=lengths: bptt.checkpointed(
+                    layer, x, lengths=lengths, memory=memory
+                )
+            )
+        )
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

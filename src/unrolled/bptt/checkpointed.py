@@ -43,7 +43,8 @@ def checkpointed(
     The same numbers, gradients too, in about a third more time: between forward and backward pass
     only the states at the beginnings of segments are kept, and each segment is run forward again when
     the backward pass comes to it. Any depth, both directions, ``lengths``, ``resets`` and ``mask``; what
-    is drawn at random is the same when it is run again.
+    is drawn at random is the same when it is run again. Only between the layers of one of ``torch.nn``,
+    all of which run in each segment, dropout draws other masks than in a plain call.
 
         >>> import torch
         >>> from unrolled import Recurrent, bptt, cells
@@ -128,7 +129,8 @@ def checkpointed_loss(
         >>> total.backward()
 
     In each segment dropout draws anew, and so do the masks that otherwise hold for a whole call
-    (variational and recurrent dropout, weight drop); they are the same when it is run again.
+    (variational and recurrent dropout, weight drop); they are the same when it is run again. So are the
+    model's buffers, such as the averages of BatchNorm, which change once a segment.
 
     Args:
         model: holds the recurrent layers, of one direction, that ``loss`` calls, each once.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from unrolled.cells import Cell, State
 from unrolled.layers.result import Result
 from unrolled.layers.tracing import as_leaf, is_symbolic
-from unrolled.scan import Backend, Through, check_backend, read, scan
+from unrolled.scan import Backend, Through, Watcher, check_backend, read, scan
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -92,6 +92,8 @@ class Recurrent(nn.Module):
 
     through: Through | None = None
     """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
+    watcher: Watcher | None = None
+    """What looks on at the backward pass; see ``unrolled.watch``."""
 
     def __init__(
         self,
@@ -217,15 +219,22 @@ class Recurrent(nn.Module):
             outputs = []
             for direction in range(self.directions):
                 k = level * self.directions + direction
+                read_here, norms = seen[min(direction, len(seen) - 1)], None
+                if self.watcher is not None:
+                    count = len(cells[k].state_sizes)
+                    masks = {"lengths": lengths, "mask": mask}
+                    shape = (x.shape[0], x.shape[1])
+                    norms = self.watcher(k, shape, read_here, states=count, **masks)
                 found, final = scan(
                     self._cell(k),
-                    seen[min(direction, len(seen) - 1)],
+                    read_here,
                     starts[k],
                     lengths=lengths,
                     resets=resets,
                     mask=mask,
                     reverse=direction == 1,
                     every=states,
+                    norms=norms,
                     backend=self.backend,
                     through=self.through,
                 )

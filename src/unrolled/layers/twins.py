@@ -7,6 +7,7 @@ What it adds is a second path through ``forward``. The reference path is the par
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
-from unrolled.scan import Backend, Masks, Through, check_backend, native
+from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
 from unrolled.shapes import Lengths, check_lengths, check_resets
 
@@ -38,6 +39,8 @@ class Twin(nn.RNNBase):
     backend: Backend = "auto"
     through: Through | None = None
     """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
+    watcher: Watcher | None = None
+    """What looks on at the backward pass; see ``unrolled.watch``."""
 
     def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
         check_backend(backend)
@@ -77,7 +80,8 @@ class Twin(nn.RNNBase):
             given = {"lengths": lengths, "resets": resets}
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
         is_plain = lengths is None and resets is None and self.through is None
-        if self.backend == "reference" and is_plain:
+        is_watched = self.watcher is not None and not self.proj_size  # which torch.nn alone has
+        if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
         check_kinds(self, input, hx)
         weights = weights_of(self)
@@ -87,14 +91,19 @@ class Twin(nn.RNNBase):
         elif reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
-            if is_plain and (self.proj_size or not _is_transformed(weights, input, hx)):
-                return super().forward(input, hx)
-            run = native.run_reference  # torch.nn's loops know no torch.func, lengths or resets
+            run = native.run_reference
+            is_transformed = not self.proj_size and _is_transformed(weights, input, hx)
+            if is_plain and not (is_watched or is_transformed):
+                return super().forward(input, hx)  # whose loops know no torch.func
+        if isinstance(input, PackedSequence) and is_plain and run is not native.run:
+            return super().forward(input, hx)
         if not is_plain:
             lengths, resets = self.checked(input, lengths, resets)
+        if not is_plain or is_watched:
             run = self._in_parts(run, {"lengths": lengths, "resets": resets})
+            run = self._watched(run, lengths)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, weights)
+            return self._forward_packed(input, hx, weights, run)
 
         state = _as_state(hx)
         shape, rows = input.shape, len(weights)
@@ -149,18 +158,50 @@ class Twin(nn.RNNBase):
             *,
             batch_sizes: None,  # noqa: ARG001, packed rows are refused before
             reverse: bool,
+            norms: Sequence[Tensor] | None = None,
         ) -> tuple[State, State]:
-            count = 2 if self.mode == "LSTM" else 1
+            tensors = 2 if self.mode == "LSTM" else 1
             zeros = x.new_zeros(x.shape[1], self.hidden_size)
             sweep = partial(run, kernel, weights=weights, reverse=reverse)
-            fresh = partial(tuple, [zeros] * count)
+            fresh = partial(tuple, [zeros] * tensors)
             read = [weight for weight in weights if weight is not None]
-            return through(sweep, x, state, masks, weights=read, reverse=reverse, fresh=fresh)
+            given = masks | {"norms": norms}
+            return through(sweep, x, state, given, weights=read, reverse=reverse, fresh=fresh)
 
         return in_parts
 
+    def _watched(self, run: Run, lengths: Tensor | None) -> Run:
+        """``run``, whose backward pass is looked on at, if anything looks on."""
+        watcher = self.watcher
+        if watcher is None:
+            return run
+        numbers = count()
+
+        def watched(
+            kernel: str,
+            x: Tensor,
+            state: State | None,
+            weights: Weights,
+            *,
+            batch_sizes: Tensor | None,
+            reverse: bool,
+        ) -> tuple[State, State]:
+            steps, lanes, real = x.shape[0], x.shape[1], lengths
+            if batch_sizes is not None:
+                steps, lanes = len(batch_sizes), int(batch_sizes[0])
+                real = (batch_sizes.unsqueeze(1) > torch.arange(lanes)).sum(0)
+            tensors = 2 if self.mode == "LSTM" else 1
+            norms = watcher(
+                next(numbers), (steps, lanes), x, states=tensors, lengths=real, mask=None
+            )
+            return run(
+                kernel, x, state, weights, batch_sizes=batch_sizes, reverse=reverse, norms=norms
+            )
+
+        return watched
+
     def _forward_packed(
-        self, packed: PackedSequence, hx: Hidden | None, weights: Groups
+        self, packed: PackedSequence, hx: Hidden | None, weights: Groups, run: Run
     ) -> tuple[PackedSequence, Any]:
         """Sweep over the packed rows as they are, with the state in the order of the packed lanes."""
         data, batch_sizes, order, back = packed
@@ -175,7 +216,7 @@ class Twin(nn.RNNBase):
             state = [data.new_zeros(expected)] * (2 if self.mode == "LSTM" else 1)
         elif order is not None:
             state = [s.index_select(1, order) for s in state]
-        y, final = self._sweep(data, state, weights, batch_sizes)
+        y, final = self._sweep(data, state, weights, batch_sizes, run)
         if back is not None:
             final = [s.index_select(1, back) for s in final]
         return PackedSequence(y, batch_sizes, order, back), self._as_hidden(final)

@@ -26,6 +26,7 @@ __all__ = [
     "Masks",
     "Sweep",
     "Through",
+    "Watcher",
     "check_backend",
     "obstacles_of_resets",
     "read",
@@ -60,6 +61,24 @@ class Through(Protocol):
         reverse: bool,
         fresh: Callable[[], State],
     ) -> tuple[State, State]: ...
+
+
+class Watcher(Protocol):
+    """What gives the scan with the number ``k`` of a layer, of ``shape`` T, B, its ``norms``.
+
+    As many as there are ``states``, of ``like``'s dtype and device.
+    """
+
+    def __call__(
+        self,
+        k: int,
+        shape: tuple[int, int],
+        like: Tensor,
+        *,
+        states: int,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+    ) -> Sequence[Tensor]: ...
 
 
 Arguments = ParamSpec("Arguments")

@@ -305,6 +305,7 @@ def run_reference(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     reverse: bool = False,
+    norms: Sequence[Tensor] | None = None,
     **_: None,
 ) -> tuple[State, State]:
     """As ``run``, by the reference over these very tensors; packed rows it does not take."""
@@ -316,7 +317,7 @@ def run_reference(
         lengths=lengths,
         resets=resets,
         reverse=reverse,
-        norms=None,
+        norms=norms,
     )
 
 
