@@ -164,7 +164,6 @@ struct Stages {
 
   void backward() {
     plan(Cell::backward_products, false);
-    const bool norms = sweep.wants_squares_;
     Index n = 0;
     for (Index i = sweep.T_; i-- > 0;) {
       t = sweep.step(i);
@@ -176,7 +175,8 @@ struct Stages {
         if (last || sweep.cut(sweep.after(t), b))
           for (int s = 0; s < S; ++s) sweep.begin_carry(s, b, last, 0, H);
       }
-      if (norms) note_norms(n);
+      if (sweep.clips()) clip(n);
+      if (sweep.wants_squares_) note_norms(n);
       run_stages<false, 0>(n);
     }
     finish_lanes();
@@ -313,7 +313,7 @@ struct Stages {
           at.out[s] = sweep.carry_ + (s * sweep.B_ + b) * padded + u;
           if constexpr (stage == 0) {
             at.d[s] = at.read(at.out[s]);
-            if (sweep.call_.d_states[s]) at.d[s] = at.d[s] + at.read(d_state_row(s, b) + u);
+            if (is_given(s)) at.d[s] = at.d[s] + at.read(d_state_row(s, b) + u);
           }
         }
         Cell::template backward<stage, V>(at);
@@ -325,18 +325,35 @@ struct Stages {
     return Parent::as(call.d_states[s]) + sweep.at(t, b, call.d_step[s], call.d_lane[s]);
   }
 
+  // Whether what the caller gives of ∂L/∂state_t is still to be added to the carry.
+  bool is_given(int s) const { return sweep.call_.d_states[s] && !sweep.clips(); }
+
+  T norm_of(int s, Index b) const {
+    const T* carry = sweep.carry_ + (s * sweep.B_ + b) * padded;
+    const T* given = is_given(s) ? d_state_row(s, b) : sweep.zeros_;
+    T square = 0;
+    for (Index u = 0; u < H; ++u) square += (carry[u] + given[u]) * (carry[u] + given[u]);
+    return std::sqrt(square);
+  }
+
   void note_norms(Index n) {
-    for (int s = 0; s < S; ++s) {
-      if (!sweep.call_.norms[s]) continue;
+    for (int s = 0; s < S; ++s)
+      for (Index q = 0; q < n && sweep.call_.norms[s]; ++q) {
+        const Index b = group.lane[q];
+        Parent::as(sweep.call_.norms[s])[t * sweep.B_ + b] = norm_of(s, b);
+      }
+  }
+
+  // Gathers ∂L/∂state_t in the carry, and scales it down where its norm is above the bound.
+  void clip(Index n) {
+    for (int s = 0; s < S; ++s)
       for (Index q = 0; q < n; ++q) {
         const Index b = group.lane[q];
-        const T* carry = sweep.carry_ + (s * sweep.B_ + b) * padded;
+        T* carry = sweep.carry_ + (s * sweep.B_ + b) * padded;
         const T* given = sweep.call_.d_states[s] ? d_state_row(s, b) : sweep.zeros_;
-        T square = 0;
-        for (Index u = 0; u < H; ++u) square += (carry[u] + given[u]) * (carry[u] + given[u]);
-        Parent::as(sweep.call_.norms[s])[t * sweep.B_ + b] = std::sqrt(square);
+        for (Index u = 0; u < H; ++u) carry[u] += given[u];
+        sweep.shorten(carry, 0, H, norm_of(s, b));
       }
-    }
   }
 
   // The gradient of each lane's initial state.

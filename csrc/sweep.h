@@ -116,7 +116,7 @@ class Sweep {
       packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
       sums_ = arena_.take<T>(members_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
-      if (wants_norms() && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
+      if ((wants_norms() || clips()) && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
       if (call->d_x && irregular_ && !call->offsets) d_x_rows_ = arena_.take<T*>(rows_);
       outer_ = outer_scratch<V>(std::max(D_, H_));
       scratch_ = std::max(scratch_, members_ * outer_);
@@ -142,6 +142,7 @@ class Sweep {
 
   static const T* as(const void* p) { return static_cast<const T*>(p); }
   static T* as(void* p) { return static_cast<T*>(p); }
+  bool clips() const { return call_.clip > 0; }
   bool wants_norms() const {
     for (int s = 0; s < S; ++s)
       if (call_.norms[s]) return true;
@@ -470,7 +471,7 @@ class Sweep {
     const std::vector<Segment> product_runs = runs(Cell::d_product.data(), G, H_);
     const std::vector<Segment> projected_runs = runs(Cell::d_projected.data(), P, H_);
     const std::vector<Segment> parts = chunks<V>(product_runs);
-    wants_squares_ = wants_norms();
+    wants_squares_ = wants_norms() || clips();
     unrolled::parallel(members_, [&](const Member& me) {
       if constexpr (Cell::staged) {
         Stages<V, Cell>::pack_all(*this, me, true);
@@ -591,8 +592,9 @@ class Sweep {
       if (wants_squares_) std::fill_n(squares, S * n * V::size, T(0));
       const bool narrow = n <= narrow_rows;
       if (narrow && n) product_back_narrow(rows.later, n, first, last, parts, z);
+      if (clips()) clip(me, group, t, n, first, last, parts, rows, z, squares);
       for (Index j = first; j < last; j += W) {
-        if (!narrow) product_back(rows.later, n, j, parts, z);
+        if (!narrow && !clips()) product_back(rows.later, n, j, parts, z);
         const T* products = z + (narrow ? (j - first) * n : 0);
         const int columns = vectors_of<V>(H_, j);
         for (int c = 0; c < columns; ++c) {
@@ -605,7 +607,7 @@ class Sweep {
           }
         }
       }
-      if (wants_squares_) note_norms(me, group, t, n, squares);
+      if (wants_squares_ && !clips()) note_norms(me, group, t, n, squares);
       if (by_units_) me.barrier->wait();
     }
     finish_lanes(group, parts, first, last, rows.later, z);
@@ -619,6 +621,70 @@ class Sweep {
     } else {
       std::fill(carry + first, carry + last, T(0));
     }
+  }
+
+  // ∂L/∂state_t of one vector of units: what comes from later steps, and from the caller.
+  template <bool whole>
+  UNROLLED_INLINE V reaching(int s, Index t, Index b, Index u, const T* z, int some) const {
+    V d = load<whole>(carry_ + (s * B_ + b) * padded_ + u, some);
+    if (call_.d_states[s])
+      d = d + load<whole>(as(call_.d_states[s]) + at(t, b, call_.d_step[s], call_.d_lane[s]) + u, some);
+    if (G > 0 && s == 0) d = d + load<whole>(z, some);
+    return d;
+  }
+
+  // Gathers ∂L/∂state_t of all units in the carry, and scales it down where its norm is above the bound:
+  // the norm is known only when every panel has been added.
+  void clip(const Member& me, const Group& group, Index t, Index n, Index first, Index last,
+            const std::vector<Segment>& parts, const BackRows& rows, T* z, T* squares) {
+    const bool narrow = n <= narrow_rows;
+    for (Index j = first; j < last; j += W) {
+      if (!narrow) product_back(rows.later, n, j, parts, z);
+      const T* products = z + (narrow ? (j - first) * n : 0);
+      const int columns = vectors_of<V>(H_, j);
+      for (int c = 0; c < columns; ++c) {
+        const Index u = j + c * V::size;
+        if (u + V::size <= H_) {
+          gather<true>(group, t, u, n, products + c * V::size, squares, V::size);
+        } else {
+          gather<false>(group, t, u, n, products + c * V::size, squares, static_cast<int>(H_ - u));
+        }
+      }
+    }
+    note_norms(me, group, t, n, squares);
+    if (by_units_) me.barrier->wait();
+    for (int s = 0; s < S; ++s)
+      for (Index q = 0; q < n; ++q) {
+        const Index b = group.lane[q];
+        const T square = by_units_ ? square_of_all(me, s, t * B_ + b) : V::load(squares + (s * n + q) * V::size).sum();
+        shorten(carry_ + (s * B_ + b) * padded_, first, last, std::sqrt(square));
+      }
+  }
+
+  template <bool whole>
+  void gather(const Group& group, Index t, Index u, Index n, const T* z, T* squares, int some) const {
+    for (int s = 0; s < S; ++s)
+      for (Index q = 0; q < n; ++q) {
+        const Index b = group.lane[q];
+        const V d = reaching<whole>(s, t, b, u, z + q * W, some);
+        T* sum = squares + (s * n + q) * V::size;
+        (V::load(sum) + d * d).store(sum);
+        store<whole>(d, carry_ + (s * B_ + b) * padded_ + u, some);
+      }
+  }
+
+  // A gradient whose norm is above the bound, scaled down to it; NaN is left as it is.
+  void shorten(T* gradient, Index first, Index last, T norm) const {
+    if (!(norm > call_.clip)) return;
+    const T scale = static_cast<T>(call_.clip / norm);
+    for (Index u = first; u < last; ++u) gradient[u] *= scale;
+  }
+  T bounded(T norm) const { return clips() && norm > call_.clip ? static_cast<T>(call_.clip) : norm; }
+
+  T square_of_all(const Member& me, int s, Index at) const {
+    T total = 0;
+    for (int m = 0; m < me.count; ++m) total += squares_[(m * S + s) * T_ * B_ + at];
+    return total;
   }
 
   template <bool whole>
@@ -638,13 +704,10 @@ class Sweep {
       for (int s = 0; s < S; ++s) {
         old[s] = load<whole>(rows.old[s][q] + u, some);
         now[s] = load<whole>(rows.now[s][q] + u, some);
-        d[s] = load<whole>(carry_ + (s * B_ + b) * padded_ + u, some);
-        if (call_.d_states[s])
-          d[s] = d[s] +
-                 load<whole>(as(call_.d_states[s]) + at(t, b, call_.d_step[s], call_.d_lane[s]) + u, some);
+        d[s] = clips() ? load<whole>(carry_ + (s * B_ + b) * padded_ + u, some)
+                       : reaching<whole>(s, t, b, u, z + q * W, some);
       }
-      if constexpr (G > 0) d[0] = d[0] + (whole ? V::load(z + q * W) : V::load(z + q * W, some));
-      if (wants_squares_)
+      if (wants_squares_ && !clips())
         for (int s = 0; s < S; ++s) {
           T* sum = squares + (s * n + q) * V::size;
           (V::load(sum) + d[s] * d[s]).store(sum);
@@ -670,7 +733,7 @@ class Sweep {
         if (by_units_) {
           squares_[(me.id * S + s) * T_ * B_ + at] = square;
         } else if (call_.norms[s]) {
-          as(call_.norms[s])[at] = std::sqrt(square);
+          as(call_.norms[s])[at] = bounded(std::sqrt(square));
         }
       }
   }
@@ -791,11 +854,8 @@ class Sweep {
     if (squares_)
       for (int s = 0; s < S; ++s) {
         if (!call_.norms[s]) continue;
-        for (Index at = 0; at < T_ * B_; ++at) {
-          T total = 0;
-          for (int m = 0; m < me.count; ++m) total += squares_[(m * S + s) * T_ * B_ + at];
-          as(call_.norms[s])[at] = std::sqrt(total);
-        }
+        for (Index at = 0; at < T_ * B_; ++at)
+          as(call_.norms[s])[at] = bounded(std::sqrt(square_of_all(me, s, at)));
       }
   }
 

@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define UNROLLED_API __attribute__((visibility("default")))
-#define UNROLLED_VERSION 4
+#define UNROLLED_VERSION 5
 #define UNROLLED_STATES 4  // state tensors a cell may have
 
 // What a compiled cell computes, and what it calls the parameters of its Python class.
@@ -72,6 +72,8 @@ typedef struct {
   void* d_vectors;                        // [vectors, H]
   void* d_initial[UNROLLED_STATES];       // [B, H]
   void* norms[UNROLLED_STATES];           // [T, B]: the 2-norm of ∂L/∂state_t; zero beyond the length
+  double clip;                            // where that norm is above this, ∂L/∂state_t is scaled down to
+                                          // it before it goes on, state by state; 0: it never is
 } unrolled_call;
 
 typedef struct {

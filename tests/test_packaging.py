@@ -71,7 +71,7 @@ def test_the_interface_is_the_same_in_c_and_python() -> None:
 
 def test_a_call_has_as_many_fields_in_c_as_in_python() -> None:
     count = sum(count for _, count in fields("unrolled_call"))
-    assert operators.FIELDS.size == count * struct.calcsize("=q")
+    assert operators.FIELDS.size == count * struct.calcsize("=q")  # as many bytes as "=d"
 
 
 @pytest.mark.parametrize(

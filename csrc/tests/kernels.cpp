@@ -69,7 +69,8 @@ struct Shape {
   Index T, B, D, H;
 };
 struct Options {
-  bool lengths, resets, reverse, initial, keep, every, norms, bias, second_bias, vectors, d_states, d_finals;
+  bool lengths, resets, reverse, initial, keep, every, norms, clip, bias, second_bias, vectors, d_states,
+      d_finals;
   int layout, d_layout, unwanted;
 };
 
@@ -194,6 +195,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   if (!threads_back) return result;
   if (threads_back > 0) call.threads = threads_back;
   call.packed = nullptr, call.work = nullptr;
+  call.clip = o.clip ? 0.5 : 0;
   for (int s = 0; s < cell->states; ++s) {
     call.finals[s] = nullptr;
     call.d_states[s] = given.d_states[s].data();
@@ -251,7 +253,7 @@ bool same_bits(const Result<T>& a, const Result<T>& b, std::string* where) {
 
 Options choose(Random& random) {
   Options o = {};
-  for (bool* option : {&o.lengths, &o.resets, &o.reverse, &o.initial, &o.every, &o.norms, &o.second_bias,
+  for (bool* option : {&o.lengths, &o.resets, &o.reverse, &o.initial, &o.every, &o.norms, &o.clip, &o.second_bias,
                        &o.d_states, &o.d_finals})
     *option = random.flip();
   o.keep = random.below(5) != 0;
@@ -269,11 +271,11 @@ Options plain() {
 std::string describe(const Shape& s, const Options& o) {
   char text[300];
   std::snprintf(text, sizeof text,
-                "T=%d B=%d D=%d H=%d lengths=%d resets=%d reverse=%d initial=%d keep=%d every=%d norms=%d bias=%d%d "
-                "vectors=%d d_states=%d d_finals=%d layout=%d%d unwanted=%d",
+                "T=%d B=%d D=%d H=%d lengths=%d resets=%d reverse=%d initial=%d keep=%d every=%d norms=%d clip=%d "
+                "bias=%d%d vectors=%d d_states=%d d_finals=%d layout=%d%d unwanted=%d",
                 static_cast<int>(s.T), static_cast<int>(s.B), static_cast<int>(s.D), static_cast<int>(s.H), o.lengths,
-                o.resets, o.reverse, o.initial, o.keep, o.every, o.norms, o.bias, o.second_bias, o.vectors, o.d_states,
-                o.d_finals, o.layout, o.d_layout, o.unwanted);
+                o.resets, o.reverse, o.initial, o.keep, o.every, o.norms, o.clip, o.bias, o.second_bias, o.vectors,
+                o.d_states, o.d_finals, o.layout, o.d_layout, o.unwanted);
   return text;
 }
 

@@ -498,7 +498,7 @@ def test_a_loss_that_is_nan_gets_one_line_with_its_step_and_leaves_a_usable_mode
 ) -> None:
     loss, calls = LanguageModel.loss, []
 
-    def spoiled(self: LanguageModel, batch: Batch) -> torch.Tensor:
+    def spoiled(self: LanguageModel, batch: Batch, **_: object) -> torch.Tensor:
         calls.append(batch)
         return loss(self, batch) * (math.nan if len(calls) > at else 1)
 
@@ -839,3 +839,105 @@ def test_version_and_help_go_to_standard_output(call: Call) -> None:
     for command in ("train", "fill", "generate", "evaluate", "info"):
         done = call(command, "--help")
         assert done.code == 0 and done.err == "" and f"unrolled {command}" in done.out
+
+
+# Continuous text
+
+TRUNCATED = ("--hidden", "16", "--embedding", "8", "--threads", "1", "--bptt", "truncated")
+TRUNCATED += ("--lanes", "4", "--k1", "10", "--passage", "20")
+
+
+@pytest.mark.parametrize("more", [(), ("--k2", "25"), ("--k1", "40", "--memory", "300KiB")])
+def test_a_language_model_reads_the_text_as_one(
+    more: tuple[str, ...], corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    options = (*TRUNCATED, *more, "--epochs", "2", "--learning-rate", "0.02")
+    train = ("train", "lm", "--data", corpus_file, *options, "--out", tmp_path / "run")
+    done = call(*train)
+    assert done.code == 0, done.err
+    k1 = dict(zip(options[::2], options[1::2], strict=True))["--k1"]
+    back = dict(zip(options[::2], options[1::2], strict=True)).get("--k2", k1)
+    assert f"every {k1} tokens back through {back}" in done.out
+    run = Run(tmp_path / "run")
+    assert (run.settings.bptt, run.settings.k1, run.settings.k2) == (
+        "truncated",
+        int(k1),
+        int(back),
+    )
+    assert run.settings.memory == (300 * 1024 if "--memory" in more else None)
+    scores = json.loads(call("evaluate", tmp_path / "run", "--json").out)
+    assert scores["nats"] < math.log(len(run.vocabulary)) - 0.5
+    assert call("evaluate", tmp_path / "run", "--data", corpus_file).code == 0
+    assert call(*train, "--resume").code == 0
+    assert call("generate", tmp_path / "run", "--longest", "5").code == 0
+
+
+def test_a_sentence_may_be_held_to_a_budget(corpus_file: Path, tmp_path: Path, call: Call) -> None:
+    for kind in ("cloze", "lm"):
+        options = (*QUICK, "--memory", "1MiB")
+        done = call("train", kind, "--data", corpus_file, *options, "--out", tmp_path / kind)
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "parts"),
+    [
+        ("cloze", ("--bptt", "truncated"), ("--bptt: got truncated for cloze, expected lm",)),
+        ("lm", ("--k1", "10"), ("--k1: got 10", "--bptt truncated")),
+        ("lm", ("--lanes", "3"), ("--lanes: got 3", "--bptt truncated")),
+        ("lm", ("--passage", "3"), ("--passage: got 3", "--bptt truncated")),
+        (
+            "lm",
+            ("--bptt", "truncated", "--k1", "10", "--k2", "9"),
+            ("--k1: got 10 with --k2 9", "smallest k2 that works is 10"),
+        ),
+        ("lm", ("--bptt", "truncated", "--k2", "9"), ("--k1: got 35 with --k2 9",)),
+        (
+            "lm",
+            ("--bptt", "truncated", "--batch-tokens", "9"),
+            ("--batch-tokens", "expected --lanes and --k1"),
+        ),
+        (
+            "lm",
+            ("--bptt", "truncated", "--k1", "9", "--k2", "20", "--memory", "1MiB"),
+            ("--memory", "expected k1 and k2 to be equal"),
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    kind: str,
+    options: tuple[str, ...],
+    parts: tuple[str, ...],
+    corpus_file: Path,
+    tmp_path: Path,
+    call: Call,
+) -> None:
+    done = call("train", kind, "--data", corpus_file, *options, "--out", tmp_path / "run")
+    failed(done, 2, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("memory", ["0", "-1MiB", "7 apples", "nan", "1e400"])
+def test_a_budget_that_is_none_is_refused(memory: str, tmp_path: Path, call: Call) -> None:
+    misused(call("train", "lm", "--out", tmp_path / "run", f"--memory={memory}"), "memory")
+
+
+@pytest.mark.parametrize("options", [("--epochs", "1"), ("--minutes", "0.01")])
+def test_too_small_a_budget_says_which_would_do(
+    options: tuple[str, ...], corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    train = ("train", "lm", "--data", corpus_file, *TRUNCATED, *options, "--out", tmp_path / "run")
+    done = call(*train, "--memory", "1KiB")
+    failed(done, 2, "--memory: got 1024 B, expected at least", "for this model and text")
+    assert nothing_in(tmp_path / "run")
+    needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
+    assert call(*train, "--memory", needed).code == 0
+
+
+def test_a_window_that_is_longer_than_the_text_is_refused(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    options = (*TRUNCATED, "--epochs", "1", "--k1", "100000")
+    done = call("train", "lm", "--data", corpus_file, *options, "--out", tmp_path / "run")
+    failed(done, 1, "the train split: steps: got 100000, expected at most")
+    assert nothing_in(tmp_path / "run")

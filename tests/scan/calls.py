@@ -53,6 +53,7 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     reverse: bool = False,
+    clip: float | None = None,
 ) -> dict[str, Tensor]:
     """States, final states, gradients and norms of a scan of ``view(x)``, by name.
 
@@ -78,6 +79,7 @@ def run(
         every=every,
         norms=norms,
         backend=backend,
+        clip=clip,
     )
     shown = states if isinstance(states, tuple) else (states,)
     found = collect(named_state(shown, "") | named_state(final, "_n"), sources)

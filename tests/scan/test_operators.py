@@ -86,7 +86,7 @@ def test_the_operators_are_what_they_say_of_packed_rows(kind: str) -> None:
     count = len(states) // 2
     d_states = [torch.randn_like(states[0]), *[None] * (count - 1)]
     wanted = [True] * (5 + count)
-    opcheck(BACKWARD, (*given, states[:count], kept, d_states, [None] * count, wanted, False))
+    opcheck(BACKWARD, (*given, states[:count], kept, d_states, [None] * count, wanted, False, None))
 
 
 @pytest.mark.parametrize("batch_sizes", [[3, 2, 2, 2], [3, 1, 2, 2], [2, 2, 2, 2], [3, 3, 2, 0]])
@@ -97,10 +97,11 @@ def test_batch_sizes_that_do_not_fit_are_refused(batch_sizes: list[int]) -> None
         FORWARD(*given, True, True)
 
 
+@pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("norms", [False, True], ids=["gradients", "norms"])
 @each_call
 def test_the_backward_operator_is_what_it_says(
-    kind: str, given: bool, bias: bool, norms: bool
+    kind: str, given: bool, bias: bool, norms: bool, clip: float | None
 ) -> None:
     given_first = arguments(kind, given=given, bias=bias)
     *states, kept = FORWARD(*given_first, True, True)
@@ -110,7 +111,9 @@ def test_the_backward_operator_is_what_it_says(
     tensors = (*given_first[1:6], *given_first[6])
     wanted = [t is not None for t in tensors]
     for asked in (wanted, [False, *wanted[1:]], [True, *[False] * len(wanted[1:])]):
-        opcheck(BACKWARD, (*given_first, states[:count], kept, d_states, d_final, asked, norms))
+        opcheck(
+            BACKWARD, (*given_first, states[:count], kept, d_states, d_final, asked, norms, clip)
+        )
 
 
 def values(

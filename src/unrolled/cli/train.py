@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unrolled.bptt.schedule import TooSmallError, spoken
 from unrolled.cli.options import fraction, memory, not_negative, positive, whole
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
@@ -24,6 +25,7 @@ from unrolled.training import (
     steps_of,
     write_data,
 )
+from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, locked
 from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
 from unrolled.training.watchers import logs, progress_bar
@@ -113,7 +115,7 @@ def train(arguments: argparse.Namespace) -> None:
     if {"minutes", "epochs"} <= given.keys():
         raise CallError("--minutes and --epochs: got both, expected one of them")
     _refuse_contradictions(given)
-    with _memory_that_is_too_small(), ExitStack() as stack:
+    with _memory_that_is_too_small(given), ExitStack() as stack:
         followers = stack.enter_context(
             logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
         )
@@ -213,14 +215,15 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
 
 
 @contextmanager
-def _memory_that_is_too_small() -> Iterator[None]:
+def _memory_that_is_too_small(given: dict[str, Any]) -> Iterator[None]:
     """Where the model does not fit into ``--memory``, it is the call that is at fault."""
     try:
         yield
-    except ValueError as error:
-        if not str(error).startswith("memory: "):
-            raise
-        raise CallError(f"--{error}") from None
+    except TooSmallError as error:
+        least = spoken(int(error.least * HEADROOM))
+        raise CallError(
+            f"--memory: got {spoken(given['memory'])}, expected at least {least} for this model and text"
+        ) from None
 
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:

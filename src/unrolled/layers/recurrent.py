@@ -95,6 +95,9 @@ class Recurrent(nn.Module):
     watcher: Watcher | None = None
     """What looks on at the backward pass; see ``unrolled.watch``."""
 
+    clip: float | None = None
+    """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+
     def __init__(
         self,
         cell: Callable[..., Cell],
@@ -237,6 +240,7 @@ class Recurrent(nn.Module):
                     norms=norms,
                     backend=self.backend,
                     through=self.through,
+                    clip=self.clip,
                 )
                 finals.append(final)
                 if isinstance(found, tuple):

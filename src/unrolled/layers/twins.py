@@ -41,6 +41,8 @@ class Twin(nn.RNNBase):
     """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
     watcher: Watcher | None = None
     """What looks on at the backward pass; see ``unrolled.watch``."""
+    clip: float | None = None
+    """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
 
     def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
         check_backend(backend)
@@ -79,7 +81,8 @@ class Twin(nn.RNNBase):
         if is_symbolic(input):
             given = {"lengths": lengths, "resets": resets}
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
-        is_plain = lengths is None and resets is None and self.through is None
+        is_whole = lengths is None and resets is None and self.through is None
+        is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not self.proj_size  # which torch.nn alone has
         if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
@@ -97,11 +100,12 @@ class Twin(nn.RNNBase):
                 return super().forward(input, hx)  # whose loops know no torch.func
         if isinstance(input, PackedSequence) and is_plain and run is not native.run:
             return super().forward(input, hx)
-        if not is_plain:
-            lengths, resets = self.checked(input, lengths, resets)
-        if not is_plain or is_watched:
-            run = self._in_parts(run, {"lengths": lengths, "resets": resets})
-            run = self._watched(run, lengths)
+        if self.clip is not None:
+            run = self._clipped(run, input)
+        if not is_whole or is_watched:
+            counts, begins = (None, None) if is_whole else self.checked(input, lengths, resets)
+            run = self._in_parts(run, {"lengths": counts, "resets": begins})
+            run = self._watched(run, counts)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights, run)
 
@@ -143,6 +147,15 @@ class Twin(nn.RNNBase):
         if resets is not None:
             resets = check_resets(resets, steps, lanes, batch_first=first)
         return lengths, resets
+
+    def _clipped(self, run: Run, x: Tensor | PackedSequence) -> Run:
+        """``run`` with ``clip``, or an error where nothing can clip."""
+        if isinstance(x, PackedSequence) and run is native.run_reference:
+            raise ValueError(
+                f"clip: got {self.clip} with a PackedSequence, which the reference cannot take; "
+                "expected a tensor [T, B, D], with lengths="
+            )
+        return partial(run, clip=self.clip)
 
     def _in_parts(self, run: Run, masks: Masks) -> Run:
         """``run`` with ``masks``, and through what takes it in parts, if there is such."""

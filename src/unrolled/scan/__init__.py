@@ -130,6 +130,7 @@ def scan(
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
+    clip: float | None = ...,
 ) -> tuple[Tensor, State]: ...
 @overload
 def scan(
@@ -145,6 +146,7 @@ def scan(
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
+    clip: float | None = ...,
 ) -> tuple[State, State]: ...
 @overload
 def scan(
@@ -160,6 +162,7 @@ def scan(
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
+    clip: float | None = ...,
 ) -> tuple[Tensor | State, State]: ...
 @_weights_once
 def scan(
@@ -175,6 +178,7 @@ def scan(
     norms: Sequence[Tensor] | None = None,
     backend: Backend = "auto",
     through: Through | None = None,
+    clip: float | None = None,
 ) -> tuple[Tensor | State, State]:
     """Run ``cell`` over time: state_t = step(project(x)_t, state_{t-1}).
 
@@ -201,6 +205,9 @@ def scan(
         backend: "native" for the compiled kernel, "reference" for PyTorch's operations, "auto" for
             the kernel where it can take the call; ``unrolled.explain`` says which, and why.
         through: takes the sweep in parts; see ``unrolled.bptt.checkpointed``.
+        clip: the backward pass scales ∂L/∂state_t of a lane down to this 2-norm, where it is larger, before
+            it goes on to earlier steps and to the parameters; each tensor of a state by itself, as in
+            ``norms``, which are those afterwards. See ``unrolled.remedies.clip_states``.
 
     Returns:
         The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
@@ -243,7 +250,7 @@ def scan(
     if noise is not None:
         check_noise(type(cell).__name__, noise, steps, lanes, cell.hidden_size)
     masks: Masks = {"noise": noise, "lengths": lengths, "resets": resets, "norms": norms}
-    sweep = partial(_sweep, cell, reverse=reverse, every=whole, backend=backend)
+    sweep = partial(_sweep, cell, reverse=reverse, every=whole, backend=backend, clip=clip)
     if through is None:
         states, final = sweep(x, state, **masks)
     else:
@@ -287,6 +294,7 @@ def _sweep(
     reverse: bool,
     every: bool,
     backend: Backend,
+    clip: float | None,
 ) -> tuple[State, State]:
     """By the kernel or by the reference: the states at every step (or the output alone), the final ones."""
     if backend != "reference":
@@ -302,9 +310,18 @@ def _sweep(
                 reverse=reverse,
                 every=every or type(cell).read is not Cell.read,
                 norms=norms,
+                clip=clip,
             )
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
     return reference.scan(
-        cell, x, state, noise=noise, lengths=lengths, resets=resets, reverse=reverse, norms=norms
+        cell,
+        x,
+        state,
+        noise=noise,
+        lengths=lengths,
+        resets=resets,
+        reverse=reverse,
+        norms=norms,
+        clip=clip,
     )

@@ -13,7 +13,7 @@ import torch
 
 from unrolled.compiler import build
 
-VERSION = 4  # UNROLLED_VERSION in csrc/unrolled.h
+VERSION = 5  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 

@@ -218,6 +218,7 @@ def scan(
     reverse: bool,
     every: bool,
     norms: Sequence[Tensor] | None,
+    clip: float | None = None,
 ) -> tuple[State, State]:
     """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
     name = kernel_name(cell)
@@ -243,6 +244,7 @@ def scan(
         reverse=reverse,
         every=every,
         norms=norms,
+        clip=clip,
     )
 
 
@@ -259,6 +261,7 @@ def run(
     reverse: bool = False,
     every: bool = False,
     norms: Sequence[Tensor] | None = None,
+    clip: float | None = None,
 ) -> tuple[State, State]:
     """Run the kernel ``name``: states at every step (the output alone unless ``every``), final state.
 
@@ -286,7 +289,7 @@ def run(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         # The backward pass reads them again: what the caller writes into them meanwhile is not meant.
         masks = (t if t is None else t.clone() for t in (lengths, resets, batch_sizes, noise))
-        outputs = _Sweep.apply(name, *masks, reverse, every, norms, *tensors)  # type: ignore[no-untyped-call]
+        outputs = _Sweep.apply(name, *masks, reverse, every, norms, clip, *tensors)  # type: ignore[no-untyped-call]
         count = len(outputs) // 2 if every else 1
         return outputs[:count], outputs[count:]
     outputs = forward_operator()(
@@ -306,6 +309,7 @@ def run_reference(
     resets: Tensor | None = None,
     reverse: bool = False,
     norms: Sequence[Tensor] | None = None,
+    clip: float | None = None,
     **_: None,
 ) -> tuple[State, State]:
     """As ``run``, by the reference over these very tensors; packed rows it does not take."""
@@ -318,6 +322,7 @@ def run_reference(
         resets=resets,
         reverse=reverse,
         norms=norms,
+        clip=clip,
     )
 
 
@@ -325,7 +330,8 @@ class _Sweep(torch.autograd.Function):
     """The kernel's forward and backward, joined."""
 
     @staticmethod
-    def forward(ctx, name, lengths, resets, batch_sizes, noise, reverse, every, norms, *tensors):  # type: ignore[no-untyped-def]
+    def forward(ctx, name, *arguments):  # type: ignore[no-untyped-def]
+        lengths, resets, batch_sizes, noise, reverse, every, norms, clip, *tensors = arguments
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         outputs = forward_operator()(
             name,
@@ -347,26 +353,26 @@ class _Sweep(torch.autograd.Function):
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         masks = (lengths, resets, batch_sizes, noise)
         ctx.save_for_backward(*tensors, *states, kept, *masks)
-        ctx.settings = (name, reverse, every, norms, count, len(tensors))
+        ctx.settings = (name, reverse, every, norms, clip, count, len(tensors))
         ctx.set_materialize_grads(False)
         return (*states, *final) if every else (states[0], *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
-        name, reverse, every, norms, count, inputs = ctx.settings
+        name, reverse, every, norms, clip, count, inputs = ctx.settings
         *saved, kept, lengths, resets, batch_sizes, noise = ctx.saved_tensors
         masks = (lengths, resets, batch_sizes, noise)
         tensors, states = saved[:inputs], saved[inputs:]
         shown = count if every else 1
         d_states = [*gradients[:shown], *[None] * (count - shown)]
         d_final = list(gradients[shown:])
-        wanted = list(ctx.needs_input_grad[8:])
-        nothing = (None,) * 8
+        wanted = list(ctx.needs_input_grad[9:])
+        nothing = (None,) * 9
         given = [d for d in gradients if d is not None]
         if torch.is_grad_enabled() or any(map(_is_batched, given)):
             # The gradient itself will be differentiated, or many are asked for at once.
             return nothing + _by_reference(
-                name, masks, reverse, tensors, wanted, d_states, d_final, norms
+                name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         results = backward_operator()(
@@ -385,6 +391,7 @@ class _Sweep(torch.autograd.Function):
             d_final,
             wanted,
             norms is not None,
+            clip,
         )
         if norms is not None:
             for target, norm in zip(norms, results[inputs:], strict=True):
@@ -431,6 +438,7 @@ def _by_reference(
     d_states: Sequence[Optional],
     d_final: Sequence[Optional],
     norms: Sequence[Tensor] | None,
+    clip: float | None,
 ) -> tuple[Optional, ...]:
     """The gradients as a differentiable function of the inputs and of the gradients that came in.
 
@@ -443,7 +451,7 @@ def _by_reference(
             if want and alias is not None and not alias.requires_grad:
                 alias.requires_grad_()
         return _differentiate(
-            name, masks, reverse, tensors, wanted, d_states, d_final, norms, later
+            name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip, later
         )
 
 
@@ -456,6 +464,7 @@ def _differentiate(
     d_states: Sequence[Optional],
     d_final: Sequence[Optional],
     norms: Sequence[Tensor] | None,
+    clip: float | None,
     create_graph: bool,
 ) -> tuple[Optional, ...]:
     x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
@@ -475,6 +484,7 @@ def _differentiate(
         resets=resets,
         reverse=reverse,
         norms=norms,
+        clip=clip,
     )
     if batch_sizes is not None:
         states = tuple(s.flatten(0, 1).index_select(0, rows) for s in states)

@@ -18,7 +18,7 @@ from unrolled.cells import State
 from unrolled.scan import library
 
 STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
-FIELDS = struct.Struct(f"={8 + 14 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}q")
+FIELDS = struct.Struct(f"={8 + 14 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}qd")
 
 Optional = Tensor | None
 
@@ -39,7 +39,7 @@ _GIVEN += "Tensor? batch_sizes, Tensor? noise, bool reverse"
 _LIBRARY.define(f"forward({_GIVEN}, bool every, bool keep) -> Tensor[]")
 _LIBRARY.define(
     f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
-    "bool[] wanted, bool norms) -> Tensor[]"
+    "bool[] wanted, bool norms, float? clip) -> Tensor[]"
 )
 
 
@@ -231,7 +231,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     number = torch.get_num_threads()
     head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
     head += _four(final)
-    tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+    tail = [*_NONE * 4, *[0] * 5, *_NONE * 2, 0.0]
     key = (id(kernel), number, keep, every, *given.sizes)
     work, packed = _sizes(
         kernel, lambda: FIELDS.pack(*head, 0, 0, 0, *tail), key, False, given.lengths is not None
@@ -253,7 +253,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
 
 def _backward(*arguments: Any) -> list[Tensor]:
     """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
-    *inputs, reverse, states, kept, d_states, d_final, wanted, norms = arguments
+    *inputs, reverse, states, kept, d_states, d_final, wanted, norms, clip = arguments
     given = _Given(*inputs)
     kernel, (steps, lanes, *_), x = given.kernel, given.sizes, given.x
     d_states = [
@@ -278,12 +278,13 @@ def _backward(*arguments: Any) -> list[Tensor]:
     tail = [*_four(d_states), *(s for s, _ in strides), *(s for _, s in strides), *_four(d_final)]
     tail += [_pointer(d_x), _pointer(d_weight_ih), _pointer(summed[0] if summed else None)]
     tail += [_pointer(d_weight_hh), _pointer(d_vectors), *_four(d_start), *_four(found)]
-    key = (id(kernel), number, norms, *given.sizes)
+    bound = clip or 0.0
+    key = (id(kernel), number, norms or clip is not None, *given.sizes)
     work, _ = _sizes(
-        kernel, lambda: FIELDS.pack(*head, 0, *tail), key, True, given.lengths is not None
+        kernel, lambda: FIELDS.pack(*head, 0, *tail, bound), key, True, given.lengths is not None
     )
     scratch = _scratch(work)
-    kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail))
+    kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail, bound))
     for other in summed[1:]:
         other.copy_(summed[0])
     return [*results, *found]
@@ -328,7 +329,7 @@ class Step:
         ]
         kept = empty(lanes, kernel.slots, units)
         sizes = self._given[0].sizes
-        tail = [*_NONE * 4, *[0] * 5, *_NONE * 2]
+        tail = [*_NONE * 4, *[0] * 5, *_NONE * 2, 0.0]
 
         def call(turn: int, ready: bool, packed: int, work: int) -> bytes:
             states = self.states[1 - turn]
@@ -374,7 +375,7 @@ def _shapes_forward(*arguments: Any) -> list[Tensor]:
 
 
 def _shapes_backward(*arguments: Any) -> list[Tensor]:
-    *inputs, _, states, _, _, _, wanted, norms = arguments
+    *inputs, _, states, _, _, _, wanted, norms, _ = arguments
     x: Tensor = inputs[1]
     results = [
         x.new_empty(t.shape) if want and t is not None else x.new_empty(0)

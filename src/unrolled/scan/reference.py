@@ -20,6 +20,7 @@ def scan(
     resets: Tensor | None,
     reverse: bool,
     norms: Sequence[Tensor] | None,
+    clip: float | None = None,
 ) -> tuple[State, State]:
     """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state.
 
@@ -29,7 +30,8 @@ def scan(
     name = type(cell).__name__
     noise = None if noise is None else noise.expand(steps, -1, -1)
     if lengths is None or lengths.eq(steps).all():
-        if cell.at_once and steps and resets is None and noise is None and norms is None:
+        whole = resets is None and noise is None and norms is None and clip is None
+        if cell.at_once and steps and whole:
             return _in_parallel(cell, x, state, reverse=reverse)
         live = [lanes] * steps  # how many lanes have each step
         projected = _projected(cell, x, noise)
@@ -66,9 +68,12 @@ def scan(
             checked = True
         if norms is not None:  # on aliases, which see what comes from outside this step alone
             after = tuple(new.view_as(new) for new in after)
+            for norm, new in zip(norms, after, strict=True):
+                if new.requires_grad:
+                    new.register_hook(partial(_note, norm, t, rows))  # type: ignore[no-untyped-call]
+        if clip is not None:
+            after = tuple(_Clip.apply(new, clip) for new in after)  # type: ignore[no-untyped-call]
         for k, new in enumerate(after):
-            if norms is not None and new.requires_grad:
-                new.register_hook(partial(_note, norms[k], t, rows))  # type: ignore[no-untyped-call]
             zeros = nothing[k]
             every[k][t] = new if rows is None else zeros.index_copy(0, rows, new.to(zeros.dtype))
         if rows is None:
@@ -80,6 +85,25 @@ def scan(
         torch.stack(tensors) if tensors else zeros.new_zeros(0, *zeros.shape)
         for tensors, zeros in zip(every, nothing, strict=True)
     ), state
+
+
+class _Clip(torch.autograd.Function):
+    """The identity, through which no lane's gradient comes back longer than ``most``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(state: Tensor, most: float) -> Tensor:  # noqa: ARG004
+        return state.view_as(state)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]  # noqa: ARG004
+        _, ctx.most = inputs
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        norm = gradient.norm(dim=-1, keepdim=True)
+        return gradient / (norm / ctx.most).clamp(min=1), None
 
 
 def _in_parallel(

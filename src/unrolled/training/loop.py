@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,7 @@ from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, wei
 from unrolled.training.settings import Settings
 
 CALIBRATION_SECONDS = 6.0
+HEADROOM = 1.25  # of a budget of memory, over what the first batches need
 
 
 @dataclass(frozen=True)
@@ -246,10 +247,12 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
     """
     trial = copy.deepcopy(model).train()
     feed = feed_of(trial, data, settings)
+    if settings.memory is not None:  # too little is to be known before the run is one
+        tight = replace(settings, memory=int(settings.memory / HEADROOM))
+        first = feed_of(trial, data, tight)
+        with torch.random.fork_rng(devices=[]):
+            first.loss(next(first.from_step(0))[1])
     if settings.epochs is not None:
-        if settings.memory is not None:  # too little memory is to be known before the run is one
-            with torch.random.fork_rng(devices=[]):
-                feed.loss(next(feed.from_step(0))[1])
         return max(1, round(settings.epochs * len(feed)))
     if settings.minutes is None:
         raise ValueError("settings: got neither epochs nor minutes, expected one of them")
