@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from unrolled import bptt, cells, data, models, remedies, training
+from unrolled import bptt, cells, data, lens, models, remedies, training
 from unrolled.layers import (
     GRU,
     LSTM,
@@ -15,6 +15,7 @@ from unrolled.layers import (
     quantize,
     restore,
 )
+from unrolled.lens import watch
 
 __all__ = [
     "GRU",
@@ -28,9 +29,11 @@ __all__ = [
     "cells",
     "data",
     "explain",
+    "lens",
     "models",
     "quantize",
     "remedies",
     "restore",
     "training",
+    "watch",
 ]

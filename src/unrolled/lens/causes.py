@@ -1,0 +1,333 @@
+"""Why a gradient fades or grows in a layer: the recurrent matrix, the activation and the gates, apart."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cells import GRU, LSTM, Cell, Elman
+from unrolled.cells.cell import GatedCell
+from unrolled.cells.elman import ACTIVATIONS
+from unrolled.lens.recurrence import ROOM, Recurrence, measuring, pulling, recurrences
+from unrolled.scan.native import kind_of
+
+# The blocks of W of the cells whose step is taken apart, and the gate that carries the state on.
+BLOCKS: dict[type[Cell], tuple[str, ...]] = {
+    Elman: ("s",),
+    LSTM: ("i", "f", "g", "o"),
+    GRU: ("r", "z", "n"),
+}
+CARRIES: dict[type[Cell], str] = {LSTM: "f", GRU: "z"}
+
+# An activation is saturated where its slope is under a tenth of its greatest: tanh beyond ±0.95.
+SATURATED = 0.1
+
+# How many Jacobians are decomposed for their radius and norm, evenly spread over steps and lanes.
+SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What one block of the recurrent matrix W, ``[H, H]``, does by itself."""
+
+    eigenvalues: Tensor
+    """Complex ``[H]``, the largest in absolute value first."""
+    radius: float
+    """The spectral radius, the largest ``|eigenvalue|``: the growth a step in the long run, of W alone."""
+    norm: float
+    """The 2-norm, the largest singular value: the growth in one step, at most."""
+    geometric_mean: float
+    """Of the singular values: the growth a step, averaged over all directions in the logarithm."""
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What the derivative of an Elman cell's activation does, over all steps, lanes and units."""
+
+    mean: float
+    """The mean ``|φ'|``."""
+    saturated: float
+    """The share of steps, lanes and units at which ``|φ'|`` is under a tenth of its greatest value."""
+    dead: float
+    """The share of units whose φ' is 0 at every step, in every lane."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate that carries the state on does: an LSTM's f, a GRU's z."""
+
+    name: str
+    """"f" or "z"."""
+    mean: float
+    """Over all steps, lanes and units."""
+    units: Tensor
+    """The mean of each unit over all steps and lanes, ``[H]``."""
+    time_scale: Tensor
+    """1 / (1 - ``units``): over how many steps each unit forgets, ``[H]``; infinite if never."""
+
+
+@dataclass(frozen=True)
+class Causes:
+    """Why a gradient fades or grows in one scan of a layer.
+
+    All is measured along the way back that gradients take: with all n directions at s_{T-1} as a start,
+    A_t = ∂s_{T-1}/∂s_t, and A_{t-1} = A_t J_t. ``growth`` and the factors are logarithms, means over the
+    T - 1 steps between the first and the last state, and over the lanes; NaN if T = 1. They are exact, up
+    to rounding in the layer's dtype:
+
+    - Of one lane, exp((T - 1) ``growth``) is ``lag_matrix(layer, x)[-1, -1]``, of the backward direction
+      ``[0, -1]``. Of several it is their geometric mean, where ``lag_matrix`` takes the arithmetic one.
+    - The ``factors`` add up to ``growth``, but where one of them is infinite.
+    - The ``shares`` add up to 1.
+
+    Along the way, a factor is no property of W or of the activation alone: it is what they do to the
+    directions that gradients have there. What they are by themselves, for any direction, is in
+    ``matrices``, ``slopes`` and ``gate``; these explain, and need not add up.
+    """
+
+    level: int
+    """Which layer of the stack, from 0."""
+    direction: int
+    """0 is forward, 1 backward."""
+    cell: str
+    """The name of the cell's class."""
+    growth: float
+    """The log growth a step: below 0 a gradient vanishes, above 0 it explodes; -inf if none is left."""
+    radius: float
+    """The spectral radius of ∂s_t/∂s_{t-1}, mean over at most 32 steps and lanes."""
+    norm: float
+    """Its 2-norm, likewise."""
+    factors: Mapping[str, float] | None = None
+    """The parts of ``growth``; ``None`` if the cell is no Elman, LSTM or GRU.
+
+    - Elman: "activation", log ‖A diag(φ')‖ / ‖A‖, then "matrix", log ‖A diag(φ') W‖ / ‖A diag(φ')‖ (with
+      ``layer_norm``, W and its normalisation).
+    - LSTM, GRU, and with zoneout Elman too: "direct", log ‖A D‖ / ‖A‖, what would be left if there was
+      only the direct path, on which the state is carried on by f, z or zoneout; then "others", by how much
+      all the paths through W change that.
+    """
+    shares: Mapping[str, float] | None = None
+    """What passes on each path, of what arrives a step earlier: "direct", and each block of W by name.
+
+    J = D + Σ_g J_g, where J_g is through W_g h_{t-1} alone; the share is ⟨A J, A J_g⟩ / ‖A J‖², the mean
+    over steps and lanes at which anything arrives, NaN if there are none. Negative where a path takes
+    away from what the others bring. ``None`` as ``factors`` is.
+    """
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
+    """Of each block of W by name; empty as ``factors`` is ``None``."""
+    slopes: Slopes | None = None
+    """Of an Elman cell."""
+    gate: Gate | None = None
+    """Of an LSTM or GRU."""
+
+
+@measuring()
+def causes(layer: nn.Module, x: Tensor) -> tuple[Causes, ...]:
+    """Why gradients fade or grow in ``layer`` over ``x``, for each scan, by level, then direction.
+
+    It takes n backward passes through each step of each lane, for an LSTM six times.
+
+    Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML
+    2013, on W and the activation; Tallec & Ollivier, "Can recurrent neural networks warp time?", ICLR
+    2018, on gates and time scales.
+
+        >>> import torch
+        >>> from unrolled import Recurrent, cells
+        >>> (found,) = causes(Recurrent(cells.Elman, 3, 8), torch.randn(20, 2, 3))
+        >>> abs(found.growth - sum(found.factors.values())) < 1e-5
+        True
+
+    Args:
+        layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
+        x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``; see ``recurrences``.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    return tuple(_causes(recurrence) for recurrence in recurrences(layer, x))
+
+
+def _causes(recurrence: Recurrence) -> Causes:
+    cell = recurrence.cell
+    rows = recurrence.steps * recurrence.lanes
+    chosen = torch.linspace(0, rows - 1, min(rows, SAMPLE), device=recurrence.x.device).long()
+    state, projected = (t.flatten(0, 1)[chosen] for t in (recurrence.before, recurrence.projected))
+    sample = recurrence.jacobians_at(state, projected)
+    parts = _parts(cell)
+    logs, shares = _way_back(recurrence, parts)
+    growth, *factors = logs.mean((1, 2)).tolist()
+    found = Causes(
+        recurrence.level,
+        recurrence.direction,
+        kind_of(cell).__name__,
+        growth,
+        float(torch.linalg.eigvals(sample).abs().amax(-1).mean()),
+        float(torch.linalg.matrix_norm(sample, 2).mean()),
+    )
+    if parts is None:
+        return found
+    names = ("activation", "matrix") if parts.enters_by_w else ("direct", "others")
+    gated = parts.cell
+    matrices = gated.weight_hh.detach().double().chunk(gated.gates)
+    return replace(
+        found,
+        factors=dict(zip(names, factors, strict=True)),
+        shares=dict(zip(("direct", *parts.blocks), shares.nanmean((1, 2)).tolist(), strict=True)),
+        matrices={n: _matrix(w) for n, w in zip(parts.blocks, matrices, strict=True)},
+        slopes=_slopes(gated, recurrence) if isinstance(gated, Elman) else None,
+        gate=None if isinstance(gated, Elman) else _gate(gated, recurrence),
+    )
+
+
+# --- Along the way back --------------------------------------------------------------------------
+
+
+class _Parts:
+    """The step of a ``GatedCell`` in two: what it makes of w = W h (and of h directly), and w itself."""
+
+    def __init__(self, cell: GatedCell, blocks: tuple[str, ...]) -> None:
+        self.cell, self.blocks = cell, blocks
+        self.enters_by_w = isinstance(cell, Elman) and not cell.zoneout
+        """Whether h enters through W alone, so that there is no direct path."""
+
+    def step(self, recurrence: Recurrence, state: Tensor, w: Tensor, projected: Tensor) -> Tensor:
+        """``recurrence.step`` in which W h is ``w``, whatever h is."""
+        cell = type(self.cell).__new__(type(self.cell))
+        cell.__dict__.update(self.cell.__dict__, of_state=lambda _: w)
+        return replace(recurrence, cell=cell).step(state, projected)
+
+    def paths(
+        self, recurrence: Recurrence, rows: Tensor, state: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What becomes of ``rows`` ``[n, B, n]``, gradients in the state after a step.
+
+        The gradients in the state before it on the direct path, ``[n, B, n]``; those in w, ``[n, B, G*H]``;
+        and what these become before the step, block by block of w.
+        """
+
+        def of_state(s: Tensor) -> Tensor:
+            return self.cell.of_state(recurrence.split(s)[0])
+
+        direct, entered = _pulled(
+            lambda s, w: self.step(recurrence, s, w, projected), rows, state, of_state(state)
+        )
+        blocks: list[Tensor] = []
+        for block in range(len(self.blocks)):
+            parts = [
+                part if k == block else torch.zeros_like(part)
+                for k, part in enumerate(entered.chunk(len(self.blocks), -1))
+            ]
+            blocks += _pulled(of_state, torch.cat(parts, -1), state)
+        return direct, entered, blocks
+
+
+def _parts(cell: Cell) -> _Parts | None:
+    """The step of an Elman, LSTM or GRU in two; a subclass may have other equations."""
+    blocks = BLOCKS.get(kind_of(cell))
+    return None if blocks is None else _Parts(cast(GatedCell, cell), blocks)
+
+
+def _way_back(recurrence: Recurrence, parts: _Parts | None) -> tuple[Tensor, Tensor]:
+    """Take A = ∂s_{T-1}/∂s_t from the last state to the first, and see what each part does to it.
+
+    The log growth and, with ``parts``, its two factors ``[3, T - 1, B]``; the shares ``[G + 1, T - 1, B]``.
+    """
+    n, given = recurrence.width, recurrence.projected.shape[-1]
+    size = max(1, ROOM // (n * (n + given)))
+    lanes = [recurrence.of_lanes(slice(b, b + size)) for b in range(0, recurrence.lanes, size)]
+    logs, shares = zip(*(_way_back_of(some, parts) for some in lanes), strict=True)
+    return torch.cat(logs, -1), torch.cat(shares, -1)
+
+
+def _way_back_of(recurrence: Recurrence, parts: _Parts | None) -> tuple[Tensor, Tensor]:
+    """``_way_back`` of lanes that fit into memory."""
+    n, before = recurrence.width, recurrence.before
+    rows = torch.eye(n, dtype=before.dtype, device=before.device).unsqueeze(1)
+    rows = rows.expand(n, recurrence.lanes, n)  # A, its rows first, then the lanes
+    count = 0 if parts is None else 1 + len(parts.blocks)
+    logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.lanes).double()
+    shares = before.new_zeros(count, *logs.shape[1:]).double()
+    for t in range(recurrence.steps - 1, 0, -1):
+        state, projected = before[t], recurrence.projected[t]
+        (arrived,) = _pulled(partial(recurrence.step, projected=projected), rows, state)
+        logs[0, t - 1] = _log_gain(rows, arrived)
+        if parts is not None:
+            direct, entered, blocks = parts.paths(recurrence, rows, state, projected)
+            middle = entered if parts.enters_by_w else direct
+            logs[1, t - 1], logs[2, t - 1] = _log_gain(rows, middle), _log_gain(middle, arrived)
+            for k, path in enumerate((direct, *blocks)):
+                shares[k, t - 1] = _share(path, arrived)
+        norm = _norm(arrived)
+        rows = arrived / torch.where(norm > 0, norm, 1.0).to(arrived).unsqueeze(-1)
+    return logs, shares
+
+
+def _pulled(step: Callable[..., Tensor], rows: Tensor, *at: Tensor) -> tuple[Tensor, ...]:
+    """``rows`` ``[n, B, width]`` of gradients in what ``step`` gives, as such in each argument."""
+    found: tuple[Tensor, ...] = torch.func.vmap(pulling(step, *at))(rows)
+    return found
+
+
+def _norm(rows: Tensor) -> Tensor:
+    """The Frobenius norm of each lane, ``[B]``, of ``[n, B, width]``."""
+    return rows.double().square().sum((0, 2)).sqrt()
+
+
+def _log_gain(before: Tensor, after: Tensor) -> Tensor:
+    """The log of ‖after‖ / ‖before‖ of each lane; 0 where nothing arrives that could change."""
+    whole, left = _norm(before), _norm(after)
+    return torch.where(whole > 0, left.log() - whole.log(), 0.0)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """⟨part, whole⟩ / ‖whole‖² of each lane; NaN where nothing arrives."""
+    return (part.double() * whole.double()).sum((0, 2)) / _norm(whole).square()
+
+
+# --- By themselves -------------------------------------------------------------------------------
+
+
+def _matrix(weight: Tensor) -> Matrix:
+    values = torch.linalg.eigvals(weight)
+    values = values[values.abs().argsort(descending=True)]
+    singular = torch.linalg.svdvals(weight)
+    return Matrix(
+        values,
+        float(values[0].abs()),
+        float(singular[0]),
+        float(singular.log().mean().exp()),
+    )
+
+
+def _slopes(cell: Elman, recurrence: Recurrence) -> Slopes:
+    """The derivative of f at every step: that of the equations in w."""
+    f = cell.activation
+    f = ACTIVATIONS[f] if isinstance(f, str) else f
+    w = cell.of_state(recurrence.before)
+    states = recurrence.split(recurrence.before)
+    pull = pulling(lambda w: cell.equations(recurrence.projected, w, states)[0], w)
+    found = pull(torch.ones_like(w))[0].abs().flatten(0, 1)
+    grid = torch.linspace(-8, 8, 1601, dtype=w.dtype, device=w.device)
+    on_grid = pulling(f, grid)(torch.ones_like(grid))[0].abs()
+    greatest = torch.maximum(on_grid.max(), found.max())
+    return Slopes(
+        float(found.double().mean()),
+        float((found < SATURATED * greatest).double().mean()),
+        float((found == 0).all(0).double().mean()),
+    )
+
+
+def _gate(cell: GatedCell, recurrence: Recurrence) -> Gate:
+    """The gate that carries the last tensor of the state on: what the equations multiply it by."""
+    *others, carried = recurrence.split(recurrence.before)
+    w = cell.of_state(recurrence.split(recurrence.before)[0])
+
+    def after(carried: Tensor) -> Tensor:
+        return cell.equations(recurrence.projected, w, (*others, carried))[-1]
+
+    gate = pulling(after, carried)(torch.ones_like(carried))[0].double()
+    units = gate.mean((0, 1))
+    return Gate(CARRIES[kind_of(cell)], float(gate.mean()), units, 1 / (1 - units))

@@ -1,0 +1,192 @@
+"""How much of the past a layer hears: from state to state within a scan, and from output to input."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.layers.recurrent import Recurrent
+from unrolled.lens.recurrence import ROOM, Recurrence, evaluated, measuring, recurrence_of
+from unrolled.shapes import check_size
+
+Norm = Literal["rms", "spectral"]
+
+
+@measuring()
+def lag_matrix(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    level: int = 0,
+    direction: int = 0,
+    lags: int | None = None,
+    norm: Norm = "rms",
+) -> Tensor:
+    """How much of the state k steps ago is still in the state: ‖∂s_t/∂s_{t-k}‖ for every t and k.
+
+    s is the whole state of one scan, all its tensors side by side (of an LSTM h and c), and ∂s_t/∂s_{t-k}
+    is J_t J_{t-1} ⋯ J_{t-k+1}, the product of the steps' Jacobians, taken in float64. A network whose
+    every step multiplies its state by a gives ``|a|``ᵏ in either norm:
+
+    - "rms": Frobenius norm / √n, by which a gradient at s_t of random direction grows on its way back, in
+      the root of the mean square: what happens to a typical gradient.
+    - "spectral": 2-norm, by which a gradient grows at most. It takes a singular value decomposition
+      for each entry, some ten to thirty times as long.
+
+    For a typical gradient, and for the cost, "rms" is the default. spectral / √n ≤ rms ≤ spectral.
+
+    Source: Bengio, Simard & Frasconi, "Learning long-term dependencies with gradient descent is
+    difficult", IEEE Transactions on Neural Networks 5 (1994); Pascanu, Mikolov & Bengio, "On the
+    difficulty of training recurrent neural networks", ICML 2013.
+
+        >>> import torch
+        >>> from unrolled import Recurrent, cells
+        >>> layer = Recurrent(cells.Elman, 2, 3, activation="identity")
+        >>> _ = layer.cells[0].weight_hh.data.copy_(0.5 * torch.eye(3))
+        >>> lag_matrix(layer, torch.randn(4, 1, 2))[3].tolist()
+        [1.0, 0.5, 0.25, 0.125]
+
+    Args:
+        layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
+        x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``; see ``recurrences``.
+        level: which layer of the stack, from 0.
+        direction: 0 is forward; 1 is backward, in which the past of step t is t + k.
+        lags: K: the lags are 0 … K - 1; by default all, K = T.
+        norm: as above.
+
+    Returns:
+        ``[T, K]`` in float64, the mean over the lanes; NaN where step t - k does not exist.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(get_args(Norm))}")
+    whole = recurrence_of(layer, x, level, direction)
+    count = whole.steps if lags is None else check_size("lags", lags, most=whole.steps)
+    size = max(1, ROOM // (count * whole.width**2))
+    parts = [whole.of_lanes(slice(b, b + size)) for b in range(0, whole.lanes, size)]
+    return whole.in_time(torch.cat([_lags(part, count, norm) for part in parts], 1).mean(1))
+
+
+def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
+    """The norms ``[T, B, K]``, in the order of the steps."""
+    n, lanes = recurrence.width, recurrence.lanes
+    found = recurrence.x.new_full((recurrence.steps, lanes, count), math.nan, dtype=torch.float64)
+    found[..., 0] = 1.0
+    unit = torch.eye(n, dtype=torch.float64, device=found.device)
+    ring = unit.new_zeros(lanes, count, n, n)  # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k
+    ring[:, 0] = unit
+    for t, jacobian in enumerate(recurrence.each_jacobian(1), 1):
+        kept = ring[:, :t].flatten(1, 2)
+        kept.copy_(kept @ jacobian.mT)
+        reached = torch.arange(max(0, t - count + 1), t, device=found.device)
+        norms = _norms(ring[:, :t], norm)
+        found[t, :, t - reached] = norms[:, reached % count]
+        ring[:, t % count] = unit
+    return found
+
+
+def _norms(products: Tensor, norm: Norm) -> Tensor:
+    """The norms of ``[..., n, n]``."""
+    if norm == "spectral":
+        return cast(Tensor, torch.linalg.matrix_norm(products, 2))
+    frobenius: Tensor = torch.linalg.vector_norm(products, dim=(-2, -1))
+    return frobenius / math.sqrt(products.shape[-1])
+
+
+@measuring()
+def influence(layer: nn.Module, x: Tensor) -> Tensor:
+    """The picture of unrolling: ‖∂y_t/∂x_k‖, how much the output at t hears of the input at k.
+
+    Of the whole layer, its depth and its directions: lower-triangular (k ≤ t) for one direction, full for
+    two. The Frobenius norm over all features of y_t and x_k. Of directions kept apart, y_t is both of them.
+    It takes a backward pass for each step and feature of y, many of them at a time, by the layer's own
+    ``backend``.
+
+        >>> import torch, unrolled
+        >>> picture = influence(unrolled.GRU(3, 5), torch.randn(4, 2, 3))
+        >>> (picture > 0).int().tolist()
+        [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+    Args:
+        layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
+        x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``; see ``recurrences``.
+
+    Returns:
+        ``[T, T]`` in float64, t before k, the mean over the lanes.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    view, x = evaluated(layer, x)
+    steps, lanes, _ = x.shape
+    features = view.output_size * (2 if view.merge == "apart" else 1)
+    size = max(
+        1, ROOM // (steps * lanes * max(view.input_size, features, 4 * max(view.hidden_sizes)))
+    )
+    squares = x.new_zeros(steps, steps, lanes, dtype=torch.float64)
+    for asked in torch.split(torch.arange(steps * features, device=x.device), size):
+        t, feature = asked // features, asked % features
+        seen = steps if view.directions == 2 else int(t[-1]) + 1
+        found = _gradients(view, x[:seen], t, feature)
+        squares[:, :seen].index_add_(0, t, found.double().square().sum(-1))
+    return squares.sqrt().mean(-1)
+
+
+def _gradients(layer: Recurrent, x: Tensor, t: Tensor, feature: Tensor) -> Tensor:
+    """∂y[t_i, b, feature_i]/∂x[k, b] for each pair i of ``[N]`` and each lane: ``[N, T, B, D]``.
+
+    Lanes do not touch, so that one backward pass over N copies of them gives all.
+    """
+    steps, lanes, size = x.shape
+    copies = len(t)
+    with torch.enable_grad():
+        x = x.unsqueeze(1).expand(-1, copies, -1, -1).reshape(steps, copies * lanes, size)
+        y = layer.forward(x.requires_grad_())[0]  # no hook is to see it
+        y = y if isinstance(y, Tensor) else torch.cat(y, -1)
+        copy = torch.arange(copies, device=x.device)
+        chosen = y.reshape(steps, copies, lanes, -1)[t, copy, :, feature]
+        (found,) = torch.autograd.grad(chosen.sum(), x, materialize_grads=True)
+    return found.reshape(steps, copies, lanes, size).transpose(0, 1)
+
+
+def horizon(decay: Tensor | Sequence[float], *, fraction: float = 0.01) -> float:
+    """The lag at which a gradient falls under ``fraction`` of what it is at lag 0.
+
+    Between two lags it is taken to fall geometrically, so that ``|a|``ᵏ gives log(fraction) / log ``|a|``.
+
+        >>> horizon([1.0, 0.5, 0.25, 0.125], fraction=0.25)
+        2.0
+
+    Args:
+        decay: at lags 0, 1, 2 …; such as a row of ``lag_matrix``, or ``lag_matrix(...).nanmean(0)``.
+        fraction: between 0 and 1.
+
+    Returns:
+        The first such lag; infinity if there is none among those given.
+
+    Raises:
+        TypeError, ValueError: ``decay`` is no row of numbers from 0 up, or begins with 0.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction: got {fraction!r}, expected a number between 0 and 1")
+    values = torch.as_tensor(decay, dtype=torch.float64).detach()
+    if values.dim() != 1 or not len(values):
+        advice = "; average a lag_matrix over its steps with .nanmean(0)"
+        raise ValueError(f"decay: got shape {list(values.shape)}, expected [K]{advice}")
+    if not (values >= 0).all() or values[0] == 0:
+        raise ValueError(
+            "decay: got NaN, a negative number or 0 at lag 0, expected norms; leave out lags that do "
+            "not exist"
+        )
+    logs = values.clamp(max=torch.finfo(torch.float64).max).log()
+    level = logs[0] + math.log(fraction)
+    under = (logs <= level).nonzero()
+    if not len(under):
+        return math.inf
+    k = int(under[0])
+    last, here = float(logs[k - 1]), float(logs[k])
+    return k - 1 + (last - float(level)) / (last - here)

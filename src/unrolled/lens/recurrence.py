@@ -1,0 +1,258 @@
+"""The scans of a layer, taken apart into steps: what every measure of a layer starts from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cells import Cell, State
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.states import Layer, weight_of
+from unrolled.layers.twins import KERNELS, Twin, weights_of, why_no_twin
+from unrolled.scan import native, scan
+from unrolled.scan.operators import Weights
+from unrolled.shapes import check_input, check_size
+
+# How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
+ROOM = 2**23
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """No graph is made, and ``torch.func`` may make its own, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One scan of a layer as steps, s_t = step(projected_t, s_{t-1}), in the order in which it takes them.
+
+    So of direction 1, which reads from the end, the last step comes first; ``in_time`` turns a result
+    round. n is the width of all state tensors side by side: H, or for an LSTM 2H, h before c.
+    """
+
+    cell: Cell
+    """Over the numbers of the layer's own, in evaluation; its parameters ask for no gradient."""
+    level: int
+    """Which layer of the stack, from 0."""
+    direction: int
+    """0 is forward, 1 backward."""
+    x: Tensor
+    """What it reads, ``[T, B, D]``, D being the width of the layer below."""
+    projected: Tensor
+    """``cell.project`` of it, ``[T, B, P]``."""
+    states: State
+    """``[T + 1, B, size]`` each: before the first step, then after every step."""
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.x.shape[0]
+
+    @property
+    def lanes(self) -> int:
+        """B."""
+        return self.x.shape[1]
+
+    @property
+    def width(self) -> int:
+        """n, the width of the whole state."""
+        return sum(self.cell.state_sizes)
+
+    @property
+    def before(self) -> Tensor:
+        """The state before each step, its tensors side by side: ``[T, B, n]``."""
+        return torch.cat([s[:-1] for s in self.states], -1)
+
+    def step(self, state: Tensor, projected: Tensor) -> Tensor:
+        """The next state from ``[N, n]`` and ``[N, P]``, row by row: ``[N, n]``."""
+        return torch.cat(self.cell.step(projected, self.split(state)), -1)
+
+    def split(self, state: Tensor) -> State:
+        """The tensors of a state ``[..., n]``."""
+        return torch.split(state, list(self.cell.state_sizes), -1)
+
+    @measuring()
+    def jacobians(self, first: int = 0, last: int | None = None) -> Tensor:
+        """∂s_t/∂s_{t-1} of the steps from ``first`` up to, but not, ``last``; by default all.
+
+        ``[steps, B, n, n]`` in float64, differentiated in the layer's own dtype. s_{-1}, which the first
+        of all is taken in, is the initial state. Where a step has no derivative, as ReLU at 0, it is
+        autograd's.
+        """
+        before, given = self.before[first:last], self.projected[first:last]
+        found = self.jacobians_at(before.flatten(0, 1), given.flatten(0, 1))
+        return found.view(*before.shape[:2], self.width, self.width)
+
+    @measuring()
+    def jacobians_at(self, state: Tensor, projected: Tensor) -> Tensor:
+        """∂step/∂state of every row of ``[N, n]`` and ``[N, P]``: ``[N, n, n]`` in float64."""
+        n = self.width
+        rows = max(1, ROOM // (n * (n + projected.shape[-1])))
+        pairs = zip(torch.split(state, rows), torch.split(projected, rows), strict=True)
+        return torch.cat([self._jacobians(s, u) for s, u in pairs])
+
+    def _jacobians(self, state: Tensor, projected: Tensor) -> Tensor:
+        # Rows do not touch, so that one unit vector in all of them gives one row of each Jacobian.
+        pull = pulling(lambda s: self.step(s, projected), state)
+        units = torch.eye(self.width, dtype=state.dtype, device=state.device)
+        (found,) = torch.func.vmap(pull)(units.unsqueeze(1).expand(-1, *state.shape))
+        return found.transpose(0, 1).double()
+
+    def chunks(self) -> list[range]:
+        """All steps, in runs whose Jacobians fit into memory."""
+        size = max(1, ROOM // (self.lanes * self.width**2))
+        return [range(t, min(t + size, self.steps)) for t in range(0, self.steps, size)]
+
+    def each_jacobian(self, first: int = 0) -> Iterator[Tensor]:
+        """∂s_t/∂s_{t-1}, ``[B, n, n]`` in float64, one step after another from ``first`` on."""
+        for steps in self.chunks():
+            if steps.stop > first:
+                yield from self.jacobians(max(first, steps.start), steps.stop)
+
+    def of_lanes(self, lanes: slice) -> "Recurrence":
+        """The same of some lanes."""
+        return replace(
+            self,
+            x=self.x[:, lanes],
+            projected=self.projected[:, lanes],
+            states=tuple(s[:, lanes] for s in self.states),
+        )
+
+    def in_time(self, found: Tensor) -> Tensor:
+        """``[T, ...]`` in the order of the steps, as ``[T, ...]`` in that of time."""
+        return found.flip(0) if self.direction else found
+
+
+def pulling(function: Callable[..., Tensor], *at: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What takes a gradient in what ``function(*at)`` gives to those in each of its arguments."""
+    return cast(Callable[[Tensor], tuple[Tensor, ...]], torch.func.vjp(function, *at)[1])
+
+
+@measuring()
+def recurrences(layer: nn.Module, x: Tensor) -> tuple[Recurrence, ...]:
+    """Every scan of ``layer`` over ``x`` as steps, by level, then direction.
+
+    As in evaluation, whatever mode the layer is in: nothing is dropped. By PyTorch's operations, whatever
+    its ``backend`` is. The layer is left as it is.
+
+        >>> import torch
+        >>> from unrolled import Recurrent, cells
+        >>> layer = Recurrent(cells.LSTM, 3, 4, depth=2)
+        >>> below, above = recurrences(layer, torch.randn(7, 2, 3))
+        >>> above.x.shape, above.jacobians().shape
+        (torch.Size([7, 2, 4]), torch.Size([7, 2, 8, 8]))
+
+    Args:
+        layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
+        x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``. Every step counts as real:
+            measure lanes of different lengths apart, each as ``x[:length, [lane]]``.
+
+    Raises:
+        TypeError, ValueError: the layer is none of these, or ``x`` does not fit or is empty.
+    """
+    view, x = evaluated(layer, x)
+    cells = cast(Sequence[Cell], view.cells)
+    streams, found = [x], []
+    for level in range(view.depth):
+        outputs = []
+        for direction in range(view.directions):
+            cell = cells[level * view.directions + direction]
+            seen = streams[min(direction, len(streams) - 1)]
+            states, _ = scan(cell, seen, reverse=direction == 1, every=True, backend="reference")
+            outputs.append(cell.read(states))
+            found.append(_as_steps(cell, level, direction, seen, states))
+        streams = view.joined(level, outputs, streams)
+    return tuple(found)
+
+
+def recurrence_of(layer: nn.Module, x: Tensor, level: int, direction: int) -> Recurrence:
+    """The scan of ``level`` and ``direction`` of ``layer`` over ``x``, or an error."""
+    found = recurrences(layer, x)
+    depth, directions = found[-1].level + 1, found[-1].direction + 1
+    level = check_size("level", level, least=0, most=depth - 1)
+    direction = check_size("direction", direction, least=0, most=directions - 1)
+    return found[level * directions + direction]
+
+
+def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
+    """``layer`` as a ``Recurrent`` in evaluation, over the same weights; ``x`` as its ``[T, B, D]``."""
+    checked = _checked(layer)
+    check_input(x, checked.input_size, weight_of(checked), batch_first=checked.batch_first)
+    if not x.numel():
+        raise ValueError(f"x: got shape {list(x.shape)}, expected at least one step and one lane")
+    x = x.detach().clone()  # one made in inference mode could not be differentiated in
+    return as_recurrent(checked), x.transpose(0, 1) if checked.batch_first else x
+
+
+def as_recurrent(layer: Layer) -> Recurrent:
+    """A ``Recurrent`` over the very weights of ``layer``, time first, in evaluation, untrained."""
+    if isinstance(layer, Recurrent):
+        view = _in_evaluation(layer)
+        view.batch_first, view.through = False, None
+        vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
+        return view
+    groups = [[weight.detach() for weight in group] for group in weights_of(layer)]
+    made = iter(
+        native._cell(KERNELS[layer.mode], Weights(*group, *[None] * (4 - len(group))))
+        for group in groups
+    )
+    return Recurrent(
+        cast(Callable[..., Cell], lambda *_: next(made)),
+        layer.input_size,
+        layer.hidden_size,
+        depth=layer.num_layers,
+        bidirectional=layer.bidirectional,
+        backend=getattr(layer, "backend", "auto"),
+    ).eval()
+
+
+def _checked(layer: nn.Module) -> Layer:
+    """``layer``, or an error unless its equations are known here."""
+    kind = type(layer).__name__
+    expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"
+    if not isinstance(layer, Recurrent | nn.RNNBase):
+        advice = "; name one inside, as in model.encoder" if isinstance(layer, nn.Module) else ""
+        raise TypeError(f"layer: got {kind}, {expected}{advice}")
+    if isinstance(layer, Recurrent):
+        return layer
+    if not isinstance(layer, Twin) and (reason := why_no_twin(layer)):
+        raise TypeError(f"layer: got {kind}, {expected}; {reason}")
+    if layer.proj_size:
+        raise ValueError(
+            f"layer: got proj_size={layer.proj_size}, expected 0; use Recurrent with projection="
+        )
+    return layer
+
+
+def _in_evaluation(module: Kind) -> Kind:
+    """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
+    view = type(module).__new__(type(module))  # copy.copy refuses a parametrised module
+    view.__dict__.update(module.__dict__)
+    view.training = False
+    view._parameters = cast(
+        dict[str, nn.Parameter | None],
+        {name: None if p is None else p.detach() for name, p in module._parameters.items()},
+    )
+    view._modules = {
+        name: None if part is None else _in_evaluation(part)
+        for name, part in module._modules.items()
+    }
+    return view
+
+
+def _as_steps(cell: Cell, level: int, direction: int, x: Tensor, states: State) -> Recurrence:
+    """A scan over ``x``, whose states after each step are ``states``, as steps."""
+    if direction:
+        x, states = x.flip(0), tuple(s.flip(0) for s in states)
+    projected = cell.project(x)
+    start = cell.initial_state(x.shape[1], projected)
+    pairs = zip(start, states, strict=True)
+    every = tuple(torch.cat([first.unsqueeze(0).to(s), s]) for first, s in pairs)
+    return Recurrence(cell, level, direction, x, projected, every)

@@ -1,0 +1,141 @@
+"""From what was measured to a verdict: pure functions, and every threshold in one place."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from unrolled.lens.causes import Causes
+
+State = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
+
+FADED = (
+    1e-3  # what a gradient may fall to over the sequence, of what it was, before it has vanished
+)
+GROWN = 1e3  # what it may grow to before it has exploded
+IDLE = (
+    0.5  # the share of units that are dead, or of slopes that are saturated, from which it counts
+)
+FRACTION = 0.01  # the horizon is where a gradient has fallen to this
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do: the function or option, what it changes, and what it should do to the growth a step."""
+
+    name: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the gradient fares in one scan of a layer, why, and what to do.
+
+    ``growth``: the factor by which a gradient changes in one step back. ``horizon``: after how many
+    steps it has fallen to a hundredth; infinite if it does not fall. ``evidence``: in words.
+    """
+
+    layer: str
+    level: int
+    direction: int
+    state: State
+    growth: float
+    horizon: float
+    evidence: str
+    remedies: tuple[Remedy, ...]
+
+
+def judge(layer: str, causes: Causes, steps: int) -> Verdict:
+    """The verdict on one scan from its ``causes`` over sequences of ``steps``.
+
+    - "dead": half of the units or more have slope 0 at every step.
+    - "saturated": half of the slopes or more are under a tenth of the greatest, and the gradient fades.
+    - "vanishing", "exploding": over the sequence a gradient falls under a thousandth, or grows beyond a
+      thousandfold.
+    - "healthy": otherwise.
+    """
+    growth = math.exp(causes.growth) if not math.isnan(causes.growth) else math.nan
+    whole = causes.growth * max(0, steps - 1)
+    slopes = causes.slopes
+    state: State = "healthy"
+    if slopes is not None and slopes.dead >= IDLE:
+        state = "dead"
+    elif whole < math.log(FADED):
+        idle = slopes is not None and slopes.saturated >= IDLE
+        state = "saturated" if idle else "vanishing"
+    elif whole > math.log(GROWN):
+        state = "exploding"
+    return Verdict(
+        layer,
+        causes.level,
+        causes.direction,
+        state,
+        growth,
+        horizon(growth),
+        evidence(causes, steps),
+        remedies(state, causes),
+    )
+
+
+def horizon(growth: float, fraction: float = FRACTION) -> float:
+    """After how many steps a gradient that changes by ``growth`` a step has fallen to ``fraction``.
+
+    >>> horizon(0.1), horizon(1.2)
+    (2.0, inf)
+    """
+    if math.isnan(growth):
+        return math.nan
+    if growth <= 0:
+        return 1.0
+    return math.inf if growth >= 1 else math.log(fraction) / math.log(growth)
+
+
+def evidence(causes: Causes, steps: int) -> str:
+    """What speaks for the verdict, in one line."""
+    said = []
+    if math.isnan(causes.growth):
+        said.append(f"{steps} steps are too few to see a growth")
+    else:
+        said.append(f"a step back multiplies the gradient by {math.exp(causes.growth):.3f}")
+    if causes.factors is not None:
+        parts = (f"{name} {math.exp(value):.3f}" for name, value in causes.factors.items())
+        said.append(" x ".join(parts))
+    if causes.slopes is not None:
+        said.append(f"{causes.slopes.saturated:.0%} saturated, {causes.slopes.dead:.0%} dead")
+    if causes.gate is not None:
+        scale = float(causes.gate.time_scale.median())
+        said.append(f"{causes.gate.name} is {causes.gate.mean:.2f}, time scale {scale:.1f} steps")
+    said.append(f"spectral radius {causes.radius:.2f}")
+    return "; ".join(said)
+
+
+def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
+    """What to do about ``state``, the first one first."""
+    gated = causes.gate is not None
+    to_one = "brings the matrix's factor to 1"
+    if state == "healthy":
+        return ()
+    if state == "exploding":
+        return (
+            Remedy("remedies.clip_norm", "leaves the growth, bounds each update"),
+            Remedy("remedies.orthogonal", to_one),
+        )
+    found: Sequence[Remedy]
+    if gated:
+        name = "chrono" if state == "vanishing" else "forget_bias"
+        found = (
+            Remedy(f"remedies.{name}", "opens the gate that carries the state: growth to 1"),
+            Remedy("remedies.orthogonal", to_one),
+        )
+    elif state == "dead":
+        found = (
+            Remedy("remedies.identity", "units are on at first: growth 1"),
+            Remedy("remedies.as_gru", "a gate carries the state: growth to 1"),
+        )
+    else:
+        found = (
+            Remedy("remedies.orthogonal", to_one),
+            Remedy("remedies.identity, ReLU", "slopes of 1: growth 1"),
+            Remedy("remedies.as_lstm, as_gru", "a gate carries the state: growth to 1"),
+        )
+    return tuple(found)

@@ -1,0 +1,118 @@
+"""The weights of a recurrent layer of any kind, cell by cell and gate by gate."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from unrolled.cells import LSTM, MGU, CoupledLSTM, Elman
+from unrolled.cells.cell import Cell, GatedCell
+from unrolled.cells.elman import Activation
+from unrolled.cells.gru import GRU
+from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.states import Layer
+from unrolled.layers.twins import weights_of
+
+MODES: dict[str, tuple[type[GatedCell], str]] = {
+    "RNN_TANH": (Elman, "tanh"),
+    "RNN_RELU": (Elman, "relu"),
+    "LSTM": (LSTM, ""),
+    "GRU": (GRU, ""),
+}
+"""For each ``mode`` of ``torch.nn``: the cell, and an Elman cell's activation."""
+
+KEEPS: dict[type[GatedCell], tuple[int, int]] = {
+    LSTM: (1, 1),
+    CoupledLSTM: (0, 1),
+    GRU: (1, 1),
+    MGU: (0, -1),
+}
+"""Which gate says how much of the old state stays, and whether it keeps (1) or replaces (-1) if open."""
+
+
+class CellWeights(NamedTuple):
+    """The weights of one cell: those of one layer and direction."""
+
+    kind: type[GatedCell]
+    activation: str | Activation
+    """Of an Elman cell; of others empty."""
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    extras: tuple[str, ...] = ()
+    """The options by which the step differs from the equations alone."""
+
+    @property
+    def units(self) -> int:
+        """H."""
+        return len(self.weight_hh) // self.kind.gates
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """U of each gate, ``[H, D]``."""
+        return self.weight_ih.chunk(self.kind.gates)
+
+    def recurrent(self) -> tuple[Tensor, ...]:
+        """W of each gate, ``[H, H]``."""
+        return self.weight_hh.chunk(self.kind.gates)
+
+    def set_bias(self, gate: int, value: Tensor | float) -> None:
+        """Make the sum of a gate's two biases ``value``."""
+        assert self.bias_ih is not None and self.bias_hh is not None
+        first = self.bias_ih.chunk(self.kind.gates)[gate]
+        if isinstance(value, Tensor):
+            first.copy_(value)
+        else:
+            first.fill_(value)
+        self.bias_hh.chunk(self.kind.gates)[gate].zero_()
+
+    def keeps(self) -> tuple[int, int] | None:
+        """The entry of ``KEEPS`` for this cell, if it has such a gate."""
+        return next((entry for kind, entry in KEEPS.items() if issubclass(self.kind, kind)), None)
+
+
+def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterator[CellWeights]:
+    """The weights of each cell of ``layer``, by layer, then direction.
+
+    Args:
+        layer: a ``Recurrent``, a twin, or a layer of ``torch.nn``.
+        lenient: whether cells that are no ``GatedCell`` are passed over, in place of an error.
+
+    Raises:
+        TypeError: ``layer`` is none of these, or its cells are no ``GatedCell``.
+        ValueError: a weight is parametrised, so that what is written into it would be lost.
+    """
+    layer = check_layer(layer)
+    if parametrize.is_parametrized(layer) or any(map(parametrize.is_parametrized, layer.modules())):
+        raise ValueError(
+            f"layer: got a {type(layer).__name__} with parametrised weights, expected plain ones; "
+            "call this before torch.nn.utils.parametrize"
+        )
+    if isinstance(layer, Recurrent):
+        for cell in cast(list[Cell], list(layer.cells)):
+            if isinstance(cell, GatedCell):
+                activation = cell.activation if isinstance(cell, Elman) else ""
+                weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+                yield CellWeights(type(cell), activation, *weights, cell.extras)
+            elif not lenient:
+                raise TypeError(
+                    f"layer: got cells of {type(cell).__name__}, whose weights have no gates in "
+                    "blocks of H rows, expected a GatedCell, such as cells.GRU; "
+                    "write into its parameters yourself"
+                )
+        return
+    kind, activation = MODES[layer.mode]
+    for group in weights_of(layer):
+        biases = (group[2], group[3]) if layer.bias else (None, None)
+        yield CellWeights(kind, activation, group[0], group[1], *biases)
+
+
+def check_layer(layer: object) -> Layer:
+    """``layer``, or an error unless it is a recurrent layer."""
+    if not isinstance(layer, Recurrent | nn.RNNBase):
+        raise TypeError(
+            f"layer: got {type(layer).__name__}, expected a Recurrent, a twin or a recurrent layer of "
+            "torch.nn; of a model, name one inside"
+        )
+    return layer
