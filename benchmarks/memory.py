@@ -24,7 +24,7 @@ import unrolled
 from unrolled import bptt
 
 UNITS, LANES, FEATURES = 256, 8, 32
-BUDGETS = {1_000: "4 MiB", 10_000: "12 MiB", 100_000: "64 MiB"}  # by T
+BUDGETS = {1_000: "6 MiB", 10_000: "56 MiB", 100_000: "240 MiB"}  # by T
 QUICK = (1_000, 10_000)
 SHORT = 100  # steps of the sequence that comes first
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
