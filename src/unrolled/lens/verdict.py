@@ -117,7 +117,9 @@ def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
         return ()
     if state == "exploding":
         return (
-            Remedy("remedies.clip_norm, remedies.clip_states", "leaves the growth, bounds each update"),
+            Remedy(
+                "remedies.clip_norm, remedies.clip_states", "leaves the growth, bounds each update"
+            ),
             Remedy("remedies.orthogonal_weights", to_one),
         )
     found: Sequence[Remedy]
