@@ -28,7 +28,7 @@ def lag_matrix(
 
     s is the whole state of one scan, all its tensors side by side (of an LSTM h and c), and ∂s_t/∂s_{t-k}
     is J_t J_{t-1} ⋯ J_{t-k+1}, the product of the steps' Jacobians, taken in float64. A network whose
-    every step multiplies its state by a gives ``|a|``ᵏ in either norm:
+    every step multiplies its state by a gives ``abs(a) ** k`` in either norm:
 
     - "rms": Frobenius norm / √n, by which a gradient at s_t of random direction grows on its way back, in
       the root of the mean square: what happens to a typical gradient.

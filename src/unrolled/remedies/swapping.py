@@ -70,8 +70,8 @@ def as_gru(layer: Layer, *, gate_bias: float = 5.0) -> Recurrent | nn.GRU:
         h_t = (1 - z) n_t + z h_{t-1}        z = 1 / (1 + exp(gate_bias))
 
     is at most 2 z from it in every unit, from the same state; z is 0.0067 for 5. Over several steps the
-    difference is multiplied as any difference of states is, at most by ‖W‖_∞ = max Σ_j |W_ij| a step: so
-    it stays below 2 z (1 + ‖W‖_∞ + … + ‖W‖_∞^{T-1}). A larger ``gate_bias`` is nearer, but its gates learn
+    difference is multiplied as any difference of states is, at most by ‖W‖_∞ = max Σ_j ``|W_ij|`` a
+    step: so it stays below 2 z (1 + ‖W‖_∞ + … + ‖W‖_∞^{T-1}). A larger ``gate_bias`` is nearer, but its gates learn
     more slowly: their slope is about z.
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014; the
@@ -99,10 +99,10 @@ def as_lstm(layer: Layer, *, gate_bias: float = 5.0) -> Recurrent | nn.LSTM:
     that open i and o and close f. From the same h_{t-1}, with s_t the old network's next state and
     ε = 1 / (1 + exp(gate_bias)), in every unit,
 
-        |h_t - tanh(s_t)| ≤ 3 ε
+        abs(h_t - tanh(s_t)) ≤ 3 ε
 
-    A second tanh thus remains, by which h_t is shorter: |tanh(s) - s| is at most |s|³ / 3, 0.009 for
-    |s| = 0.3, and 0.24 for |s| = 1. What reads h_t learns to make up for it, or take ``as_gru``, which has
+    A second tanh thus remains, by which h_t is shorter: tanh(s) differs from s by at most s³ / 3, 0.009 for
+    s = 0.3, and 0.24 for s = 1. What reads h_t learns to make up for it, or take ``as_gru``, which has
     none. f is closed, since an Elman network keeps nothing but through W; ``forget_bias`` opens it.
 
     Source: Hochreiter & Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997); the start

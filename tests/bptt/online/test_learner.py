@@ -138,7 +138,7 @@ def test_memory_is_the_same_after_any_number_of_steps(kind):
         optimizer.step()
         optimizer.zero_grad()
         counts.append(living() if len(counts) in (5, 19) else 0)
-    assert counts[5] == counts[19] > 0
+    assert counts[5] >= counts[19] > 0  # what other tests left may go meanwhile
 
 
 def test_memory_is_the_same_after_2000_steps():
@@ -150,7 +150,7 @@ def test_memory_is_the_same_after_2000_steps():
             y.sum().backward()
         if call in (2, 499):
             counts.append(living())
-    assert counts[0] == counts[1]
+    assert counts[0] >= counts[1]
 
 
 def test_the_count_of_tensors_sees_one_that_is_kept():
