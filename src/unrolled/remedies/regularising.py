@@ -68,8 +68,8 @@ def lyapunov(layer: Recurrent, x: Tensor, count: int) -> Tensor:
     """The first ``count`` Lyapunov exponents of each cell along ``x``: ``[L*S, count]``, differentiable.
 
     The i-th is the mean growth in a step, as a logarithm, of the i-th direction of the state: of a
-    random orthonormal Q, Q_t R_t = (∂s_t/∂s_{t-1}) Q_{t-1} gives λ_i as the mean of log ``|R_t[i, i]|``, over
-    steps and lanes. In reverse time a gradient grows by the same exponents: if all are below 0 it
+    random orthonormal Q, Q_t R_t = (∂s_t/∂s_{t-1}) Q_{t-1} gives λ_i as the mean of log ``|R_t[i, i]|``,
+    over steps and lanes. In reverse time a gradient grows by the same exponents: if all are below 0 it
     vanishes, and one above 0 lets it explode.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn, "Lyapunov Characteristic Exponents for smooth

@@ -71,8 +71,8 @@ def as_gru(layer: Layer, *, gate_bias: float = 5.0) -> Recurrent | nn.GRU:
 
     is at most 2 z from it in every unit, from the same state; z is 0.0067 for 5. Over several steps the
     difference is multiplied as any difference of states is, at most by ‖W‖_∞ = max Σ_j ``|W_ij|`` a
-    step: so it stays below 2 z (1 + ‖W‖_∞ + … + ‖W‖_∞^{T-1}). A larger ``gate_bias`` is nearer, but its gates learn
-    more slowly: their slope is about z.
+    step: so it stays below 2 z (1 + ‖W‖_∞ + … + ‖W‖_∞^{T-1}). A larger ``gate_bias`` is nearer, but its
+    gates learn more slowly: their slope is about z.
 
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014; the
     start is this library's own.
