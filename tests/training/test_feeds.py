@@ -137,8 +137,10 @@ def lengths_of(windows: list[Any]) -> Tensor:
     return torch.stack([w.lengths for w in windows]).sum(0)
 
 
-def test_with_a_budget_the_same_gradients(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", **CONTINUOUS, k1=20, k2=20, model={"dropout": 0.0, "depth": 2})
+@pytest.mark.parametrize("k2", [20, 33])
+def test_with_a_budget_the_same_gradients(k2: int, tmp_path: Path) -> None:
+    sizes = {"dropout": 0.0, "depth": 2}
+    run = make_run(tmp_path / "run", **CONTINUOUS, k1=20, k2=k2, model=sizes)
     data, found = run.dataset(), []
     for memory in (None, 40_000):
         settings = (
@@ -181,6 +183,7 @@ RESUMED = {
     "chunks": {"k1": 7, "k2": 7},
     "overlapping": {"k1": 7, "k2": 17},
     "budget": {"k1": 20, "k2": 20, "memory": 100_000},
+    "overlapping, budget": {"k1": 7, "k2": 17, "memory": 100_000},
 }
 
 

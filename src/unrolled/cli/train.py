@@ -245,11 +245,6 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
             raise CallError(
                 f"--k1: got {k1} with --k2 {k2}, expected at most k2; the smallest k2 that works is {k1}"
             )
-        if "memory" in given and k2 not in (None, k1):
-            raise CallError(
-                f"--memory: got it with --k1 {k1} and --k2 {k2}, expected k1 and k2 to be equal; a "
-                "large k1 reads a long sequence in little memory"
-            )
         return
     for name in TRUNCATED:
         if name in given:

@@ -50,12 +50,13 @@ class LanguageModel(TokenModel):
         total = checkpointed_loss(self, self.total, *parts, lengths=counts, memory=memory)
         return total / counts.sum()
 
-    def states(self, tokens: Tensor) -> Tensor:
+    def states(self, tokens: Tensor, *, memory: int | str | None = None) -> Tensor:
         """What is known after each of the ``tokens`` ``[T, B]`` of a text without end: ``[T, B, H]``.
 
-        The layers begin in the state that they are handed; see ``unrolled.bptt.Carry``.
+        The layers begin in the state that they are handed; see ``unrolled.bptt.Carry``. ``memory`` is what
+        they may take for the gradient besides their inputs and outputs.
         """
-        states: Tensor = self.layers(self._embedded(tokens)).y
+        states: Tensor = self.read(self._embedded(tokens), None, memory)
         return states
 
     def total(self, tokens: Tensor, targets: Tensor, real: Tensor) -> Tensor:

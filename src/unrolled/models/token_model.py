@@ -109,7 +109,7 @@ class TokenModel(nn.Module, ABC):
     def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
         """What is known of each predicted token: ``[T, B, E]`` to ``[P, B, S*H]``, P < T."""
 
-    def read(self, embedded: Tensor, lengths: Tensor, memory: int | str | None) -> Any:
+    def read(self, embedded: Tensor, lengths: Tensor | None, memory: int | str | None) -> Any:
         """What the recurrent layers give, within ``memory`` if it is limited."""
         if memory is None:
             return self.layers(embedded, lengths=lengths).y

@@ -124,7 +124,8 @@ class Windows(Feed[TokenWindow]):
             )
         super().__init__(model, data, settings)
         self.carry = Carry(model)
-        self.truncated = Truncated(_States(model), settings.k2)
+        self.truncated = Truncated(_States(model, settings.memory), settings.k2)
+        self.is_chunked = settings.memory is not None and settings.k1 == settings.k2
 
     def windows(self, number: int) -> "Lanes[tuple[Tensor, ...]]":
         order = (self.settings.seed, number)
@@ -139,15 +140,13 @@ class Windows(Feed[TokenWindow]):
     def loss(self, item: TokenWindow) -> Tensor:
         (tokens, targets), counted = item.data, real(item)
         given: dict[str, Any] = {"resets": item.resets, "lengths": ragged(item)}
-        memory = self.settings.memory
-        if memory is None:
-            states = self.truncated(tokens, **given)
-            total = self.model.total_of(states, targets, counted)
-        else:
-            parts = (tokens, targets, counted)
+        if self.is_chunked:
+            parts, memory = (tokens, targets, counted), self.settings.memory
             total = checkpointed_loss(
                 self.model, self.model.total, *parts, memory=memory, carry=self.carry, **given
             )
+        else:
+            total = self.model.total_of(self.truncated(tokens, **given), targets, counted)
         return total / counted.sum().clamp(min=1)
 
     def tokens(self, item: TokenWindow) -> int:
@@ -162,23 +161,22 @@ class Windows(Feed[TokenWindow]):
         return min(len(evaluation_windows(self.data, "validation")), VALIDATION_BATCHES)
 
     def state_dict(self) -> dict[str, Tensor]:
-        kept = self.truncated if self.settings.memory is None else self.carry
-        return kept.state_dict()
+        return (self.carry if self.is_chunked else self.truncated).state_dict()
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        kept = self.truncated if self.settings.memory is None else self.carry
-        kept.load_state_dict(saved)
+        (self.carry if self.is_chunked else self.truncated).load_state_dict(saved)
 
 
 class _States(nn.Module):
     """A language model, called for the states that it is in after each token."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, memory: int | None) -> None:
         super().__init__()
         self.model = model
+        self.memory = memory
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.states(tokens)
+        return self.model.states(tokens, memory=self.memory)
 
 
 def feed_of(model: TokenModel, data: Dataset, settings: Settings) -> Feed[Any]:
