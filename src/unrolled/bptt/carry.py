@@ -131,10 +131,11 @@ class Carry:
             self.kept[mode], self._ended[mode] = {}, None
             return
         with torch.no_grad():
+            relay = self.relay({}, None, None)
             for name, state in self.kept[mode].items():
                 count = state[0].shape[1]
                 chosen = chosen_lanes(lanes, count, state[0].device)
-                fresh = Relay(self.layers, {}, initial=self.initial)._fresh(name, count, state[0])
+                fresh = relay.fresh(name, count, state[0])
                 self.kept[mode][name] = tuple(
                     torch.where(chosen.view(1, -1, 1), f, s)
                     for f, s in zip(fresh, state, strict=True)

@@ -121,7 +121,7 @@ class Relay:
         resets, real = self._of(name, x, options.pop("resets", None))
         fresh: State | None = None
         if resets is not None or name in self.initial or directions(layer) == 2:
-            fresh = self._fresh(name, lanes, like)
+            fresh = self.fresh(name, lanes, like)
         start = self._start(name, lanes, fresh)
         if start is None and name in self.initial:
             start = fresh
@@ -193,7 +193,8 @@ class Relay:
         kept = forward.view(-1, 1, 1)
         return tuple(torch.where(kept, s, f) for s, f in zip(state, fresh, strict=True))
 
-    def _fresh(self, name: str, lanes: int, like: Tensor) -> State:
+    def fresh(self, name: str, lanes: int, like: Tensor) -> State:
+        """The state in which ``lanes`` sequences begin in a layer."""
         if name in self.initial:
             return tuple(s.expand(-1, lanes, -1).to(like) for s in self.initial[name])
         return fresh_state(self.layers[name], lanes, like)
