@@ -1,6 +1,6 @@
 """Peak memory and time of one training step on long sequences: full BPTT against checkpointed.
 
-    python -m benchmarks.memory [--quick] [--json FILE]
+    python -m benchmarks.memory [--quick] [--budget SIZE] [--json FILE]
 
 An LSTM with H = 256 and B = 8 lanes reads D = 32 features a step, a linear head predicts 32 numbers at
 every step, and the loss is their mean squared error. Each row is a process of its own: it trains on a
@@ -26,6 +26,7 @@ from unrolled import bptt
 UNITS, LANES, FEATURES = 256, 8, 32
 BUDGETS = {1_000: "6 MiB", 10_000: "56 MiB", 100_000: "240 MiB"}  # by T
 QUICK = (1_000, 10_000)
+FULL = "full"  # in place of a budget
 SHORT = 100  # steps of the sequence that comes first
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -37,26 +38,29 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="T = 1,000 and 10,000 alone, fewer rounds"
     )
+    parser.add_argument(
+        "--budget", metavar="SIZE", help="for every T; by default " + ", ".join(BUDGETS.values())
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="steps that are timed (5)"
     )
-    parser.add_argument("--row", nargs=2, metavar=("T", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--row", nargs=2, metavar=("T", "BUDGET"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not CLEAR.exists():
         raise SystemExit("the peak of a process is read from /proc, which is Linux's")
     rounds = 2 if arguments.quick else arguments.rounds
     if arguments.row:
-        steps, mode = arguments.row
-        print(json.dumps(measured(int(steps), mode, rounds)))
+        steps, budget = arguments.row
+        print(json.dumps(measured(int(steps), None if budget == FULL else budget, rounds)))
         return
     rows = []
     print(
         f"{'T':>8}  {'mode':<12} {'budget':>8} {'seconds':>9} {'activations, MiB':>17}  {'of full':>14}"
     )
     for steps in QUICK if arguments.quick else BUDGETS:
-        full = row(steps, "full", rounds)
-        less = row(steps, "checkpointed", rounds)
+        budget = arguments.budget or BUDGETS[steps]
+        full, less = row(steps, FULL, rounds), row(steps, budget, rounds)
         rows += [full, less]
         print(
             f"{steps:>8,}  {'full':<12} {'':>8} {full['seconds']:>9.3f} {full['activation_mib']:>17.1f}"
@@ -64,24 +68,27 @@ def main() -> None:
         ratio = less["seconds"] / full["seconds"]
         saved = 1 - less["activation_mib"] / full["activation_mib"]
         print(
-            f"{steps:>8,}  {'checkpointed':<12} {BUDGETS[steps]:>8} {less['seconds']:>9.3f} "
+            f"{steps:>8,}  {'checkpointed':<12} {budget:>8} {less['seconds']:>9.3f} "
             f"{less['activation_mib']:>17.1f}  {ratio:.2f} x time, -{saved:.1%}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def row(steps: int, mode: str, rounds: int) -> dict[str, Any]:
+def row(steps: int, budget: str, rounds: int) -> dict[str, Any]:
     """``measured`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--row", str(steps), mode]
+    command = [sys.executable, "-m", "benchmarks.memory", "--row", str(steps), budget]
     command += ["--rounds", str(rounds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def measured(steps: int, mode: str, rounds: int) -> dict[str, Any]:
-    """The time of a training step, and by what it raises the peak of this process."""
+def measured(steps: int, budget: str | None, rounds: int) -> dict[str, Any]:
+    """The time of a training step, and by what it raises the peak of this process.
+
+    Checkpointed if there is a ``budget``.
+    """
     torch.manual_seed(0)
     layer, head = unrolled.LSTM(FEATURES, UNITS), nn.Linear(UNITS, FEATURES)
     optimizer = torch.optim.SGD([*layer.parameters(), *head.parameters()], lr=1e-3)
@@ -92,10 +99,9 @@ def measured(steps: int, mode: str, rounds: int) -> dict[str, Any]:
 
     def step(x: Tensor, target: Tensor) -> None:
         optimizer.zero_grad()
-        if mode == "full":
+        if budget is None:
             total = loss(x, target)
         else:
-            budget = BUDGETS.get(len(x), "4 MiB")
             total = bptt.checkpointed_loss(layer, loss, x, target, memory=budget)
         (total / target.numel()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -113,10 +119,10 @@ def measured(steps: int, mode: str, rounds: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - begin)
     return {
         "steps": steps,
-        "mode": mode,
+        "mode": FULL if budget is None else "checkpointed",
         "seconds": min(seconds),
         "activation_mib": rise / 2**20,
-        "budget": BUDGETS.get(steps) if mode == "checkpointed" else None,
+        "budget": budget,
     }
 
 
