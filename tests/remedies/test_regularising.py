@@ -11,7 +11,8 @@ import unrolled
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.layers.result import Result
-from unrolled.remedies import flossing, lyapunov, orthogonal_weights, preserving
+from unrolled.remedies import flossing, orthogonal_weights, preserving
+from unrolled.remedies.regularising import exponents
 from unrolled.scan import scan
 
 T, B, D, H = 8, 3, 2, 5
@@ -141,7 +142,7 @@ def test_it_is_the_same_by_the_kernels_and_batch_first() -> None:
 
 def test_the_exponents_of_a_linear_network_are_the_logarithms_of_its_factors() -> None:
     x = torch.randn(400, B, 2).double()
-    found = lyapunov(linear(0.9, 0.5), x, 2)
+    found = exponents(linear(0.9, 0.5), x, 2)
     assert found.shape == (1, 2)
     # A random Q turns to the eigenvectors; what that costs is divided by the 400 steps.
     expected = torch.tensor([[0.9, 0.5]]).double().log()
@@ -165,7 +166,7 @@ def test_all_exponents_together_are_the_mean_log_determinant(kind: str) -> None:
             total += torch.linalg.slogdet(torch.cat([j[:, 0] for j in jacobian], -1))[1].item()
             state = cell.step(projected, state)
     # Of a GRU or an Elman cell nothing is singular; of an LSTM and a LEM neither.
-    assert math.isclose(lyapunov(layer, x, size).sum().item(), total / (T * B), rel_tol=1e-6)
+    assert math.isclose(exponents(layer, x, size).sum().item(), total / (T * B), rel_tol=1e-6)
 
 
 @every_kind
@@ -184,7 +185,7 @@ def test_a_step_of_descent_brings_the_exponents_nearer_to_zero(kind: str) -> Non
             if parameter.grad is not None:
                 parameter -= 1e-3 * parameter.grad
     torch.manual_seed(1)
-    after = lyapunov(layer, x, 2)
+    after = exponents(layer, x, 2)
     assert floss() < before
     assert after.square().sum() < before
 
@@ -193,12 +194,12 @@ def test_descent_takes_the_exponents_from_far_to_near() -> None:
     layer = Recurrent(cells.Elman, D, 8).double()
     x = torch.randn(40, 8, D).double()
     optimizer = torch.optim.Adam(layer.parameters(), 0.02)
-    before = lyapunov(layer, x, 3).detach().abs()
+    before = exponents(layer, x, 3).detach().abs()
     for _ in range(40):
         optimizer.zero_grad()
         flossing(layer, x, 3).backward()
         optimizer.step()
-    after = lyapunov(layer, x, 3).detach().abs()
+    after = exponents(layer, x, 3).detach().abs()
     assert (after < 0.2 * before).all()
 
 
@@ -230,7 +231,7 @@ def test_the_gradient_grows_by_the_first_exponent() -> None:
     y, _ = scan(layer.cells[0], x, norms=norms)
     y[-1].sum().backward()
     measured = (norms[0][0] / norms[0][50]).log().mean() / 50
-    assert math.isclose(measured, lyapunov(layer, x, 1).item(), abs_tol=0.05)
+    assert math.isclose(measured, exponents(layer, x, 1).item(), abs_tol=0.05)
 
 
 # --- What is refused -----------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def test_what_has_no_cells_is_refused_and_nothing_is_left_behind() -> None:
     with pytest.raises(ValueError, match=r"^loss: got one that depends on nothing"):
         preserving(layer, x, lambda r: torch.zeros(()))
     with pytest.raises(ValueError, match=r"^count: got 6, expected at most 5"):
-        lyapunov(layer, x, 6)
+        exponents(layer, x, 6)
     with pytest.raises(ValueError, match=r"^x: got "):
-        lyapunov(layer, torch.randn(T, B, D + 1), 1)
+        exponents(layer, torch.randn(T, B, D + 1), 1)
     assert layer.through is None

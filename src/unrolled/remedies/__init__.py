@@ -13,7 +13,7 @@ from unrolled.remedies.initialising import (
     orthogonal_weights,
     sensible_weights,
 )
-from unrolled.remedies.regularising import flossing, lyapunov, preserving
+from unrolled.remedies.regularising import flossing, preserving
 from unrolled.remedies.swapping import as_gru, as_lstm, with_activation
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "forget_bias",
     "glorot_weights",
     "identity_weights",
-    "lyapunov",
     "orthogonal_weights",
     "preserving",
     "sensible_weights",

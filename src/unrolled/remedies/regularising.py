@@ -64,7 +64,7 @@ def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) ->
     return total
 
 
-def lyapunov(layer: Recurrent, x: Tensor, count: int) -> Tensor:
+def exponents(layer: Recurrent, x: Tensor, count: int) -> Tensor:
     """The first ``count`` Lyapunov exponents of each cell along ``x``: ``[L*S, count]``, differentiable.
 
     The i-th is the mean growth in a step, as a logarithm, of the i-th direction of the state: of a
@@ -105,14 +105,14 @@ def flossing(layer: Recurrent, x: Tensor, count: int) -> Tensor:
     Jacobians", NeurIPS 2023, equations 6 and 7.
 
     Args:
-        layer: as for ``lyapunov``.
-        x: as for ``lyapunov``.
+        layer: as for ``exponents``.
+        x: as for ``exponents``.
         count: k; the more, the more memory: each step keeps k columns of the state's size.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    return lyapunov(layer, x, count).square().sum()
+    return exponents(layer, x, count).square().sum()
 
 
 class _Run(NamedTuple):
