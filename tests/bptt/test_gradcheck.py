@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 import unrolled
 from unrolled import Recurrent, cells
-from unrolled.bptt.gradcheck import EPS, GradientCheck, GradientRow, _limit, _Slope, gradcheck
+from unrolled.bptt.differences import EPS, Slope, extrapolated
+from unrolled.bptt.gradcheck import GradientCheck, GradientRow, gradcheck
 from unrolled.cells import Cell
 from unrolled.models import Cloze
 
@@ -684,20 +685,20 @@ def test_a_limit_is_known_as_well_as_it_says() -> None:
             except (ValueError, OverflowError):
                 return math.nan
 
-        slope = _Slope(safe, function(0.0), EPS * abs(function(0.0)))
+        slope = Slope(safe, function(0.0), EPS * abs(function(0.0)))
         for limit in (slope.measure(), slope.confirm()):
             assert abs(limit.value - derivative) <= limit.error
             assert slope.is_sharp(limit, derivative, 0.0) and not slope.is_kinked()
 
 
-def test_steps_beyond_a_kink_do_not_agree_on_a_wrong_limit() -> None:
+def test_steps_beyond_a_kink_do_not_agree_on_a_wrongextrapolated() -> None:
     """They differ by less than they are wrong, as the jump is small and the kink is near."""
     kink = 2.0**-14.3
-    slope = _Slope(lambda t: t + 1e-6 * max(t - kink, 0), 0.0, EPS)
+    slope = Slope(lambda t: t + 1e-6 * max(t - kink, 0), 0.0, EPS)
     at_large_steps, limit = slope.measure(), slope.confirm()
     assert abs(at_large_steps.value - 1) > 100 * at_large_steps.error
     assert abs(limit.value - 1) <= limit.error < 1e-9
 
 
 def test_a_limit_of_nothing_is_unknown() -> None:
-    assert _limit([], [], 4).error == _limit([1.0], [0.0], 4).error == math.inf
+    assert extrapolated([], [], 4).error == extrapolated([1.0], [0.0], 4).error == math.inf
