@@ -1,19 +1,18 @@
 """A long sequence in windows: the same numbers as at once, and a gradient that ends with the window."""
 
 import copy
-import io
 import pickle
 import warnings
 import weakref
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 import unrolled
+from tests.bptt.files import through_safetensors, through_torch
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled import Recurrent, bptt, cells, data
 from unrolled.layers.states import as_given, as_tuple, fresh_state, state_shapes
@@ -719,17 +718,6 @@ def test_memory_stays_flat_over_hundreds_of_windows(kind, backward):
 
 
 # --- Save and load -------------------------------------------------------------------------------
-
-
-def through_torch(saved):
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def through_safetensors(saved):
-    return safetensors.torch.load(safetensors.torch.save(saved))
 
 
 FILES = [through_torch, through_safetensors]

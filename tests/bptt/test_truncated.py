@@ -1,17 +1,16 @@
 """Truncated BPTT against loops over single steps that keep every graph and cut it by hand."""
 
 import copy
-import io
 import itertools
 import math
 import pickle
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 import unrolled
+from tests.bptt.files import through_safetensors, through_torch
 from tests.bptt.test_carry import Graphs
 from tests.compare import assert_close_by_name, leaves, parameters_by_torch_name
 from unrolled import Recurrent, bptt, cells, data
@@ -612,17 +611,6 @@ def test_an_error_leaves_all_as_it_was(options):
 
 
 # --- Save and load -------------------------------------------------------------------------------
-
-
-def through_torch(saved):
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def through_safetensors(saved):
-    return safetensors.torch.load(safetensors.torch.save(saved))
 
 
 def train(layer, learner, optimizer, x, resets, numbers):

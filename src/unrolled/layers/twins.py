@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.cells import State
+from unrolled.cells import Cell, State
+from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
@@ -436,6 +437,20 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
         if isinstance(hx, tuple | list):
             got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
         raise TypeError(f"hx: got {got}, expected {expected}")
+
+
+def as_recurrent(layer: nn.RNNBase, weights: Groups) -> Recurrent:
+    """A ``Recurrent`` of the sizes of ``layer``, time first, over these very ``weights``."""
+    kernel = KERNELS[layer.mode]
+    made = iter([native.cell_over(kernel, Weights(*g, *[None] * (4 - len(g)))) for g in weights])
+    return Recurrent(
+        cast(Callable[..., Cell], lambda *_: next(made)),
+        layer.input_size,
+        layer.hidden_size,
+        depth=layer.num_layers,
+        bidirectional=layer.bidirectional,
+        backend=getattr(layer, "backend", "auto"),
+    )
 
 
 def _as_state(hx: Hidden | None) -> Sequence[Tensor]:

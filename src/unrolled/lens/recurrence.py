@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
+from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer, weight_of
-from unrolled.layers.twins import KERNELS, Twin, weights_of, why_no_twin
-from unrolled.scan import native, scan
-from unrolled.scan.operators import Weights
+from unrolled.layers.twins import Twin, weights_of, why_no_twin
+from unrolled.scan import scan
 from unrolled.shapes import check_input, check_size
 
 # How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
@@ -199,18 +199,7 @@ def as_recurrent(layer: Layer) -> Recurrent:
         vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
         return view
     groups = [[weight.detach() for weight in group] for group in weights_of(layer)]
-    made = iter(
-        native._cell(KERNELS[layer.mode], Weights(*group, *[None] * (4 - len(group))))
-        for group in groups
-    )
-    return Recurrent(
-        cast(Callable[..., Cell], lambda *_: next(made)),
-        layer.input_size,
-        layer.hidden_size,
-        depth=layer.num_layers,
-        bidirectional=layer.bidirectional,
-        backend=getattr(layer, "backend", "auto"),
-    ).eval()
+    return twins.as_recurrent(layer, groups).eval()
 
 
 def _checked(layer: nn.Module) -> Layer:

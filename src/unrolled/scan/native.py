@@ -314,7 +314,7 @@ def run_reference(
 ) -> tuple[State, State]:
     """As ``run``, by the reference over these very tensors; packed rows it does not take."""
     return reference.scan(
-        _cell(name, weights),
+        cell_over(name, weights),
         x,
         state,
         noise=None,
@@ -413,7 +413,7 @@ def _is_batched(gradient: Tensor) -> bool:
     return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
 
 
-def _cell(name: str, weights: Weights) -> Cell:
+def cell_over(name: str, weights: Weights) -> Cell:
     """The cell whose kernel is ``name``, over these very tensors; nothing is drawn or registered."""
     if name.startswith("own_"):
         return own.by_name(name).cell(weights)
@@ -468,7 +468,7 @@ def _differentiate(
     create_graph: bool,
 ) -> tuple[Optional, ...]:
     x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
-    cell = _cell(name, Weights(*tensors[1:5]))
+    cell = cell_over(name, Weights(*tensors[1:5]))
     lengths, resets, batch_sizes, noise = masks
     if batch_sizes is not None:
         real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]

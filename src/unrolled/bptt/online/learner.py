@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from unrolled.bptt.carry import chosen_lanes
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
+from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import KERNELS, weights_of
-from unrolled.scan import native
-from unrolled.scan.operators import Weights
+from unrolled.layers.twins import weights_of
 from unrolled.shapes import check_input, check_resets, is_autocast
 
 
@@ -327,23 +326,14 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
         raise ValueError(
             f"layer: got proj_size={layer.proj_size}, expected 0; use Recurrent with projection="
         )
-    made = []
-    for names, group in zip(layer._all_weights, weights_of(layer), strict=True):
+    groups = weights_of(layer)
+    for names, group in zip(layer._all_weights, groups, strict=True):
         for name, weight in zip(names, group, strict=True):
             if not isinstance(weight, nn.Parameter):
                 raise ValueError(
                     f"{name}: got a weight that is computed, expected a parameter; use Recurrent"
                 )
-        weights = Weights(*group, *[None] * (4 - len(group)))
-        made.append(native._cell(KERNELS[layer.mode], weights))
-    cells = iter(made)
-    return Recurrent(
-        lambda *_: next(cells),
-        layer.input_size,
-        layer.hidden_size,
-        depth=layer.num_layers,
-        backend=getattr(layer, "backend", "auto"),
-    )
+    return twins.as_recurrent(layer, groups)
 
 
 def trained(module: nn.Module) -> dict[str, tuple[int, ...]]:
