@@ -331,9 +331,9 @@ struct Stages {
   T norm_of(int s, Index b) const {
     const T* carry = sweep.carry_ + (s * sweep.B_ + b) * padded;
     const T* given = is_given(s) ? d_state_row(s, b) : sweep.zeros_;
-    T square = 0;
-    for (Index u = 0; u < H; ++u) square += (carry[u] + given[u]) * (carry[u] + given[u]);
-    return std::sqrt(square);
+    T squares[2] = {0, 0};
+    for (Index u = 0; u < H; ++u) Parent::add_squares(carry[u] + given[u], squares);
+    return Parent::norm_of(squares[0], squares[1]);
   }
 
   void note_norms(Index n) {

@@ -116,7 +116,7 @@ class Sweep {
       packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
       sums_ = arena_.take<T>(members_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
-      if ((wants_norms() || clips()) && by_units_) squares_ = arena_.take<T>(members_ * S * T_ * B_);
+      if ((wants_norms() || clips()) && by_units_) lengths_ = arena_.take<T>(members_ * S * T_ * B_);
       if (call->d_x && irregular_ && !call->offsets) d_x_rows_ = arena_.take<T*>(rows_);
       outer_ = outer_scratch<V>(std::max(D_, H_));
       scratch_ = std::max(scratch_, members_ * outer_);
@@ -215,7 +215,7 @@ class Sweep {
     const Index n = largest_group();
     if constexpr (Cell::staged) return Stages<V, Cell>::scratch(n, H_);
     const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
-    return products_of_member(n) + (addresses + S * n * V::size + 64 + 15) / 16 * 16;  // of addresses too
+    return products_of_member(n) + (addresses + S * n * squares_of_a_row + 64 + 15) / 16 * 16;  // of addresses too
   }
 
   // For every row: f(row, step, lane, length).
@@ -494,7 +494,7 @@ class Sweep {
       }
       clear_ended(me);
       std::fill_n(sums_ + me.id * Q * padded_, Q * padded_, T(0));
-      if (squares_) std::fill_n(squares_ + me.id * S * T_ * B_, S * T_ * B_, T(0));
+      if (lengths_) std::fill_n(lengths_ + me.id * S * T_ * B_, S * T_ * B_, T(0));
       me.barrier->wait();
       sweep(me, [&](const Group& group, Index u0, Index u1) {
         if constexpr (Cell::staged) {
@@ -589,7 +589,7 @@ class Sweep {
         if (last_step)
           for (int s = 0; s < S; ++s) begin_carry(s, b, ends(t, length), first, last);
       }
-      if (wants_squares_) std::fill_n(squares, S * n * V::size, T(0));
+      if (wants_squares_) std::fill_n(squares, S * n * squares_of_a_row, T(0));
       const bool narrow = n <= narrow_rows;
       if (narrow && n) product_back_narrow(rows.later, n, first, last, parts, z);
       if (clips()) clip(me, group, t, n, first, last, parts, rows, z, squares);
@@ -612,6 +612,23 @@ class Sweep {
     }
     finish_lanes(group, parts, first, last, rows.later, z);
   }
+
+  // Sums of squares, whose roots T can hold although it cannot hold the squares: of d times a large number,
+  // exact unless they overflow, then of d times a small one.
+  static constexpr Index squares_of_a_row = 2 * V::size;
+  static constexpr T large = sizeof(T) == 4 ? T(0x1p50) : T(0x1p500), small = 1 / large;
+
+  UNROLLED_INLINE static void add_squares(V d, T* sums) {
+    const V up = d * V(large), down = d * V(small);
+    (V::load(sums) + up * up).store(sums);
+    (V::load(sums + V::size) + down * down).store(sums + V::size);
+  }
+  static void add_squares(T d, T* sums) {
+    sums[0] += (d * large) * (d * large);
+    sums[1] += (d * small) * (d * small);
+  }
+  static T norm_of(T up, T down) { return std::isfinite(up) ? std::sqrt(up) * small : std::sqrt(down) * large; }
+  static T norm_of(const T* sums) { return norm_of(V::load(sums).sum(), V::load(sums + V::size).sum()); }
 
   // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
   void begin_carry(int s, Index b, bool final_step, Index first, Index last) const {
@@ -656,8 +673,8 @@ class Sweep {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < n; ++q) {
         const Index b = group.lane[q];
-        const T square = by_units_ ? square_of_all(me, s, t * B_ + b) : V::load(squares + (s * n + q) * V::size).sum();
-        shorten(carry_ + (s * B_ + b) * padded_, first, last, std::sqrt(square));
+        const T norm = by_units_ ? norm_of_all(me, s, t * B_ + b) : norm_of(squares + (s * n + q) * squares_of_a_row);
+        shorten(carry_ + (s * B_ + b) * padded_, first, last, norm);
       }
   }
 
@@ -667,8 +684,7 @@ class Sweep {
       for (Index q = 0; q < n; ++q) {
         const Index b = group.lane[q];
         const V d = reaching<whole>(s, t, b, u, z + q * W, some);
-        T* sum = squares + (s * n + q) * V::size;
-        (V::load(sum) + d * d).store(sum);
+        add_squares(d, squares + (s * n + q) * squares_of_a_row);
         store<whole>(d, carry_ + (s * B_ + b) * padded_ + u, some);
       }
   }
@@ -681,10 +697,11 @@ class Sweep {
   }
   T bounded(T norm) const { return clips() && norm > call_.clip ? static_cast<T>(call_.clip) : norm; }
 
-  T square_of_all(const Member& me, int s, Index at) const {
-    T total = 0;
-    for (int m = 0; m < me.count; ++m) total += squares_[(m * S + s) * T_ * B_ + at];
-    return total;
+  // The norm of a row of which each member has its units'.
+  T norm_of_all(const Member& me, int s, Index at) const {
+    T squares[2] = {0, 0};
+    for (int m = 0; m < me.count; ++m) add_squares(lengths_[(m * S + s) * T_ * B_ + at], squares);
+    return norm_of(squares[0], squares[1]);
   }
 
   template <bool whole>
@@ -708,10 +725,7 @@ class Sweep {
                        : reaching<whole>(s, t, b, u, z + q * W, some);
       }
       if (wants_squares_ && !clips())
-        for (int s = 0; s < S; ++s) {
-          T* sum = squares + (s * n + q) * V::size;
-          (V::load(sum) + d[s] * d[s]).store(sum);
-        }
+        for (int s = 0; s < S; ++s) add_squares(d[s], squares + (s * n + q) * squares_of_a_row);
       load_noise<whole>(noise, t, b, u, some);
       Cell::backward(keep, noise, vectors, old, now, d, grad, d_old);
       T* out = grad_row(group, t, q) + u;
@@ -728,12 +742,12 @@ class Sweep {
   void note_norms(const Member& me, const Group& group, Index t, Index n, const T* squares) {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < n; ++q) {
-        const T square = V::load(squares + (s * n + q) * V::size).sum();
+        const T norm = norm_of(squares + (s * n + q) * squares_of_a_row);
         const Index at = t * B_ + group.lane[q];
         if (by_units_) {
-          squares_[(me.id * S + s) * T_ * B_ + at] = square;
+          lengths_[(me.id * S + s) * T_ * B_ + at] = norm;
         } else if (call_.norms[s]) {
-          as(call_.norms[s])[at] = bounded(std::sqrt(square));
+          as(call_.norms[s])[at] = bounded(norm);
         }
       }
   }
@@ -851,11 +865,11 @@ class Sweep {
     };
     give(call_.d_bias, Cell::d_projected.data(), P);
     give(call_.d_vectors, Cell::d_vector.data(), U);
-    if (squares_)
+    if (lengths_)
       for (int s = 0; s < S; ++s) {
         if (!call_.norms[s]) continue;
         for (Index at = 0; at < T_ * B_; ++at)
-          as(call_.norms[s])[at] = bounded(std::sqrt(square_of_all(me, s, at)));
+          as(call_.norms[s])[at] = bounded(norm_of_all(me, s, at));
       }
   }
 
@@ -868,7 +882,7 @@ class Sweep {
   std::vector<Index> first_row_;  // of each lane
   Index row_step_;                // from one step of a lane to the next
   T *zeros_, *vectors_, *bias_ = nullptr, *grads_ = nullptr, *packed_ = nullptr, *packed_in_ = nullptr;
-  T *sums_ = nullptr, *carry_ = nullptr, *squares_ = nullptr, *scratch_base_ = nullptr;
+  T *sums_ = nullptr, *carry_ = nullptr, *lengths_ = nullptr, *scratch_base_ = nullptr;
   const T **x_rows_, **previous_rows_ = nullptr;
   T** d_x_rows_ = nullptr;
 };

@@ -102,8 +102,7 @@ class _Clip(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        norm = gradient.norm(dim=-1, keepdim=True)
-        return gradient / (norm / ctx.most).clamp(min=1), None
+        return gradient / (_norm(gradient) / ctx.most).clamp(min=1), None
 
 
 def _in_parallel(
@@ -128,4 +127,12 @@ def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
     """Write the norm of ∂L/∂state_t of each lane that has step t."""
-    norms[t, slice(None) if rows is None else rows] = gradient.detach().norm(dim=-1)
+    norms[t, slice(None) if rows is None else rows] = _norm(gradient.detach()).squeeze(-1)
+
+
+def _norm(rows: Tensor) -> Tensor:
+    """The 2-norm of ``[B, H]``, ``[B, 1]``, also where its square is beyond the dtype."""
+    most = rows.abs().amax(-1, keepdim=True)
+    unit = torch.where((most > 0) & most.isfinite(), most, 1.0)
+    norm: Tensor = torch.linalg.vector_norm(rows / unit, dim=-1, keepdim=True) * unit
+    return norm
