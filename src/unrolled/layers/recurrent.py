@@ -227,7 +227,7 @@ class Recurrent(nn.Module):
                     count = len(cells[k].state_sizes)
                     masks = {"lengths": lengths, "mask": mask}
                     shape = (x.shape[0], x.shape[1])
-                    norms = self.watcher(k, shape, read_here, states=count, **masks)
+                    norms = self.watcher.begins(k, shape, read_here, states=count, **masks)
                 found, final = scan(
                     self._cell(k),
                     read_here,
@@ -242,6 +242,8 @@ class Recurrent(nn.Module):
                     through=self.through,
                     clip=self.clip,
                 )
+                if self.watcher is not None:
+                    self.watcher.ends(k, found[0] if isinstance(found, tuple) else found)
                 finals.append(final)
                 if isinstance(found, tuple):
                     every.append(found)

@@ -185,7 +185,7 @@ class Twin(nn.RNNBase):
         return in_parts
 
     def _watched(self, run: Run, lengths: Tensor | None) -> Run:
-        """``run``, whose backward pass is looked on at, if anything looks on."""
+        """``run``, which is looked on at, if anything looks on."""
         watcher = self.watcher
         if watcher is None:
             return run
@@ -205,12 +205,13 @@ class Twin(nn.RNNBase):
                 steps, lanes = len(batch_sizes), int(batch_sizes[0])
                 real = (batch_sizes.unsqueeze(1) > torch.arange(lanes)).sum(0)
             tensors = 2 if self.mode == "LSTM" else 1
-            norms = watcher(
-                next(numbers), (steps, lanes), x, states=tensors, lengths=real, mask=None
-            )
-            return run(
+            k = next(numbers)
+            norms = watcher.begins(k, (steps, lanes), x, states=tensors, lengths=real, mask=None)
+            found, final = run(
                 kernel, x, state, weights, batch_sizes=batch_sizes, reverse=reverse, norms=norms
             )
+            watcher.ends(k, found[0])
+            return found, final
 
         return watched
 

@@ -25,8 +25,12 @@ CARRIES: dict[type[Cell], str] = {LSTM: "f", GRU: "z"}
 # An activation is saturated where its slope is under a tenth of its greatest: tanh beyond ±0.95.
 SATURATED = 0.1
 
-# How many Jacobians are decomposed for their radius and norm, evenly spread over steps and lanes.
-SAMPLE = 32
+# How many Jacobians are decomposed for their radius and norm, evenly spread over steps and lanes: fewer
+# where they are wider than this, for the same cost.
+SAMPLE, SAMPLE_WIDTH = 32, 128
+
+# How many random directions stand for all where the way back is estimated, and from which width on.
+PROBES, WIDE = 32, 256
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Causes:
     growth: float
     """The log growth a step: below 0 a gradient vanishes, above 0 it explodes; -inf if none is left."""
     radius: float
-    """The spectral radius of ∂s_t/∂s_{t-1}, mean over at most 32 steps and lanes."""
+    """The spectral radius of ∂s_t/∂s_{t-1}, mean over at most 32 steps and lanes, fewer if n > 128."""
     norm: float
     """Its 2-norm, likewise."""
     factors: Mapping[str, float] | None = None
@@ -147,17 +151,24 @@ def causes(layer: nn.Module, x: Tensor) -> tuple[Causes, ...]:
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    return tuple(_causes(recurrence) for recurrence in recurrences(layer, x))
+    return tuple(causes_of(recurrence) for recurrence in recurrences(layer, x))
 
 
-def _causes(recurrence: Recurrence) -> Causes:
+@measuring()
+def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
+    """Why gradients fade or grow in one scan.
+
+    With ``probes``, ``growth``, ``factors`` and ``shares`` are those of so many random directions, the
+    same at every call, in place of all n.
+    """
     cell = recurrence.cell
     rows = recurrence.steps * recurrence.lanes
-    chosen = torch.linspace(0, rows - 1, min(rows, SAMPLE), device=recurrence.x.device).long()
+    most = max(1, min(rows, SAMPLE, int(SAMPLE * (SAMPLE_WIDTH / recurrence.width) ** 3)))
+    chosen = torch.linspace(0, rows - 1, most, device=recurrence.x.device).long()
     state, projected = (t.flatten(0, 1)[chosen] for t in (recurrence.before, recurrence.projected))
     sample = recurrence.jacobians_at(state, projected)
     parts = _parts(cell)
-    logs, shares = _way_back(recurrence, parts)
+    logs, shares = _way_back(recurrence, parts, directions(recurrence, probes))
     growth, *factors = logs.mean((1, 2)).tolist()
     found = Causes(
         recurrence.level,
@@ -230,23 +241,33 @@ def _parts(cell: Cell) -> _Parts | None:
     return None if blocks is None else _Parts(cast(GatedCell, cell), blocks)
 
 
-def _way_back(recurrence: Recurrence, parts: _Parts | None) -> tuple[Tensor, Tensor]:
-    """Take A = ∂s_{T-1}/∂s_t from the last state to the first, and see what each part does to it.
+def directions(recurrence: Recurrence, probes: int | None) -> Tensor:
+    """All directions of the state, or so many at random, ``[m, n]``; of length 1 in the mean square."""
+    like, n = recurrence.before, recurrence.width
+    if probes is None:
+        return torch.eye(n, dtype=like.dtype, device=like.device)
+    drawn = torch.randn(probes, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return drawn.div(n**0.5).to(like)
+
+
+def _way_back(recurrence: Recurrence, parts: _Parts | None, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Take A = ``start`` ∂s_{T-1}/∂s_t from the last state to the first, and see what each part does to it.
 
     The log growth and, with ``parts``, its two factors ``[3, T - 1, B]``; the shares ``[G + 1, T - 1, B]``.
     """
     n, given = recurrence.width, recurrence.projected.shape[-1]
-    size = max(1, ROOM // (n * (n + given)))
+    size = max(1, ROOM // (len(start) * (n + given)))
     lanes = [recurrence.of_lanes(slice(b, b + size)) for b in range(0, recurrence.lanes, size)]
-    logs, shares = zip(*(_way_back_of(some, parts) for some in lanes), strict=True)
+    logs, shares = zip(*(_way_back_of(some, parts, start) for some in lanes), strict=True)
     return torch.cat(logs, -1), torch.cat(shares, -1)
 
 
-def _way_back_of(recurrence: Recurrence, parts: _Parts | None) -> tuple[Tensor, Tensor]:
+def _way_back_of(
+    recurrence: Recurrence, parts: _Parts | None, start: Tensor
+) -> tuple[Tensor, Tensor]:
     """``_way_back`` of lanes that fit into memory."""
-    n, before = recurrence.width, recurrence.before
-    rows = torch.eye(n, dtype=before.dtype, device=before.device).unsqueeze(1)
-    rows = rows.expand(n, recurrence.lanes, n)  # A, its rows first, then the lanes
+    before = recurrence.before
+    rows = start.unsqueeze(1).expand(-1, recurrence.lanes, -1)  # A, its rows first, then the lanes
     count = 0 if parts is None else 1 + len(parts.blocks)
     logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.lanes).double()
     shares = before.new_zeros(count, *logs.shape[1:]).double()

@@ -2,13 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.layers.recurrent import Recurrent
-from unrolled.lens.recurrence import ROOM, Recurrence, evaluated, measuring, recurrence_of
+from unrolled.lens.recurrence import (
+    ROOM,
+    Recurrence,
+    evaluated,
+    measuring,
+    pulling,
+    recurrence_of,
+)
 from unrolled.shapes import check_size
 
 Norm = Literal["rms", "spectral"]
@@ -66,9 +74,14 @@ def lag_matrix(
         raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(get_args(Norm))}")
     whole = recurrence_of(layer, x, level, direction)
     count = whole.steps if lags is None else check_size("lags", lags, most=whole.steps)
+    return whole.in_time(lags_of(whole, count, norm))
+
+
+def lags_of(whole: Recurrence, count: int, norm: Norm) -> Tensor:
+    """``lag_matrix`` of one scan, in the order of its steps."""
     size = max(1, ROOM // (count * whole.width**2))
     parts = [whole.of_lanes(slice(b, b + size)) for b in range(0, whole.lanes, size)]
-    return whole.in_time(torch.cat([_lags(part, count, norm) for part in parts], 1).mean(1))
+    return torch.cat([_lags(part, count, norm) for part in parts], 1).mean(1)
 
 
 def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
@@ -87,6 +100,31 @@ def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
         found[t, :, t - reached] = norms[:, reached % count]
         ring[:, t % count] = unit
     return found
+
+
+@measuring()
+def estimated_lags(recurrence: Recurrence, probes: int) -> Tensor:
+    """``lag_matrix`` in the norm "rms" from so many random directions at each t, in the order of the steps.
+
+    The square of each entry is off by a share of at most √(2 / probes), in the standard deviation. It
+    costs n² for each of them, where all directions cost n³. The same at every call. ``[T, T]``.
+    """
+    steps, lanes = recurrence.steps, recurrence.lanes
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(steps, probes, recurrence.width, generator=generator, dtype=torch.float64)
+    drawn = drawn.to(recurrence.before)
+    found = drawn.new_full((steps, lanes, steps), math.nan, dtype=torch.float64)
+    found[..., 0] = 1.0
+    whole = drawn.double().square().sum((1, 2))  # by which each t's rows are longer than 1
+    rows = drawn.new_empty(0, lanes, recurrence.width)
+    for t in range(steps - 1, 0, -1):
+        rows = torch.cat([rows, drawn[t].unsqueeze(1).expand(-1, lanes, -1)])
+        step = partial(recurrence.step, projected=recurrence.projected[t])
+        (rows,) = torch.func.vmap(pulling(step, recurrence.before[t]))(rows)
+        since = torch.arange(steps - 1, t - 1, -1, device=found.device)  # whose rows these are
+        squares = rows.double().square().sum(-1).view(len(since), probes, lanes).sum(1)
+        found[since, :, since - t + 1] = (squares / whole[since].unsqueeze(1)).sqrt()
+    return found.mean(1)
 
 
 def _norms(products: Tensor, norm: Norm) -> Tensor:

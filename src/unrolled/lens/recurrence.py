@@ -183,7 +183,7 @@ def recurrence_of(layer: nn.Module, x: Tensor, level: int, direction: int) -> Re
 
 def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
     """``layer`` as a ``Recurrent`` in evaluation, over the same weights; ``x`` as its ``[T, B, D]``."""
-    checked = _checked(layer)
+    checked = checked_layer(layer)
     check_input(x, checked.input_size, weight_of(checked), batch_first=checked.batch_first)
     if not x.numel():
         raise ValueError(f"x: got shape {list(x.shape)}, expected at least one step and one lane")
@@ -202,7 +202,7 @@ def as_recurrent(layer: Layer) -> Recurrent:
     return twins.as_recurrent(layer, groups).eval()
 
 
-def _checked(layer: nn.Module) -> Layer:
+def checked_layer(layer: nn.Module) -> Layer:
     """``layer``, or an error unless its equations are known here."""
     kind = type(layer).__name__
     expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"

@@ -4,15 +4,56 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
-from unrolled.lens.verdict import Verdict
+from unrolled.lens.breaks import Broken
+from unrolled.lens.causes import Causes
+from unrolled.lens.lags import estimated_lags, lags_of
+from unrolled.lens.recurrence import Recurrence
+from unrolled.lens.spikes import Clipping
+from unrolled.lens.verdict import Verdict, worst
 from unrolled.lens.watching import Flow
+
+if TYPE_CHECKING:
+    import altair
+    from rich.console import RenderableType
+
+    from unrolled.lens.trials import Trials
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24  # characters of a sparkline
+UNITS = 64  # of a state, at most, in a view
+EXACT = 128  # the widest state whose lags are measured in all directions
+PROBES = 16  # random directions, of a wider one
+COLOURS = {
+    "healthy": "green",
+    "vanishing": "yellow",
+    "saturated": "yellow",
+    "exploding": "red",
+    "dead": "red",
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to show of one scan: of one lane, over the steps that were taken apart, S of them.
+
+    ``states``: h_t of at most 64 units, evenly chosen, ``[S, U]``. ``lags``: as ``lag_matrix``,
+    ``[S, S]``; ``estimated`` from 16 random directions where the state is wider than 128. Both in the
+    order of time.
+    """
+
+    states: Tensor = field(repr=False)
+    lags: Tensor = field(repr=False)
+    estimated: bool
+    causes: Causes
 
 
 @dataclass(frozen=True)
@@ -20,8 +61,8 @@ class Row:
     """One scan: its gradient through time, and the verdict on it.
 
     ``norms``: the mean over lanes, and over calls of equal length, of ``‖∂L/∂h_t‖`` at each step, ``[T]``;
-    NaN where none came. ``spread``: the standard deviation over lanes, ``[T]``. ``verdict`` is missing
-    where the layer could not be taken apart into steps.
+    NaN where none came. ``spread``: the standard deviation over lanes, ``[T]``. ``verdict`` and ``view``
+    are missing where there was no real step, or a number was not finite.
     """
 
     layer: str
@@ -31,48 +72,181 @@ class Row:
     norms: Tensor = field(repr=False)
     spread: Tensor = field(repr=False)
     verdict: Verdict | None
+    view: View | None = field(default=None, repr=False)
+
+    @property
+    def place(self) -> str:
+        """The scan in words."""
+        return f"{self.layer or 'layer'}, {self.level}{', backward' if self.direction else ''}"
+
+    @property
+    def ends(self) -> str:
+        """The first and the last norm, and how far the lanes spread there."""
+        came = ~self.norms.isnan()
+        if not came.any():
+            return "NaN" if self.calls else "no gradient came"
+        norms, spread = self.norms[came], self.spread[came]
+        first, last = (f"{norms[k]:.1e} ±{spread[k]:.0e}" for k in (0, -1))
+        return f"{first} … {last}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a ``Lens`` has seen. As text it is a table; ``to_json`` has all of it."""
+    """What a ``Lens`` has seen. As text it is a table; ``to_json`` has all of it.
+
+    ``broken``: the first NaN or infinity. ``clipping``: what the lens was told with ``clipped``.
+    """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    broken: Broken | None = None
+    clipping: Clipping | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The worst of all scans; each has its own in ``rows``. ``None`` if none was judged."""
+        return worst([row.verdict for row in self.rows if row.verdict is not None])
 
     def __str__(self) -> str:
-        lines = [f"{'layer':<28} {'|dL/dh_t|, first to last step':<{WIDTH + 22}} verdict"]
-        for row in self.rows:
-            place = (
-                f"{row.layer or 'layer'}, {row.level}{'' if row.direction == 0 else ', backward'}"
-            )
-            seen = row.norms[~row.norms.isnan()]
-            ends = "no gradient came" if not len(seen) else f"{seen[0]:.1e} … {seen[-1]:.1e}"
+        ends = [row.ends for row in self.rows]
+        wide = max(map(len, ends), default=0)
+        lines = [f"{'layer':<28} {'|dL/dh_t|, first to last step':<{WIDTH + wide + 1}} verdict"]
+        for row, end in zip(self.rows, ends, strict=True):
             state = "not judged" if row.verdict is None else row.verdict.state
-            lines.append(f"{place[:28]:<28} {sparkline(row.norms):<{WIDTH}} {ends:<21} {state}")
+            spark = sparkline(row.norms)
+            lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end:<{wide}} {state}")
             if row.verdict is not None:
                 v = row.verdict
                 lines.append(f"  {v.evidence}; horizon {_steps(v.horizon)}")
                 lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *self._said()])
+
+    def __rich__(self) -> "RenderableType":
+        """The same for a terminal, by ``rich.print``."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("layer", "|dL/dh_t|", "first to last step", "verdict"):
+            table.add_column(title, no_wrap=title == "|dL/dh_t|")
+        lines = []
+        for row in self.rows:
+            v = row.verdict
+            state = Text("not judged", "dim") if v is None else Text(v.state, COLOURS[v.state])
+            table.add_row(Text(row.place), sparkline(row.norms), row.ends, state)
+            if v is not None:
+                lines.append(f"{row.place}: {v.evidence}; horizon {_steps(v.horizon)}")
+                lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
+        return Group(table, *map(Text, [*lines, *self._said()]))
+
+    def _said(self) -> list[str]:
+        """What concerns the whole, in lines."""
+        said = [] if self.broken is None else [str(self.broken)]
+        said += [] if self.clipping is None else [str(self.clipping)]
+        return said + [f"note: {note}" for note in self.notes]
+
+    def record(self) -> dict[str, Any]:
+        """Everything as plain data, for JSON: numbers of five digits, those not finite ``None``."""
+        rows = [
+            {
+                "layer": row.layer,
+                "level": row.level,
+                "direction": row.direction,
+                "calls": row.calls,
+                "norms": row.norms.tolist(),
+                "spread": row.spread.tolist(),
+                "verdict": None if row.verdict is None else asdict(row.verdict),
+                "view": None if row.view is None else _view_record(row.view),
+            }
+            for row in self.rows
+        ]
+        found: dict[str, Any] = _plain(
+            {
+                "rows": rows,
+                "notes": list(self.notes),
+                "broken": None if self.broken is None else asdict(self.broken),
+                "clipping": None if self.clipping is None else _clipping_record(self.clipping),
+            }
+        )
+        return found
 
     def to_json(self) -> str:
-        """Everything as one JSON object; numbers that are not finite are null."""
-        rows = []
-        for row in self.rows:
-            verdict = None if row.verdict is None else asdict(row.verdict)
-            rows.append(
-                {
-                    "layer": row.layer,
-                    "level": row.level,
-                    "direction": row.direction,
-                    "calls": row.calls,
-                    "norms": _finite(row.norms.tolist()),
-                    "spread": _finite(row.spread.tolist()),
-                    "verdict": _finite(verdict),
-                }
+        """``record`` as one JSON object."""
+        return json.dumps(self.record(), ensure_ascii=False)
+
+    def save(self, path: Path | str, *, trials: "Trials | None" = None) -> None:
+        """Write a page, a picture or JSON, as the suffix of ``path`` says.
+
+        ".html" is a page that needs nothing else, no network either; ".svg" and ".png" are a picture for
+        print; ".json" is ``to_json``. All but JSON need the extra ``report``.
+
+        Args:
+            path: the file; its folder must be there.
+            trials: of ``try_remedies``, to be shown on the page.
+
+        Raises:
+            ValueError: another suffix; or a picture is asked for, and there is nothing to draw.
+            MissingExtraError: the extra is not installed.
+            OSError: the file cannot be written.
+        """
+        from unrolled.report import page, picture
+
+        path = Path(path)
+        if path.suffix == ".html":
+            page.write(path, {0: self.record()}, trials=None if trials is None else trials.record())
+        elif path.suffix in (".svg", ".png"):
+            picture.write(path, self.record())
+        elif path.suffix == ".json":
+            path.write_text(self.to_json() + "\n", encoding="utf-8")
+        else:
+            raise ValueError(
+                f"path: got {path.name!r}, expected a name that ends in .html, .svg, .png or .json"
             )
-        return json.dumps({"rows": rows, "notes": list(self.notes)}, ensure_ascii=False)
+
+    def chart(self) -> "altair.TopLevelMixin":
+        """The charts of the page, for a notebook (the extra ``report``).
+
+        Raises:
+            MissingExtraError: the extra is not installed.
+        """
+        from unrolled.report import charts
+
+        return charts.chart({0: self.record()})
+
+
+def view_of(scan: Recurrence, causes: Causes) -> View:
+    """What there is to show of the first lane of ``scan``."""
+    scan = scan.of_lanes(slice(0, 1))
+    estimated = scan.width > EXACT
+    lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
+    states = scan.states[0][1:, 0]
+    units = torch.linspace(0, states.shape[1] - 1, min(UNITS, states.shape[1])).long()
+    chosen = states[:, units.to(states.device)].double()
+    return View(scan.in_time(chosen).cpu(), scan.in_time(lags).cpu(), estimated, causes)
+
+
+def _view_record(view: View) -> dict[str, Any]:
+    causes = view.causes
+    values = {
+        name: torch.view_as_real(matrix.eigenvalues).tolist()
+        for name, matrix in causes.matrices.items()
+    }
+    gate = causes.gate
+    return {
+        "states": view.states.tolist(),
+        "lags": view.lags.tolist(),
+        "estimated": view.estimated,
+        "eigenvalues": values,
+        "gate": gate
+        and {"name": gate.name, "mean": gate.mean, "time_scale": gate.time_scale.tolist()},
+        "slopes": causes.slopes and asdict(causes.slopes),
+        "factors": causes.factors and dict(causes.factors),
+    }
+
+
+def _clipping_record(clipping: Clipping) -> dict[str, Any]:
+    spikes = [
+        {"call": call, "bound": bound, **({} if spike is None else asdict(spike)), "norm": norm}
+        for call, norm, bound, spike in clipping.spikes
+    ]
+    return {**{k: getattr(clipping, k) for k in ("calls", "clipped", "factor")}, "spikes": spikes}
 
 
 def summed_up(flows: Sequence[Flow]) -> tuple[Tensor, Tensor]:
@@ -96,7 +270,7 @@ def sparkline(values: Tensor) -> str:
     >>> sparkline(torch.tensor([1e-4, 1e-2, 1.0, torch.nan]))
     '▁▄█ '
     """
-    parts = values.double().tensor_split(min(WIDTH, len(values)))
+    parts = values.double().tensor_split(max(1, min(WIDTH, len(values))))
     means = [float(part[~part.isnan()].mean()) for part in parts]
     logs = [math.log(m) if m > 0 and math.isfinite(m) else None for m in means]
     known = [v for v in logs if v is not None]
@@ -114,11 +288,12 @@ def _steps(number: float) -> str:
     return "without end" if math.isinf(number) else f"{number:.0f} steps"
 
 
-def _finite(value: object) -> object:
+def _plain(value: Any) -> Any:
+    """``value`` with five digits of each number, and ``None`` for those that are not finite."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [_plain(v) for v in value]
     return value

@@ -77,6 +77,17 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
     )
 
 
+def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Of those that are not healthy, or else of all, the one whose growth is farthest from 1; if any."""
+
+    def badness(verdict: Verdict) -> tuple[bool, float]:
+        growth = verdict.growth
+        far = 0.0 if math.isnan(growth) else math.inf if growth <= 0 else abs(math.log(growth))
+        return verdict.state != "healthy", far
+
+    return max(verdicts, key=badness, default=None)
+
+
 def horizon(growth: float, fraction: float = FRACTION) -> float:
     """After how many steps a gradient that changes by ``growth`` a step has fallen to ``fraction``.
 

@@ -64,12 +64,9 @@ class Through(Protocol):
 
 
 class Watcher(Protocol):
-    """What gives the scan with the number ``k`` of a layer, of ``shape`` T, B, its ``norms``.
+    """What looks on at the scans of a layer, each known by its number ``k``."""
 
-    As many as there are ``states``, of ``like``'s dtype and device.
-    """
-
-    def __call__(
+    def begins(
         self,
         k: int,
         shape: tuple[int, int],
@@ -78,7 +75,11 @@ class Watcher(Protocol):
         states: int,
         lengths: Tensor | None,
         mask: Tensor | None,
-    ) -> Sequence[Tensor]: ...
+    ) -> Sequence[Tensor]:
+        """Its ``norms``, of ``shape`` T, B: as many as ``states``, of the dtype and device of ``like``."""
+
+    def ends(self, k: int, y: Tensor) -> None:
+        """It has run, with ``y`` or the first tensor of the state at every step; or packed rows of it."""
 
 
 Arguments = ParamSpec("Arguments")
