@@ -1,16 +1,24 @@
 """Seeing through time: where a gradient goes in a recurrent layer, step by step, and why."""
 
 from unrolled.lens.causes import Causes, Gate, Matrix, Slopes, causes
+from unrolled.lens.drawing import Drawing, draw
+from unrolled.lens.formula import Formula, expand
 from unrolled.lens.lags import horizon, influence, lag_matrix
 from unrolled.lens.lyapunov import log_condition, lyapunov
 from unrolled.lens.recurrence import Recurrence, recurrences
 from unrolled.lens.report import Report, Row
+from unrolled.lens.trials import Trial, Trials, try_remedies
+from unrolled.lens.truncation import Bias, Biases, truncation_bias
 from unrolled.lens.verdict import Remedy, Verdict, judge
 from unrolled.lens.watching import Flow, Lens, watch
 
 __all__ = [
+    "Bias",
+    "Biases",
     "Causes",
+    "Drawing",
     "Flow",
+    "Formula",
     "Gate",
     "Lens",
     "Matrix",
@@ -19,8 +27,12 @@ __all__ = [
     "Report",
     "Row",
     "Slopes",
+    "Trial",
+    "Trials",
     "Verdict",
     "causes",
+    "draw",
+    "expand",
     "horizon",
     "influence",
     "judge",
@@ -28,5 +40,7 @@ __all__ = [
     "log_condition",
     "lyapunov",
     "recurrences",
+    "truncation_bias",
+    "try_remedies",
     "watch",
 ]

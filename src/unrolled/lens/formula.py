@@ -1,0 +1,297 @@
+"""The output of a layer as one nested formula of its inputs: the equation of unrolling."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from unrolled.cells import (
+    LEM,
+    LRU,
+    LSTM,
+    Cell,
+    CoRNN,
+    CoupledLSTM,
+    Elman,
+    RecurrentHighway,
+    UnICORNN,
+)
+from unrolled.cells.cell import GatedCell
+from unrolled.lens.recurrence import as_recurrent, checked_layer
+from unrolled.scan.native import kind_of
+from unrolled.shapes import check_size
+
+MOST_STEPS = 64
+LONGEST = 20_000
+"""Characters of a formula."""
+
+# What the cells' equations call their state, where it is not one h.
+LETTERS: dict[type[Cell], str] = {
+    Elman: "s",
+    RecurrentHighway: "s",
+    LRU: "s",
+    LSTM: "hc",
+    CoupledLSTM: "hc",
+    CoRNN: "yz",
+    LEM: "yz",
+    UnICORNN: "yz",
+}
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A letter of an equation, with its prime (second direction), step and layer."""
+
+    letter: str
+    step: str = ""
+    primed: bool = False
+    level: int | None = None
+
+    def __str__(self) -> str:
+        step, level = self._parts()
+        return f"{self.letter}{self.prime}{step and f'_{step}'}{level and f'^{level}'}"
+
+    @property
+    def prime(self) -> str:
+        """The mark of the second direction."""
+        return "'" if self.primed else ""
+
+    @property
+    def latex(self) -> str:
+        """The same in LaTeX."""
+        step, level = self._parts()
+        letter = self.letter if len(self.letter) == 1 else rf"\mathrm{{{self.letter}}}"
+        letter = letter.replace("_", r"\_")
+        return f"{letter}{self.prime}{level and f'^{{{level}}}'}{step and f'_{{{step}}}'}"
+
+    def _parts(self) -> tuple[str, str]:
+        return self.step, "" if self.level is None else f"({self.level})"
+
+
+class Names:
+    """What the equations of a layer call its parts; steps and layers are counted from 1.
+
+    Raises:
+        TypeError, ValueError: the layer is not recurrent, or its equations are not known here.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        view = as_recurrent(checked_layer(layer))
+        self.cells = cast(Sequence[Cell], view.cells)
+        self.depth, self.directions, self.merge = view.depth, view.directions, view.merge
+        self.is_projected, self.residual = view.projections is not None, view.residual
+        self.cell = self.cells[0]
+        letters = next((v for kind, v in LETTERS.items() if isinstance(self.cell, kind)), "")
+        if not letters:
+            letters = "h" if len(self.cell.state_sizes) == 1 else "s"
+        self.letters = "A" if letters == "s" and self.directions == 2 else letters
+        self.output = "y" if self.directions == 2 and "y" not in letters else "o"
+        kinds = {_plainly(cell) for cell in self.cells}
+        self.f = kinds.pop() if len(kinds) == 1 else None
+        """The name of f, and whether there is a b, if every step is f(U x_t + W s_{t-1} + b)."""
+
+    def of(self, letter: str, level: int, direction: int, step: int | str = "") -> Symbol:
+        """``letter`` with the marks of a scan; ``level`` counts from 0, as ``direction`` does."""
+        mark = level + 1 if self.depth > 1 else None
+        return Symbol(letter, str(step), direction == 1, mark)
+
+    def state(self, level: int, direction: int, step: int | str) -> tuple[Symbol, ...]:
+        """The state of a scan after a step."""
+        return tuple(self.of(letter, level, direction, step) for letter in self.letters)
+
+    @property
+    def reads_both(self) -> bool:
+        """Whether the head reads both directions of the last layer by a V each, in place of a merge."""
+        is_whole = not (self.is_projected or (self.residual and self.depth > 1))
+        return self.directions == 2 and (
+            self.merge == "apart" or (self.merge == "concat" and is_whole)
+        )
+
+
+def _plainly(cell: Cell) -> tuple[str, bool] | None:
+    """The name of f and whether there is a b, if a step is f(U x_t + W s_{t-1} + b) and nothing else."""
+    if not isinstance(cell, Elman) or kind_of(cell) is not Elman or cell.extras:
+        return None
+    f = cell.activation
+    name = f if isinstance(f, str) else getattr(f, "__name__", "<>")
+    return name if name.isidentifier() else "activation", cell.bias_ih is not None
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula as text, which ``str`` gives, and as LaTeX, which a notebook shows."""
+
+    text: str
+    latex: str
+    where: str
+    """What the letters stand for."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_latex_(self) -> str:
+        return rf"$\displaystyle {self.latex}$"
+
+
+def expand(layer: nn.Module, t: int, steps: int | None = None) -> Formula:
+    """The output at step t as one formula of all the inputs that it depends on.
+
+    s_t = f(U x_t + W s_{t-1}), put into o_t = g(V s_t) again and again until s_0 is reached. A cell
+    whose step is no such f is written as a function of its input and state.
+
+        >>> from unrolled import Recurrent, cells
+        >>> print(expand(Recurrent(cells.Elman, 3, 4), 3))
+        o_3 = g(V f(U x_3 + W f(U x_2 + W f(U x_1 + W s_0))))
+        >>> print(expand(Recurrent(cells.LSTM, 3, 4), 2))
+        o_2 = g(V LSTM(x_2, LSTM(x_1, (h_0, c_0))))
+        >>> print(expand(Recurrent(cells.Elman, 3, 4, bidirectional=True), 2))
+        y_2 = g(V f(U x_2 + W f(U x_1 + W A_0)) + V' f(U' x_2 + W' f(U' x_3 + W' A'_4)))
+
+    U, W and b are the layer's own. V and g are not: they are the head's that reads the layer, such as
+    the two linear maps and the GELU of ``models.TokenModel``. Of a projection, P is the layer's.
+
+    Args:
+        layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``. As in evaluation.
+        t: the step, from 1, so that x_1 is ``x[0]``; up to 64.
+        steps: T, how many steps there are, up to 64. In two directions the output depends on all; by
+            default as many come after t as before it, T = 2t - 1. In one direction t is enough.
+
+    Raises:
+        TypeError: the layer is none of these, or a number is not whole.
+        ValueError: a number is out of range, or the formula would be longer than 20 000 characters.
+    """
+    names = Names(layer)
+    t = check_size("t", t, most=MOST_STEPS)
+    default = t if names.directions == 1 else min(2 * t - 1, MOST_STEPS)
+    steps = check_size("steps", default if steps is None else steps, least=t, most=MOST_STEPS)
+    if names.directions == 1:
+        steps = t
+    text = _Writer(names, t, steps, str, "⊙").output()
+    latex = _Writer(names, t, steps, lambda symbol: symbol.latex, r"\odot").output()
+    return Formula(text, latex, _where(names, steps))
+
+
+class _Writer:
+    """Writes a formula, each symbol by ``write``, the product of units as ``times``."""
+
+    def __init__(
+        self, names: Names, t: int, steps: int, write: Callable[[Symbol], str], times: str
+    ) -> None:
+        self.names, self.t, self.steps = names, t, steps
+        self.write, self.times = write, times
+
+    def output(self) -> str:
+        """The whole formula."""
+        names = self.names
+        streams = [[self.write(Symbol("x", str(k + 1))) for k in range(self.steps)]]
+        for level in range(names.depth):
+            outputs = [
+                self.states(level, direction, streams[min(direction, len(streams) - 1)])
+                for direction in range(names.directions)
+            ]
+            streams = self.joined(level, outputs, streams)
+        terms = [
+            f"{self.write(Symbol('V', primed=i == 1))} {stream[self.t - 1]}"
+            for i, stream in enumerate(streams)
+        ]
+        return f"{self.write(Symbol(names.output, str(self.t)))} = g({' + '.join(terms)})"
+
+    def states(self, level: int, direction: int, read: Sequence[str]) -> list[str]:
+        """The state of a scan after each step, of what the layer reads at each step."""
+        names, write = self.names, self.write
+        start = names.state(level, direction, self.steps + 1 if direction else 0)
+        u, w = (write(names.of(letter, level, direction)) for letter in "UW")
+        cell = write(names.of(kind_of(names.cell).__name__, level, direction))
+        f = "" if names.f == ("identity", False) else "f"
+        s = _side_by_side([write(symbol) for symbol in start])
+        found = []
+        for x in reversed(read) if direction else read:
+            s = f"{f}({u} {x} + {w} {s})" if names.f else f"{cell}({x}, {s})"
+            found.append(self.checked(s))
+        return found[::-1] if direction else found
+
+    def joined(
+        self, level: int, outputs: list[list[str]], read: Sequence[Sequence[str]]
+    ) -> list[list[str]]:
+        """What a layer gives: see ``Recurrent.joined``."""
+        names = self.names
+        is_last = level == names.depth - 1
+        if len(outputs) == 2 and not (names.merge == "apart" or (is_last and names.reads_both)):
+            outputs = [[self.merged(a, b) for a, b in zip(*outputs, strict=True)]]
+        if names.is_projected:
+            maps = [self.write(names.of("P", level, i)) for i in range(len(outputs))]
+            outputs = [
+                [f"{p} {y}" for y in stream] for p, stream in zip(maps, outputs, strict=True)
+            ]
+        if not names.residual or level == 0:
+            return outputs
+        return [
+            [self.checked(self.added(level, i, y, x)) for y, x in zip(stream, below, strict=True)]
+            for i, (stream, below) in enumerate(zip(outputs, read, strict=True))
+        ]
+
+    def merged(self, forward: str, backward: str) -> str:
+        """Both directions as one."""
+        merge = self.names.merge
+        if merge == "mean":
+            return f"{self.write(Symbol('mean'))}({forward}, {backward})"
+        if merge == "concat":
+            return f"[{forward}; {backward}]"
+        return f"({forward} {'+' if merge == 'sum' else self.times} {backward})"
+
+    def added(self, level: int, stream: int, given: str, read: str) -> str:
+        """What a layer gives, and what it has read, as one."""
+        if self.names.residual == "highway":
+            return f"{self.write(self.names.of('highway', level, stream))}({given}, {read})"
+        return f"({given} + {read})"
+
+    def checked(self, formula: str) -> str:
+        """``formula``, or an error if it is too long."""
+        if len(formula) > LONGEST:
+            raise ValueError(
+                f"t: got {self.t} of {self.steps} steps in {self.names.depth} layers, expected a "
+                f"formula of at most {LONGEST} characters; take fewer steps, or see lens.draw"
+            )
+        return formula
+
+
+def _side_by_side(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def _where(names: Names, steps: int) -> str:
+    """What the letters of a formula stand for."""
+    said = [_step_of(names)]
+    begins = [s for d in range(names.directions) for s in _state(names, d, steps + 1 if d else 0)]
+    if names.cell.starts_at_zero:
+        said.append(" = ".join([*begins, "0"]) + (" in each layer" if names.depth > 1 else ""))
+    else:
+        kind = "learnt" if names.cell.learns_initial_state else "the cell's own"
+        said.append(f"{', '.join(begins)}: {kind}")
+    if names.residual == "highway" and names.depth > 1:
+        said.append("highway(y, x) = q ⊙ y + (1 - q) ⊙ x, q = σ(Q x + b)")
+    heads = "V, V'" if names.reads_both else "V"
+    return "; ".join([*filter(None, said), f"{heads} and g are the head's"])
+
+
+def _step_of(names: Names) -> str:
+    """What one step is."""
+    if names.f is None:
+        before, after = (_side_by_side(_state(names, 0, step)) for step in ("{t-1}", "t"))
+        said = f"{kind_of(names.cell).__name__}(x_t, {before}) = {after}"
+        if isinstance(names.cell, GatedCell) and names.cell.extras:
+            said += f", with {', '.join(names.cell.extras)}"
+        if type(names.cell).read is not Cell.read:
+            return f"{said}, of which read({after}) goes on"
+        return said if len(names.letters) == 1 else f"{said}, of which {names.letters[0]}_t goes on"
+    f, has_bias = names.f
+    if not has_bias:
+        return "" if f == "identity" else f"f = {f}"
+    said = f"f(z) = {'z + b' if f == 'identity' else f'{f}(z + b)'}"
+    return f"{said}, each layer and direction having its own b" if len(names.cells) > 1 else said
+
+
+def _state(names: Names, direction: int, step: int | str) -> list[str]:
+    """The state, in whatever layer."""
+    return [str(Symbol(letter, str(step), direction == 1)) for letter in names.letters]
