@@ -1,0 +1,184 @@
+"""One HTML page of records, which asks for nothing from outside."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from unrolled.report import charts, words
+from unrolled.report.charts import Record
+
+WIDE = "container"  # as wide as the page gives it
+FIGURES = {
+    "states": "State by step",
+    "gradient": "Gradient by step",
+    "by_lag": "Gradient by lag",
+    "lags": "Every step and lag",
+    "eigenvalues": "Eigenvalues of W",
+    "time_scales": "Time scales of the gate",
+}
+TRAINING = "A line for each scan, the selected one in blue. Click on a point to go there."
+READING = {
+    "Growth": "what a step back in time multiplies the gradient by: below 1 it vanishes, above 1 it "
+    "explodes. The horizon is the number of steps after which a hundredth is left.",
+    "State by step": "the state of one lane, unit by unit; colours are centred at 0.",
+    "Gradient by step": "the mean over lanes, on a logarithmic axis, where a constant growth is a "
+    "straight line. The band is one standard deviation up, and by the same factor down.",
+    "Gradient by lag": "how much of the state k steps earlier is still in the state at the selected step. "
+    "The dashed line is a hundredth.",
+    "Every step and lag": "the same for all steps: blue has faded, orange has grown, by a thousand or "
+    "more where the colour is full.",
+    "Eigenvalues of W": "inside the circle a direction fades by W alone, outside it grows.",
+    "Time scales of the gate": "over how many steps each unit forgets.",
+}
+
+
+def write(
+    path: str | Path,
+    records: Mapping[int, Record],
+    *,
+    trials: Record | None = None,
+    title: str = "The gradient through time",
+) -> None:
+    """Write ``records``, by training step, as one HTML page; with several it has a slider.
+
+    40 records at most are shown, evenly chosen, the first and the last among them. The page holds its
+    data and scripts, and may not reach the network.
+
+    Args:
+        path: the file.
+        records: what ``Report.record()`` gives.
+        trials: what ``Trials.record()`` gives.
+        title: of the page.
+
+    Raises:
+        ValueError: there are no records.
+        OSError: the file cannot be written.
+    """
+    Path(path).write_text(page(records, trials, title), encoding="utf-8")
+
+
+def page(records: Mapping[int, Record], trials: Record | None, title: str) -> str:
+    """The text of the page."""
+    kept = charts.thinned(records)
+    here = files("unrolled.report")
+    library = _library()
+    script = (here / "page.js").read_text("utf-8")
+    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (library, script))
+    scans = charts.scans_of(kept)
+    told = (words.snapshot(record, scans) for record in kept.values())
+    return Template((here / "page.html").read_text("utf-8")).substitute(
+        title=escape(title),
+        allowed=allowed,
+        style=(here / "page.css").read_text("utf-8"),
+        slider=_slider(len(kept), len(records)),
+        told="".join(f'<div class="snapshot">{text}</div>' for text in told),
+        training=_figure("growth", "Growth over the training", TRAINING) if len(kept) > 1 else "",
+        choice=_choice(scans),
+        figures="".join(_figure(*item) for item in FIGURES.items()),
+        trials=_trials(trials) if trials and trials["trials"] else "",
+        reading="".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
+        data=_json(_data(kept, trials)),
+        library=library,
+        script=script,
+    )
+
+
+@cache
+def _library() -> str:
+    """The JavaScript that draws, of the version that altair writes for."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(value: object) -> str:
+    """As JSON that no HTML parser takes for the end of its element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _data(records: Mapping[int, Record], trials: Record | None) -> dict[str, Any]:
+    """What the script of the page reads."""
+    tried = {}
+    if trials and trials["trials"]:
+        tried["trial_growth"] = charts.trial_growth(trials, WIDE).to_dict()
+        tried["trial_gradient"] = charts.trial_gradient(trials, WIDE).to_dict()
+    return {
+        "at": list(records),
+        "rows": charts.rows_of(records),
+        "charts": _charts() | tried,
+        "light": charts.config(),
+        "dark": charts.config(dark=True),
+    }
+
+
+@cache
+def _charts() -> dict[str, Any]:
+    """Those of any records, whose rows the script gives them."""
+    drawn = {
+        "growth": charts.growth(WIDE),
+        "states": charts.states(WIDE),
+        "gradient": charts.gradient(WIDE),
+        "by_lag": charts.by_lag(WIDE),
+        "lags": charts.lags(WIDE),
+        "eigenvalues": charts.eigenvalues(220),
+        "time_scales": charts.time_scales(WIDE),
+    }
+    return {name: chart.to_dict() for name, chart in drawn.items()}
+
+
+def _figure(name: str, title: str, about: str = "") -> str:
+    """The place of a chart, for the script."""
+    return (
+        f'<figure id="{name}"><figcaption><h3>{title}</h3><p class="about">{about}</p></figcaption>'
+        f'<div class="chart"></div></figure>'
+    )
+
+
+def _slider(kept: int, count: int) -> str:
+    """Over the training, if there is a choice."""
+    if kept < 2:
+        return ""
+    thinned = f" The page keeps {kept} of {count} snapshots, evenly chosen." if count > kept else ""
+    return (
+        '<div id="training"><label for="snapshot">Training step <output id="at"></output></label>'
+        f'<input id="snapshot" type="range" min="0" max="{kept - 1}" value="{kept - 1}">'
+        f"<small>All that follows is as it was then.{thinned}</small></div>"
+    )
+
+
+def _choice(scans: Mapping[charts.Place, int]) -> str:
+    """The menu of scans, and the slider over steps."""
+    options = "".join(
+        f'<option value="{i}">{escape(charts.label(*place))}</option>' for place, i in scans.items()
+    )
+    return (
+        f'<label for="scan">Scan</label><select id="scan">{options}</select>'
+        '<label for="step">Step <output id="chosen"></output></label>'
+        '<input id="step" type="range" min="0" max="0" value="0">'
+    )
+
+
+def _trials(trials: Record) -> str:
+    growth = _figure("trial_growth", "Growth a step", "1 would keep the gradient's length.")
+    about = (
+        "‖∂L/∂h_t‖ of the worst scan, as it is and after the best remedies, in the same colours."
+    )
+    return (
+        f'<section id="trials"><h2>Remedies tried</h2>{words.tried(trials)}'
+        f'<div class="figures">{growth}{_figure("trial_gradient", "Gradient by step", about)}</div>'
+        f"</section>"
+    )
