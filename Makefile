@@ -9,12 +9,15 @@ SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
 .PHONY: demo test check format docs bench generate native native-test sanitize neon-test wheel clean
 
-demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank
-	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --out runs/demo --resume
+demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank, see its gradient
+	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --watch 1000 --out runs/demo --resume
 	@$(BIN)/python -m unrolled evaluate runs/demo
 	@$(BIN)/python -m unrolled fill runs/demo '$(SENTENCE)'
 	@echo
-	@echo "Next: $(BIN)/unrolled fill runs/demo '今天天气很____,我们去公园吧。'"
+	@$(BIN)/python -m unrolled diagnose runs/demo
+	@echo
+	@echo "Next: open runs/demo/lens.html, the gradient through time and over the training"
+	@echo "      $(BIN)/unrolled fill runs/demo '今天天气很____,我们去公园吧。'"
 	@echo "      $(BIN)/unrolled train lm --data shakespeare --unit word --minutes 5 --out runs/lm"
 	@echo "      $(BIN)/unrolled generate runs/lm --prompt 'To be'"
 	@echo "      docs/tutorials/equations-to-code.md"
@@ -80,7 +83,7 @@ $(STAMPS)/package: $(SETUP) | $(BIN)/python
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/corpora: $(STAMPS)/package
-	$(PIP) --editable '.[corpora,zh]'
+	$(PIP) --editable '.[corpora,zh,report]'
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/corpora
@@ -96,5 +99,5 @@ $(STAMPS)/bench: $(STAMPS)/corpora
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/package
-	$(PIP) --editable '.[docs]'
+	$(PIP) --editable '.[docs,report]'
 	@touch $@

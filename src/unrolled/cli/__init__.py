@@ -44,14 +44,14 @@ def _failed(text: str, code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; each puts the function to call into ``command``."""
-    from unrolled.cli import evaluate, fill, generate, info, train
+    from unrolled.cli import diagnose, evaluate, fill, generate, info, show, train
 
     root = argparse.ArgumentParser(
         prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
     )
     root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, fill, generate, evaluate, info):
+    for command in (train, fill, generate, evaluate, diagnose, show, info):
         command.add_to(commands)
     return root
 

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrolled.cli.printing import print_json
-from unrolled.cli.runs import load
-from unrolled.data import Dataset, sentences
+from unrolled.cli.runs import encoded, load
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import DataError
 from unrolled.models import LanguageModel, TokenModel
-from unrolled.training import Run, evaluate, evaluate_continuous
+from unrolled.training import evaluate, evaluate_continuous
 from unrolled.training.feeds import evaluation_windows
 
 BATCH_TOKENS = 4096
@@ -40,7 +39,7 @@ def command(arguments: argparse.Namespace) -> None:
     """Evaluate, and print the scores."""
     run, model = load(arguments.run, TokenModel)  # type: ignore[type-abstract]
     with tempfile.TemporaryDirectory() as directory:
-        data = _encoded(run, arguments.data, Path(directory)) if arguments.data else run.dataset()
+        data = encoded(run, arguments.data, Path(directory)) if arguments.data else run.dataset()
         if not data.sentences(arguments.split):
             raise DataError(
                 f"the {arguments.split} split is empty: give more text with --data, or another --split"
@@ -59,16 +58,3 @@ def command(arguments: argparse.Namespace) -> None:
         f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""
     )
     print(f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}")
-
-
-def _encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
-    """Other text, in the run's own tokens."""
-    data, _ = Dataset.write(
-        directory,
-        sentences(sources),
-        run.tokenizer,
-        longest=run.longest,
-        vocabulary=run.vocabulary,
-        passage=run.passage,
-    )
-    return data

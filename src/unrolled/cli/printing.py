@@ -4,11 +4,23 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
+from unrolled.lens import Report
+
 
 def print_json(value: object) -> None:
     """Print ``value`` as one line of JSON, in plain ASCII where standard output is not UTF-8."""
     encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
     print(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False))
+
+
+def print_report(report: Report) -> None:
+    """Print ``report``: on a terminal as a table in colours, else as plain text."""
+    if sys.stdout.isatty():
+        Console().print(report)
+    else:
+        print(report)
 
 
 def note(text: str) -> None:

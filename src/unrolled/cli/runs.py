@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from unrolled.cli.printing import note
+from unrolled.data import Dataset, sentences
 from unrolled.errors import RunError
 from unrolled.models import TokenModel
 from unrolled.training import Run
@@ -23,3 +24,16 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
     if run.weights_step() == 0:
         note(f"{directory}: the weights are untrained; go on with 'unrolled train … --resume'")
     return run, model
+
+
+def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
+    """Other text, in the run's own tokens, written to ``directory``."""
+    data, _ = Dataset.write(
+        directory,
+        sentences(sources),
+        run.tokenizer,
+        longest=run.longest,
+        vocabulary=run.vocabulary,
+        passage=run.passage,
+    )
+    return data

@@ -29,6 +29,7 @@ from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, locked
 from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
 from unrolled.training.watchers import logs, progress_bar
+from unrolled.training.watching import PAGE, history, require_page
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
@@ -98,6 +99,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--log", type=Path, metavar="FILE", help="append JSON lines to FILE")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events")
     parser.add_argument(
+        "--watch", type=whole(1), metavar="N", help="look where the gradient goes, every N steps"
+    )
+    parser.add_argument(
         "--checkpoint-seconds", type=positive, metavar="N", help="time between checkpoints (30)"
     )
     for name, (default, text, settings) in DECISIVE.items():
@@ -115,6 +119,8 @@ def train(arguments: argparse.Namespace) -> None:
     if {"minutes", "epochs"} <= given.keys():
         raise CallError("--minutes and --epochs: got both, expected one of them")
     _refuse_contradictions(given)
+    if "watch" in given:
+        require_page()
     with _memory_that_is_too_small(given), ExitStack() as stack:
         followers = stack.enter_context(
             logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
@@ -134,14 +140,20 @@ def train(arguments: argparse.Namespace) -> None:
         if resumed:
             trainer.restore()
             print(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
+        if "watch" in given:
+            followers += stack.enter_context(history(directory, trainer.step))
         followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
-        outcome = trainer.train(followers, given.get("checkpoint_seconds", 30.0))
+        outcome = trainer.train(
+            followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
+        )
     early = ", stopped early" if outcome.stopped_early else ""
     print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
         print(f"best on the validation split: {outcome.best:.4f} nats per token")
     else:
         print("the validation split is empty: the last weights are kept")
+    if "watch" in given and (directory / PAGE).exists():
+        print(f"the gradient over the training: {directory / PAGE}")
 
 
 def _begun(directory: Path, given: dict[str, Any]) -> Run:

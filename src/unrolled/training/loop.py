@@ -8,7 +8,8 @@ the same weights, to the bit, as one that never stopped.
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from unrolled.data import Dataset
 from unrolled.errors import DataError, RunError
+from unrolled.lens import Lens, Report, watch
 from unrolled.models import TokenModel
 from unrolled.shapes import check_size
 from unrolled.training.feeds import feed_of
@@ -50,6 +52,9 @@ class Watcher(Protocol):
     def evaluated(self, step: int, scores: Scores) -> None:
         """Called after every evaluation on the validation split."""
 
+    def seen(self, step: int, report: Report) -> None:
+        """Called after every step that was watched, where any is."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -80,13 +85,28 @@ class Trainer:
         self.worse = 0  # evaluations since the best
         self.stopped_early = False
 
-    def train(self, watchers: Sequence[Watcher] = (), checkpoint_seconds: float = 30) -> Outcome:
+    def train(
+        self,
+        watchers: Sequence[Watcher] = (),
+        checkpoint_seconds: float = 30,
+        *,
+        watch_every: int | None = None,
+    ) -> Outcome:
         """Train to the end, or until the validation loss has not improved for ``patience`` evaluations.
+
+        Args:
+            watchers: who follows.
+            checkpoint_seconds: the time between checkpoints.
+            watch_every: the first step, and every so many, are run inside ``unrolled.watch``, which
+                changes no number; the report is that before the step's update.
 
         Raises:
             RunError: a loss or the gradient is not finite; the best weights so far are kept.
+            TypeError, ValueError: ``watch_every`` is not a whole number from 1 up.
         """
         settings = self.settings
+        if watch_every is not None:
+            check_size("watch_every", watch_every)
         torch.set_num_threads(settings.threads)
         if not (self.run.directory / WEIGHTS).exists():
             self.run.save_weights(self.model, {"step": self.step})
@@ -95,8 +115,10 @@ class Trainer:
         for epoch, item in self.feed.from_step(self.step):
             if self.step >= settings.steps or self.stopped_early:
                 break
-            done = self._step(epoch, item)
+            done, report = self._step(epoch, item, watch_every)
             for watcher in watchers:
+                if report is not None:
+                    watcher.seen(self.step, report)
                 watcher.step(done)
             if settings.evaluates(self.step):
                 scores = self._evaluate()
@@ -109,23 +131,44 @@ class Trainer:
             saved = time.monotonic()
         return Outcome(self.step, self.stopped_early, self.best)
 
-    def _step(self, epoch: int, item: Any) -> Step:
-        settings = self.settings
-        torch.manual_seed((settings.seed << 32) + self.step)
+    def _step(
+        self, epoch: int, item: Any, watch_every: int | None = None
+    ) -> tuple[Step, Report | None]:
+        settings, number = self.settings, self.step + 1
         rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        is_watched = watch_every is not None and (number == 1 or number % watch_every == 0)
+        fed = self.feed.state_dict() if watch_every else None
+        with watch(self.model) if is_watched else nullcontext() as lens:
+            nats, size = self._backward(item, lens)
+        for name, value in (("loss", nats), ("gradient's norm", size)):
+            if not math.isfinite(value):
+                if fed is not None and lens is None:
+                    lens = self._once_more(item, fed)
+                raise self._diverged(name, value, number, lens)
+        report = None if lens is None else lens.report()
+        self.optimizer.step()
+        self.step = number
+        return Step(number, epoch, nats, size, rate, self.feed.tokens(item)), report
+
+    def _backward(self, item: Any, lens: Lens | None = None) -> tuple[float, float]:
+        """The gradient of an item, clipped; its loss, and the norm before clipping."""
+        torch.manual_seed((self.settings.seed << 32) + self.step)
         loss = self.feed.loss(item)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        nats, size = loss.item(), norm.item()
-        for name, value in (("loss", nats), ("gradient's norm", size)):
-            if not math.isfinite(value):
-                raise self._diverged(name, value, self.step + 1)
-        self.optimizer.step()
-        self.step += 1
-        return Step(self.step, epoch, nats, size, rate, self.feed.tokens(item))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if lens is not None:
+            lens.clipped(norm, self.settings.clip)
+        return loss.item(), norm.item()
+
+    def _once_more(self, item: Any, fed: Mapping[str, Tensor]) -> Lens:
+        """The same step, from the same state, looked on at."""
+        self.feed.load_state_dict(fed)
+        with watch(self.model) as lens:
+            self._backward(item)
+        return lens
 
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
@@ -142,17 +185,19 @@ class Trainer:
             )
         return scores
 
-    def _diverged(self, name: str, value: float, step: int) -> RunError:
+    def _diverged(self, name: str, value: float, step: int, lens: Lens | None = None) -> RunError:
         """The error that ends the run; the weights that are kept for use are good ones."""
         if (
             self.best == math.inf
         ):  # none were ever evaluated: the last checkpoint's are the latest good
             self.restore()
             self.run.save_weights(self.model, {"step": self.step})
+        broken = None if lens is None else lens.broken()
+        where = "" if broken is None else f"; {broken}"
         return RunError(
-            f"the {name} is {value} at step {step} of {self.settings.steps}; stopped. The weights of "
-            f"step {self.run.weights_step()} are kept in {self.run.directory}; start a new run with a "
-            "lower --learning-rate or --clip"
+            f"the {name} is {value} at step {step} of {self.settings.steps}{where}; stopped. The "
+            f"weights of step {self.run.weights_step()} are kept in {self.run.directory}; start a new run "
+            "with a lower --learning-rate or --clip"
         )
 
     def checkpoint(self) -> None:

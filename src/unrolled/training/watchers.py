@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from unrolled.errors import MissingExtraError, RunError
+from unrolled.lens import Report
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
+from unrolled.training.watching import figures
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -45,21 +48,26 @@ class ProgressBar:
         self.task = progress.add_task("training", total=steps, completed=done, figures="")
         self.loss: float | None = None
         self.validation = ""
+        self.verdict = ""
 
     def step(self, step: Step) -> None:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
         figures = (
             f"loss {self.loss:.3f}{self.validation}  |gradient| {step.gradient_norm:.2f}  "
-            f"{self.speed.after(step):,.0f} tokens/s"
+            f"{self.verdict}{self.speed.after(step):,.0f} tokens/s"
         )
         self.progress.update(self.task, completed=step.step, figures=figures)
 
     def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, the step is on the bar
         self.validation = f" (validation {scores.nats:.3f})"
 
+    def seen(self, step: int, report: Report) -> None:  # noqa: ARG002
+        found = report.verdict
+        self.verdict = "" if found is None else f"{found.state} {found.growth:.2f}/step  "
+
 
 class JsonLog:
-    """One JSON object a line: every ``LOG_EVERY`` steps, and every evaluation."""
+    """One JSON object a line: every ``LOG_EVERY`` steps, every evaluation, every report of the lens."""
 
     def __init__(self, file: RawIOBase, path: Path) -> None:
         self.file = file
@@ -73,6 +81,9 @@ class JsonLog:
 
     def evaluated(self, step: int, scores: Scores) -> None:
         self._write({"step": step, "validation": asdict(scores)})
+
+    def seen(self, step: int, report: Report) -> None:
+        self._write({"step": step, "lens": figures(report)})
 
     def _write(self, row: dict[str, object]) -> None:
         try:
@@ -98,6 +109,12 @@ class TensorBoard:
     def evaluated(self, step: int, scores: Scores) -> None:
         for name in ("nats", "top1", "top5"):
             self.writer.add_scalar(f"validation/{name}", getattr(scores, name), step)
+
+    def seen(self, step: int, report: Report) -> None:
+        for scan, found in figures(report).items():
+            for name in ("growth", "horizon", "norm_ratio"):
+                if found[name] is not None:
+                    self.writer.add_scalar(f"lens/{name}/{scan}", found[name], step)
 
 
 @contextmanager
@@ -128,9 +145,9 @@ def progress_bar(steps: int, done: int) -> Iterator[list[Watcher]]:
         yield []
         return
     columns = (
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.completed}/{task.total}", table_column=Column()),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", table_column=Column()),  # which wraps
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:

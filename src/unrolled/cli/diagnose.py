@@ -1,0 +1,239 @@
+"""``unrolled diagnose``: where a model's gradient goes through time, why, and what helps."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import unrolled
+from unrolled import lens
+from unrolled.bptt import Carry
+from unrolled.cells import elman
+from unrolled.cli.options import whole
+from unrolled.cli.printing import print_json, print_report
+from unrolled.cli.runs import encoded, load
+from unrolled.cli.show import CELLS
+from unrolled.data import Batch, Dataset
+from unrolled.data.dataset import SPLITS
+from unrolled.errors import CallError, DataError
+from unrolled.layers import Recurrent
+from unrolled.models import LanguageModel, TokenModel
+from unrolled.models.token_model import DEEPEST, WIDEST
+from unrolled.training.feeds import evaluation_windows
+from unrolled.training.measures import real
+
+# The options of a bare network, and their defaults; the parser leaves out what was not given.
+BARE: dict[str, Any] = {
+    "activation": "tanh",
+    "hidden": 64,
+    "input": 32,
+    "steps": 100,
+    "batch": 8,
+    "depth": 1,
+    "bidirectional": False,
+    "seed": 0,
+}
+OF_A_RUN = ("data", "split")
+NATS = "nats per token"
+
+
+class Question(NamedTuple):
+    """What is looked at: a model at a step of its training, a loss of it, and a batch."""
+
+    title: str
+    step: int
+    model: nn.Module
+    loss: Callable[..., Tensor]
+    measure: str
+    """What the loss is."""
+    batch: tuple[Tensor, ...]
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "diagnose",
+        help="see where a gradient goes through time, and why",
+        description="One forward and one backward pass, looked on at by the lens: of a trained model "
+        "on held-out text, or of a network by itself on noise.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=None, metavar="DIR", help="a run of 'unrolled train'"
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="other text; by default what it was trained on",
+    )
+    parser.add_argument("--split", choices=SPLITS, help="which part of it (validation)")
+    parser.add_argument("--cell", choices=sorted(CELLS), help="a network by itself, of this cell")
+    parser.add_argument(
+        "--activation", choices=sorted(elman.ACTIVATIONS), help="of --cell elman (tanh)"
+    )
+    for name, most, text in (
+        ("hidden", WIDEST, "hidden units"),
+        ("input", WIDEST, "features of the noise"),
+        ("steps", 2**20, "steps of time"),
+        ("batch", 2**20, "lanes"),
+        ("depth", DEEPEST, "recurrent layers"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=whole(1, most), metavar="N", help=f"{text} ({BARE[name]})"
+        )
+    parser.add_argument("--bidirectional", action="store_true", help="read in both directions")
+    parser.add_argument("--seed", type=whole(0), metavar="N", help="source of chance (0)")
+    parser.add_argument(
+        "--try", dest="tries", action="store_true", help="try every remedy, and look again"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """Look, and print what was seen."""
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    _refuse_contradictions(given)
+    if "html" in given:
+        import_module("unrolled.report")  # or which package is missing, before anything is done
+    with tempfile.TemporaryDirectory() as directory:
+        asked = _run(given, Path(directory)) if "run" in given else _bare(given)
+    with unrolled.watch(asked.model) as seen:
+        loss = asked.loss(asked.model, *asked.batch)
+        torch.autograd.backward(loss)
+    report = seen.report()
+    trials = None
+    if "tries" in given:
+        model = _Asked(asked.model, asked.loss)
+        trials = lens.try_remedies(model, asked.batch, lambda value: value)
+    if "html" in given:
+        from unrolled.report import page
+
+        records = {asked.step: report.record()}
+        page.write(
+            given["html"],
+            records,
+            trials=None if trials is None else trials.record(),
+            title=asked.title,
+        )
+    if "json" in given:
+        print_json(report.record() | ({} if trials is None else trials.record()))
+        return
+    print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
+    print_report(report)
+    if trials is not None:
+        print(f"\n{trials}")
+    if "html" in given:
+        print(f"the page: {given['html']}")
+
+
+class _Asked(nn.Module):
+    """A model, called for its loss."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.train(model.training)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.loss(self.model, *batch)
+
+
+# --- A run ---------------------------------------------------------------------------------------
+
+
+def _run(given: dict[str, Any], directory: Path) -> Question:
+    """A run's model, and a batch of its text or of another, which is encoded in ``directory``."""
+    run, model = load(given["run"], TokenModel)  # type: ignore[type-abstract]
+    split = given.get("split", "validation")
+    data = encoded(run, given["data"], directory) if "data" in given else run.dataset()
+    if not data.sentences(split):
+        raise DataError(
+            f"the {split} split is empty: give more text with --data, or another --split"
+        )
+    about = (f"{given['run']}, {split}", run.weights_step(), model)
+    if isinstance(model, LanguageModel) and data.is_continuous:
+        return Question(*about, _of_window, NATS, _window(data, split))
+    batches = data.batches(split, run.settings.batch_tokens)
+    rows = list(batches.rows())  # from short to long
+    return Question(*about, _of_sentences, NATS, batches.read(rows[len(rows) // 2]))
+
+
+def _of_sentences(model: TokenModel, tokens: Tensor, lengths: Tensor) -> Tensor:
+    return model.loss(Batch(tokens, lengths))
+
+
+def _window(data: Dataset, split: str) -> tuple[Tensor, ...]:
+    """The beginning of a continuous split, as ``_of_window`` takes it."""
+    windows = evaluation_windows(data, split)
+    if not windows:
+        raise DataError(f"the {split} split: one token, expected more; give more text with --data")
+    window = windows[0]
+    return (*window.data, real(window), window.resets, window.lengths)
+
+
+def _of_window(
+    model: LanguageModel,
+    tokens: Tensor,
+    targets: Tensor,
+    counted: Tensor,
+    resets: Tensor,
+    lengths: Tensor,
+) -> Tensor:
+    with Carry(model).window(resets, lengths=lengths):
+        total = model.total(tokens, targets, counted)
+    return total / counted.sum().clamp(min=1)
+
+
+# --- A network by itself -------------------------------------------------------------------------
+
+
+def _bare(given: dict[str, Any]) -> Question:
+    """A network with fresh weights, and noise for it to read."""
+    options = BARE | given
+    name, units = options["cell"], options["hidden"]
+    torch.manual_seed(options["seed"])
+    layer = Recurrent(
+        CELLS[name],
+        options["input"],
+        units,
+        depth=options["depth"],
+        bidirectional=options["bidirectional"],
+        **({"activation": options["activation"]} if name == "elman" else {}),
+    )
+    x = torch.randn(options["steps"], options["batch"], options["input"])
+    kind = CELLS[name].__name__ + (f" ({options['activation']})" if name == "elman" else "")
+    last = "each direction's last output" if options["bidirectional"] else "the last output"
+    title = f"{kind}, H = {units}, {options['steps']} steps of noise"
+    return Question(title, 0, layer, _of_last, f"mean square of {last}", (x,))
+
+
+def _of_last(layer: Recurrent, x: Tensor) -> Tensor:
+    """The mean square of what each direction gives after its last step."""
+    forward, *backward = layer(x).y.chunk(layer.directions, -1)
+    last = [forward[-1], *(y[0] for y in backward)]
+    return torch.cat(last, -1).square().mean()
+
+
+def _refuse_contradictions(given: dict[str, Any]) -> None:
+    """Refuse options that do not go together."""
+    if ("run" in given) == ("cell" in given):
+        got = "both" if "run" in given else "neither"
+        raise CallError(f"DIR and --cell: got {got}, expected one of them")
+    others, needed = (BARE, "--cell") if "run" in given else (dict.fromkeys(OF_A_RUN), "DIR")
+    for name in others:
+        if name in given:
+            raise CallError(f"--{name}: got {given[name]}, which is for {needed}")
+    if "tries" in given and given.get("steps") == 1:
+        raise CallError("--steps: got 1 with --try, expected 2 or more")
+    if "activation" in given and given["cell"] != "elman":
+        raise CallError(
+            f"--activation: got {given['activation']} with --cell {given['cell']}, expected --cell elman"
+        )
