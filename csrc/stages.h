@@ -331,9 +331,9 @@ struct Stages {
   T norm_of(int s, Index b) const {
     const T* carry = sweep.carry_ + (s * sweep.B_ + b) * padded;
     const T* given = is_given(s) ? d_state_row(s, b) : sweep.zeros_;
-    T squares[2] = {0, 0};
+    T squares[Parent::sums_of_squares] = {};
     for (Index u = 0; u < H; ++u) Parent::add_squares(carry[u] + given[u], squares);
-    return Parent::norm_of(squares[0], squares[1]);
+    return Parent::norm_of_numbers(squares);
   }
 
   void note_norms(Index n) {

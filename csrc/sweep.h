@@ -613,22 +613,34 @@ class Sweep {
     finish_lanes(group, parts, first, last, rows.later, z);
   }
 
-  // Sums of squares, whose roots T can hold although it cannot hold the squares: of d times a large number,
-  // exact unless they overflow, then of d times a small one.
-  static constexpr Index squares_of_a_row = 2 * V::size;
-  static constexpr T large = sizeof(T) == 4 ? T(0x1p50) : T(0x1p500), small = 1 / large;
+  // Sums of squares whose roots T can hold, although it cannot hold the squares: of d times a large number,
+  // of d, and of d times a small one. The first that does not overflow has lost nothing to underflow.
+  static constexpr int sums_of_squares = 3;
+  static constexpr Index squares_of_a_row = sums_of_squares * V::size;
+  static constexpr T large = sizeof(T) == 4 ? T(0x1p76) : T(0x1p600), small = 1 / large;
 
   UNROLLED_INLINE static void add_squares(V d, T* sums) {
-    const V up = d * V(large), down = d * V(small);
-    (V::load(sums) + up * up).store(sums);
-    (V::load(sums + V::size) + down * down).store(sums + V::size);
+    const V scaled[] = {d * V(large), d, d * V(small)};
+    for (int i = 0; i < sums_of_squares; ++i)
+      (V::load(sums + i * V::size) + scaled[i] * scaled[i]).store(sums + i * V::size);
   }
   static void add_squares(T d, T* sums) {
-    sums[0] += (d * large) * (d * large);
-    sums[1] += (d * small) * (d * small);
+    const T scaled[] = {d * large, d, d * small};
+    for (int i = 0; i < sums_of_squares; ++i) sums[i] += scaled[i] * scaled[i];
   }
-  static T norm_of(T up, T down) { return std::isfinite(up) ? std::sqrt(up) * small : std::sqrt(down) * large; }
-  static T norm_of(const T* sums) { return norm_of(V::load(sums).sum(), V::load(sums + V::size).sum()); }
+  // From the three sums, each `size` numbers that are still to be added up.
+  template <class Sum>
+  static T norm_of(const T* sums, int size, Sum sum) {
+    const T up = sum(sums), plain = sum(sums + size);
+    if (std::isfinite(up)) return std::sqrt(up) * small;
+    return std::isfinite(plain) ? std::sqrt(plain) : std::sqrt(sum(sums + 2 * size)) * large;
+  }
+  static T norm_of(const T* sums) {
+    return norm_of(sums, V::size, [](const T* p) { return V::load(p).sum(); });
+  }
+  static T norm_of_numbers(const T* sums) {
+    return norm_of(sums, 1, [](const T* p) { return *p; });
+  }
 
   // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
   void begin_carry(int s, Index b, bool final_step, Index first, Index last) const {
@@ -699,9 +711,9 @@ class Sweep {
 
   // The norm of a row of which each member has its units'.
   T norm_of_all(const Member& me, int s, Index at) const {
-    T squares[2] = {0, 0};
+    T squares[sums_of_squares] = {};
     for (int m = 0; m < me.count; ++m) add_squares(lengths_[(m * S + s) * T_ * B_ + at], squares);
-    return norm_of(squares[0], squares[1]);
+    return norm_of_numbers(squares);
   }
 
   template <bool whole>

@@ -98,6 +98,32 @@ def test_nothing_that_is_computed_changes(name: str) -> None:
     assert type(layer) is kind and "watcher" not in vars(layer)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("lanes", [1, B])
+@pytest.mark.parametrize("power", [-44, -37, -20, -12, 0, 12, 20, 37])
+def test_a_norm_is_right_wherever_the_dtype_has_it(
+    power: int, lanes: int, backend: unrolled.scan.Backend
+) -> None:
+    layer = Recurrent(cells.LSTM, D, H, backend=backend)
+    x, scale = torch.randn(T, lanes, D), float(torch.tensor(10.0**power))
+    weight = torch.linspace(0.5, 1.0, H)
+    with watch(layer) as lens:
+        (layer(x).y[-1] * (weight * scale)).sum().backward()
+    sent = (weight * scale).double()  # which is rounded where it is not normal
+    torch.testing.assert_close(
+        lens.flows[0].h[-1].double(), sent.norm().expand(lanes), rtol=1e-5, atol=1.5e-45
+    )
+    layer.zero_grad()
+    bound = scale / 4
+    if bound > 1e-37:  # below, the quotient of the norms is not normal
+        unrolled.remedies.clip_states(layer, bound)
+        with watch(layer) as lens:
+            (layer(x).y[-1] * (weight * scale)).sum().backward()
+        clipped = lens.flows[0].h[-1].double()
+        torch.testing.assert_close(clipped, torch.full_like(clipped, bound), rtol=1e-5, atol=0)
+        assert any(bool(p.grad.any()) for p in layer.parameters() if p.grad is not None)
+
+
 def test_packed_rows_are_seen_too() -> None:
     layer = nn.LSTM(D, H).double()
     parts = [torch.randn(n, D, dtype=torch.float64) for n in (5, 8, 2)]

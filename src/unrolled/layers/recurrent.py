@@ -213,6 +213,7 @@ class Recurrent(nn.Module):
         x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
         starts = [None] * len(self.cells) if state is None else self.by_scan(state)
         cells = cast(Sequence[Cell], self.cells)
+        watcher = None if torch.compiler.is_compiling() else self.watcher
 
         streams = [x]  # what the next layer reads: one for both directions, or one for each
         finals: list[State] = []
@@ -223,11 +224,17 @@ class Recurrent(nn.Module):
             for direction in range(self.directions):
                 k = level * self.directions + direction
                 read_here, norms = seen[min(direction, len(seen) - 1)], None
-                if self.watcher is not None:
-                    count = len(cells[k].state_sizes)
-                    masks = {"lengths": lengths, "mask": mask}
-                    shape = (x.shape[0], x.shape[1])
-                    norms = self.watcher.begins(k, shape, read_here, states=count, **masks)
+                if watcher is not None:
+                    norms = watcher.begins(
+                        k,
+                        (x.shape[0], x.shape[1]),
+                        read_here,
+                        states=len(cells[k].state_sizes),
+                        start=starts[k],
+                        lengths=lengths,
+                        mask=mask,
+                        resets=resets,
+                    )
                 found, final = scan(
                     self._cell(k),
                     read_here,
@@ -242,8 +249,8 @@ class Recurrent(nn.Module):
                     through=self.through,
                     clip=self.clip,
                 )
-                if self.watcher is not None:
-                    self.watcher.ends(k, found[0] if isinstance(found, tuple) else found)
+                if watcher is not None:
+                    watcher.ends(k, found[0] if isinstance(found, tuple) else found)
                 finals.append(final)
                 if isinstance(found, tuple):
                     every.append(found)

@@ -84,7 +84,8 @@ class Twin(nn.RNNBase):
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
         is_whole = lengths is None and resets is None and self.through is None
         is_plain = is_whole and self.clip is None
-        is_watched = self.watcher is not None and not self.proj_size  # which torch.nn alone has
+        is_watched = self.watcher is not None and not torch.compiler.is_compiling()
+        is_watched = is_watched and not self.proj_size  # which torch.nn alone has
         if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
         check_kinds(self, input, hx)
@@ -106,7 +107,7 @@ class Twin(nn.RNNBase):
         if not is_whole or is_watched:
             counts, begins = (None, None) if is_whole else self.checked(input, lengths, resets)
             run = self._in_parts(run, {"lengths": counts, "resets": begins})
-            run = self._watched(run, counts)
+            run = self._watched(run, counts, begins) if is_watched else run
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, weights, run)
 
@@ -184,11 +185,10 @@ class Twin(nn.RNNBase):
 
         return in_parts
 
-    def _watched(self, run: Run, lengths: Tensor | None) -> Run:
-        """``run``, which is looked on at, if anything looks on."""
+    def _watched(self, run: Run, lengths: Tensor | None, resets: Tensor | None) -> Run:
+        """``run``, which is looked on at."""
         watcher = self.watcher
-        if watcher is None:
-            return run
+        assert watcher is not None
         numbers = count()
 
         def watched(
@@ -206,7 +206,16 @@ class Twin(nn.RNNBase):
                 real = (batch_sizes.unsqueeze(1) > torch.arange(lanes)).sum(0)
             tensors = 2 if self.mode == "LSTM" else 1
             k = next(numbers)
-            norms = watcher.begins(k, (steps, lanes), x, states=tensors, lengths=real, mask=None)
+            norms = watcher.begins(
+                k,
+                (steps, lanes),
+                x,
+                states=tensors,
+                start=state,
+                lengths=real,
+                mask=None,
+                resets=resets,
+            )
             found, final = run(
                 kernel, x, state, weights, batch_sizes=batch_sizes, reverse=reverse, norms=norms
             )

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from unrolled.lens.watching import Flow
+from unrolled.lens.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Broken:
         )
 
 
-def first_broken(flow: "Flow", y: Tensor) -> Broken:
+def first_broken(flow: Flow, y: Tensor) -> Broken:
     """Where ``y``, ``[T, B, H]`` or packed rows ``[R, H]``, broke, which is known to have."""
     steps, lanes = flow.shape
     if y.dim() == 2:
@@ -48,7 +47,7 @@ def first_broken(flow: "Flow", y: Tensor) -> Broken:
     return _broken("forward", flow, y, last=flow.direction == 1)
 
 
-def broken_backward(flows: Sequence["Flow"]) -> Broken | None:
+def broken_backward(flows: Sequence[Flow]) -> Broken | None:
     """Where the gradient broke first, in the first turn in which it did; ``None`` if it never did."""
     at = [flow for flow in flows if not _seen(flow).isfinite().all()]
     if not at:
@@ -58,13 +57,13 @@ def broken_backward(flows: Sequence["Flow"]) -> Broken | None:
     return _broken("backward", flow, _seen(flow).movedim(0, -1), last=flow.direction == 0)
 
 
-def _seen(flow: "Flow") -> Tensor:
+def _seen(flow: Flow) -> Tensor:
     """The norms of all tensors of the state, ``[S, T, B]``; 0 where a step is not real."""
     return torch.where(flow.real, torch.stack(list(flow.written)).cpu(), 0)
 
 
 def _broken(
-    where: Literal["forward", "backward"], flow: "Flow", seen: Tensor, *, last: bool
+    where: Literal["forward", "backward"], flow: Flow, seen: Tensor, *, last: bool
 ) -> Broken:
     """The first, or else the ``last``, step of ``seen`` ``[T, B, …]`` with what is not finite."""
     bad = ~seen.isfinite().all(-1)

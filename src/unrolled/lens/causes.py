@@ -188,7 +188,7 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
         factors=dict(zip(names, factors, strict=True)),
         shares=dict(zip(("direct", *parts.blocks), shares.nanmean((1, 2)).tolist(), strict=True)),
         matrices={n: _matrix(w) for n, w in zip(parts.blocks, matrices, strict=True)},
-        slopes=_slopes(gated, recurrence) if isinstance(gated, Elman) else None,
+        slopes=slopes_of(recurrence) if isinstance(gated, Elman) else None,
         gate=None if isinstance(gated, Elman) else _gate(gated, recurrence),
     )
 
@@ -323,8 +323,10 @@ def _matrix(weight: Tensor) -> Matrix:
     )
 
 
-def _slopes(cell: Elman, recurrence: Recurrence) -> Slopes:
-    """The derivative of f at every step: that of the equations in w."""
+@measuring()
+def slopes_of(recurrence: Recurrence) -> Slopes:
+    """The derivative of an Elman cell's f at every step: that of the equations in w."""
+    cell = cast(Elman, recurrence.cell)
     f = cell.activation
     f = ACTIVATIONS[f] if isinstance(f, str) else f
     w = cell.of_state(recurrence.before)

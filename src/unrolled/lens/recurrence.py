@@ -136,7 +136,9 @@ def pulling(function: Callable[..., Tensor], *at: Tensor) -> Callable[[Tensor], 
 
 
 @measuring()
-def recurrences(layer: nn.Module, x: Tensor) -> tuple[Recurrence, ...]:
+def recurrences(
+    layer: nn.Module, x: Tensor, starts: Sequence[State | None] | None = None
+) -> tuple[Recurrence, ...]:
     """Every scan of ``layer`` over ``x`` as steps, by level, then direction.
 
     As in evaluation, whatever mode the layer is in: nothing is dropped. By PyTorch's operations, whatever
@@ -153,6 +155,8 @@ def recurrences(layer: nn.Module, x: Tensor) -> tuple[Recurrence, ...]:
         layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
         x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``. Every step counts as real:
             measure lanes of different lengths apart, each as ``x[:length, [lane]]``.
+        starts: for each scan the state before its first step, ``[B, size]`` each; where there is none,
+            the cell's own.
 
     Raises:
         TypeError, ValueError: the layer is none of these, or ``x`` does not fit or is empty.
@@ -163,11 +167,14 @@ def recurrences(layer: nn.Module, x: Tensor) -> tuple[Recurrence, ...]:
     for level in range(view.depth):
         outputs = []
         for direction in range(view.directions):
-            cell = cells[level * view.directions + direction]
+            k = level * view.directions + direction
+            cell, start = cells[k], None if starts is None else starts[k]
             seen = streams[min(direction, len(streams) - 1)]
-            states, _ = scan(cell, seen, reverse=direction == 1, every=True, backend="reference")
+            states, _ = scan(
+                cell, seen, start, reverse=direction == 1, every=True, backend="reference"
+            )
             outputs.append(cell.read(states))
-            found.append(_as_steps(cell, level, direction, seen, states))
+            found.append(_as_steps(cell, level, direction, seen, start, states))
         streams = view.joined(level, outputs, streams)
     return tuple(found)
 
@@ -236,12 +243,15 @@ def _in_evaluation(module: Kind) -> Kind:
     return view
 
 
-def _as_steps(cell: Cell, level: int, direction: int, x: Tensor, states: State) -> Recurrence:
-    """A scan over ``x``, whose states after each step are ``states``, as steps."""
+def _as_steps(
+    cell: Cell, level: int, direction: int, x: Tensor, start: State | None, states: State
+) -> Recurrence:
+    """A scan over ``x`` from ``start``, whose states after each step are ``states``, as steps."""
     if direction:
         x, states = x.flip(0), tuple(s.flip(0) for s in states)
     projected = cell.project(x)
-    start = cell.initial_state(x.shape[1], projected)
+    if start is None:
+        start = cell.initial_state(x.shape[1], projected)
     pairs = zip(start, states, strict=True)
     every = tuple(torch.cat([first.unsqueeze(0).to(s), s]) for first, s in pairs)
     return Recurrence(cell, level, direction, x, projected, every)

@@ -14,12 +14,11 @@ from rich.text import Text
 from torch import Tensor
 
 from unrolled.lens.breaks import Broken
-from unrolled.lens.causes import Causes
-from unrolled.lens.lags import estimated_lags, lags_of
-from unrolled.lens.recurrence import Recurrence
+from unrolled.lens.flow import Flow
+from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.spikes import Clipping
 from unrolled.lens.verdict import Verdict, worst
-from unrolled.lens.watching import Flow
+from unrolled.lens.view import View
 
 if TYPE_CHECKING:
     import altair
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24  # characters of a sparkline
-UNITS = 64  # of a state, at most, in a view
-EXACT = 128  # the widest state whose lags are measured in all directions
-PROBES = 16  # random directions, of a wider one
 COLOURS = {
     "healthy": "green",
     "vanishing": "yellow",
@@ -42,25 +38,11 @@ COLOURS = {
 
 
 @dataclass(frozen=True)
-class View:
-    """What there is to show of one scan: of one lane, over the steps that were taken apart, S of them.
-
-    ``states``: h_t of at most 64 units, evenly chosen, ``[S, U]``. ``lags``: as ``lag_matrix``,
-    ``[S, S]``; ``estimated`` from 16 random directions where the state is wider than 128. Both in the
-    order of time.
-    """
-
-    states: Tensor = field(repr=False)
-    lags: Tensor = field(repr=False)
-    estimated: bool
-    causes: Causes
-
-
-@dataclass(frozen=True)
 class Row:
     """One scan: its gradient through time, and the verdict on it.
 
-    ``norms``: the mean over lanes, and over calls of equal length, of ``‖∂L/∂h_t‖`` at each step, ``[T]``;
+    ``calls``: how many calls a gradient came to. ``norms``: the mean over lanes, and over the calls with
+    the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``;
     NaN where none came. ``spread``: the standard deviation over lanes, ``[T]``. ``verdict`` and ``view``
     are missing where there was no real step, or a number was not finite.
     """
@@ -117,7 +99,7 @@ class Report:
             lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end:<{wide}} {state}")
             if row.verdict is not None:
                 v = row.verdict
-                lines.append(f"  {v.evidence}; horizon {_steps(v.horizon)}")
+                lines.append(f"  {v.evidence}; horizon {steps_in_words(v.horizon)}")
                 lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
         return "\n".join([*lines, *self._said()])
 
@@ -132,7 +114,7 @@ class Report:
             state = Text("not judged", "dim") if v is None else Text(v.state, COLOURS[v.state])
             table.add_row(Text(row.place), sparkline(row.norms), row.ends, state)
             if v is not None:
-                lines.append(f"{row.place}: {v.evidence}; horizon {_steps(v.horizon)}")
+                lines.append(f"{row.place}: {v.evidence}; horizon {steps_in_words(v.horizon)}")
                 lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
         return Group(table, *map(Text, [*lines, *self._said()]))
 
@@ -146,18 +128,20 @@ class Report:
         """Everything as plain data, for JSON: numbers of five digits, those not finite ``None``."""
         rows = [
             {
+                "place": row.place,
                 "layer": row.layer,
                 "level": row.level,
                 "direction": row.direction,
                 "calls": row.calls,
                 "norms": row.norms.tolist(),
                 "spread": row.spread.tolist(),
+                "ends": row.ends,
                 "verdict": None if row.verdict is None else asdict(row.verdict),
-                "view": None if row.view is None else _view_record(row.view),
+                "view": None if row.view is None else row.view.record(),
             }
             for row in self.rows
         ]
-        found: dict[str, Any] = _plain(
+        found: dict[str, Any] = plain(
             {
                 "rows": rows,
                 "notes": list(self.notes),
@@ -186,12 +170,14 @@ class Report:
             MissingExtraError: the extra is not installed.
             OSError: the file cannot be written.
         """
-        from unrolled.report import page, picture
-
         path = Path(path)
         if path.suffix == ".html":
+            from unrolled.report import page
+
             page.write(path, {0: self.record()}, trials=None if trials is None else trials.record())
         elif path.suffix in (".svg", ".png"):
+            from unrolled.report import picture
+
             picture.write(path, self.record())
         elif path.suffix == ".json":
             path.write_text(self.to_json() + "\n", encoding="utf-8")
@@ -209,36 +195,6 @@ class Report:
         from unrolled.report import charts
 
         return charts.chart({0: self.record()})
-
-
-def view_of(scan: Recurrence, causes: Causes) -> View:
-    """What there is to show of the first lane of ``scan``."""
-    scan = scan.of_lanes(slice(0, 1))
-    estimated = scan.width > EXACT
-    lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
-    states = scan.states[0][1:, 0]
-    units = torch.linspace(0, states.shape[1] - 1, min(UNITS, states.shape[1])).long()
-    chosen = states[:, units.to(states.device)].double()
-    return View(scan.in_time(chosen).cpu(), scan.in_time(lags).cpu(), estimated, causes)
-
-
-def _view_record(view: View) -> dict[str, Any]:
-    causes = view.causes
-    values = {
-        name: torch.view_as_real(matrix.eigenvalues).tolist()
-        for name, matrix in causes.matrices.items()
-    }
-    gate = causes.gate
-    return {
-        "states": view.states.tolist(),
-        "lags": view.lags.tolist(),
-        "estimated": view.estimated,
-        "eigenvalues": values,
-        "gate": gate
-        and {"name": gate.name, "mean": gate.mean, "time_scale": gate.time_scale.tolist()},
-        "slopes": causes.slopes and asdict(causes.slopes),
-        "factors": causes.factors and dict(causes.factors),
-    }
 
 
 def _clipping_record(clipping: Clipping) -> dict[str, Any]:
@@ -280,20 +236,3 @@ def sparkline(values: Tensor) -> str:
     return "".join(
         " " if v is None else BARS[round((v - low) / span * 7) if span > 0 else 3] for v in logs
     )
-
-
-def _steps(number: float) -> str:
-    if math.isnan(number):
-        return "unknown"
-    return "without end" if math.isinf(number) else f"{number:.0f} steps"
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with five digits of each number, and ``None`` for those that are not finite."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

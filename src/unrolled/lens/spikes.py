@@ -1,13 +1,12 @@
 """Which lag a gradient that was clipped came from, how often clipping acts, and by how much."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from unrolled.lens.watching import Flow
+from unrolled.lens.flow import Flow
 
 NEAR = 0.9  # of the longest, from which a gradient counts as such
 AT_ONCE = 100.0  # the growth in one step from which it is the loss' doing
@@ -36,8 +35,9 @@ class Spike:
 class Clipping:
     """What clipping did.
 
-    ``calls``: how often it was asked; ``clipped``: how often the norm was above the bound. ``factor``: by
-    what those gradients were multiplied, in the geometric mean; 1 if none was. ``spikes``: for each of
+    ``calls``: how often it was asked; ``clipped``: how often the norm was above the bound, which NaN is
+    not. ``factor``: by what those gradients were multiplied, in the geometric mean over finite norms; 1 if
+    there is none. ``spikes``: for each of
     them the call, the norm before, the bound, and where it came from (``None`` if no backward pass was
     seen since the call before).
     """
@@ -51,8 +51,8 @@ class Clipping:
     def of(cls, clips: Sequence[tuple[float, float, Spike | None]]) -> "Clipping":
         """From the norm, the bound and the spike of each call."""
         spikes = tuple((i, *clip) for i, clip in enumerate(clips) if clip[0] > clip[1])
-        ratios = torch.tensor([b / n for _, n, b, _ in spikes], dtype=torch.float64)
-        factor = float(ratios.log().mean().exp()) if spikes else 1.0
+        logs = [math.log(b / n) for _, n, b, _ in spikes if math.isfinite(n)]
+        factor = math.exp(sum(logs) / len(logs)) if logs else 1.0
         return cls(len(clips), len(spikes), factor, spikes)
 
     def __str__(self) -> str:
@@ -64,11 +64,13 @@ class Clipping:
         return f"{said}, by a factor of {self.factor:.3g}{at}"
 
 
-def spike_of(flows: Sequence["Flow"]) -> Spike | None:
+def spike_of(flows: Sequence[Flow]) -> Spike | None:
     """Where the gradient was longest in ``flows``; ``None`` if none came."""
     best: Spike | None = None
     for flow in flows:
-        norms = torch.where(flow.real, flow.h.cpu().double(), torch.nan).nan_to_num(0)
+        norms = torch.where(flow.real, flow.h.cpu().double(), torch.nan).nan_to_num(
+            0, posinf=math.inf
+        )
         most = float(norms.max()) if norms.numel() else 0.0
         if most > (0.0 if best is None else best.norm):
             lane = int(norms.amax(0).argmax())

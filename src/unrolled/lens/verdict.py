@@ -108,7 +108,7 @@ def evidence(causes: Causes, steps: int) -> str:
         said.append(f"{steps} steps are too few to see a growth")
     else:
         said.append(f"a step back multiplies the gradient by {math.exp(causes.growth):.3f}")
-    if causes.factors is not None:
+    if causes.factors is not None and not math.isnan(causes.growth):
         parts = (f"{name} {math.exp(value):.3f}" for name, value in causes.factors.items())
         said.append(" x ".join(parts))
     if causes.slopes is not None:

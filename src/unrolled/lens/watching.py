@@ -3,87 +3,23 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unrolled.cells import State
 from unrolled.layers.explain import described, recurrent_layers
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer, directions
 from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
-from unrolled.lens.causes import PROBES, WIDE, causes_of
-from unrolled.lens.recurrence import Recurrence, recurrences
+from unrolled.lens.examining import examined
+from unrolled.lens.flow import Flow, version_of
+from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
-from unrolled.lens.verdict import judge
-from unrolled.shapes import real_steps
 
-if TYPE_CHECKING:
-    from unrolled.lens.report import Report, View
-    from unrolled.lens.verdict import Verdict
-
-NAMES = {1: ("h",), 2: ("h", "c")}
 UNTOUCHED = -1.0  # which no norm is
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """The gradient that came to one scan of a layer in one call of it."""
-
-    layer: str
-    level: int
-    direction: int
-    call: int
-    """Of the layer, from 0."""
-    turn: int
-    """Of the model, from 0: another begins with the first call after a backward pass."""
-    shape: tuple[int, int]
-    """T, B."""
-    written: Sequence[Tensor] = field(repr=False)
-    """What the backward pass writes, for each tensor of the state: ``norms``, or below 0."""
-    lengths: Tensor | None = field(default=None, repr=False)
-    mask: Tensor | None = field(default=None, repr=False)
-    version: int = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.version = self.written[0]._version
-
-    @property
-    def norms(self) -> dict[str, Tensor]:
-        """The 2-norm of ∂L/∂state_t of each step and lane, ``[T, B]``; NaN where no gradient came.
-
-        By the name of the state tensor: "h", "c"; "s0", "s1", … of cells with more. They count as
-        independent: ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
-        """
-        count = len(self.written)
-        names = NAMES.get(count, tuple(f"s{i}" for i in range(count)))
-        came = [torch.where(norm < 0, torch.nan, norm) for norm in self.written]
-        return dict(zip(names, came, strict=True))
-
-    @property
-    def h(self) -> Tensor:
-        """The norms of the first state tensor, ``[T, B]``."""
-        return next(iter(self.norms.values()))
-
-    @property
-    def real(self) -> Tensor:
-        """Which steps are real, ``[T, B]``."""
-        real = torch.ones(self.shape, dtype=torch.bool) if self.mask is None else self.mask.cpu()
-        if self.lengths is not None:
-            real = real & real_steps(self.lengths.cpu(), self.shape[0])
-        return real
-
-    @property
-    def is_written(self) -> bool:
-        """Whether a backward pass has written anything here."""
-        return self.written[0]._version > self.version
-
-    @property
-    def reached(self) -> bool:
-        """Whether a backward pass has come here."""
-        return not bool((self.written[0].cpu()[self.real] < 0).all())
 
 
 class _Eye:
@@ -100,19 +36,26 @@ class _Eye:
         like: Tensor,
         *,
         states: int,
+        start: State | None,
         lengths: Tensor | None,
         mask: Tensor | None,
+        resets: Tensor | None,
     ) -> Sequence[Tensor]:
+        lens = self.lens
+        norms = like.new_full((states, *shape), UNTOUCHED).unbind()
+        if _is_wrapped(like):
+            lens.unseen[self.name] = (
+                "in a call inside torch.func: what is there cannot be looked at"
+            )
+            return norms
         if k == 0:
             self.calls += 1
-            self.lens.begin()
-        norms = like.new_full((states, *shape), UNTOUCHED).unbind()
+            lens.begin()
+            lens.inputs[self.name] = (like.detach(), version_of(like))
         level, direction = divmod(k, self.directions)
-        place = (self.name, level, direction, self.calls - 1, self.lens.turn)
-        flow = Flow(*place, shape, norms, lengths, mask)
-        self.lens.flows.append(flow)
-        if k == 0:
-            self.lens.inputs[self.name] = (like.detach(), flow)
+        place = (self.name, level, direction, self.calls - 1, lens.turn)
+        start = None if start is None else tuple(s.detach() for s in start)
+        lens.flows.append(Flow(*place, shape, norms, start, lengths, mask, resets))
         return norms
 
     def ends(self, k: int, y: Tensor) -> None:
@@ -124,6 +67,12 @@ class _Eye:
             assert flow.level * self.directions + flow.direction == k
             self.lens.broken_forward = first_broken(flow, y.detach())
 
+    def __deepcopy__(self, memo: object) -> None:
+        """A copy of the layer is not watched."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
 
 class Lens:
     """What has been seen: a ``Flow`` for each scan and call, in the order of the calls."""
@@ -131,10 +80,10 @@ class Lens:
     def __init__(self, layers: dict[str, Layer], unseen: dict[str, str]) -> None:
         self.layers = layers
         self.unseen = unseen
-        """Recurrent layers that cannot be watched, by name, and why."""
+        """Recurrent layers that cannot be watched, or not in every call, by name, and why."""
         self.flows: list[Flow] = []
-        self.inputs: dict[str, tuple[Tensor, Flow]] = {}
-        """What each layer read in its last call, ``[T, B, D]`` or packed rows of it, and its flow."""
+        self.inputs: dict[str, tuple[Tensor, int]] = {}
+        """What each layer read in its last call, ``[T, B, D]`` or packed rows of it, and its version."""
         self.turn = 0
         self.broken_forward: Broken | None = None
         self._clips: list[tuple[float, float, Spike | None]] = []
@@ -147,6 +96,14 @@ class Lens:
         if any(flow.is_written for flow in ends):  # the first, and the last
             self.turn += 1
             self._turn_flows = len(self.flows)
+
+    def read_by(self, name: str) -> Tensor | None:
+        """What a layer read at the real steps of its last call, ``[R, D]``; ``None`` if it did not run."""
+        if name not in self.inputs:
+            return None
+        x, _ = self.inputs[name]
+        flow = next(f for f in reversed(self.flows) if f.layer == name)
+        return x if x.dim() == 2 else x[flow.real.to(x.device)]  # packed rows are all real
 
     def broken(self) -> Broken | None:
         """Where NaN or an infinity came up first: in the first pass forward, or backward, that had one.
@@ -200,72 +157,48 @@ class Lens:
         """What ``clipped`` was told; ``None`` if nothing."""
         return Clipping.of(self._clips) if self._clips else None
 
-    def report(self, *, steps: int = 64, views: bool = True) -> "Report":
+    def report(self, *, steps: int = 64, views: bool = True) -> Report:
         """Where the gradient went, and for each scan a verdict.
 
-        The verdict is on the layer as it is now and on what it read last: one lane, the longest, of at
-        most ``steps`` steps is taken apart into Jacobians. Where the state is wider than 256, the growth
-        is measured in 32 random directions (the same at every call), in place of all. Without ``views``
-        there is less to show on a page, for half the time.
+        The verdict is on the layer as it is now, and on its last call: of the longest stretch of one lane
+        without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation, from the
+        state that the call was given. Where the state is wider than 256, the growth is measured in 32
+        random directions (the same at every call), in place of all. Without ``views`` there is less to
+        show on a page, for half the time.
 
         Raises:
             RuntimeError: no recurrent layer of the model ran inside the block.
         """
-        from unrolled.lens.report import Report, Row, summed_up  # which are built on this module
-
         if not self.flows:
             names = ", ".join(map(repr, self.layers)) or "none that can be watched"
             raise RuntimeError(
-                f"report: no recurrent layer ran inside the block ({names}); call the model there"
+                f"report: no recurrent layer ran inside the block ({names}); call the model there, and "
+                "not a compiled one, which is not watched"
             )
         rows = []
-        for name in self.layers:
+        notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
+        for name, layer in self.layers.items():
             mine = [flow for flow in self.flows if flow.layer == name]
-            found = self._seen(name, steps, views) if mine else {}
+            if not mine:
+                notes.append(f"{name or 'layer'} did not run inside the block")
+                continue
+            last = {(f.level, f.direction): f for f in mine if f.call == mine[-1].call}
+            x, version = self.inputs[name]
+            if version_of(x) > version:
+                notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
+                found = {}
+            else:
+                found = examined(layer, x, last, steps, views)
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)
-                rows.append(
-                    Row(name, *place, count, *summed_up(here), *found.get(place, (None, None)))
-                )
-        notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
+                judged = found.get(place, (None, None))
+                rows.append(Row(name, *place, count, *summed_up(here), *judged))
         if not any(flow.reached for flow in self.flows):
             notes.append(
                 "no backward pass came through a recurrent layer; call loss.backward() inside"
             )
         return Report(tuple(rows), tuple(notes), self.broken(), self.clipping())
-
-    def _seen(
-        self, name: str, steps: int, views: bool
-    ) -> "dict[tuple[int, int], tuple[Verdict | None, View | None]]":
-        """The verdict on each scan of a layer, by level and direction, and what there is to show of it."""
-        from unrolled.lens.report import view_of
-
-        x, flow = self.inputs[name]
-        real = flow.real
-        if not real.any():
-            return {}
-        lane = int(real.sum(0).argmax())
-        length = min(steps, int(real[:, lane].sum()))
-        layer = self.layers[name]
-        if x.dim() == 2:  # packed rows
-            x = x.new_zeros(*flow.shape, x.shape[1]).index_put_(tuple(real.nonzero().T), x)
-        part = x[real[:, lane].to(x.device), lane : lane + 1][:length]
-        seen: dict[tuple[int, int], tuple[Verdict | None, View | None]] = {}
-        for scan in recurrences(layer, part.transpose(0, 1) if layer.batch_first else part):
-            if not _is_finite(scan):
-                continue
-            found = causes_of(scan, probes=PROBES if scan.width > WIDE else None)
-            verdict = judge(name, found, flow.shape[0])
-            view = view_of(scan, found) if views else None
-            seen[scan.level, scan.direction] = verdict, view
-        return seen
-
-
-def _is_finite(scan: Recurrence) -> bool:
-    """Whether its Jacobians can be: of what it reads, of its states and of its weights."""
-    numbers = (scan.x, scan.projected, *scan.states, *scan.cell.parameters())
-    return all(bool(t.isfinite().all()) for t in numbers)
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
@@ -278,8 +211,11 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     """Inside, every backward pass through the recurrent layers of ``model`` is looked on at.
 
     For every layer, direction, call and time step the norm of ∂L/∂h_t (and ∂L/∂c_t), written by the
-    kernels' own backward pass. Layers of ``torch.nn`` are run as their twins inside. What is computed
-    stays the same; afterwards the model is as it was.
+    kernels' own backward pass. Layers of ``torch.nn`` are run as their twins inside, which round
+    otherwise; of all others what is computed stays the same, to the bit. Afterwards the model is as it was.
+
+    A flow is kept for every call, so that a long loop is better watched now and then. A compiled model
+    is not watched, and one model is to be watched in one thread. On a GPU each scan waits for the device.
 
         >>> import torch, unrolled
         >>> layer = unrolled.LSTM(3, 5)

@@ -73,10 +73,15 @@ class Watcher(Protocol):
         like: Tensor,
         *,
         states: int,
+        start: State | None,
         lengths: Tensor | None,
         mask: Tensor | None,
+        resets: Tensor | None,
     ) -> Sequence[Tensor]:
-        """Its ``norms``, of ``shape`` T, B: as many as ``states``, of the dtype and device of ``like``."""
+        """Its ``norms``, of ``shape`` T, B: as many as ``states``, of the dtype and device of ``like``.
+
+        It will read ``like``, which is ``x`` or packed rows of it, from ``start``, with these masks.
+        """
 
     def ends(self, k: int, y: Tensor) -> None:
         """It has run, with ``y`` or the first tensor of the state at every step; or packed rows of it."""

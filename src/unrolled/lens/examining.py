@@ -1,0 +1,89 @@
+"""Takes a layer apart over what it read in a call, and judges every scan of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unrolled.cells import State
+from unrolled.layers.states import Layer
+from unrolled.lens.causes import PROBES, WIDE, Causes, causes_of, slopes_of
+from unrolled.lens.flow import Flow, Stretch
+from unrolled.lens.recurrence import Recurrence, recurrences
+from unrolled.lens.verdict import Verdict, judge
+from unrolled.lens.view import View, view_of
+
+LANES = 32  # over which, at most, the slopes of an activation are taken
+
+Place = tuple[int, int]
+"""Level and direction."""
+
+
+def examined(
+    layer: Layer, x: Tensor, flows: Mapping[Place, Flow], steps: int, views: bool
+) -> dict[Place, tuple[Verdict, View | None]]:
+    """The verdict on each scan of ``layer`` in the call that ``flows`` are of, and what there is to show.
+
+    On the longest stretch of a lane without a reset, of which ``steps`` are taken apart at most, from the
+    state that the call was given. Nothing if no step was real; a scan is left out where it is not finite.
+
+    Args:
+        layer: as it is now.
+        x: what it read, ``[T, B, D]``, or packed rows of it.
+        flows: of every scan.
+        steps: S.
+        views: whether there is anything to show.
+    """
+    any_flow = next(iter(flows.values()))
+    stretch = any_flow.longest()
+    if stretch is None:
+        return {}
+    if x.dim() == 2:
+        x = x.new_zeros(*any_flow.shape, x.shape[1]).index_put_(tuple(any_flow.real.nonzero().T), x)
+    length, lanes = len(stretch.steps), _lanes(any_flow, stretch)
+    part = x[stretch.steps[:steps].to(x.device)][:, lanes.to(x.device)]
+    starts = [
+        _start(flows.get(place), stretch, lanes, is_whole=length <= steps)
+        for place in sorted(flows)
+    ]
+    found = {}
+    given = part.transpose(0, 1) if layer.batch_first else part
+    for scan in recurrences(layer, given, starts):
+        if not _is_finite(scan):
+            continue
+        causes = _causes(scan)
+        view = view_of(scan, causes) if views else None
+        verdict = judge(any_flow.layer, causes, length)
+        found[scan.level, scan.direction] = verdict, view
+    return found
+
+
+def _lanes(flow: Flow, stretch: Stretch) -> Tensor:
+    """The stretch's lane, and others that are real at its steps too and begin with them."""
+    own = torch.tensor([stretch.lane])
+    if flow.resets is not None or flow.mask is not None:
+        return own
+    others = flow.real[stretch.steps].all(0).nonzero().flatten()
+    return torch.cat([own, others[others != stretch.lane][: LANES - 1]])
+
+
+def _start(flow: Flow | None, stretch: Stretch, lanes: Tensor, *, is_whole: bool) -> State | None:
+    """The state with which a scan begins the stretch; ``None`` for the cell's own."""
+    if flow is None or flow.start is None:
+        return None
+    begins = (stretch.is_last and is_whole) if flow.direction else stretch.is_first
+    return tuple(s[lanes.to(s.device)] for s in flow.start) if begins else None
+
+
+def _causes(scan: Recurrence) -> Causes:
+    """Those of the first lane; the slopes, over all lanes."""
+    one = scan.of_lanes(slice(0, 1))
+    found = causes_of(one, probes=PROBES if scan.width > WIDE else None)
+    return found if found.slopes is None else replace(found, slopes=slopes_of(scan))
+
+
+def _is_finite(scan: Recurrence) -> bool:
+    """Whether its Jacobians can be: of what it reads, of its states and of its weights."""
+    numbers: Sequence[Tensor] = (scan.x, scan.projected, *scan.states, *scan.cell.parameters())
+    return all(bool(t.isfinite().all()) for t in numbers)

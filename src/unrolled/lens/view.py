@@ -1,0 +1,60 @@
+"""What there is to show of one scan."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.lens.causes import Causes
+from unrolled.lens.lags import estimated_lags, lags_of
+from unrolled.lens.recurrence import Recurrence
+
+UNITS = 64  # of a state, at most
+EXACT = 128  # the widest state whose lags are measured in all directions
+PROBES = 16  # random directions, of a wider one
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to show of one scan: of one lane, over the steps that were taken apart, S of them.
+
+    ``states``: h_t of at most 64 units, evenly chosen, ``[S, U]``. ``lags``: as ``lag_matrix``,
+    ``[S, S]``; ``estimated`` from 16 random directions where the state is wider than 128. Both in the
+    order of time.
+    """
+
+    states: Tensor = field(repr=False)
+    lags: Tensor = field(repr=False)
+    estimated: bool
+    causes: Causes
+
+    def record(self) -> dict[str, Any]:
+        """As plain data; see ``Report.record``."""
+        causes = self.causes
+        values = {
+            name: torch.view_as_real(matrix.eigenvalues).tolist()
+            for name, matrix in causes.matrices.items()
+        }
+        gate = causes.gate
+        return {
+            "states": self.states.tolist(),
+            "lags": self.lags.tolist(),
+            "estimated": self.estimated,
+            "eigenvalues": values,
+            "gate": gate
+            and {"name": gate.name, "mean": gate.mean, "time_scale": gate.time_scale.tolist()},
+            "slopes": causes.slopes and asdict(causes.slopes),
+            "factors": causes.factors and dict(causes.factors),
+        }
+
+
+def view_of(scan: Recurrence, causes: Causes) -> View:
+    """What there is to show of the first lane of ``scan``."""
+    scan = scan.of_lanes(slice(0, 1))
+    estimated = scan.width > EXACT
+    lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
+    states = scan.states[0][1:, 0]
+    units = torch.linspace(0, states.shape[1] - 1, min(UNITS, states.shape[1])).long()
+    chosen = states[:, units.to(states.device)].double()
+    return View(scan.in_time(chosen).cpu(), scan.in_time(lags).cpu(), estimated, causes)

@@ -1,0 +1,191 @@
+"""What the verdict is on: the stretch that ran, from the state it began with, over all lanes that did."""
+
+import copy
+import math
+import pickle
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+
+import unrolled
+from tests.lens.nets import linear, make, orthogonal
+from unrolled import Recurrent, bptt, cells, lens
+from unrolled.lens import watch
+
+T, B, D, H = 12, 3, 3, 4
+
+
+def growth_of(jacobians: Tensor) -> float:
+    """A step back, of the product of ``[S, n, n]`` in the root of the mean square over directions."""
+    product = torch.eye(jacobians.shape[-1], dtype=torch.float64)
+    for jacobian in jacobians:
+        product = jacobian @ product
+    return math.exp(math.log(product.norm() / math.sqrt(len(product))) / len(jacobians))
+
+
+def decaying() -> Recurrent:
+    """Whose growth depends on where it is: near zero it grows, far from zero it saturates."""
+    layer = Recurrent(cells.Elman, D, H).double()
+    with torch.no_grad():
+        layer.cells[0].weight_hh.copy_(3 * orthogonal())
+    return layer
+
+
+def test_padding_is_no_step() -> None:
+    layer = linear(0.9 * torch.eye(H, dtype=torch.float64))
+    x = torch.randn(200, 2, D, dtype=torch.float64)
+    for steps, state in ((20, "healthy"), (100, "vanishing")):
+        mask = torch.zeros(200, 2, dtype=torch.bool)
+        mask[::2][:steps] = True
+        for given in ({"lengths": torch.tensor([steps, 3])}, {"mask": mask}):
+            with watch(layer) as seen:
+                layer(x, **given).y.sum().backward()
+            verdict = seen.report().verdict
+            assert verdict is not None and verdict.state == state
+
+
+@pytest.mark.parametrize("window", [3, 6])
+def test_the_verdict_is_from_the_state_that_was_carried(window: int) -> None:
+    layer, x = decaying(), 1e-3 * torch.randn(T, 1, D, dtype=torch.float64)
+    with watch(layer) as seen:
+        for y, _ in bptt.truncated(layer, x, k1=window):
+            y.sum().backward()
+    (scan,) = lens.recurrences(layer, x)
+    want = growth_of(scan.jacobians(T - window + 1)[:, 0])
+    (row,) = seen.report().rows
+    assert row.verdict is not None and row.verdict.growth == pytest.approx(want)
+    assert row.view is not None
+    torch.testing.assert_close(row.view.states, scan.states[0][1:, 0][-window:])
+    assert want < 0.9 * growth_of(lens.recurrences(layer, x[-window:])[0].jacobians(1)[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "twin LSTM", "torch LSTM"])
+def test_every_scan_begins_with_its_own_state(kind: str) -> None:
+    layer = make(kind, 2, bidirectional=True)
+    x = torch.randn(T, B, D, dtype=torch.float64)
+    state = tuple(torch.randn(4, B, H, dtype=torch.float64) for _ in range(2))
+    with watch(layer) as seen:
+        y, _ = layer(x, state)
+        y.sum().backward()
+    rows = seen.report().rows
+    above = torch.cat([row.view.states for row in rows[2:] if row.view is not None], -1)
+    torch.testing.assert_close(above, y[:, 0].detach())
+    # Of the first steps alone the state from behind is another's; forward it is the same.
+    short = seen.report(steps=5).rows
+    assert short[0].view is not None and rows[0].view is not None
+    torch.testing.assert_close(short[0].view.states, rows[0].view.states[:5])
+
+
+@pytest.mark.parametrize("kind", ["Elman", "twin RNN"])
+def test_the_longest_stretch_without_a_reset_is_looked_at(kind: str) -> None:
+    layer, x = make(kind), torch.randn(T, B, D, dtype=torch.float64)
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    resets[[4, 6], 0] = resets[::3, 1] = resets[:, 2] = True
+    with watch(layer) as seen:
+        state = torch.randn(1, B, H, dtype=torch.float64)
+        y = layer(x, (state,) if kind == "Elman" else state, resets=resets)[0]
+        y.sum().backward()
+    (row,) = seen.report().rows
+    assert row.view is not None and row.verdict is not None
+    torch.testing.assert_close(row.view.states, y[6:, 0].detach())
+    want = growth_of(lens.recurrences(layer, x[6:, :1])[0].jacobians(1)[:, 0])
+    assert row.verdict.growth == pytest.approx(want)
+
+
+def test_a_unit_is_dead_only_if_it_is_in_every_lane() -> None:
+    layer = Recurrent(cells.Elman, 2, H, activation="relu").double()
+    with torch.no_grad():
+        layer.cells[0].weight_hh.zero_()
+        layer.cells[0].weight_ih.copy_(torch.tensor([[1.0, -1]] * 2 + [[-1.0, 1]] * 2))
+        layer.cells[0].bias_ih.zero_()
+    x = torch.zeros(T, 2, 2, dtype=torch.float64)
+    x[:, 0, 0] = x[:, 1, 1] = 1.0  # each lane switches two units on
+    for lanes, dead in ((x, 0.0), (x[:, :1], 0.5)):
+        with watch(layer) as seen:
+            layer(lanes).y.sum().backward()
+        (row,) = seen.report().rows
+        assert row.view is not None and row.view.causes.slopes is not None
+        assert row.view.causes.slopes.dead == dead
+        assert (row.verdict is not None and row.verdict.state == "dead") is (dead > 0)
+
+
+def test_evaluation_in_between_is_in_another_mode() -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        for _ in range(2):
+            with torch.inference_mode():
+                layer(torch.randn(T, B, D))
+            layer(torch.randn(T, B, D))[0].sum().backward()
+    assert [flow.reached for flow in seen.flows] == [False, True] * 2
+    assert [flow.turn for flow in seen.flows] == [0, 0, 1, 1]
+    assert seen.report().verdict is not None
+
+
+def test_a_copy_is_not_watched() -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        copies = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+        for other in copies:
+            other(torch.randn(T, B, D))
+            with watch(other) as again:
+                other(torch.randn(T, B, D))
+            assert len(again.flows) == 1
+    assert not seen.flows
+
+
+def test_inside_torch_func_nothing_is_kept() -> None:
+    layer = unrolled.GRU(D, H)
+    weights = dict(layer.named_parameters())
+
+    def loss(x: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, weights, (x,))[0]
+        return y.sum()
+
+    with watch(layer) as seen:
+        torch.func.vmap(torch.func.grad(loss))(torch.randn(2, T, B, D))
+        assert not seen.flows
+        layer(torch.randn(T, B, D))[0].sum().backward()
+    assert seen.report().verdict is not None and "torch.func" in str(seen.report())
+
+
+def test_what_was_read_and_then_overwritten_is_not_judged() -> None:
+    layer, x = unrolled.GRU(D, H), torch.randn(T, B, D)
+    with watch(layer) as seen:
+        layer(x)[0].sum().backward()
+    x.zero_()
+    report = seen.report()
+    assert report.rows[0].verdict is None and "overwritten" in str(report)
+
+
+def test_a_layer_that_did_not_run_is_named() -> None:
+    model = nn.ModuleDict({"used": nn.GRU(D, H), "idle": nn.GRU(D, H)})
+    with watch(model) as seen:
+        model["used"](torch.randn(T, B, D))[0].sum().backward()
+    assert "note: idle did not run inside the block" in str(seen.report())
+
+
+def test_packed_rows_begin_with_their_states() -> None:
+    layer = nn.LSTM(D, H).double()
+    parts = [torch.randn(n, D, dtype=torch.float64) for n in (5, 8)]
+    state = tuple(torch.randn(1, 2, H, dtype=torch.float64) for _ in range(2))
+    with watch(layer) as seen:
+        layer(pack_sequence(parts, enforce_sorted=False), state)[0].data.sum().backward()
+    (row,) = seen.report().rows
+    want, _ = layer(parts[1].unsqueeze(1), tuple(s[:, 1:] for s in state))
+    assert row.view is not None
+    torch.testing.assert_close(row.view.states, want[:, 0].detach())
+
+
+def test_json_needs_no_extra(tmp_path, monkeypatch) -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        layer(torch.randn(T, B, D))[0].sum().backward()
+    for name in ("unrolled.report", "unrolled.report.page", "unrolled.report.picture"):
+        monkeypatch.setitem(sys.modules, name, None)
+    seen.report().save(tmp_path / "r.json")
+    with pytest.raises(ValueError, match=r"path: got 'r.txt'"):
+        seen.report().save(tmp_path / "r.txt")
+    assert (tmp_path / "r.json").stat().st_size
