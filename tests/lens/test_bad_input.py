@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import unrolled
 from tests.lens.nets import linear
-from unrolled import Recurrent, bptt, cells, remedies
+from unrolled import Recurrent, bptt, cells, lens, remedies
 from unrolled.lens import Lens, watch
 from unrolled.scan import Backend
 
@@ -233,6 +233,16 @@ def test_lanes_of_length_0(name: str, lengths: list[int]) -> None:
 @pytest.mark.parametrize(("steps", "lanes"), [(0, B), (T, 0)])
 def test_nothing_to_read(name: str, steps: int, lanes: int) -> None:
     layer = make(name)
+    if name in ("twin LSTM", "torch GRU"):  # torch.nn's own loop runs, as outside
+        with watch(layer) as seen:
+            if not steps:
+                with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+                    layer(inputs(steps, lanes))
+                return
+            layer(inputs(steps, lanes))
+        with pytest.raises(RuntimeError, match="or over nothing"):
+            seen.report()
+        return
     with watch(layer) as seen:
         layer(inputs(steps, lanes))
     record = told(seen)
@@ -669,7 +679,7 @@ def test_a_gradient_that_is_nan_did_come() -> None:
     assert "no gradient came" not in str(seen.report())
 
 
-@pytest.mark.parametrize("name", ["report.pdf", "report", "report.JSON", "report.json.gz"])
+@pytest.mark.parametrize("name", ["report.pdf", "report", "report.json.gz"])
 def test_an_unknown_suffix(name: str, tmp_path: Path) -> None:
     report = broken_reports()["input"].report()
     expected = rf"path: got '{name}', expected a name that ends in \.html, \.svg, \.png or \.json"
@@ -693,3 +703,90 @@ def test_a_path_that_cannot_be_written(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         report.save(tmp_path / f"folder.{suffix}")
     assert [p.name for p in tmp_path.iterdir()] == [f"folder.{suffix}"]
+
+
+# --- What is odd, and works or is refused ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 1, -1, 2.5, "a", True])
+def test_how_many_steps_is_checked(steps: Any) -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        layer(inputs())[0].sum().backward()
+    with pytest.raises((TypeError, ValueError), match="steps: got"):
+        seen.report(steps=steps)
+
+
+def test_nothing_is_in_the_way_of_many_gradients_at_once() -> None:
+    for layer in (nn.GRU(D, H), Recurrent(cells.Elman, D, H, backend="reference")):
+        x = inputs().requires_grad_()
+        with watch(layer) as seen:
+            y = layer(x)[0]
+            units = torch.eye(H).unsqueeze(1).unsqueeze(1).expand(H, *y.shape)
+            (found,) = torch.autograd.grad(y, x, units, is_grads_batched=True)
+        assert found.shape == (H, *x.shape)
+        assert not seen.flows[0].reached
+        with watch(layer):
+            jacobian = torch.func.jacrev(lambda x, layer=layer: layer(x)[0])(x.detach())
+        assert jacobian.shape == (*y.shape, *x.shape)
+
+
+def test_no_lanes_are_as_outside() -> None:
+    layer = nn.GRU(D, H)
+    with watch(layer) as seen:
+        layer(torch.zeros(T, 0, D))[0].sum().backward()
+    assert layer.weight_hh_l0.grad is not None and not seen.flows
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_complex_weights_are_left_alone() -> None:
+    layer = nn.RNN(D, H).to(torch.complex64)
+    with watch(layer) as seen:
+        layer(inputs().to(torch.complex64))[0].abs().sum().backward()
+    assert seen.unseen and type(layer) is nn.RNN
+    with pytest.raises(RuntimeError, match="its weights are complex"):
+        seen.report()
+
+
+def test_a_device_without_numbers_is_no_obstacle() -> None:
+    layer = Recurrent(cells.GRU, D, H).to("meta")
+    with watch(layer) as seen:
+        assert layer(torch.zeros(T, B, D, device="meta")).y.shape == (T, B, H)
+    assert not seen.flows and "without numbers" in next(iter(seen.unseen.values()))
+
+
+def test_a_parametrised_layer_gets_its_own_class_back() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.GRU(D, H), "weight_hh_l0")
+    kind = type(layer)
+    with watch(layer) as seen:
+        layer(inputs())[0].sum().backward()
+    assert type(layer) is kind and seen.flows[0].reached
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_compiled_model_is_not_watched_and_not_in_the_way() -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        torch.compile(layer, fullgraph=True, backend="eager")(inputs())[0].sum().backward()
+        with pytest.raises(RuntimeError, match="not a compiled one"):
+            seen.report()
+
+
+def test_a_path_is_a_path(tmp_path: Path) -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        layer(inputs())[0].sum().backward()
+    report = seen.report()
+    with pytest.raises(TypeError, match="path: got NoneType, expected a path"):
+        report.save(None)  # type: ignore[arg-type]
+    report.save(tmp_path / "A.JSON", trials=lens.try_remedies(layer, inputs()))
+    assert json.loads((tmp_path / "A.JSON").read_text())["trials"]
+    with pytest.raises(ValueError, match="norm: got a number beyond every float"):
+        seen.clipped(10**400, 1.0)
+
+
+def test_an_infinite_gradient_has_no_spread() -> None:
+    layer = unrolled.GRU(D, H)
+    with watch(layer) as seen:
+        (layer(inputs())[0] * math.inf).sum().backward()
+    assert "nan" not in seen.report().rows[0].ends.replace("NaN", "")

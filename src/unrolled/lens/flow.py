@@ -56,6 +56,7 @@ class Flow:
     def norms(self) -> dict[str, Tensor]:
         """The 2-norm of ∂L/∂state_t of each step and lane, ``[T, B]``; NaN where no gradient came.
 
+        Of the last backward pass that came. One for many gradients at once writes nothing.
         By the name of the state tensor: "h", "c"; "s0", "s1", … of cells with more. They count as
         independent: ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
         """

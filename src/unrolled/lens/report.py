@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,8 +68,11 @@ class Row:
         came = ~self.norms.isnan()
         if not came.any():
             return "NaN" if self.calls else "no gradient came"
-        norms, spread = self.norms[came], self.spread[came]
-        first, last = (f"{norms[k]:.1e} ±{spread[k]:.0e}" for k in (0, -1))
+        pairs = list(zip(self.norms[came].tolist(), self.spread[came].tolist(), strict=True))
+        first, last = (
+            f"{norm:.1e} ±{spread:.0e}" if math.isfinite(spread) else f"{norm:.1e}"
+            for norm, spread in (pairs[0], pairs[-1])
+        )
         return f"{first} … {last}"
 
 
@@ -151,9 +155,10 @@ class Report:
         )
         return found
 
-    def to_json(self) -> str:
-        """``record`` as one JSON object."""
-        return json.dumps(self.record(), ensure_ascii=False)
+    def to_json(self, trials: "Trials | None" = None) -> str:
+        """``record`` as one JSON object; with that of ``trials``, of ``try_remedies``."""
+        record = self.record() | ({} if trials is None else trials.record())
+        return json.dumps(record, ensure_ascii=False)
 
     def save(self, path: Path | str, *, trials: "Trials | None" = None) -> None:
         """Write a page, a picture or JSON, as the suffix of ``path`` says.
@@ -163,24 +168,28 @@ class Report:
 
         Args:
             path: the file; its folder must be there.
-            trials: of ``try_remedies``, to be shown on the page.
+            trials: of ``try_remedies``, for the page or JSON.
 
         Raises:
+            TypeError: ``path`` is none.
             ValueError: another suffix; or a picture is asked for, and there is nothing to draw.
             MissingExtraError: the extra is not installed.
             OSError: the file cannot be written.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path: got {type(path).__name__}, expected a path")
         path = Path(path)
-        if path.suffix == ".html":
+        suffix = path.suffix.lower()
+        if suffix == ".html":
             from unrolled.report import page
 
             page.write(path, {0: self.record()}, trials=None if trials is None else trials.record())
-        elif path.suffix in (".svg", ".png"):
+        elif suffix in (".svg", ".png"):
             from unrolled.report import picture
 
             picture.write(path, self.record())
-        elif path.suffix == ".json":
-            path.write_text(self.to_json() + "\n", encoding="utf-8")
+        elif suffix == ".json":
+            path.write_text(self.to_json(trials) + "\n", encoding="utf-8")
         else:
             raise ValueError(
                 f"path: got {path.name!r}, expected a name that ends in .html, .svg, .png or .json"

@@ -1,6 +1,7 @@
 """Looks on at the passes through a model: where the gradient goes, step by step, and where it breaks."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from unrolled.lens.examining import examined
 from unrolled.lens.flow import Flow, version_of
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
+from unrolled.shapes import check_size
 
 UNTOUCHED = -1.0  # which no norm is
 
@@ -44,9 +46,7 @@ class _Eye:
         lens = self.lens
         norms = like.new_full((states, *shape), UNTOUCHED).unbind()
         if _is_wrapped(like):
-            lens.unseen[self.name] = (
-                "in a call inside torch.func: what is there cannot be looked at"
-            )
+            lens.unseen[self.name] = "in a call inside torch.func, or without numbers"
             return norms
         if k == 0:
             self.calls += 1
@@ -144,6 +144,8 @@ class Lens:
         for name, value in (("norm", length), ("bound", bound)):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"{name}: got {value!r}, expected a number")
+            if isinstance(value, int) and value > sys.float_info.max:
+                raise ValueError(f"{name}: got a number beyond every float, expected one within")
         assert isinstance(length, int | float)
         if not bound > 0:
             raise ValueError(f"bound: got {bound}, expected a number above 0")
@@ -164,23 +166,25 @@ class Lens:
         without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation, from the
         state that the call was given. Where the state is wider than 256, the growth is measured in 32
         random directions (the same at every call), in place of all. Without ``views`` there is less to
-        show on a page, for half the time.
+        show on a page, for less time.
 
         Raises:
             RuntimeError: no recurrent layer of the model ran inside the block.
+            TypeError, ValueError: ``steps`` is no whole number from 2 up.
         """
+        check_size("steps", steps, least=2)
+        notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
         if not self.flows:
-            names = ", ".join(map(repr, self.layers)) or "none that can be watched"
+            names = ", ".join(map(repr, self.layers)) or "; ".join(notes)
             raise RuntimeError(
-                f"report: no recurrent layer ran inside the block ({names}); call the model there, and "
-                "not a compiled one, which is not watched"
+                f"report: no recurrent layer ran inside the block ({names}), or over nothing; call the "
+                "model there, and not a compiled one, which is not watched"
             )
         rows = []
-        notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
         for name, layer in self.layers.items():
             mine = [flow for flow in self.flows if flow.layer == name]
             if not mine:
-                notes.append(f"{name or 'layer'} did not run inside the block")
+                notes.append(f"{name or 'layer'} did not run inside the block, or over nothing")
                 continue
             last = {(f.level, f.direction): f for f in mine if f.call == mine[-1].call}
             x, version = self.inputs[name]
@@ -202,8 +206,8 @@ class Lens:
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
-    """Whether ``tensor`` stands for others, of ``torch.func``: its numbers cannot be looked at."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    """Whether ``tensor`` stands for others, of ``torch.func``, or for none: it cannot be looked at."""
+    return tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @contextmanager
@@ -238,13 +242,15 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
     layers: dict[str, Layer] = {}
     unseen: dict[str, str] = {}
-    swapped: list[nn.RNNBase] = []
+    swapped: list[tuple[nn.RNNBase, type]] = []
     for name, layer in found.items():
         reason = None
         if not isinstance(layer, Recurrent | Twin):
             reason = why_no_twin(layer)
         if isinstance(layer, nn.RNNBase) and layer.proj_size:
             reason = f"proj_size is {layer.proj_size}: torch.nn runs it"
+        if any(parameter.is_complex() for parameter in layer.parameters()):
+            reason = "its weights are complex"
         if reason is not None or not isinstance(layer, Recurrent | nn.RNNBase):
             unseen[name] = f"{described(layer)}: {reason}"
         elif getattr(layer, "watcher", None) is not None:
@@ -255,13 +261,14 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     try:
         for name, layer in layers.items():
             if not isinstance(layer, Recurrent | Twin):
+                swapped.append((layer, type(layer)))
                 become_twin(layer)
-                swapped.append(layer)
             vars(layer)["watcher"] = _Eye(lens, name, layer)
         yield lens
     finally:
         for layer in layers.values():
             vars(layer).pop("watcher", None)
-        for layer in swapped:
+        for layer, kind in swapped:
             if isinstance(layer, Twin):
                 become_parent(layer)
+                layer.__class__ = kind  # of a parametrised layer it would be a new one

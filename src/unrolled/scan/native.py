@@ -369,7 +369,7 @@ class _Sweep(torch.autograd.Function):
         wanted = list(ctx.needs_input_grad[9:])
         nothing = (None,) * 9
         given = [d for d in gradients if d is not None]
-        if torch.is_grad_enabled() or any(map(_is_batched, given)):
+        if torch.is_grad_enabled() or any(map(reference.is_batched, given)):
             # The gradient itself will be differentiated, or many are asked for at once.
             return nothing + _by_reference(
                 name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip
@@ -403,14 +403,6 @@ class _Sweep(torch.autograd.Function):
 
 Masks = tuple[Optional, Optional, Optional, Optional]
 """The lengths, resets and batch sizes of a call, and its noise."""
-
-
-def _is_batched(gradient: Tensor) -> bool:
-    """Whether ``gradient`` stands for many: those of ``is_grads_batched`` or of ``torch.func.vmap``."""
-    if torch.compiler.is_compiling():
-        return False
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
 
 
 def cell_over(name: str, weights: Weights) -> Cell:

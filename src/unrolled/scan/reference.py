@@ -126,7 +126,9 @@ def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
-    """Write the norm of ∂L/∂state_t of each lane that has step t."""
+    """Write the norm of ∂L/∂state_t of each lane that has step t; nothing of many gradients at once."""
+    if is_batched(gradient):
+        return
     norms[t, slice(None) if rows is None else rows] = _norm(gradient.detach()).squeeze(-1)
 
 
@@ -136,3 +138,11 @@ def _norm(rows: Tensor) -> Tensor:
     unit = torch.where((most > 0) & most.isfinite(), most, 1.0)
     norm: Tensor = torch.linalg.vector_norm(rows / unit, dim=-1, keepdim=True) * unit
     return norm
+
+
+def is_batched(gradient: Tensor) -> bool:
+    """Whether ``gradient`` stands for many: those of ``is_grads_batched`` or of ``torch.func.vmap``."""
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
