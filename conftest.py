@@ -18,6 +18,7 @@ pytest_collect_file = (
     Sybil(
         parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)],
         patterns=["*.md"],
+        excludes=["docs/tutorials/vanishing*.md"],  # which tests/test_tutorials.py runs
         setup=_same_random_numbers,
     )
     + Sybil(

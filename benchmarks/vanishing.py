@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from unrolled.errors import MissingExtraError
 from unrolled.lens import Drawing, Trials
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
-PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python"}  # that draw, by their modules
 WIDTH, HEIGHT = 560, 210  # of a chart, pixels
 FONT = "Helvetica, Arial, sans-serif"  # as in the pictures of a report
 
@@ -37,21 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).to
     if not folder.is_dir():
         parser.error(f"--to: got {str(folder)!r}, expected a folder that is there")
-    for module, package in PACKAGES.items():
-        if find_spec(module) is None:
-            print(MissingExtraError("a picture", package, "report"), file=sys.stderr)
-            raise SystemExit(1)
-    for path in draw(measured(TUTORIALS / "vanishing.md"), folder):
+    try:
+        from unrolled.report import require
+
+        require()
+    except MissingExtraError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    names, _ = measured(TUTORIALS / "vanishing.md")
+    for path in draw(names, folder):
         print(path)
 
 
-def measured(page: Path) -> dict[str, Any]:
-    """The names that the examples of ``page`` leave behind."""
+def measured(page: Path) -> tuple[dict[str, Any], list[str]]:
+    """The names that the examples of ``page`` leave behind, and what each of them prints."""
     names: dict[str, Any] = {}
-    with redirect_stdout(StringIO()):
-        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+    printed = []
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        with redirect_stdout(StringIO()) as out:
             exec(block, names)
-    return names
+        printed.append(out.getvalue())
+    return names, printed
 
 
 def draw(names: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
+from benchmarks import vanishing
+
+from unrolled.scan import library
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 NAMES = ["equations-to-code", "vanishing"]
@@ -77,24 +79,19 @@ def test_a_difference_is_seen() -> None:
     assert not same_output("vanishing", "healthy")
 
 
+Measured = tuple[dict[str, object], list[str]]
+
+
 @pytest.fixture(scope="module")
-def printed() -> list[str]:
-    """What each block of "vanishing" prints."""
-    torch.manual_seed(0)
-    names: dict[str, object] = {}
-    found = []
-    for kind, code in blocks(page("vanishing")):
-        if kind == "python":
-            with redirect_stdout(StringIO()) as out:
-                exec(code, names)
-            found.append(out.getvalue())
-    return found
+def measured() -> Measured:
+    """What the examples of "vanishing" leave behind, and what each of them prints."""
+    return vanishing.measured(TUTORIALS / "vanishing.md")
 
 
-@pytest.mark.parametrize("language", ["", ".zh-CN"])
-def test_the_output_that_is_shown_is_what_is_printed(printed: list[str], language: str) -> None:
+def check_shown(printed: list[str]) -> None:
+    """Whether "vanishing" shows what was printed; the other language shows the same."""
     outputs, after = iter(printed), ""
-    for kind, text in blocks(page("vanishing", language)):
+    for kind, text in blocks(page("vanishing")):
         if kind == "python":
             assert not after, f"not shown: {after}"
             after = next(outputs)
@@ -104,15 +101,34 @@ def test_the_output_that_is_shown_is_what_is_printed(printed: list[str], languag
     assert not after and next(outputs, None) is None
 
 
+def test_the_output_that_is_shown_is_what_is_printed(measured: Measured) -> None:
+    check_shown(measured[1])
+
+
+def test_it_is_the_same_with_the_simplest_kernels() -> None:
+    with library.using("serial"):
+        check_shown(vanishing.measured(TUTORIALS / "vanishing.md")[1])
+
+
+def test_other_output_is_seen(measured: Measured) -> None:
+    printed = measured[1]
+    for other in (
+        printed[:-1],
+        [*printed, "1"],
+        [text.replace("3 of 3", "2 of 3") for text in printed],
+    ):
+        with pytest.raises((AssertionError, StopIteration)):
+            check_shown(other)
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory, measured: Measured) -> Path:
     """A folder with the pictures as they are drawn now."""
     pytest.importorskip("altair")
     pytest.importorskip("vl_convert")
-    from benchmarks import vanishing
-
     folder = tmp_path_factory.mktemp("pictures")
-    with redirect_stdout(StringIO()) as out:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.setattr(vanishing, "measured", lambda _: measured)
         vanishing.main(["--to", str(folder)])
     assert [Path(line).parent for line in out.getvalue().splitlines()] == [folder] * 7
     return folder
@@ -140,8 +156,6 @@ def test_the_page_names_the_command() -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks import vanishing
-
     with pytest.raises(SystemExit):
         vanishing.main(["--to", str(tmp_path / "none")])
     assert "expected a folder that is there" in capsys.readouterr().err

@@ -196,8 +196,27 @@ def test_what_is_no_run_or_cannot_be_written_gets_one_line(
     cloze_run: Path, tmp_path: Path, call: Call
 ) -> None:
     failed(call("diagnose", tmp_path / "nowhere"), 1, "no such directory")
-    page = tmp_path / "nowhere" / "lens.html"
-    failed(call("diagnose", cloze_run, "--html", page), 1, str(page))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("page.svg", "a name that ends in .html"),
+        ("page", "a name that ends in .html"),
+        ("nowhere/page.html", "a folder that is there"),
+        ("folder.html", "a file that can be written"),
+        ("closed.html", "a file that can be written"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(
+    name: str, expected: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "closed.html").touch()
+    monkeypatch.setattr("unrolled.cli.diagnose.command", lambda _: pytest.fail("it was begun"))
+    monkeypatch.setattr("os.access", lambda path, _: path.name != "closed.html")  # for root too
+    path = tmp_path / name
+    misused(call("diagnose", "--cell", "gru", "--html", path), f"--html: got '{path}'", expected)
 
 
 def test_an_empty_split_says_what_to_do(tmp_path: Path, call: Call) -> None:
@@ -209,8 +228,7 @@ def test_an_empty_split_says_what_to_do(tmp_path: Path, call: Call) -> None:
 
 
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "unrolled.report", raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.report.find_spec", lambda _: None)
 
 
 def test_a_page_without_the_extra_says_which_command_installs_it(

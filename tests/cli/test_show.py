@@ -68,5 +68,5 @@ def test_bad_calls(call: Call, tmp_path) -> None:
     misused(call("show", "--steps", 65), "--steps", "'65'")
     misused(call("show", "--depth", "two"), "--depth", "'two'")
     failed(call("show", "--at", 5), 2, "--at: got 5", "up to --steps, which is 4")
-    failed(call("show", "--svg", "net.png"), 2, "--svg: got 'net.png'", "ends in .svg")
-    failed(call("show", "--svg", tmp_path / "no" / "net.svg"), 1, "net.svg: No such file")
+    misused(call("show", "--svg", "net.png"), "--svg: got 'net.png'", "ends in .svg")
+    misused(call("show", "--svg", tmp_path / "no" / "net.svg"), "net.svg", "a folder that is there")

@@ -474,7 +474,7 @@ def test_a_record_is_plain_json() -> None:
             ValueError,
             "loss: no gradient of it comes to a recurrent layer",
         ),
-        ((nn.GRU(D, H), inputs(1)), ValueError, "batch: got 1 step, expected at least 2"),
+        ((nn.GRU(D, H), inputs(1)), ValueError, "batch: got 1 real step, expected at least 2"),
     ],
 )
 def test_what_does_not_fit_is_said(
@@ -482,6 +482,40 @@ def test_what_does_not_fit_is_said(
 ) -> None:
     with pytest.raises(error, match=message):
         try_remedies(*arguments)
+
+
+class Given(nn.Module):
+    """A layer that is always called with the same options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.rnn, self.options = Recurrent(cells.GRU, D, H), options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x, **self.options).y
+
+
+def test_steps_that_are_not_real_or_stand_alone_are_not_counted() -> None:
+    for options, steps in (
+        ({"lengths": [1] * B}, 1),
+        ({"lengths": [0] * B}, 0),
+        ({"resets": torch.ones(T, B, dtype=torch.bool)}, 1),
+    ):
+        with pytest.raises(ValueError, match=f"batch: got {steps} real step, expected at least 2"):
+            try_remedies(Given(**options), inputs(), lambda y: y.sum())
+
+
+def test_chrono_bias_is_for_the_longest_sequence_there_is() -> None:
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    resets[[0, 3, 10]] = True
+    for options, steps in (({"lengths": [2, 7, 1]}, 7), ({"resets": resets}, 10)):
+        model, x = Given(**options), inputs()
+        found, expected, other = (
+            by_name(try_remedies(model, x, lambda y: y.sum(), longest=longest))
+            for longest in (None, steps, steps + 1)
+        )
+        growths = [f["remedies.chrono_bias"].growth for f in (found, expected, other)]
+        assert growths[0] == growths[1] != growths[2]
 
 
 def test_longest_is_checked() -> None:
@@ -495,10 +529,14 @@ def test_what_the_model_raises_comes_through() -> None:
     assert any("try_remedies called" in note for note in caught.value.__notes__)
 
 
-def test_a_model_that_is_watched_is_refused() -> None:
-    layer = unrolled.GRU(D, H)
-    with lens.watch(layer), pytest.raises(ValueError, match="watched already"):
-        try_remedies(layer, inputs())
+def test_a_model_that_is_watched_may_be_tried_and_sees_nothing_of_it() -> None:
+    layer, x = nn.GRU(D, H), inputs()
+    alone = try_remedies(layer, x)
+    with lens.watch(layer) as seen:
+        assert try_remedies(layer, x).record() == alone.record()
+        assert not seen.flows
+        layer(x)
+    assert len(seen.flows) == 1
 
 
 def test_packed_rows_are_taken() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import unrolled
 from tests.lens.nets import D, H, eye, linear
 from unrolled import Recurrent, bptt, cells
-from unrolled.lens import Bias, Biases, truncation_bias
+from unrolled.lens import Bias, Biases, Lens, Report, truncation_bias
 from unrolled.lens.truncation import distances
 
 T, B = 12, 2
@@ -259,7 +259,12 @@ def test_the_text_is_a_table() -> None:
         ({"windows": (0,)}, ValueError, "windows: got 0, expected at least 1"),
         ({"windows": (3, 5), "k1": 4}, ValueError, "k1: got 4, expected at most 3"),
         ({"loss": None}, TypeError, "loss: got NoneType, expected a function"),
-        ({"loss": lambda y, _: y}, TypeError, r"loss: returned \[12, 2, 4\], expected a scalar"),
+        (
+            {"loss": lambda y, _: y},
+            ValueError,
+            r"loss: returned shape \[12, 2, 4\], expected a scalar; take its sum",
+        ),
+        ({"loss": lambda y, _: 1.0}, TypeError, "loss: returned float, expected a scalar"),
         ({"loss": lambda y, _: y.square().mean()}, ValueError, "take the sum over steps"),
         ({"loss": lambda y, _: y.detach().sum()}, ValueError, "loss: got a gradient of norm 0"),
         ({"x": "text"}, ValueError, "x: got str, expected a tensor"),
@@ -278,3 +283,17 @@ def test_what_does_not_fit_is_said(
     }
     with pytest.raises(error, match=message):
         truncation_bias(**given | changes)
+
+
+def test_nothing_is_measured_that_only_a_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Report] = []
+    report = Lens.report
+
+    def spied(self: Lens, **options: Any) -> Report:
+        reports.append(report(self, **options))
+        return reports[-1]
+
+    monkeypatch.setattr(Lens, "report", spied)
+    (found,) = truncation_bias(unrolled.GRU(D, H), inputs().float(), squares, (3,))
+    (row,) = reports[0].rows
+    assert row.view is None and row.verdict.horizon == found.horizon

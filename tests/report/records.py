@@ -1,5 +1,6 @@
 """Records as ``Report.record`` gives them: of true measures, and of the strangest kinds."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,8 +71,15 @@ INJECTION = "</script><script>document.title='taken'</script><b>&\"'`\u2028"
 
 
 def empty_row(**changes: Any) -> Record:
-    place = {"layer": "rnn", "level": 0, "direction": 0, "calls": 1}
-    return place | {"norms": [], "spread": [], "verdict": None, "view": None} | changes
+    row = {"layer": "rnn", "level": 0, "direction": 0, "calls": int("norms" in changes)}
+    row |= {"norms": [], "spread": [], "verdict": None, "view": None} | changes
+    norms, spread = (
+        torch.tensor([math.nan if v is None else v for v in row[name]], dtype=torch.float64)
+        for name in ("norms", "spread")
+    )
+    place = row["layer"], row["level"], row["direction"], row["calls"]
+    told = lens.Row(*place, norms, spread, None)
+    return row | {"place": told.place, "ends": told.ends}
 
 
 def whole(*rows: Record, **changes: Any) -> Record:
@@ -122,8 +130,13 @@ def hostile() -> tuple[dict[int, Record], Record]:
 
 def many() -> Record:
     names = [*(f"layers.{i}" for i in range(99)), "encoder." * 40 + "rnn"]
-    seen = empty_row(norms=[0.5, 1.0], spread=[0.1, 0.1], verdict=verdict(growth=0.9), view=view())
-    return whole(*(seen | {"layer": name} for name in names))
+    seen = {
+        "norms": [0.5, 1.0],
+        "spread": [0.1] * 2,
+        "verdict": verdict(growth=0.9),
+        "view": view(),
+    }
+    return whole(*(empty_row(layer=name, **seen) for name in names))
 
 
 def flat(*norms: float) -> Record:
@@ -139,6 +152,10 @@ STRANGE: dict[str, Callable[[], tuple[dict[int, Record], Record | None]]] = {
     "no view": lambda: ({0: flat(0.1, 1.0)}, None),
     "nothing but null": lambda: ({0: nulls()}, None),
     "all zero": lambda: ({0: zeros()}, None),
+    "no gradient": lambda: (
+        {0: whole(empty_row(norms=[None] * 3, spread=[None] * 3, calls=0))},
+        None,
+    ),
     "the largest numbers": lambda: ({0: huge()}, None),
     "hostile text": hostile,
     "a hundred layers": lambda: ({0: many()}, None),

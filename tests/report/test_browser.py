@@ -1,7 +1,10 @@
 """The page in a real browser: it draws, asks for nothing, and does what is clicked."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +33,12 @@ QUIET = (
 )
 STEPS, UNITS, SECONDS = 12, 6, 60
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None,
-    reason="no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver",
-)
-
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    if BROWSER is None or DRIVER is None:
+        refuse = pytest.fail if os.environ.get("UNROLLED_NEEDS_BROWSER") == "1" else pytest.skip
+        refuse("no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = BROWSER
     for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -254,9 +255,36 @@ def test_the_worst_scan_comes_first(opened: Any) -> None:
 
 
 def test_no_gradient_is_said(opened: Any) -> None:
-    shown = opened(records.STRANGE["all zero"]()[0])
-    assert shown.text("#gradient .about") == "No gradient came."
-    assert not shown.find("#gradient svg")
+    for name, ends in (
+        ("all zero", "0.0e+00 ±0e+00 … 0.0e+00 ±0e+00"),
+        ("nothing but null", "NaN"),
+        ("no gradient", "no gradient came"),
+    ):
+        shown = opened(records.STRANGE[name]()[0])
+        assert shown.text("#gradient .about") == f"‖∂L/∂h_t‖, first to last step: {ends}."
+        assert not shown.find("#gradient svg")
+
+
+def test_steps_without_a_gradient_are_counted_apart(opened: Any) -> None:
+    row = records.empty_row(norms=[None, 0.0, 0.0, 1.0], spread=[None, 0.0, 0.0, 0.0])
+    assert (
+        opened({0: records.whole(row)})
+        .text("#gradient .about")
+        .endswith(" It is 0 at 2 of 4 steps. None came, or no finite one, at 1 of 4 steps.")
+    )
+
+
+@pytest.mark.parametrize(("needed", "word"), [("1", "error"), ("0", "skipped")])
+def test_without_a_browser_tests_fail_only_where_one_is_needed(needed: str, word: str) -> None:
+    one = f"{__file__}::test_the_worst_scan_comes_first"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", one],
+        env=os.environ | {"PATH": "", "UNROLLED_NEEDS_BROWSER": needed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"1 {word} in" in done.stdout and done.returncode == (needed == "1"), done.stdout
 
 
 @pytest.mark.parametrize("name", records.STRANGE)

@@ -88,12 +88,27 @@ def test_verdicts_are_told_with_their_remedies_in_order() -> None:
     row = records.empty_row(norms=[1e-6, 1.0], spread=[0.0, 0.0], verdict=verdict)
     text = parsed({0: records.whole(row, records.empty_row(layer="quiet"))})
     assert text.all("tr")[1:3] == [
-        "rnn, 0vanishing 1e-06 … 10.57 steps",
+        "rnn, 0vanishing 1.0e-06 ±0e+00 … 1.0e+00 ±0e+000.57 steps",
         "seen sofirst: helpssecond: less",
     ]
     assert text.all("tr")[3] == "quiet, 0not judged no gradient cameunknownunknown"
     assert text.all("span", class_="badge vanishing") == ["vanishing"] * 2  # the sum comes first
     assert text.all("p", class_="summary") == ["2 scans: 1 vanishing 1 not judged"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("all zero", "0.0e+00 ±0e+00 … 0.0e+00 ±0e+00"),
+        ("nothing but null", "NaN"),
+        ("no gradient", "no gradient came"),
+        ("hostile text", "1.0e+00 ±0e+00 … 2.0e+00 ±0e+00"),
+    ],
+)
+def test_what_came_is_told_in_the_words_of_the_report(name: str, ends: str) -> None:
+    found, _ = records.STRANGE[name]()
+    assert parsed(found).all("small")[0].strip() == ends
+    assert json.loads(parsed(found).all("script")[0])["rows"][0]["ends"] == ends
 
 
 def test_each_snapshot_is_told() -> None:

@@ -3,20 +3,23 @@
 import json
 import math
 import sys
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.report.records import flat
 from tests.text import make_run
 from tests.training.test_loop import Diary, whole
 from unrolled import watch
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
-from unrolled.training import Run, Trainer, watching
+from unrolled.training import Run, Trainer
+from unrolled.training.history import PAGE, RECORDS, figures, history, write_page
 from unrolled.training.watchers import logs, progress_bar
-from unrolled.training.watching import PAGE, RECORDS, figures, history, write_page
 
 DROPPED = {"dropout": 0.3, "token_dropout": 0.3}
 KINDS: dict[str, dict[str, Any]] = {
@@ -63,7 +66,7 @@ def trained(run: Run, every: int, stop_at: int | None = None) -> Seen:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is drawn, which takes seconds."""
-    monkeypatch.setattr(watching, "write_page", lambda _: None)
+    monkeypatch.setattr("unrolled.training.history.write_page", lambda _: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,7 +161,20 @@ def test_a_history_without_a_report_has_no_page(tmp_path: Path) -> None:
     assert not (tmp_path / PAGE).exists()
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b'{"record": {}}', b'{"step": "x"}', b"\xff"])
+DAMAGED = [
+    b"{",
+    b"[]",
+    b"\xff",
+    b'{"record": {}}',
+    b'{"step": "x"}',
+    b'{"step": "x", "record": {}}',
+    b'{"step": 2, "record": []}',
+    b'{"step": 2, "record": {}',  # its end is missing
+    b'{"step": 1, "record": {}}',  # its step came before
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
 def test_a_damaged_history_is_named_and_left_as_it_is(line: bytes, tmp_path: Path) -> None:
     before = b'{"step": 1, "record": {}}\n' + line + b"\n"
     (tmp_path / RECORDS).write_bytes(before)
@@ -168,6 +184,59 @@ def test_a_damaged_history_is_named_and_left_as_it_is(line: bytes, tmp_path: Pat
     ):
         pass
     assert (tmp_path / RECORDS).read_bytes() == before
+
+
+def test_a_line_that_is_damaged_within_is_named_by_the_page(tmp_path: Path) -> None:
+    lines = [b'{"step": 1, "record": {}}', b'{"step": 2, "record": {"rows": [}}']
+    (tmp_path / RECORDS).write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(RunError, match=r"lens\.jsonl: line 2 is damaged.*remove the file"):
+        write_page(tmp_path)
+    assert not (tmp_path / PAGE).exists()
+
+
+def long_history(directory: Path, count: int, wide: int) -> int:
+    """``count`` records of about ``wide`` bytes at every third step; how many bytes they are."""
+    record = flat(1.0, 2.0) | {"notes": ["x" * wide]}
+    lines = (json.dumps({"step": 3 * k + 1, "record": record}) + "\n" for k in range(count))
+    return (directory / RECORDS).write_text("".join(lines))
+
+
+@pytest.mark.parametrize("count", [1, 39, 40, 41, 300])
+def test_a_page_parses_no_more_records_than_it_shows(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_history(tmp_path, count, 10)
+    parsed: list[int] = []
+    loads = json.loads
+
+    def spied(line: bytes) -> Any:
+        parsed.append(loads(line)["step"])
+        return loads(line)
+
+    monkeypatch.setattr("unrolled.training.history.json.loads", spied)
+    write_page(tmp_path)
+    steps = range(1, 3 * count + 1, 3)
+    shown = min(count, 40)
+    assert len(parsed) == shown and (parsed[0], parsed[-1]) == (steps[0], steps[-1])
+    gaps = {b - a for a, b in pairwise(parsed)}
+    assert all(abs(gap - 3 * (count - 1) / (shown - 1)) < 3 for gap in gaps)
+    page = (tmp_path / PAGE).read_text("utf-8")
+    assert f'"at":{json.dumps(parsed, separators=(",", ":"))}' in page
+    assert (f"keeps 40 of {count} snapshots" in page) == (count > 40)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_long_history_is_read_a_line_at_a_time(tmp_path: Path) -> None:
+    size = long_history(tmp_path, 200, 20_000)
+    tracemalloc.start()
+    try:
+        with history(tmp_path, 10_000):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 10
+    assert (tmp_path / RECORDS).stat().st_size == size
 
 
 def test_a_history_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -190,8 +259,7 @@ def test_the_page_is_one_of_all_the_records(tmp_path: Path) -> None:
 def test_without_the_extra_the_command_that_installs_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "unrolled.report", raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.report.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install altair"), history(tmp_path, 0):
         pass
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,6 @@
 import argparse
 import tempfile
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,9 @@ import unrolled
 from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
-from unrolled.cli.options import whole
+from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report
 from unrolled.cli.runs import encoded, load
-from unrolled.cli.show import CELLS
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
@@ -92,7 +90,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--try", dest="tries", action="store_true", help="try every remedy, and look again"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page")
+    parser.add_argument(
+        "--html", type=file(".html"), metavar="FILE", help="write the report as a page"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=command)
 
@@ -102,7 +102,9 @@ def command(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     _refuse_contradictions(given)
     if "html" in given:
-        import_module("unrolled.report")  # or which package is missing, before anything is done
+        from unrolled.report import require
+
+        require()
     with tempfile.TemporaryDirectory() as directory:
         asked = _run(given, Path(directory)) if "run" in given else _bare(given)
     with unrolled.watch(asked.model) as seen:

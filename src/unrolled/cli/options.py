@@ -2,9 +2,13 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 
+from unrolled import cells
 from unrolled.bptt.schedule import parse as parse_memory
+from unrolled.cells import Cell
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -47,7 +51,30 @@ def memory(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
 
 
+def file(suffix: str) -> Callable[[str], Path]:
+    """A file that can be written, whose name ends in ``suffix``."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != suffix:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a name that ends in {suffix}")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a folder that is there")
+        if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a file that can be written")
+        return path
+
+    return parse
+
+
 LARGEST = 1e6
 positive = number(lambda value: 0 < value <= LARGEST, f"a number above 0, up to {LARGEST:,.0f}")
 not_negative = number(lambda value: 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:,.0f}")
 fraction = number(lambda value: 0 <= value < 1, "a number from 0 up to, but not, 1")
+
+# Of a network by itself, by their names in lower case.
+CELLS: dict[str, type[Cell]] = {
+    name.lower(): kind
+    for name in cells.__all__
+    if isinstance(kind := getattr(cells, name), type) and kind not in (Cell, cells.GatedCell)
+}

@@ -1,21 +1,13 @@
 """``unrolled show``: a network as it unrolls in time, as a picture and as a formula."""
 
 import argparse
-from pathlib import Path
 
-from unrolled import cells, lens
-from unrolled.cells import Cell
-from unrolled.cli.options import whole
+from unrolled import lens
+from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import note
 from unrolled.errors import CallError
 from unrolled.layers import Recurrent
 from unrolled.lens.formula import MOST_STEPS
-
-CELLS: dict[str, type[Cell]] = {
-    name.lower(): kind
-    for name in cells.__all__
-    if isinstance(kind := getattr(cells, name), type) and kind not in (Cell, cells.GatedCell)
-}
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,7 +32,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="the step of the formula; by default the last one, in both directions the middle one",
     )
     parser.add_argument("--latex", action="store_true", help="print the formula as LaTeX")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture to FILE")
+    parser.add_argument(
+        "--svg", type=file(".svg"), metavar="FILE", help="write the picture to FILE"
+    )
     parser.set_defaults(command=command)
 
 
@@ -50,8 +44,6 @@ def command(arguments: argparse.Namespace) -> None:
     at = arguments.at or ((steps + 1) // 2 if arguments.bidirectional else steps)
     if at > steps:
         raise CallError(f"--at: got {at}, expected a step up to --steps, which is {steps}")
-    if arguments.svg is not None and arguments.svg.suffix != ".svg":
-        raise CallError(f"--svg: got {str(arguments.svg)!r}, expected a name that ends in .svg")
     layer = Recurrent(
         CELLS[arguments.cell],
         1,

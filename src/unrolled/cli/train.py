@@ -25,11 +25,11 @@ from unrolled.training import (
     steps_of,
     write_data,
 )
+from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, locked
 from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
 from unrolled.training.watchers import logs, progress_bar
-from unrolled.training.watching import PAGE, history, require_page
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
@@ -120,7 +120,9 @@ def train(arguments: argparse.Namespace) -> None:
         raise CallError("--minutes and --epochs: got both, expected one of them")
     _refuse_contradictions(given)
     if "watch" in given:
-        require_page()
+        from unrolled.report import require
+
+        require()
     with _memory_that_is_too_small(given), ExitStack() as stack:
         followers = stack.enter_context(
             logs(log=given.get("log"), tensorboard=given.get("tensorboard"))

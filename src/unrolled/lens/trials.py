@@ -17,7 +17,9 @@ from torch.utils import _pytree as pytree
 from unrolled import remedies
 from unrolled.layers.accelerate import accelerate
 from unrolled.layers.states import Layer
+from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
+from unrolled.lens.truncation import scalar
 from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.weights import cells_of
@@ -107,7 +109,7 @@ class Trials:
     def __str__(self) -> str:
         table = [("remedy", "verdict", "growth a step", "horizon", "loss")]
         for trial in (self.before, *self.after):
-            far = f"{trial.horizon:.0f} steps" if trial.horizon < 1e6 else "without end"
+            far = steps_in_words(trial.horizon)
             table.append(
                 (trial.remedy, trial.state, f"{trial.growth:.3f}", far, f"{trial.loss:.3g}")
             )
@@ -124,14 +126,14 @@ class Trials:
             {
                 "remedy": trial.remedy,
                 "state": trial.state,
-                "growth": _plain(trial.growth),
-                "horizon": _plain(trial.horizon),
-                "loss": _plain(trial.loss),
-                "norms": [_plain(norm) for norm in trial.norms.tolist()],
+                "growth": trial.growth,
+                "horizon": trial.horizon,
+                "loss": trial.loss,
+                "norms": trial.norms.tolist(),
             }
             for trial in (self.before, *self.after)
         ]
-        return {"trials": trials, "left_out": dict(self.left_out)}
+        return {"trials": plain(trials), "left_out": dict(self.left_out)}
 
     def to_json(self) -> str:
         """``record`` as one JSON object."""
@@ -170,7 +172,7 @@ def try_remedies(
         loss: of what the model returns, a scalar. By default the mean square of the last step of the
             first tensor in it: time is the first dimension, or the second if the first recurrent layer
             is ``batch_first``. One of fewer than three dimensions counts as a whole.
-        longest: for ``chrono_bias``, in steps; the steps of the batch by default.
+        longest: for ``chrono_bias``, in steps; by default those of the longest sequence in the batch.
 
     Raises:
         TypeError, ValueError: an argument is not as above, or no recurrent layer can be watched.
@@ -181,10 +183,8 @@ def try_remedies(
         check_size("longest", longest, least=2)
     with _aside():
         lens, report, value = _measured(copy.deepcopy(model), inputs, loss)
-        before = _trial(AS_IT_IS, report, value)
-        read = {
-            name: _Read(longest or _steps(report), _variance(lens, name)) for name in lens.layers
-        }
+        before = _trial(AS_IT_IS, lens, report, value)
+        read = {name: _Read(longest or _steps(lens), _variance(lens, name)) for name in lens.layers}
         left_out = {f"layer {name!r}": why for name, why in lens.unseen.items()}
         after = []
         for name, apply in {**REMEDIES, CLIP: _clipping(report)}.items():
@@ -195,11 +195,12 @@ def try_remedies(
             if len(refused) == len(read):
                 continue
             try:
-                _, report, value = _measured(made, inputs, loss)
+                seen, report, value = _measured(made, inputs, loss)
             except Exception as error:  # of a model that is not made for it
                 left_out[name] = f"the model does not run with it: {_named(error)}"
                 continue
-            after.append(_trial(name, _by_flow(report) if name == CLIP else report, value))
+            report = _by_flow(report) if name == CLIP else report
+            after.append(_trial(name, seen, report, value))
     return Trials(before, order(after), left_out)
 
 
@@ -242,7 +243,12 @@ def _measured(
             raise
         if loss is None:
             loss = partial(last_step, batch_first=next(iter(lens.layers.values())).batch_first)
-        value = _scalar(loss(returned))
+        value = scalar(loss(returned))
+        if not value.requires_grad:
+            raise ValueError(
+                "loss: returned a number without gradient, expected one with; make it of what the "
+                "model returns, without detach() or no_grad()"
+            )
         found = torch.autograd.grad(value, weights, allow_unused=True) if weights else ()
         if all(gradient is None for gradient in found):
             raise ValueError(
@@ -269,7 +275,7 @@ def last_step(returned: Any, *, batch_first: bool = False) -> Tensor:
     return first.square().mean()
 
 
-def _trial(remedy: str, report: Report, loss: float) -> Trial:
+def _trial(remedy: str, lens: Lens, report: Report, loss: float) -> Trial:
     verdicts = tuple(row.verdict for row in report.rows if row.verdict is not None)
     if report.broken is not None:
         for row in report.rows:
@@ -278,7 +284,7 @@ def _trial(remedy: str, report: Report, loss: float) -> Trial:
     found = worst([verdict for verdict in verdicts if not math.isnan(verdict.growth)])
     if found is None:
         raise ValueError(
-            f"batch: got {_steps(report)} step, expected at least 2, since growth is from step to step"
+            f"batch: got {_steps(lens)} real step, expected at least 2, since growth is from step to step"
         )
     norms = next(row.norms for row in report.rows if row.verdict is found)
     return Trial(remedy, found.state, found.growth, found.horizon, loss, norms, verdicts)
@@ -395,32 +401,16 @@ def _copied(part: Input) -> Input:
     return part.detach().clone()
 
 
-def _scalar(value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"loss: returned {type(value).__name__}, expected a tensor, a scalar")
-    if value.numel() != 1:
-        raise ValueError(
-            f"loss: returned shape {list(value.shape)}, expected a scalar; take its mean() or sum()"
-        )
-    if not value.requires_grad:
-        raise ValueError(
-            "loss: returned a number without gradient, expected one with; make it of what the model "
-            "returns, without detach() or no_grad()"
-        )
-    return value
-
-
-def _steps(report: Report) -> int:
-    return max(len(row.norms) for row in report.rows)
+def _steps(lens: Lens) -> int:
+    """How many real steps without a reset there are in a row, at most."""
+    stretches = (flow.longest() for flow in lens.flows)
+    return max((len(stretch.steps) for stretch in stretches if stretch is not None), default=0)
 
 
 def _variance(lens: Lens, name: str) -> float:
     """The mean square of what a layer read, at its real steps."""
-    if name not in lens.inputs:
-        return 1.0
-    x, flow = lens.inputs[name]
-    rows = x if x.dim() == 2 else x[flow.real.to(x.device)]  # packed rows are all real
-    return rows.double().square().mean().item()
+    rows = lens.read_by(name)
+    return 1.0 if rows is None else rows.double().square().mean().item()
 
 
 def _reason(remedy: str, refused: Mapping[str, str], layers: int) -> str:
@@ -434,8 +424,3 @@ def _reason(remedy: str, refused: Mapping[str, str], layers: int) -> str:
 
 def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _plain(number: float) -> float | None:
-    """To five digits; ``None`` if not finite."""
-    return float(f"{number:.5g}") if math.isfinite(number) else None

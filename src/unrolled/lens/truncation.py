@@ -13,6 +13,7 @@ from unrolled import bptt
 from unrolled.bptt.relay import layers_of
 from unrolled.layers.explain import is_recurrent
 from unrolled.layers.states import directions
+from unrolled.lens.numbers import steps_in_words
 from unrolled.lens.watching import watch
 from unrolled.shapes import check_size
 
@@ -59,9 +60,7 @@ class Biases(tuple[Bias, ...]):
             f"{b.window:>6}  {b.cosine:>7.4f}  {b.ratio:>7.4f}  {b.bias:>7.4f}  {b.sentence}"
             for b in self
         ]
-        horizon = self[0].horizon
-        far = f"{horizon:.0f} steps" if horizon < 1e6 else "without end"
-        far = "unknown" if math.isnan(horizon) else far
+        far = steps_in_words(self[0].horizon)
         return "\n".join([*lines, f"horizon: {far}; the sequence has {self[0].steps} steps"])
 
 
@@ -104,25 +103,7 @@ def truncation_bias(
     Raises:
         TypeError, ValueError: an argument is not as above, or the gradient is 0.
     """
-    for name, layer in layers_of(model).items():
-        if directions(layer) == 2:
-            raise ValueError(
-                f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
-                "comes from the future"
-            )
-    sizes = [check_size("windows", window) for window in windows]
-    if not sizes:
-        raise ValueError("windows: got none, expected one or more numbers of steps")
-    if not callable(loss):
-        raise TypeError(f"loss: got {type(loss).__name__}, expected a function of (outputs, slice)")
-    if k1 is not None:
-        check_size("k1", k1, most=min(sizes))
-    inputs = (x,) if isinstance(x, Tensor) else tuple(x)
-    for part in inputs:
-        if not isinstance(part, Tensor) or part.dim() < 2 or not part.numel():
-            got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-            shape = "[B, T, ...]" if batch_first else "[T, B, ...]"
-            raise ValueError(f"x: got {got}, expected a tensor {shape} that is not empty")
+    inputs, sizes = _checked(model, x, loss, windows, k1, batch_first)
     with torch.inference_mode(False), torch.enable_grad():
         inputs = tuple(part.detach().clone() for part in inputs)
         steps = inputs[0].shape[1 if batch_first else 0]
@@ -135,7 +116,7 @@ def truncation_bias(
             for y, place in bptt.truncated(
                 outer, inputs, k1=min(k1 or window, steps), k2=window, batch_first=batch_first
             ):
-                value = _scalar(loss(y, place))
+                value = scalar(loss(y, place))
                 parts.append(value.item())
                 total += _gradient(value, parameters)
             _check_sum(parts, whole)
@@ -180,13 +161,13 @@ def _full(
 ) -> tuple[Tensor, float, float]:
     """The gradient of full BPTT, the loss, and the longest horizon of a scan."""
     with watch(model) as seen:
-        value = _scalar(loss(model(*inputs), slice(0, steps)))
+        value = scalar(loss(model(*inputs), slice(0, steps)))
         full = _gradient(value, parameters)
     if not 0 < full.norm() < math.inf:
         raise ValueError(
             f"loss: got a gradient of norm {full.norm():g} in the recurrent layers, expected one above 0"
         )
-    verdicts = [row.verdict for row in seen.report().rows] if seen.flows else []
+    verdicts = [row.verdict for row in seen.report(views=False).rows] if seen.flows else []
     horizons = [v.horizon for v in verdicts if v is not None and not math.isnan(v.horizon)]
     return full, value.item(), max(horizons, default=math.nan)
 
@@ -199,10 +180,48 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     return torch.cat([g.flatten().double() for g in found])
 
 
-def _scalar(value: object) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"loss: returned {got}, expected a scalar tensor; take the sum()")
+# --- Checks --------------------------------------------------------------------------------------
+
+
+def _checked(
+    model: nn.Module,
+    x: Tensor | Sequence[Tensor],
+    loss: Loss,
+    windows: Sequence[int],
+    k1: int | None,
+    batch_first: bool,
+) -> tuple[tuple[Tensor, ...], list[int]]:
+    """What the model is called with, and the windows, or an error."""
+    for name, layer in layers_of(model).items():
+        if directions(layer) == 2:
+            raise ValueError(
+                f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
+                "comes from the future"
+            )
+    sizes = [check_size("windows", window) for window in windows]
+    if not sizes:
+        raise ValueError("windows: got none, expected one or more numbers of steps")
+    if not callable(loss):
+        raise TypeError(f"loss: got {type(loss).__name__}, expected a function of (outputs, slice)")
+    if k1 is not None:
+        check_size("k1", k1, most=min(sizes))
+    inputs = (x,) if isinstance(x, Tensor) else tuple(x)
+    for part in inputs:
+        if not isinstance(part, Tensor) or part.dim() < 2 or not part.numel():
+            got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            shape = "[B, T, ...]" if batch_first else "[T, B, ...]"
+            raise ValueError(f"x: got {got}, expected a tensor {shape} that is not empty")
+    return inputs, sizes
+
+
+def scalar(value: object) -> Tensor:
+    """What a loss has returned, or an error if it is no scalar."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss: returned {type(value).__name__}, expected a scalar tensor")
+    if value.numel() != 1:
+        raise ValueError(
+            f"loss: returned shape {list(value.shape)}, expected a scalar; take its sum()"
+        )
     return value
 
 

@@ -4,6 +4,16 @@ from importlib.util import find_spec
 
 from unrolled.errors import MissingExtraError
 
-for _module, _package in {"altair": "altair", "vl_convert": "vl-convert-python"}.items():
-    if find_spec(_module) is None:
-        raise MissingExtraError("a report's page or picture", _package, "report")
+
+def require() -> None:
+    """Refuse where no page or picture can be drawn, as importing this package does.
+
+    Raises:
+        MissingExtraError: a package of the extra ``report`` is not installed.
+    """
+    for module, package in {"altair": "altair", "vl_convert": "vl-convert-python"}.items():
+        if find_spec(module) is None:
+            raise MissingExtraError("a report's page or picture", package, "report")
+
+
+require()

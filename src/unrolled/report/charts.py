@@ -38,7 +38,7 @@ ROWS = alt.NamedData("rows")
 CHOSEN = "datum.snapshot == snapshot && datum.scan == scan"
 
 # Of a scan that did not run.
-NOTHING: Record = {"norms": [], "spread": [], "verdict": None, "view": None}
+NOTHING: Record = {"norms": [], "spread": [], "ends": "", "verdict": None, "view": None}
 
 # --- Data ----------------------------------------------------------------------------------------
 
@@ -48,13 +48,21 @@ def thinned(records: Mapping[int, Record]) -> dict[int, Record]:
 
     40 at most, and no more than make some 30 MB.
     """
-    keys = sorted(records)
-    if not keys:
+    if not records:
         raise ValueError("records: got none, expected at least one")
     most = max(2, min(MOST, ROOM // max(1, *map(_numbers, records.values()))))
-    if len(keys) > most:
-        keys = [keys[round(i * (len(keys) - 1) / (most - 1))] for i in range(most)]
-    return {key: records[key] for key in keys}
+    return {key: records[key] for key in evenly(sorted(records), most)}
+
+
+def evenly(steps: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of ``steps``, 2 or more, evenly chosen, the first and the last among them.
+
+    >>> evenly(range(10), 4)
+    [0, 3, 6, 9]
+    """
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
 def _numbers(record: Record) -> int:
@@ -110,6 +118,7 @@ def _row(row: Record) -> dict[str, Any]:
         "state": verdict.get("state"),
         "growth": verdict.get("growth"),
         "norms": row["norms"],
+        "ends": row["ends"],
         "factors": [
             1 + (s or 0) / n if n else 1 for n, s in zip(row["norms"], row["spread"], strict=True)
         ],

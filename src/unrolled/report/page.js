@@ -26,9 +26,12 @@ const figures = {
     drawn: (row) => any(row.norms),
     about: (row) => {
       if (!row.norms.length) return "";
-      const none = row.norms.filter((norm) => !(norm > 0)).length;
-      if (none === row.norms.length) return "No gradient came.";
-      return "‖∂L/∂h_t‖, the mean over lanes and its spread." + (none ? ` None came at ${none} of ${row.norms.length} steps.` : "");
+      if (!any(row.norms)) return `‖∂L/∂h_t‖, first to last step: ${row.ends}.`;
+      const at = (value) => row.norms.filter((norm) => norm === value).length;
+      const of = `of ${count(row.norms.length, "step")}`;
+      return "‖∂L/∂h_t‖, the mean over lanes and its spread." +
+        (at(0) ? ` It is 0 at ${at(0)} ${of}.` : "") +
+        (at(null) ? ` None came, or no finite one, at ${at(null)} ${of}.` : "");
     },
   },
   by_lag: {

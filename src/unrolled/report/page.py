@@ -67,8 +67,10 @@ def write(
     Path(path).write_text(page(records, trials, title), encoding="utf-8")
 
 
-def page(records: Mapping[int, Record], trials: Record | None, title: str) -> str:
-    """The text of the page."""
+def page(
+    records: Mapping[int, Record], trials: Record | None, title: str, count: int | None = None
+) -> str:
+    """The text of the page; ``count``: of how many records these are a choice."""
     kept = charts.thinned(records)
     here = files("unrolled.report")
     library = _library()
@@ -80,7 +82,7 @@ def page(records: Mapping[int, Record], trials: Record | None, title: str) -> st
         title=escape(title),
         allowed=allowed,
         style=(here / "page.css").read_text("utf-8"),
-        slider=_slider(len(kept), len(records)),
+        slider=_slider(len(kept), count or len(records)),
         told="".join(f'<div class="snapshot">{text}</div>' for text in told),
         training=_figure("growth", "Growth over the training", TRAINING) if len(kept) > 1 else "",
         choice=_choice(scans),

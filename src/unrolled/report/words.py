@@ -117,12 +117,10 @@ def _verdicts(rows: Sequence[Record], scans: Mapping[Place, int]) -> str:
 
 def _verdict(row: Record, scan: int) -> str:
     verdict = row["verdict"] or {"state": None, "growth": None, "horizon": None}
-    name = escape(label(*place_of(row)))
-    known = [n for n in row["norms"] if n is not None]
-    ends = f"{number(known[0])} … {number(known[-1])}" if any(known) else "no gradient came"
+    name = escape(row["place"])
     cells = (
         badge(verdict["state"]),
-        f"{_sparkline(row['norms'])} <small>{ends}</small>",
+        f"{_sparkline(row['norms'])} <small>{escape(row['ends'])}</small>",
         number(verdict["growth"]),
         horizon(verdict["growth"], verdict["horizon"]),
     )

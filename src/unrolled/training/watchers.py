@@ -16,9 +16,9 @@ from rich.table import Column
 
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
+from unrolled.training.history import figures
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
-from unrolled.training.watching import figures
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import nn
 
-from unrolled.errors import MissingExtraError
 from unrolled.lens.drawing.graph import Graph
 from unrolled.lens.drawing.svg import Svg
 from unrolled.lens.drawing.text import Text
@@ -34,16 +33,17 @@ class Drawing:
 
         Raises:
             ValueError: another suffix.
-            MissingExtraError: a ``.png``, and vl-convert-python is not installed.
+            MissingExtraError: a ``.png``, and the extra is not installed.
         """
         path = Path(path)
         if path.suffix == ".svg":
             path.write_text(self.svg, encoding="utf-8")
         elif path.suffix == ".png":
-            try:
-                import vl_convert
-            except ImportError:
-                raise MissingExtraError("a .png", "vl-convert-python", "report") from None
+            from unrolled.report import require
+
+            require()
+            import vl_convert
+
             path.write_bytes(vl_convert.svg_to_png(self.svg, scale=2))
         else:
             raise ValueError(f"path: got {str(path)!r}, expected a name that ends in .svg or .png")

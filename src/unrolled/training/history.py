@@ -2,9 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
 
 RECORDS, PAGE = "lens.jsonl", "lens.html"
+BEGINS = re.compile(rb'\{"step": (\d+), "record": \{')  # a line of ``History``
 
 
 class History:
@@ -50,52 +51,78 @@ def history(directory: Path, step: int) -> Iterator[list[Watcher]]:
         RunError: a file cannot be written, or the one there is damaged.
         MissingExtraError: the packages that draw the page are not installed.
     """
-    require_page()
+    from unrolled.report import require
+
+    require()
     path = directory / RECORDS
-    replace(path, b"".join(line for line, at in _lines(path) if at <= step))
-    try:
-        with path.open("ab", buffering=0) as file:
+    with _opened(path, sum(len(line) for _, at, line in _lines(path) if at <= step)) as file:
+        try:
             yield [History(file, path)]
-    finally:
-        write_page(directory)
-
-
-def require_page() -> None:
-    """Refuse where no page can be drawn.
-
-    Raises:
-        MissingExtraError: a package of the extra ``report`` is not installed.
-    """
-    import_module("unrolled.report")
+        finally:
+            write_page(directory)
 
 
 def write_page(directory: Path) -> None:
-    """``lens.html`` from ``lens.jsonl``, if there is a report in it."""
+    """``lens.html`` from ``lens.jsonl``, if there is a report in it.
+
+    Raises:
+        RunError: a file cannot be read or written, or is damaged.
+    """
+    from unrolled.report import charts
     from unrolled.report.page import page
 
-    records = {at: json.loads(line)["record"] for line, at in _lines(directory / RECORDS)}
+    path = directory / RECORDS
+    steps = [at for _, at, _ in _lines(path)]
+    chosen = set(charts.evenly(steps, charts.MOST))
+    records = {at: _record(path, n, line) for n, at, line in _lines(path) if at in chosen}
     if records:
         title = f"The gradient through time, in {directory.name}"
-        replace(directory / PAGE, page(records, None, title).encode())
+        replace(directory / PAGE, page(records, None, title, len(steps)).encode())
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The whole lines of ``path``, each with its step; none if there is no such file."""
+def _opened(path: Path, size: int) -> RawIOBase:
+    """``path`` to write on, after its first ``size`` bytes."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        file = path.open("ab", buffering=0)
+        file.truncate(size)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return file
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The whole lines of ``path``: number, step, all of it. None if there is no such file."""
+    last = -1
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # a kill came while it was being written
+                begins = BEGINS.match(line)
+                if begins is None or not line.endswith(b"}}\n"):
+                    raise _damaged(path, number, 'expected {"step": …, "record": {…}}')
+                if int(begins[1]) <= last:
+                    raise _damaged(path, number, f"step {int(begins[1])} after {last}")
+                last = int(begins[1])
+                yield number, last, line
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror or error})") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            return  # a kill came while it was being written
-        try:
-            yield line, int(json.loads(line)["step"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{path}: line {number} is damaged ({error!r}); remove the file to go on without it"
-            ) from None
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(line)["record"]
+    except ValueError as error:
+        raise _damaged(path, number, str(error)) from None
+    return record
+
+
+def _damaged(path: Path, number: int, why: str) -> RunError:
+    return RunError(
+        f"{path}: line {number} is damaged ({why}); remove the file to go on without it"
+    )
 
 
 def figures(report: Report) -> dict[str, dict[str, Any]]:
