@@ -22,7 +22,7 @@ from tests.text import corpus, write_corpus
 from unrolled.data import Batch
 from unrolled.models import LanguageModel
 from unrolled.scan import library, native
-from unrolled.training import Run
+from unrolled.training import Run, Scores
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
 
@@ -755,6 +755,18 @@ def test_resuming_from_a_damaged_state_gets_one_line_and_changes_nothing(
     before = contents(run)
     failed(call("train", "cloze", "--out", run, "--resume"), 1, str(run))
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf, 800.0])
+def test_scores_that_are_not_finite_are_null_in_json(
+    nats: float, lm_run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unrolled.cli.evaluate.evaluate", lambda *_: Scores(nats, 0.5, 0.5, 2))
+    done = call("evaluate", lm_run, "--json")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found["perplexity"] is None
+    assert found["nats"] == (nats if math.isfinite(nats) else None)
 
 
 # Info

@@ -1,7 +1,9 @@
 """``diagnose``, and training under ``--watch``, end to end."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ from tests.cli.conftest import SMALL, Call, Done
 from tests.cli.test_commands import contents, failed, misused
 from tests.text import write_corpus
 from unrolled import Recurrent, cells, watch
+from unrolled.cli import main
 from unrolled.cli.show import CELLS
+from unrolled.errors import RunError
 from unrolled.training import Run
 from unrolled.training.run import TRAINING, WEIGHTS
 
@@ -162,6 +166,54 @@ def test_a_page_is_written_with_the_trials_in_it(
     assert "http-equiv" in text and 'src="http' not in text
 
 
+@pytest.mark.parametrize("json_too", [True, False])
+def test_a_page_that_fails_keeps_the_old_one_and_the_report(
+    json_too: bool, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    page = tmp_path / "lens.html"
+    page.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    given = ("diagnose", "--cell", "gru", *SIZES, *(["--json"] if json_too else []))
+    done = call(*given, "--html", page)
+    failed(done, 1, f"{page}: No space left")
+    assert done.out == call(*given).out
+    assert page.read_text() == "old"
+
+
+def test_a_page_is_written_though_nobody_reads_on(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("unrolled.cli.diagnose.print_report", gone)
+    done = call("diagnose", "--cell", "gru", *SIZES, "--html", tmp_path / "lens.html")
+    failed(done, 1, "output: full")
+    assert (tmp_path / "lens.html").stat().st_size > 1000
+
+
+def test_standard_output_that_is_closed_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["diagnose", "--cell", "gru", *map(str, SIZES)]) == 0
+
+
+def test_a_model_whose_loss_is_nan_is_diagnosed(
+    lm_run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unrolled.models import LanguageModel
+
+    loss = LanguageModel.loss
+    monkeypatch.setattr(LanguageModel, "loss", lambda self, batch: loss(self, batch) * math.nan)
+    done = call("diagnose", lm_run)
+    assert (done.code, done.err) == (0, "")
+    assert (
+        "nats per token: nan\n" in done.out and "the first NaN came up in the gradient" in done.out
+    )
+
+
 # Bad calls
 
 
@@ -171,8 +223,8 @@ def test_a_page_is_written_with_the_trials_in_it(
         ((), ("DIR", "--cell", "neither")),
         (("x", "--cell", "gru"), ("DIR", "--cell", "both")),
         (("x", "--hidden", 3), ("--hidden: got 3", "--cell")),
-        (("x", "--bidirectional"), ("--bidirectional", "--cell")),
-        (("--cell", "gru", "--data", "y"), ("--data", "DIR")),
+        (("x", "--bidirectional"), ("--bidirectional: got it, which", "--cell")),
+        (("--cell", "gru", "--data", "y", "z.txt"), ("--data: got y z.txt, which", "DIR")),
         (("--cell", "gru", "--split", "test"), ("--split: got test", "DIR")),
         (("--cell", "lstm", "--activation", "relu"), ("--activation: got relu", "--cell elman")),
         (("--cell", "gru", "--steps", 1, "--try"), ("--steps: got 1", "2 or more")),
@@ -289,6 +341,26 @@ def test_a_watched_training_that_diverges_says_where_and_leaves_its_page(
         done, 1, "loss is nan at step 5 of", "the first NaN came up in the gradient of the state"
     )
     assert '"at":[1,3]' in (out / "lens.html").read_text("utf-8")
+
+
+def test_an_error_in_training_is_not_hidden_by_one_of_the_page(
+    corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def full(_: Path) -> None:
+        raise RunError("lens.html: the disk is full")
+
+    monkeypatch.setattr("unrolled.training.Trainer.train", stopped)
+    monkeypatch.setattr("unrolled.training.history.write_page", full)
+    out = tmp_path / "run"
+    done = call("train", "lm", "--data", corpus_file, "--out", out, *SMALL, "--watch", 3)
+    assert done.code == 130
+    assert done.err.splitlines() == [
+        "unrolled: error: stopped; go on with the same command and --resume",
+        "unrolled: note: there is no new page: lens.html: the disk is full",
+    ]
 
 
 def test_watching_without_the_extra_is_refused_before_anything_is_done(

@@ -1,5 +1,8 @@
 """``unrolled show``: a picture and a formula in the terminal."""
 
+import errno
+import os
+
 import pytest
 
 from tests.cli.conftest import Call
@@ -53,6 +56,18 @@ def test_it_writes_the_picture(call: Call, tmp_path) -> None:
     assert done == (0, SHOWN, f"unrolled: note: the picture is in {path}\n")
     expected = lens.draw(Recurrent(cells.Elman, 1, 1), 3).svg
     assert path.read_text(encoding="utf-8") == expected
+
+
+def test_a_picture_on_a_full_disk_is_named(call: Call, tmp_path, monkeypatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "net.svg"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    done = call("show", "--steps", 3, "--svg", path)
+    failed(done, 1, f"{path}: No space left")
+    assert done.out == SHOWN and path.read_text() == "old"
 
 
 def test_a_formula_that_is_too_long_is_left_out(call: Call) -> None:

@@ -1,7 +1,9 @@
 """What goes wrong in training: the lens says where, its report stands, the layers are as before."""
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -686,6 +688,29 @@ def test_an_unknown_suffix(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=expected):
         report.save(str(tmp_path / name))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["json", "html", "svg", "png", "PNG"])
+def test_on_a_full_disk_what_was_saved_before_is_kept(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if suffix != "json":
+        pytest.importorskip("altair")
+        pytest.importorskip("vl_convert")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    layer, path = make("torch GRU"), tmp_path / f"report.{suffix}"
+    with watch(layer) as seen:
+        layer(inputs())[0].sum().backward()
+    seen.report().save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        seen.report().save(path)
+    assert caught.value.filename == str(path) and path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", ["json", "html", "svg", "png"])

@@ -457,6 +457,13 @@ def test_a_record_is_plain_json() -> None:
         ((nn.GRU(D, H), "x"), TypeError, "batch: got str, expected a tensor or a PackedSeq"),
         ((nn.GRU(D, H), (inputs(), None)), TypeError, "batch: got NoneType"),
         ((nn.GRU(D, H), {"x": inputs()}), TypeError, "batch: got dict"),
+        ((nn.GRU(D, H), []), TypeError, "batch: got nothing, expected a tensor or several"),
+        ((nn.GRU(D, H), ()), TypeError, "batch: got nothing"),
+        (
+            (Recurrent(cells.GRU, D, H), inputs(0)),
+            ValueError,
+            r"batch: the model returns \[0, 3, 4\], which has no step; expected .* at least 2",
+        ),
         ((nn.GRU(D, H), inputs(), 1.0), TypeError, "loss: got float, expected a function"),
         (
             (nn.GRU(D, H), inputs(), lambda r: r[0]),
@@ -521,6 +528,25 @@ def test_chrono_bias_is_for_the_longest_sequence_there_is() -> None:
 def test_longest_is_checked() -> None:
     with pytest.raises(ValueError, match="longest: got 1, expected at least 2"):
         try_remedies(nn.GRU(D, H), inputs(), longest=1)
+    with pytest.raises(ValueError, match=r"longest: got 10+, expected at most 2147483647"):
+        try_remedies(nn.GRU(D, H), inputs(), longest=10**400)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_remedies_for_weights_of_half_precision(dtype: torch.dtype) -> None:
+    found = try_remedies(nn.RNN(D, H).to(dtype), inputs().to(dtype))
+    tried = {"remedies.orthogonal_weights", "remedies.critical_weights", "remedies.as_gru"}
+    assert tried <= by_name(found).keys()
+
+
+def test_what_pytorch_cannot_do_for_a_remedy_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NotImplementedError('"geqrf_cpu" not implemented\nmore of it')
+
+    monkeypatch.setitem(REMEDIES, "remedies.orthogonal_weights", fail)
+    found = try_remedies(nn.RNN(D, H), inputs())
+    assert found.left_out["remedies.orthogonal_weights"] == '"geqrf_cpu" not implemented'
+    assert "remedies.as_gru" in by_name(found)
 
 
 def test_what_the_model_raises_comes_through() -> None:

@@ -1,6 +1,7 @@
 """Files are replaced whole or not at all, whatever fails."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -245,3 +246,47 @@ def test_missing_tensors_and_a_directory_are_refused(tmp_path: Path) -> None:
 def test_json_is_checked_by_another_reader(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a.json", {"a": [1, 2]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2]}
+
+
+class Trickle(io.FileIO):
+    """A file that takes three bytes at a time, and after ``room`` of them ``full``."""
+
+    def __init__(self, path: Path, room: int, full: int | OSError | None) -> None:
+        super().__init__(path, "ab")
+        self.room, self.full = room, full
+
+    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+        if not self.room and isinstance(self.full, OSError):
+            raise self.full
+        if not self.room:
+            return self.full
+        count = super().write(data[: min(3, self.room)])
+        self.room -= count
+        return count
+
+
+def test_a_line_is_written_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"first\n")
+    with Trickle(path, 100, 0) as file:
+        files.append(file, path, b"second\n")
+    assert path.read_bytes() == b"first\nsecond\n"
+
+
+@pytest.mark.parametrize("room", [0, 1, 4, 6])
+@pytest.mark.parametrize(
+    "full", [0, None, OSError(errno.ENOSPC, "No space left")], ids=["0", "None", "ENOSPC"]
+)
+def test_a_line_that_does_not_fit_is_taken_back(
+    room: int, full: int | OSError | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"first\n")
+    expected = "No space left" if isinstance(full, OSError) else f"only {room} of 7 bytes"
+    with Trickle(path, room, full) as file:
+        with pytest.raises(RunError, match=f"{path}: cannot be written .{expected}"):
+            files.append(file, path, b"second\n")
+        assert path.read_bytes() == b"first\n"
+        file.room = 100
+        files.append(file, path, b"third\n")
+    assert path.read_bytes() == b"first\nthird\n"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import tracemalloc
 from itertools import pairwise
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.report.records import flat
+from tests.report.records import STRANGE, flat
+from tests.report.records import history as grown
 from tests.text import make_run
 from tests.training.test_loop import Diary, whole
 from unrolled import watch
@@ -187,11 +189,97 @@ def test_a_damaged_history_is_named_and_left_as_it_is(line: bytes, tmp_path: Pat
 
 
 def test_a_line_that_is_damaged_within_is_named_by_the_page(tmp_path: Path) -> None:
-    lines = [b'{"step": 1, "record": {}}', b'{"step": 2, "record": {"rows": [}}']
-    (tmp_path / RECORDS).write_bytes(b"\n".join(lines) + b"\n")
+    lines = [json.dumps({"step": 1, "record": flat(1.0)}), '{"step": 2, "record": {"rows": [}}']
+    (tmp_path / RECORDS).write_text("\n".join(lines) + "\n")
     with pytest.raises(RunError, match=r"lens\.jsonl: line 2 is damaged.*remove the file"):
         write_page(tmp_path)
     assert not (tmp_path / PAGE).exists()
+
+
+def record_with(**changes: Any) -> str:
+    """A record whose row differs by ``changes``."""
+    record = flat(1.0, 2.0)
+    record["rows"][0] |= changes
+    return json.dumps(record)
+
+
+VIEW = {"states": [[1]], "lags": [[1]], "estimated": False, "eigenvalues": {}, "gate": None}
+MISSHAPEN = {
+    "empty": "{}",
+    "rows alone": '{"rows": [1]}',
+    "a row of nothing": '{"rows": [{}], "notes": [], "broken": null, "clipping": null}',
+    "text in the norms": record_with(norms=["x", 1.0]),
+    "NaN in the norms": record_with(norms=[math.nan, 1.0]),
+    "an infinity": record_with(norms=[math.inf, 1.0]),
+    "beyond every float": record_with(norms=["long", 1.0]).replace('"long"', "1e400"),
+    "a whole number beyond every float": record_with(norms=[10**400, 1.0]),
+    "a number of too many digits": record_with(norms=["long", 1.0]).replace('"long"', "1" * 9999),
+    "a negative norm": record_with(norms=[-1.0, 1.0]),
+    "true as a norm": record_with(norms=[True, 1.0]),
+    "a spread too short": record_with(spread=[0.0]),
+    "a layer that is a list": record_with(layer=[]),
+    "a verdict without its state": record_with(verdict={}),
+    "a view of text": record_with(view="x"),
+    "lags that are ragged": record_with(view=VIEW | {"lags": [[1, 1], [1]]}),
+    "eigenvalues that are no pairs": record_with(view=VIEW | {"eigenvalues": {"s": [[1]]}}),
+    "no number in the clipping": json.dumps(flat(1.0) | {"clipping": {"calls": "x"}}),
+    "lists in lists": '{"rows": ' + "[" * 100_000 + "}",
+}
+
+
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_a_record_of_another_form_is_named_by_the_page(name: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"step": 1, "record": flat(1.0, 2.0)})]
+    lines.append(f'{{"step": 2, "record": {MISSHAPEN[name]}}}')
+    (tmp_path / RECORDS).write_text("\n".join(lines) + "\n", "utf-8")
+    with pytest.raises(
+        RunError, match=r"lens\.jsonl: line 2 is damaged.*remove the file"
+    ) as caught:
+        write_page(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert not (tmp_path / PAGE).exists()
+
+
+@pytest.mark.parametrize("name", [*STRANGE, "a history"])
+def test_every_record_of_a_report_has_its_form(name: str) -> None:
+    from unrolled.report.form import check
+
+    records = grown(3, 4, 3) if name == "a history" else STRANGE[name]()[0]
+    for record in records.values():
+        assert check(json.loads(json.dumps(record))) == record
+
+
+STEPS = ["Infinity", "1e400", "-5", '"1"', "1.0", "null", "9" * 5000]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_is_no_whole_number_is_damage(step: str, tmp_path: Path) -> None:
+    (tmp_path / RECORDS).write_text(f'{{"step": {step}, "record": {json.dumps(flat(1.0))}}}\n')
+    with pytest.raises(RunError, match=r"lens\.jsonl: line 1 is damaged.*remove the file"):
+        write_page(tmp_path)
+
+
+def test_a_page_that_fails_hides_no_other_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RunError("the page: No space left")
+
+    monkeypatch.setattr("unrolled.training.history.replace", full)
+    long_history(tmp_path, 2, 10)
+    with pytest.raises(KeyboardInterrupt) as caught, history(tmp_path, 10):
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == ["there is no new page: the page: No space left"]
+    with pytest.raises(RunError, match="No space left"), history(tmp_path, 10):
+        pass
+
+
+def test_a_folder_whose_name_is_no_utf_8_gets_its_page(tmp_path: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"run\xff")
+    directory.mkdir()
+    long_history(directory, 1, 10)
+    write_page(directory)
+    assert "in run?</title>" in (directory / PAGE).read_text("utf-8")
 
 
 def long_history(directory: Path, count: int, wide: int) -> int:
@@ -209,9 +297,9 @@ def test_a_page_parses_no_more_records_than_it_shows(
     parsed: list[int] = []
     loads = json.loads
 
-    def spied(line: bytes) -> Any:
+    def spied(line: bytes, **options: Any) -> Any:
         parsed.append(loads(line)["step"])
-        return loads(line)
+        return loads(line, **options)
 
     monkeypatch.setattr("unrolled.training.history.json.loads", spied)
     write_page(tmp_path)

@@ -154,3 +154,13 @@ def test_on_a_terminal_there_is_a_bar(
     shown = capsys.readouterr().err
     for part in ("8/10", "loss 2.000", "validation 1.500", "0.25", "tokens/s"):
         assert part in shown
+
+
+def test_a_line_of_the_log_is_written_to_its_end() -> None:
+    class Trickle(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            return super().write(data[:5])
+
+    file = Trickle()
+    JsonLog(file, Path("the.log")).evaluated(1, Scores(1.0, 0.0, 0.0, 1))
+    assert file.getvalue().endswith(b"}}\n") and json.loads(file.getvalue())["step"] == 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import unrolled
+from unrolled.cli.printing import note
 from unrolled.errors import UnrolledError
 
 
@@ -22,23 +23,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.command(arguments)
         return 0
     except UnrolledError as error:
-        return _failed(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _failed(f"stopped{hint}", 130)
+        return _failed(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        return _failed(f"stopped{hint}", 130, error)
     except BrokenPipeError:  # whoever read our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _failed(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        return _failed(f"{error.filename or 'output'}: {error.strerror or error}", 1, error)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise
-        return _failed("out of memory; try a smaller model or batch", 1)
+        return _failed("out of memory; try a smaller model or batch", 1, error)
 
 
-def _failed(text: str, code: int) -> int:
+def _failed(text: str, code: int, error: BaseException) -> int:
     if sys.stderr is not None:
         print(f"unrolled: error: {text}", file=sys.stderr)
+    for said in getattr(error, "__notes__", ()):
+        note(said)
     return code
 
 

@@ -115,24 +115,23 @@ def command(arguments: argparse.Namespace) -> None:
     if "tries" in given:
         model = _Asked(asked.model, asked.loss)
         trials = lens.try_remedies(model, asked.batch, lambda value: value)
-    if "html" in given:
-        from unrolled.report import page
+    tried = None if trials is None else trials.record()
+    try:
+        if "json" in given:
+            print_json(report.record() | (tried or {}))
+        else:
+            print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
+            print_report(report)
+            if trials is not None:
+                print(f"\n{trials}")
+    finally:  # whoever reads may have seen enough
+        if "html" in given:
+            from unrolled.report import page
 
-        records = {asked.step: report.record()}
-        page.write(
-            given["html"],
-            records,
-            trials=None if trials is None else trials.record(),
-            title=asked.title,
-        )
-    if "json" in given:
-        print_json(report.record() | ({} if trials is None else trials.record()))
-        return
-    print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
-    print_report(report)
-    if trials is not None:
-        print(f"\n{trials}")
-    if "html" in given:
+            page.write(
+                given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
+            )
+    if "html" in given and "json" not in given:
         print(f"the page: {given['html']}")
 
 
@@ -232,7 +231,9 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     others, needed = (BARE, "--cell") if "run" in given else (dict.fromkeys(OF_A_RUN), "DIR")
     for name in others:
         if name in given:
-            raise CallError(f"--{name}: got {given[name]}, which is for {needed}")
+            value = given[name]
+            got = " ".join(value) if isinstance(value, list) else "it" if value is True else value
+            raise CallError(f"--{name}: got {got}, which is for {needed}")
     if "tries" in given and given.get("steps") == 1:
         raise CallError("--steps: got 1 with --try, expected 2 or more")
     if "activation" in given and given["cell"] != "elman":

@@ -1,6 +1,7 @@
 """``unrolled evaluate``: how well a model predicts held-out text."""
 
 import argparse
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -51,8 +52,8 @@ def command(arguments: argparse.Namespace) -> None:
         del data  # its files are mapped, and must go before their directory does
     if arguments.json:
         result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
-        finite = {k: None if v == float("inf") else v for k, v in result.items()}
-        print_json(finite)
+        known = {k: v if k == "split" or math.isfinite(v) else None for k, v in result.items()}
+        print_json(known)
         return
     print(
         f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""

@@ -60,7 +60,9 @@ def file(suffix: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a name that ends in {suffix}")
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a folder that is there")
-        if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        # The file is replaced by another of its folder.
+        places = [path, path.parent] if path.exists() else [path.parent]
+        if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a file that can be written")
         return path
 

@@ -17,7 +17,7 @@ def print_json(value: object) -> None:
 
 def print_report(report: Report) -> None:
     """Print ``report``: on a terminal as a table in colours, else as plain text."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         Console().print(report)
     else:
         print(report)
@@ -25,7 +25,8 @@ def print_report(report: Report) -> None:
 
 def note(text: str) -> None:
     """Say ``text`` on standard error."""
-    print(f"unrolled: note: {text}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"unrolled: note: {text}", file=sys.stderr)
 
 
 def note_unknown(tokens: Sequence[str]) -> None:

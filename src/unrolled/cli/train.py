@@ -270,7 +270,8 @@ def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
     for name, began in run.command.items():
         if name in given and given[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
+            got, before = (" ".join(v) if isinstance(v, list) else v for v in (given[name], began))
             raise CallError(
-                f"{option}: got {given[name]}, but the run in {run.directory} was begun with "
-                f"{began}; leave it out, or begin a new run in another --out"
+                f"{option}: got {got}, but the run in {run.directory} was begun with "
+                f"{before}; leave it out, or begin a new run in another --out"
             )

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from unrolled.files import replace
 from unrolled.lens.breaks import Broken
 from unrolled.lens.flow import Flow
 from unrolled.lens.numbers import plain, steps_in_words
@@ -174,7 +175,7 @@ class Report:
             TypeError: ``path`` is none.
             ValueError: another suffix; or a picture is asked for, and there is nothing to draw.
             MissingExtraError: the extra is not installed.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written; what was there before is kept.
         """
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path: got {type(path).__name__}, expected a path")
@@ -189,7 +190,7 @@ class Report:
 
             picture.write(path, self.record())
         elif suffix == ".json":
-            path.write_text(self.to_json(trials) + "\n", encoding="utf-8")
+            replace(path, f"{self.to_json(trials)}\n".encode())
         else:
             raise ValueError(
                 f"path: got {path.name!r}, expected a name that ends in .html, .svg, .png or .json"

@@ -22,6 +22,7 @@ from unrolled.lens.report import Report, Row
 from unrolled.lens.truncation import scalar
 from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
 from unrolled.lens.watching import Lens, watch
+from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
 from unrolled.shapes import check_size
 
@@ -180,7 +181,7 @@ def try_remedies(
     """
     inputs = _checked(model, batch, loss)
     if longest is not None:
-        check_size("longest", longest, least=2)
+        check_size("longest", longest, least=2, most=LONGEST)
     with _aside():
         lens, report, value = _measured(copy.deepcopy(model), inputs, loss)
         before = _trial(AS_IT_IS, lens, report, value)
@@ -271,6 +272,11 @@ def last_step(returned: Any, *, batch_first: bool = False) -> Tensor:
         y, lengths = pad_packed_sequence(first)
         first = y[lengths - 1, torch.arange(len(lengths))]
     elif first.dim() >= 3:
+        if not first.shape[1 if batch_first else 0]:
+            raise ValueError(
+                f"batch: the model returns {list(first.shape)}, which has no step; expected a batch of "
+                "at least 2 steps"
+            )
         first = first[:, -1] if batch_first else first[-1]
     return first.square().mean()
 
@@ -308,9 +314,9 @@ def _applied(
         kept = copy.deepcopy(layer.state_dict())
         try:
             made = apply(layer, of_layer)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             layer.load_state_dict(kept)  # it may have come half way
-            refused[name] = str(error)
+            refused[name] = str(error).partition("\n")[0]
         else:
             model = _replaced(model, layer, made)
     return model, refused
@@ -386,6 +392,10 @@ def _checked(model: object, batch: object, loss: object) -> tuple[Input, ...]:
         )
     single = isinstance(batch, Tensor | PackedSequence)
     inputs = tuple(batch) if isinstance(batch, tuple | list) and not single else (batch,)
+    if not inputs:
+        raise TypeError(
+            "batch: got nothing, expected a tensor or several, with which the model is called"
+        )
     for part in inputs:
         if not isinstance(part, Tensor | PackedSequence):
             raise TypeError(

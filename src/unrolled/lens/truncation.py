@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,6 +198,10 @@ def _checked(
                 f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
                 "comes from the future"
             )
+    if not isinstance(windows, Iterable):
+        raise TypeError(
+            f"windows: got {windows!r}, expected one or more numbers of steps, as in (5, 20)"
+        )
     sizes = [check_size("windows", window) for window in windows]
     if not sizes:
         raise ValueError("windows: got none, expected one or more numbers of steps")
@@ -205,11 +209,15 @@ def _checked(
         raise TypeError(f"loss: got {type(loss).__name__}, expected a function of (outputs, slice)")
     if k1 is not None:
         check_size("k1", k1, most=min(sizes))
+    shape = "[B, T, ...]" if batch_first else "[T, B, ...]"
+    if not isinstance(x, Iterable):
+        raise TypeError(f"x: got {type(x).__name__}, expected a tensor {shape}, or several")
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
+    if not inputs:
+        raise ValueError(f"x: got nothing, expected a tensor {shape}, or several")
     for part in inputs:
         if not isinstance(part, Tensor) or part.dim() < 2 or not part.numel():
             got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-            shape = "[B, T, ...]" if batch_first else "[T, B, ...]"
             raise ValueError(f"x: got {got}, expected a tensor {shape} that is not empty")
     return inputs, sizes
 

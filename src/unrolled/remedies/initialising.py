@@ -16,6 +16,7 @@ from unrolled.shapes import check_number, check_size
 
 Layer = TypeVar("Layer", bound=Recurrent | nn.RNNBase)
 
+LONGEST = 2**31 - 1  # steps
 LARGEST_VARIANCE = 1e4
 """Of a pre-activation, for which a critical W is looked for."""
 
@@ -44,7 +45,7 @@ def sensible_weights(layer: Layer) -> Layer:
             if cell.activation == "relu":
                 nn.init.eye_(recurrent_block)
             else:
-                nn.init.orthogonal_(recurrent_block)
+                _orthogonal(recurrent_block)
         if cell.bias_ih is not None:
             for gate in range(cell.kind.gates):
                 cell.set_bias(gate, float(issubclass(cell.kind, LSTM) and gate == 1))
@@ -65,7 +66,7 @@ def orthogonal_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
     check_number("gain", gain)
     for cell in cells_of(layer):
         for block in cell.recurrent():
-            nn.init.orthogonal_(block, gain)
+            _orthogonal(block, gain)
     return layer
 
 
@@ -157,7 +158,7 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
         TypeError: the cells have no gate that keeps the state.
         ValueError: they have no biases.
     """
-    check_size("longest", longest, least=2)
+    check_size("longest", longest, least=2, most=LONGEST)
     for cell in cells_of(layer):
         keeps = cell.keeps()
         if keeps is None:
@@ -231,7 +232,7 @@ def _critical(cell: CellWeights, input_variance: float) -> float:
         given += (cell.bias_ih + cell.bias_hh).square().mean().item()
     f = ACTIVATIONS[cell.activation] if isinstance(cell.activation, str) else cell.activation
     gain, moment = critical_gain(f, given)
-    nn.init.orthogonal_(cell.weight_hh, gain)
+    _orthogonal(cell.weight_hh, gain)
     return moment
 
 
@@ -282,6 +283,12 @@ def _moments(f: Callable[[Tensor], Tensor], q: float) -> tuple[float, float]:
         y = f(z)
         (slope,) = torch.autograd.grad(y.sum(), z)
     return (weights * y.detach().square()).sum().item(), (weights * slope.square()).sum().item()
+
+
+def _orthogonal(block: Tensor, gain: float = 1.0) -> None:
+    """Redraw ``block`` with orthogonal rows or columns; of half precision there is no decomposition."""
+    wide = torch.promote_types(block.dtype, torch.float32)
+    block.copy_(nn.init.orthogonal_(torch.empty_like(block, dtype=wide), gain))
 
 
 def _check_stack(layer: Recurrent) -> None:

@@ -29,7 +29,7 @@ DIVERGING = {
 }
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 SHORT = "replace(datum.label, 'remedies.', '')"
-MOST_SHOWN = 1e300  # on a logarithmic axis
+MOST_SHOWN = 1e300  # on an axis
 WHOLE = "datum.value % 1 ? '' : datum.label"
 POWERS = "format(datum.value, datum.value < 0.001 || datum.value >= 10000 ? '~e' : '~g')"
 
@@ -120,7 +120,8 @@ def _row(row: Record) -> dict[str, Any]:
         "norms": row["norms"],
         "ends": row["ends"],
         "factors": [
-            1 + (s or 0) / n if n else 1 for n, s in zip(row["norms"], row["spread"], strict=True)
+            min(1 + (s or 0) / n, MOST_SHOWN) if n else 1
+            for n, s in zip(row["norms"], row["spread"], strict=True)
         ],
         "states": view.get("states", []),
         "lags": view.get("lags", []),
@@ -153,6 +154,7 @@ def _ends_of(rows: Sequence[Record]) -> dict[str, list[float]]:
     widest = max((abs(v) for v in states), default=0.0) or 1.0
     decades = max([1.0, *(abs(math.log10(v)) for v in lags if v)])
     radius = max([1.0, *(math.hypot(v["re"], v["im"]) for r in rows for v in r["eigenvalues"])])
+    radius = min(radius, MOST_SHOWN)
     low = min((n / f for n, f in pairs), default=0.1)
     high = max((n * f for n, f in pairs), default=1.0)
     return {
@@ -164,7 +166,7 @@ def _ends_of(rows: Sequence[Record]) -> dict[str, list[float]]:
         "power_ends": [-min(decades, DECADES), min(decades, DECADES)],
         "state_ends": [-widest, widest],
         "rank_ends": _edges_of(len(r["scales"]) for r in rows),
-        "scale_ends": [1, 1.05 * max([2.0, *scales])],
+        "scale_ends": [1, min(1.05 * max([2.0, *scales]), MOST_SHOWN)],
         "plane_ends": [-1.1 * radius, 1.1 * radius],
     }
 

@@ -14,6 +14,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from unrolled.files import replace
 from unrolled.report import charts, words
 from unrolled.report.charts import Record
 
@@ -64,7 +65,7 @@ def write(
         ValueError: there are no records.
         OSError: the file cannot be written.
     """
-    Path(path).write_text(page(records, trials, title), encoding="utf-8")
+    replace(Path(path), encoded(page(records, trials, title)))
 
 
 def page(
@@ -93,6 +94,11 @@ def page(
         library=library,
         script=script,
     )
+
+
+def encoded(text: str) -> bytes:
+    """A page's bytes. The name of a folder may have what UTF-8 has not."""
+    return text.encode(errors="replace")
 
 
 @cache

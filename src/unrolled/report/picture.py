@@ -1,10 +1,12 @@
 """A record as a picture for papers: the gradient by step and by lag, a line of panels for each scan."""
 
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
+from unrolled.files import replace
 from unrolled.report import charts
 from unrolled.report.charts import Record
 
@@ -20,9 +22,13 @@ def write(path: str | Path, record: Record) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if path.suffix not in (".svg", ".png"):
+    suffix = path.suffix.lower()
+    if suffix not in (".svg", ".png"):
         raise ValueError(f"path: got {str(path)!r}, expected a name that ends in .svg or .png")
-    picture(record).save(path, scale_factor=SCALE)
+    drawn = BytesIO() if suffix == ".png" else StringIO()
+    picture(record).save(drawn, format=suffix[1:], scale_factor=SCALE)
+    content = drawn.getvalue()
+    replace(path, content.encode() if isinstance(content, str) else content)
 
 
 def picture(record: Record) -> alt.VConcatChart:

@@ -7,6 +7,7 @@ from html import escape
 
 from unrolled.report.charts import Place, Record, label, place_of
 
+PLACED = {"layer", "level", "direction", "step", "lag"}  # of a spike whose origin is known
 SPIKES = 20  # in a table, the largest
 MANY = 12  # scans, from which on their table scrolls by itself
 STATES = ("exploding", "vanishing", "dead", "saturated", "healthy")  # the worst first
@@ -157,7 +158,7 @@ def _clipping(clipping: Record | None) -> str:
 def _spike(spike: Record) -> tuple[str, ...]:
     """The cells of one that was clipped; where it came from is not always known."""
     norm, bound = spike["norm"], spike["bound"]
-    known = spike.get("layer") is not None
+    known = spike.keys() >= PLACED
     return (
         str(spike["call"]),
         number(norm, "not finite"),

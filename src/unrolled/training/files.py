@@ -1,8 +1,9 @@
-"""Files that are replaced whole or not at all, and read without running any code."""
+"""The files of a run: replaced whole or not at all, and read without running any code."""
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +11,45 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from unrolled import files
 from unrolled.errors import RunError
 
 NOTES = "notes"
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` atomically: whoever reads sees all of the old file or of the new.
+    """As ``unrolled.files.replace``.
 
     Raises:
         RunError: the disk is full, or the file cannot be written; the old one is still there.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+        files.replace(path, content)
     except OSError as error:
         raise RunError(
-            f"{path}: cannot write {len(content):,} bytes ({error.strerror or error}); "
+            f"{path}: cannot write {len(content):,} bytes ({error.strerror}); "
             "what was there before is kept"
         ) from None
 
 
-def sync(path: Path) -> None:
-    """Make a file, or the names in a directory, survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
+def append(file: RawIOBase, path: Path, line: bytes) -> None:
+    """Write ``line`` to ``file``, which is ``path``, unbuffered and open at its end: all of it or nothing.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written.
+    """
+    done = 0
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        while done < len(line):
+            count = file.write(line[done:])
+            if not count:
+                raise OSError(f"only {done} of {len(line)} bytes were taken")
+            done += count
+    except OSError as error:
+        if done:
+            with suppress(OSError):  # no pipe can take it back
+                file.truncate(file.tell() - done)
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def write_json(path: Path, value: object) -> None:

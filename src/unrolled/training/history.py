@@ -11,12 +11,12 @@ from typing import Any
 
 from unrolled.errors import RunError
 from unrolled.lens import Report
-from unrolled.training.files import replace
+from unrolled.training.files import append, replace
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
 
 RECORDS, PAGE = "lens.jsonl", "lens.html"
-BEGINS = re.compile(rb'\{"step": (\d+), "record": \{')  # a line of ``History``
+BEGINS = re.compile(rb'\{"step": (\d{1,18}), "record": \{')  # a line of ``History``
 
 
 class History:
@@ -34,10 +34,7 @@ class History:
 
     def seen(self, step: int, report: Report) -> None:
         line = json.dumps({"step": step, "record": report.record()}, ensure_ascii=False)
-        try:
-            self.file.write(line.encode() + b"\n")
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        append(self.file, self.path, line.encode() + b"\n")
 
 
 @contextmanager
@@ -45,7 +42,7 @@ def history(directory: Path, step: int) -> Iterator[list[Watcher]]:
     """Keep the reports of the run in ``directory``, which has come to ``step``; at the end, the page.
 
     What was kept of later steps is dropped: the training comes there again. The page, ``lens.html``, is
-    written whichever way the block is left.
+    written whichever way the block is left; if an error is under way, one of the page is a note on it.
 
     Raises:
         RunError: a file cannot be written, or the one there is damaged.
@@ -58,8 +55,13 @@ def history(directory: Path, step: int) -> Iterator[list[Watcher]]:
     with _opened(path, sum(len(line) for _, at, line in _lines(path) if at <= step)) as file:
         try:
             yield [History(file, path)]
-        finally:
-            write_page(directory)
+        except BaseException as error:
+            try:
+                write_page(directory)
+            except Exception as second:
+                error.add_note(f"there is no new page: {second}")
+            raise
+        write_page(directory)
 
 
 def write_page(directory: Path) -> None:
@@ -69,7 +71,7 @@ def write_page(directory: Path) -> None:
         RunError: a file cannot be read or written, or is damaged.
     """
     from unrolled.report import charts
-    from unrolled.report.page import page
+    from unrolled.report.page import encoded, page
 
     path = directory / RECORDS
     steps = [at for _, at, _ in _lines(path)]
@@ -77,7 +79,7 @@ def write_page(directory: Path) -> None:
     records = {at: _record(path, n, line) for n, at, line in _lines(path) if at in chosen}
     if records:
         title = f"The gradient through time, in {directory.name}"
-        replace(directory / PAGE, page(records, None, title, len(steps)).encode())
+        replace(directory / PAGE, encoded(page(records, None, title, len(steps))))
 
 
 def _opened(path: Path, size: int) -> RawIOBase:
@@ -112,11 +114,16 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    from unrolled.report.form import check
+
     try:
-        record: dict[str, Any] = json.loads(line)["record"]
-    except ValueError as error:
+        return check(json.loads(line, parse_constant=_refused)["record"])
+    except (ValueError, OverflowError, RecursionError) as error:
         raise _damaged(path, number, str(error)) from None
-    return record
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"got {name}, expected a finite number or null")
 
 
 def _damaged(path: Path, number: int, why: str) -> RunError:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 import unrolled
 from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.errors import CallError, DataError, RunError
+from unrolled.files import sync
 from unrolled.models import KINDS, TokenModel
 from unrolled.shapes import check_size
-from unrolled.training.files import read_json, read_tensors, sync, write_json, write_tensors
+from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.settings import Settings
 
 FORMAT = 1

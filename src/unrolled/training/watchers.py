@@ -16,6 +16,7 @@ from rich.table import Column
 
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
+from unrolled.training.files import append
 from unrolled.training.history import figures
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
@@ -86,10 +87,7 @@ class JsonLog:
         self._write({"step": step, "lens": figures(report)})
 
     def _write(self, row: dict[str, object]) -> None:
-        try:
-            self.file.write(json.dumps(row).encode() + b"\n")
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        append(self.file, self.path, json.dumps(row).encode() + b"\n")
 
 
 class TensorBoard:

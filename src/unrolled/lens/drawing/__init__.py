@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from unrolled.files import replace
 from unrolled.lens.drawing.graph import Graph
 from unrolled.lens.drawing.svg import Svg
 from unrolled.lens.drawing.text import Text
@@ -37,14 +38,14 @@ class Drawing:
         """
         path = Path(path)
         if path.suffix == ".svg":
-            path.write_text(self.svg, encoding="utf-8")
+            replace(path, self.svg.encode())
         elif path.suffix == ".png":
             from unrolled.report import require
 
             require()
             import vl_convert
 
-            path.write_bytes(vl_convert.svg_to_png(self.svg, scale=2))
+            replace(path, vl_convert.svg_to_png(self.svg, scale=2))
         else:
             raise ValueError(f"path: got {str(path)!r}, expected a name that ends in .svg or .png")
 
