@@ -92,10 +92,10 @@ class Lens:
 
     def begin(self) -> None:
         """A layer is called: in this turn, or if gradients have come to it, in the next."""
-        ends = self.flows[self._turn_flows :: max(1, len(self.flows) - self._turn_flows - 1)]
-        if any(flow.is_written for flow in ends):  # the first, and the last
+        flows, first = self.flows, self._turn_flows
+        if first < len(flows) and (flows[-1].is_written or flows[first].is_written):
             self.turn += 1
-            self._turn_flows = len(self.flows)
+            self._turn_flows = len(flows)
 
     def read_by(self, name: str) -> Tensor | None:
         """What a layer read at the real steps of its last call, ``[R, D]``; ``None`` if it did not run."""
@@ -249,7 +249,7 @@ def watch(model: nn.Module) -> Iterator[Lens]:
             reason = why_no_twin(layer)
         if isinstance(layer, nn.RNNBase) and layer.proj_size:
             reason = f"proj_size is {layer.proj_size}: torch.nn runs it"
-        if any(parameter.is_complex() for parameter in layer.parameters()):
+        if next(layer.parameters()).is_complex():
             reason = "its weights are complex"
         if reason is not None or not isinstance(layer, Recurrent | nn.RNNBase):
             unseen[name] = f"{described(layer)}: {reason}"
