@@ -21,6 +21,7 @@ from unrolled.errors import DataError, RunError
 from unrolled.lens import Lens, Report, watch
 from unrolled.models import TokenModel
 from unrolled.shapes import check_size
+from unrolled.training.averaging import average_into
 from unrolled.training.feeds import feed_of
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.measures import Scores
@@ -66,7 +67,11 @@ class Outcome:
 
 
 class Trainer:
-    """The state of a training: model, optimizer, the step, the best validation loss so far."""
+    """The state of a training: model, optimizer, the step, the best validation loss so far.
+
+    ``kept`` is the model that is evaluated and kept for use: the one that is trained, or with
+    ``settings.average`` a second one, with the average of its weights.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -78,7 +83,12 @@ class Trainer:
             )
         torch.manual_seed(self.settings.seed)
         self.model = run.new_model().train()
+        self.models = {"model": self.model}  # by their names in a checkpoint
+        if self.settings.average:
+            self.models["average"] = copy.deepcopy(self.model)
+        self.kept = self.models.get("average", self.model)
         self.feed = feed_of(self.model, self.data, self.settings)
+        self.judge = feed_of(self.kept, self.data, self.settings)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.step = 0
         self.best = math.inf
@@ -109,7 +119,7 @@ class Trainer:
             check_size("watch_every", watch_every)
         torch.set_num_threads(settings.threads)
         if not (self.run.directory / WEIGHTS).exists():
-            self.run.save_weights(self.model, {"step": self.step})
+            self.run.save_weights(self.kept, {"step": self.step})
         self.checkpoint()
         saved = time.monotonic()
         for epoch, item in self.feed.from_step(self.step):
@@ -125,7 +135,7 @@ class Trainer:
                 if scores.tokens:
                     for watcher in watchers:
                         watcher.evaluated(self.step, scores)
-            elif time.monotonic() - saved < checkpoint_seconds or not finite(self.model):
+            elif time.monotonic() - saved < checkpoint_seconds or not self._finite():
                 continue  # weights that are not finite end the run at the next step
             self.checkpoint()
             saved = time.monotonic()
@@ -149,6 +159,8 @@ class Trainer:
                 raise self._diverged(name, value, number, lens)
         report = None if lens is None else lens.report()
         self.optimizer.step()
+        if settings.average:
+            average_into(self.kept, self.model, settings.average, number)
         self.step = number
         return Step(number, epoch, nats, size, rate, self.feed.tokens(item)), report
 
@@ -172,12 +184,12 @@ class Trainer:
 
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
-        scores = self.feed.scores()
-        if not (finite(self.model) if scores.tokens == 0 else math.isfinite(scores.nats)):
+        scores = self.judge.scores()
+        if not (self._finite() if scores.tokens == 0 else math.isfinite(scores.nats)):
             raise self._diverged("loss on the validation split", scores.nats, self.step)
         if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
             self.best, self.worse = scores.nats if scores.tokens else math.inf, 0
-            self.run.save_weights(self.model, {"step": self.step, "validation_nats": scores.nats})
+            self.run.save_weights(self.kept, {"step": self.step, "validation_nats": scores.nats})
         else:
             self.worse += 1
             self.stopped_early = (
@@ -185,13 +197,17 @@ class Trainer:
             )
         return scores
 
+    def _finite(self) -> bool:
+        """Whether every weight, and the average of each, is a finite number."""
+        return all(map(finite, self.models.values()))
+
     def _diverged(self, name: str, value: float, step: int, lens: Lens | None = None) -> RunError:
         """The error that ends the run; the weights that are kept for use are good ones."""
         if (
             self.best == math.inf
         ):  # none were ever evaluated: the last checkpoint's are the latest good
             self.restore()
-            self.run.save_weights(self.model, {"step": self.step})
+            self.run.save_weights(self.kept, {"step": self.step})
         broken = None if lens is None else lens.broken()
         where = "" if broken is None else f"; {broken}"
         return RunError(
@@ -202,7 +218,9 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write all that resuming needs."""
-        tensors = {f"model.{name}": tensor for name, tensor in weights_of(self.model).items()}
+        tensors: dict[str, Tensor] = {}
+        for owner, model in self.models.items():
+            tensors |= {f"{owner}.{name}": tensor for name, tensor in weights_of(model).items()}
         for k, state in self.optimizer.state_dict()["state"].items():
             for name, tensor in state.items():
                 if tensor is not None:
@@ -221,20 +239,23 @@ class Trainer:
         if not path.exists():
             return
         tensors, notes = read_tensors(path)
-        weights: dict[str, Tensor] = {}
+        weights: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.models}
         state: dict[int, dict[str, Tensor]] = {}
         fed: dict[str, Tensor] = {}
         try:
             for name, tensor in tensors.items():
                 owner, rest = name.split(".", 1)
-                if owner == "model":
-                    weights[rest] = tensor
+                if owner in weights:
+                    weights[owner][rest] = tensor
                 elif owner == "feed":
                     fed[rest] = tensor
+                elif owner != "optimizer":
+                    raise ValueError(f"{name}: no state of this run has that name")
                 else:
                     k, key = rest.split(".", 1)
                     state.setdefault(int(k), {})[key] = tensor
-            check_fit(self.model, weights, path)
+            for owner, model in self.models.items():
+                check_fit(model, weights[owner], f"{path}: {owner}")
             self.step = check_size("step", notes["step"], least=0, most=self.settings.steps)
             self.worse = check_size("worse", notes["worse"], least=0)
             self.best, self.stopped_early = float(notes["best"]), bool(notes["stopped_early"])
@@ -242,8 +263,9 @@ class Trainer:
             self.feed.load_state_dict(fed)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: not the training state of this run ({error!r})") from None
-        for name, parameter in weights_of(self.model).items():
-            parameter.data.copy_(weights[name])
+        for owner, model in self.models.items():
+            for name, parameter in weights_of(model).items():
+                parameter.data.copy_(weights[owner][name])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -291,6 +313,7 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
         ValueError: the gradient does not fit into ``settings.memory``.
     """
     trial = copy.deepcopy(model).train()
+    kept = copy.deepcopy(trial) if settings.average else trial
     feed = feed_of(trial, data, settings)
     if settings.memory is not None:  # too little is to be known before the run is one
         tight = replace(settings, memory=int(settings.memory / HEADROOM))
@@ -321,6 +344,8 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
         torch.autograd.backward(feed.loss(item))
         nn.utils.clip_grad_norm_(trial.parameters(), settings.clip)
         optimizer.step()
+        if settings.average:
+            average_into(kept, trial, settings.average, 1)
 
     with torch.random.fork_rng(devices=[]):
         per_step = timed(train, seconds)

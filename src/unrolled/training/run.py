@@ -3,7 +3,7 @@
 config.json            what the run is: model, text, training
 vocabulary.json        the tokens
 weights.safetensors    the best weights so far on the validation split
-training.safetensors   the latest weights, the optimizer's state, the step
+training.safetensors   the latest weights, their average if there is one, the optimizer's state, the step
 data/                  the encoded splits
 """
 
@@ -241,7 +241,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Refuse ``tensors`` unless they are weights for ``model``.
 
     Raises:

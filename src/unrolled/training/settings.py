@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from unrolled.shapes import check_size
+from unrolled.shapes import check_fraction, check_size
 
 WARM_UP = 0.05  # the share of the steps in which the learning rate rises
 
@@ -26,6 +26,7 @@ class Settings:
 
     ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``lanes``, every ``k1``
     tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
+    ``average``: the decay of the average of the weights that is kept for use; 0: none.
 
     Raises:
         TypeError, ValueError: a field is of another type, or out of its range.
@@ -49,6 +50,7 @@ class Settings:
     k2: int = 35
     lanes: int = 24
     memory: int | None = None
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)
@@ -65,6 +67,7 @@ class Settings:
                 raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
         if self.memory is not None:
             check_size("memory", self.memory, most=2**62)
+        check_fraction("average", self.average)
         if self.k1 > self.k2:
             raise ValueError(
                 f"k1: got {self.k1} with k2 = {self.k2}, expected at most k2; the smallest k2 that "
