@@ -115,6 +115,56 @@ def test_options_reach_the_model_and_the_training(
     assert (run.longest, len(run.vocabulary)) == (12, 30)
 
 
+LAYERS = {"--variational-dropout": 0.2, "--weight-drop": 0.3, "--zoneout": 0.1}
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_the_layers_options_are_part_of_the_run(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "run"
+    given = [part for pair in LAYERS.items() for part in pair]
+    given += ["--residual", "--layer-norm", "--depth", 2]
+    done = call("train", kind, "--data", corpus_file, "--out", out, *QUICK, *given)
+    assert (done.code, done.err) == (0, "")
+    expected = {"variational_dropout": 0.2, "weight_drop": 0.3, "zoneout": 0.1}
+    expected |= {"residual": True, "layer_norm": True}
+    run = Run(out)
+    assert run.model_config.items() >= expected.items()
+    assert run.command.items() >= expected.items()
+    layers = run.model().layers
+    assert (layers.weight_drop, layers.cells[1].zoneout, layers.residual) == (0.3, (0.1,), True)
+    used = call("fill", out, "我今天____一本书。") if kind == "cloze" else call("generate", out)
+    assert (used.code, used.err) == (0, "")
+    scores = json.loads(call("evaluate", out, "--json").out)
+    assert scores["nats"] < math.log(len(run.vocabulary))  # better than chance
+    before = contents(out)
+    assert call("train", kind, "--out", out, "--resume", *given).code == 0
+    for changed in (["--zoneout", 0.2], ["--no-residual"], ["--weight-drop", 0]):
+        done = call("train", kind, "--out", out, "--resume", *changed)
+        failed(done, 2, str(changed[0]).replace("--no-", "--"), "begun with")
+    assert contents(out) == before
+
+
+def test_a_run_of_before_the_layers_options_is_one_without_them(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    out = Path(shutil.copytree(cloze_run, tmp_path / "run"))
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    for part in ("model", "command"):
+        for name in ("variational_dropout", "weight_drop", "zoneout", "residual", "layer_norm"):
+            assert config[part].pop(name) in (0.0, False)
+    (out / "config.json").write_text(json.dumps(config), "utf-8")
+    before = contents(out)
+    asked = ("我今天____一本书。", "--json")
+    assert call("fill", out, *asked) == call("fill", cloze_run, *asked)
+    assert call("evaluate", out).out == call("evaluate", cloze_run).out
+    assert call("train", "cloze", "--out", out, "--resume", "--zoneout", 0).code == 0
+    done = call("train", "cloze", "--out", out, "--resume", "--zoneout", 0.1)
+    failed(done, 2, "--zoneout: got 0.1", "begun with 0.0")
+    assert contents(out) == before
+
+
 def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "run"
     done = call("train", "lm", "--data", corpus_file, "--out", out, *SMALL, "--minutes", 0.004)
@@ -407,6 +457,9 @@ def test_without_data_and_with_both_limits_the_call_is_at_fault(
         ("--dropout", "-0.1"),
         ("--dropout", "nan"),
         ("--token-dropout", "1"),
+        ("--variational-dropout", "1"),
+        ("--weight-drop", "-0.1"),
+        ("--zoneout", "much"),
         ("--epochs", "0"),
         ("--epochs", "-1"),
         ("--epochs", "inf"),

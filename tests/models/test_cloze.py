@@ -66,9 +66,19 @@ def test_the_probe_would_see_a_leak() -> None:
     assert all(reached[t - 1, 0, t, 0] > 0 for t in range(1, 5))
 
 
-def test_in_training_too_dropout_opens_no_path() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.5},
+        {"variational_dropout": 0.2, "weight_drop": 0.2, "zoneout": 0.2},
+        {"residual": True, "layer_norm": True},
+    ],
+)
+def test_in_training_too_dropout_and_the_layers_options_open_no_path(
+    options: dict[str, object],
+) -> None:
     given = batch(5, 2)
-    reached = influence(cloze(depth=3, dropout=0.5).train(), given)
+    reached = influence(cloze(depth=3, **options).train(), given)
     for lane, length in enumerate((5, 2)):
         for t in range(1, length + 1):
             assert reached[t - 1, lane, t, lane] == 0

@@ -1,13 +1,18 @@
-"""What both models share: the loss, ties, dropout."""
+"""What both models share: the loss, ties, dropout, the layers' options."""
 
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
+from tests.compare import assert_close_by_name
+from unrolled import Recurrent, cells, explain
+from unrolled.compiler import build
 from unrolled.data import Batch
 from unrolled.data.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
 from unrolled.models import KINDS, TokenModel
+from unrolled.scan import native
 
 V, H, E = 12, 6, 4
 TOKENS = torch.tensor([[START, 5, 7, 9, END], [START, 4, END, PAD, PAD]]).T
@@ -126,6 +131,99 @@ def test_the_config_makes_the_same_model_again(kind: type[TokenModel]) -> None:
     assert {name: p.shape for name, p in again.named_parameters()} == shapes
 
 
+# The options of the layers
+
+OPTIONS = {
+    "variational_dropout": 0.4,
+    "weight_drop": 0.4,
+    "zoneout": (0.2, 0.5),
+    "residual": True,
+    "layer_norm": True,
+}
+
+
+def losses_and_gradients(model: TokenModel, memory: str | None = None) -> dict[str, Tensor]:
+    """The loss of ``GIVEN`` and the gradient of each parameter, always by the same draws."""
+    model.zero_grad()
+    torch.manual_seed(7)
+    loss = model.loss(GIVEN, memory=memory)
+    loss.backward()
+    found = {"loss": loss}
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        found[f"grad of {name}"] = p.grad.clone()
+    return found
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "all"])
+def test_an_option_of_the_layers_is_what_it_is_of_recurrent(
+    kind: type[TokenModel], option: str
+) -> None:
+    options = OPTIONS if option == "all" else {option: OPTIONS[option]}
+    model = made(kind, cell="lstm", depth=2, dropout=0.2, **options)
+    both = {"bidirectional": True, "merge": "apart"} if kind.kind == "cloze" else {}
+    layers = Recurrent(cells.LSTM, E, H, depth=2, dropout=0.2, **both, **options).double()  # type: ignore[arg-type]
+    layers.load_state_dict(model.layers.state_dict())
+    got = losses_and_gradients(model)
+    plain = made(kind, cell="lstm", depth=2, dropout=0.2)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert losses_and_gradients(plain)["loss"] != got["loss"]
+    model.layers = layers
+    assert_close_by_name(losses_and_gradients(model), got, len(TOKENS))
+
+
+def test_a_config_of_before_the_options_makes_the_model_it_made(kind: type[TokenModel]) -> None:
+    before = {"vocabulary_size": V, "hidden_size": H, "embedding_size": E, "cell": "gru"}
+    before |= {"depth": 2, "dropout": 0.1, "token_dropout": 0.0, "tied": True}
+    off = dict.fromkeys(["variational_dropout", "weight_drop", "zoneout"], 0.0)
+    off |= {"residual": False, "layer_norm": False}
+    torch.manual_seed(0)
+    model = kind(**before)
+    assert model.config == before | off
+    weights = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    expected = [f"cells.{k}.{name}" for k in range(2 * kind.directions) for name in weights]
+    assert [name for name, _ in model.layers.named_parameters()] == expected
+    torch.manual_seed(0)
+    again = kind(**before, **off)
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
+def test_with_all_options_every_parameter_learns_and_evaluation_is_certain(
+    kind: type[TokenModel], cell: str
+) -> None:
+    options = OPTIONS | {"zoneout": 0.2, "residual": "highway"}
+    model = made(kind, cell=cell, depth=2, **options)
+    for name, gradient in losses_and_gradients(model).items():
+        assert gradient.isfinite().all() and gradient.any(), name
+    assert len({model.loss(GIVEN).item() for _ in range(4)}) == 4
+    model.eval()
+    assert len({model.loss(GIVEN).item() for _ in range(4)}) == 1
+
+
+def test_with_all_options_a_budget_changes_no_gradient(kind: type[TokenModel]) -> None:
+    model = made(kind, cell="lstm", depth=2, **OPTIONS)
+    if kind.kind == "lm":
+        model.eval()  # its segments draw anew
+    assert_close_by_name(
+        losses_and_gradients(model, "64 KiB"), losses_and_gradients(model), len(TOKENS)
+    )
+
+
+@pytest.mark.skipif(
+    (native.missing() or build.obstacle()) is not None, reason="no kernel library or no compiler"
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_no_option_leaves_the_kernels(kind: type[TokenModel], training: bool) -> None:
+    model = made(kind, cell="lstm", depth=2, **OPTIONS).train(training)
+    assert explain(model).path == "native"
+    got = losses_and_gradients(model)
+    model.layers.backend = "reference"
+    assert_close_by_name(losses_and_gradients(model), got, len(TOKENS))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -139,6 +237,13 @@ def test_the_config_makes_the_same_model_again(kind: type[TokenModel]) -> None:
         ({"dropout": -0.1}, "dropout: got -0.1"),
         ({"token_dropout": 1}, "token_dropout: got 1"),
         ({"dropout": float("nan")}, "dropout: got nan"),
+        ({"variational_dropout": -0.1}, "variational_dropout: got -0.1"),
+        ({"weight_drop": 1.0}, "weight_drop: got 1.0"),
+        ({"weight_drop": "much"}, "weight_drop: got 'much'"),
+        ({"zoneout": 1.0}, "zoneout: got 1.0"),
+        ({"zoneout": [0.1, 0.5]}, "zoneout: got 2 numbers, expected 1, one a state tensor"),
+        ({"residual": "yes"}, "residual: got 'yes', expected True, False or 'highway'"),
+        ({"layer_norm": 1}, "layer_norm: got 1, expected True or False"),
     ],
 )
 def test_sizes_out_of_range_are_refused(

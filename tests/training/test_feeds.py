@@ -185,6 +185,11 @@ RESUMED = {
     "overlapping": {"k1": 7, "k2": 17},
     "budget": {"k1": 20, "k2": 20, "memory": 100_000},
     "overlapping, budget": {"k1": 7, "k2": 17, "memory": 100_000},
+    "all that is drawn": {
+        "k1": 7,
+        "k2": 17,
+        "model": {"variational_dropout": 0.2, "weight_drop": 0.2, "zoneout": 0.2},
+    },
 }
 
 

@@ -320,6 +320,9 @@ RESUMED: dict[str, dict[str, Any]] = {
     "adam, decay, cosine": {"weight_decay": 0.1, "schedule": "cosine", "model": DROPOUT},
     "sgd": {"optimizer": "sgd", "schedule": "constant", "model": DROPOUT},
     "deep lstm, untied": {"model": DROPOUT | {"cell": "lstm", "depth": 2, "tied": False}},
+    "all that is drawn": {
+        "model": DROPOUT | {"variational_dropout": 0.2, "weight_drop": 0.2, "zoneout": 0.2}
+    },
 }
 
 

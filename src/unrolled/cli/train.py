@@ -16,7 +16,7 @@ from unrolled.data.dataset import SPLITS
 from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError, DataError
 from unrolled.models import KINDS
-from unrolled.models.token_model import CELLS, DEEPEST, WIDEST
+from unrolled.models.token_model import CELLS, DEEPEST, OF_THE_LAYERS, WIDEST
 from unrolled.training import (
     Run,
     Settings,
@@ -44,6 +44,23 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "depth": (1, "recurrent layers", {"type": whole(1, DEEPEST)}),
     "dropout": (0.05, "share of features dropped", {"type": fraction}),
     "token_dropout": (0.0, "share of input tokens hidden", {"type": fraction}),
+    "variational_dropout": (
+        0.0,
+        "share of each layer's inputs dropped, the same at every step",
+        {"type": fraction},
+    ),
+    "weight_drop": (0.0, "share of the recurrent weights dropped", {"type": fraction}),
+    "zoneout": (0.0, "share of units that keep their state in a step", {"type": fraction}),
+    "residual": (
+        False,
+        "each layer but the first adds what it reads",
+        {"action": argparse.BooleanOptionalAction},
+    ),
+    "layer_norm": (
+        False,
+        "normalise what enters the cells",
+        {"action": argparse.BooleanOptionalAction},
+    ),
     "tied": (
         True,
         "one matrix for embedding and softmax",
@@ -73,6 +90,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "schedule": ("linear", "how the rate falls", {"choices": sorted(SCHEDULES)}),
     "weight_decay": (0.0, "of matrices", {"type": not_negative}),
     "clip": (1.0, "largest norm of the gradient", {"type": positive}),
+    "average": (0.0, "decay of the average of the weights that is kept", {"type": fraction}),
     "evaluations": (8, "on the validation split, evenly spread", {"type": whole(1)}),
     "patience": (3, "evaluations without a gain before it stops early", {"type": whole(1)}),
     "threads": (None, "processor threads; by default all", {"type": whole(1, 1024)}),
@@ -206,7 +224,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         "vocabulary_size": len(vocabulary),
         "hidden_size": options["hidden"],
         "embedding_size": options["embedding"],
-        **{name: options[name] for name in ("cell", "depth", "dropout", "token_dropout", "tied")},
+        **{name: options[name] for name in ("cell", "token_dropout", "tied", *OF_THE_LAYERS)},
     }
     fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
     settings = Settings(**{name: options[name] for name in fields}, steps=1)
@@ -267,7 +285,8 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
 
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
-    for name, began in run.command.items():
+    defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
+    for name, began in {**defaults, **run.command}.items():
         if name in given and given[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
             got, before = (" ".join(v) if isinstance(v, list) else v for v in (given[name], began))

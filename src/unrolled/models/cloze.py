@@ -1,5 +1,7 @@
 """Fill in the blank: each token from the past before it and the future after it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,16 +24,11 @@ class Cloze(TokenModel):
     kind = "cloze"
     directions = 2
 
-    def recurrent(self, cell: type[Cell]) -> Recurrent:
-        c = self.config
+    def recurrent(
+        self, cell: type[Cell], input_size: int, hidden_size: int, **options: Any
+    ) -> Recurrent:
         return Recurrent(
-            cell,
-            c["embedding_size"],
-            c["hidden_size"],
-            depth=c["depth"],
-            dropout=c["dropout"],
-            bidirectional=True,
-            merge="apart",
+            cell, input_size, hidden_size, bidirectional=True, merge="apart", **options
         )
 
     def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """The language model: the next token from all before it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,10 @@ class LanguageModel(TokenModel):
     kind = "lm"
     directions = 1
 
-    def recurrent(self, cell: type[Cell]) -> Recurrent:
-        c = self.config
-        return Recurrent(
-            cell, c["embedding_size"], c["hidden_size"], depth=c["depth"], dropout=c["dropout"]
-        )
+    def recurrent(
+        self, cell: type[Cell], input_size: int, hidden_size: int, **options: Any
+    ) -> Recurrent:
+        return Recurrent(cell, input_size, hidden_size, **options)
 
     def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
         """A_{t-1} for every t after ``<s>``: ``[T-1, B, H]``."""

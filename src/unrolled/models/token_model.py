@@ -1,7 +1,8 @@
 """What the models over tokens share: embedding, layers, softmax over the vocabulary."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,16 @@ from unrolled.shapes import check_fraction, check_size, real_steps
 
 WIDEST, DEEPEST = 1 << 16, 256
 CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
+OF_THE_LAYERS = (
+    "depth",
+    "dropout",
+    "variational_dropout",
+    "weight_drop",
+    "zoneout",
+    "residual",
+    "layer_norm",
+)
+"""The options that go on to ``Recurrent``, by their names there."""
 
 
 class Prediction(NamedTuple):
@@ -35,7 +46,7 @@ class TokenModel(nn.Module, ABC):
     Khosravi & Socher, "Tying Word Vectors and Word Classifiers", 2016; Press & Wolf, "Using the
     Output Embedding to Improve Language Models", 2016). Dropout is on what enters and leaves the
     layers, never between time steps (Zaremba, Sutskever & Vinyals, "Recurrent Neural Network
-    Regularization", 2014).
+    Regularization", 2014), unless ``zoneout`` or ``weight_drop`` are asked for.
 
     Args:
         vocabulary_size: V.
@@ -47,6 +58,11 @@ class TokenModel(nn.Module, ABC):
         token_dropout: the share of input tokens that training replaces by ``<unk>``, so that the
             model learns what to do with a token that it does not know.
         tied: whether embedding and softmax share one matrix.
+        variational_dropout: as in ``Recurrent``; on top of ``dropout``.
+        weight_drop: as in ``Recurrent``.
+        zoneout: as in ``GatedCell``; one number, or one for each state tensor.
+        residual: as in ``Recurrent``; nothing with one layer.
+        layer_norm: as in ``GatedCell``.
     """
 
     kind: ClassVar[str]
@@ -63,6 +79,11 @@ class TokenModel(nn.Module, ABC):
         dropout: float = 0.05,
         token_dropout: float = 0.0,
         tied: bool = True,
+        variational_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+        residual: bool | Literal["highway"] = False,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         check_size("vocabulary_size", vocabulary_size, least=len(SPECIALS) + 1, most=2**31 - 1)
@@ -72,8 +93,9 @@ class TokenModel(nn.Module, ABC):
             ("depth", depth, DEEPEST),
         ):
             check_size(name, size, most=most)
-        if not isinstance(tied, bool):
-            raise TypeError(f"tied: got {tied!r}, expected True or False")
+        for name, value in (("tied", tied), ("layer_norm", layer_norm)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: got {value!r}, expected True or False")
         if cell not in CELLS:
             raise ValueError(f"cell: got {cell!r}, expected one of {', '.join(CELLS)}")
         self.config: dict[str, Any] = {
@@ -85,10 +107,17 @@ class TokenModel(nn.Module, ABC):
             "dropout": check_fraction("dropout", dropout),
             "token_dropout": check_fraction("token_dropout", token_dropout),
             "tied": tied,
+            "variational_dropout": variational_dropout,
+            "weight_drop": weight_drop,
+            "zoneout": zoneout,
+            "residual": residual,
+            "layer_norm": layer_norm,
         }
         self.token_dropout = token_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        self.layers = sensible_weights(self.recurrent(CELLS[cell]))
+        options = {name: self.config[name] for name in OF_THE_LAYERS}
+        layers = self.recurrent(CELLS[cell], embedding_size, hidden_size, **options)
+        self.layers = sensible_weights(layers)
         self.join = nn.Linear(self.directions * hidden_size, embedding_size)
         self.output = nn.Linear(embedding_size, vocabulary_size)
         self.drop = nn.Dropout(dropout)
@@ -102,8 +131,10 @@ class TokenModel(nn.Module, ABC):
             self.output.weight = self.embedding.weight
 
     @abstractmethod
-    def recurrent(self, cell: type[Cell]) -> Recurrent:
-        """The recurrent layers, of the sizes in ``config``."""
+    def recurrent(
+        self, cell: type[Cell], input_size: int, hidden_size: int, **options: Any
+    ) -> Recurrent:
+        """The recurrent layers; ``options`` are those of ``Recurrent``."""
 
     @abstractmethod
     def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:
