@@ -1,0 +1,146 @@
+"""The command: a run and a list in, a table and JSON out."""
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import benchmarks.everyday
+from benchmarks import cloze
+from benchmarks.everyday import LISTS, TOP, Sentence, Shares, met, rank, read, scored
+from benchmarks.ngram import TwoSided
+from unrolled.cli.runs import load
+from unrolled.data.vocabulary import END, SPECIALS, UNKNOWN
+from unrolled.models import Cloze, fill
+from unrolled.models.filling import BLANK, MARK
+from unrolled.training import Run
+
+TUNED = 300  # sentences of the validation split, for the peer's one number
+
+Guess = Callable[[str], list[str]]  # the candidates for the blank of a text, best first
+
+
+class Result(NamedTuple):
+    """One model's candidates for each sentence, the answers' ranks, and the shares of them."""
+
+    candidates: list[list[str]]
+    ranks: list[int | None]
+    over_all: Shares | None
+    over_met: Shares | None  # of the sentences that one token of the vocabulary can meet
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parsed(arguments)
+    run, model = load(given.run, Cloze)
+    sentences = read(given.list)
+    meets = met(sentences, run.vocabulary.tokens[len(SPECIALS) :])
+    peer = built(run)
+    guesses = {"network": network(run, model), "two-sided 4-gram": ngram(run, peer)}
+    results = {name: judged(sentences, meets, guess) for name, guess in guesses.items()}
+
+    print(
+        f"{len(sentences)} sentences ({given.list}); {sum(meets)} can be met by one token of the "
+        f"{len(run.vocabulary) - len(SPECIALS):,} that {given.run} knows"
+    )
+    show(results, len(sentences), sum(meets))
+    if given.show:
+        for name, result in results.items():
+            show_misses(name, sentences, result)
+    if given.json:
+        report = {"list": given.list, "sentences": len(sentences), "met": sum(meets)}
+        report |= {name: row_json(result) for name, result in results.items()}
+        report["two-sided 4-gram"] |= {"alpha": peer.alpha}
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.everyday",
+        description=benchmarks.everyday.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="of 'unrolled train cloze'")
+    parser.add_argument("--list", choices=LISTS, default="zh", help="of which language (zh)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print every miss; the list is a test set: nothing may be tuned on what is seen",
+    )
+    return parser.parse_args(arguments)
+
+
+def network(run: Run, model: Cloze) -> Guess:
+    """What ``unrolled fill`` proposes."""
+
+    def guess(text: str) -> list[str]:
+        blank = fill(model, run.vocabulary, run.tokenizer, text, top=TOP).blanks[0]
+        return [candidate.token for candidate in blank.candidates]
+
+    return guess
+
+
+def built(run: Run) -> TwoSided:
+    """The peer, of the run's training split."""
+    data = run.dataset()
+    peer = TwoSided(cloze.read(data, "train"), len(run.vocabulary))
+    peer.tune(cloze.read(data, "validation")[:TUNED])
+    return peer
+
+
+def ngram(run: Run, peer: TwoSided) -> Guess:
+    """What the peer proposes; like the network it proposes no special token."""
+
+    def guess(text: str) -> list[str]:
+        order = np.argsort(-peer.log_probabilities(*numbered(run, text)), kind="stable")
+        proposed = (run.vocabulary.tokens[n] for n in order if n >= len(SPECIALS))
+        return list(itertools.islice(proposed, TOP))
+
+    return guess
+
+
+def numbered(run: Run, text: str) -> tuple[list[int], int]:
+    """The numbers of ``text``, with its start, its end and any token for its blank; the blank's place."""
+    tokenizer, vocabulary = run.tokenizer, run.vocabulary
+    marked = tokenizer.normalise(BLANK.sub(MARK, text))
+    left, right = (vocabulary.encode(tokenizer.cut(part)) for part in marked.split(MARK))
+    return [*left[:-1], UNKNOWN, *right[1:-1], END], len(left) - 1
+
+
+def judged(sentences: Sequence[Sentence], meets: Sequence[bool], guess: Guess) -> Result:
+    """Fill every sentence with ``guess``, and score it."""
+    candidates = [guess(sentence.text) for sentence in sentences]
+    ranks = [rank(s, found) for s, found in zip(sentences, candidates, strict=True)]
+    return Result(candidates, ranks, scored(ranks), scored(list(itertools.compress(ranks, meets))))
+
+
+def row_json(result: Result) -> dict[str, Any]:
+    found = {"all": result.over_all, "met": result.over_met}
+    return {name: shares and shares._asdict() for name, shares in found.items()}
+
+
+def show(results: dict[str, Result], count: int, meets: int) -> None:
+    print(f"{'':18}{f'of all {count}':>18}{f'of those {meets}':>18}")
+    print(f"{'':18}{'top-1':>9}{'top-5':>9}{'top-1':>9}{'top-5':>9}")
+    for name, result in results.items():
+        figures = "".join(
+            f"{shares.top1:9.2f}{shares.top5:9.2f}" if shares else f"{'-':>9}" * 2
+            for shares in (result.over_all, result.over_met)
+        )
+        print(f"{name:18}{figures}")
+
+
+def show_misses(name: str, sentences: Sequence[Sentence], result: Result) -> None:
+    """Each sentence whose first candidate is no answer: the answer's rank, the usual answer, what came."""
+    print(f"\n{name}: missed, with the rank of the first answer, the usual answer, the candidates")
+    for sentence, found, place in zip(sentences, result.candidates, result.ranks, strict=True):
+        if place != 1:
+            print(f"{place or '-'}  {sentence.text}  {sentence.answers[0]}  {' '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()
