@@ -603,7 +603,7 @@ def test_fill_json_has_exactly_the_documented_shape(cloze_run: Path, call: Call)
 
 
 def test_fill_says_which_characters_it_does_not_know(cloze_run: Path, call: Call) -> None:
-    done = call("fill", cloze_run, "龙龘龙____水", "--json")
+    done = call("fill", cloze_run, "龙龘龙昨天____水", "--json")
     assert done.code == 0
     assert done.err == "unrolled: note: not in the vocabulary, read as <unk>: 龙 龘\n"
     json.loads(done.out)

@@ -1,7 +1,9 @@
 """Filling blanks, with a small model trained on a small grammar."""
 
+import copy
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tests.text import corpus
 from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError
-from unrolled.models import Cloze, fill
+from unrolled.models import Cloze, fill, fill_all
 from unrolled.models import filling as module
 from unrolled.models.filling import Filled
 
@@ -135,6 +137,10 @@ def test_traditional_text_is_read_simplified_and_kept_traditional(by_char: Parts
 def test_full_and_half_width_give_the_same_candidates(by_char: Parts) -> None:
     full, half = fill(*by_char, "明天，老师想____手机。"), fill(*by_char, "明天,老师想____手机。")
     assert full.blanks == half.blanks
+
+
+def test_the_tokens_beside_the_blanks_are_kept_as_the_model_reads_them(by_word: Parts) -> None:
+    assert fill(*by_word, "____昨天，买了____ ！").tokens == ["昨天", ",", "买", "了", "!"]
 
 
 def test_unknown_characters_are_named_once_and_read_as_unk(by_char: Parts) -> None:
@@ -289,6 +295,112 @@ def test_the_longest_text_is_filled(by_char: Parts, monkeypatch: pytest.MonkeyPa
         fill(*by_char, text + "！")
 
 
+# Many texts at once
+
+TEXTS = (
+    "老师昨天____了一杯咖啡。",
+    "____",  # cannot be filled
+    "我____",
+    "____天，____想买____。",
+    "妈妈喜欢看____影，不喜欢昨天看。" + "我今天喝水，" * 6 + "你____天吃米饭",
+    "没有",  # nor this
+    "老师昨天____了一____咖____。",
+    "龙____龘",
+    "他____天要____一碗米饭吗？",
+    "____书",
+)
+
+
+def assert_same(got: object, expected: object) -> None:
+    """The same texts, tokens and order; probabilities up to rounding; of errors, the same text."""
+    if isinstance(expected, CallError):
+        assert isinstance(got, CallError) and str(got) == str(expected)
+        return
+    assert isinstance(got, Filled) and isinstance(expected, Filled)
+    for name in ("text", "filled", "unknown", "tokens"):
+        assert getattr(got, name) == getattr(expected, name), name
+    for one, other in zip(got.blanks, expected.blanks, strict=True):
+        assert one.position == other.position
+        assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
+        # Sums of at most 60 logarithms of order 10 in double precision: 60 · 10 · 1e-16, doubled.
+        wanted = pytest.approx([c.probability for c in other.candidates], rel=2e-13)
+        assert [c.probability for c in one.candidates] == wanted
+
+
+@pytest.mark.parametrize(
+    ("together", "read", "largest"),
+    [(256, 1 << 14, 1 << 20), (3, 1 << 14, 1 << 20), (256, 90, 1 << 20), (4, 1, 1), (1, 300, 700)],
+)
+@pytest.mark.parametrize("rescoring", [0.0, 0.25])
+def test_many_texts_are_filled_as_each_alone(
+    together: int,
+    read: int,
+    largest: int,
+    rescoring: float,
+    by_char: Parts,
+    by_word: Parts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for model, *rest in (by_char, by_word):
+        parts = (copy.deepcopy(model).double(), *rest)
+        expected: list[object] = []
+        for text in TEXTS:
+            try:
+                expected.append(fill(*parts, text, top=3, rescoring=rescoring))
+            except CallError as error:
+                expected.append(error)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "TOGETHER", together)
+            patch.setattr(module, "READ", read)
+            patch.setattr(module, "LARGEST", largest)
+            got = list(fill_all(*parts, TEXTS, top=3, rescoring=rescoring))
+        for one, other in zip(got, expected, strict=True):
+            assert_same(one, other)
+
+
+def test_what_compares_the_two_sees_a_difference(by_char: Parts) -> None:
+    text = "老师昨天____了一杯咖啡。"
+    expected = fill(*by_char, text)
+    assert_same(fill(*by_char, text), expected)
+    for got in (
+        CallError("no"),
+        fill(*by_char, text, rescoring=0.2501),
+        fill(*by_char, text, top=4),
+        fill(*by_char, f"{text} "),
+    ):
+        with pytest.raises(AssertionError):
+            assert_same(got, expected)
+
+
+def test_texts_are_read_as_they_are_needed(by_char: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER", 4)
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield "我今天____水。"
+
+    results = fill_all(*by_char, endless())
+    assert taken == 0
+    next(results)
+    assert taken == 4
+    assert len(list(itertools.islice(results, 4))) == 4 and taken == 8
+    assert list(fill_all(*by_char, [])) == []
+
+
+def test_the_mode_of_the_model_is_its_own_between_answers(by_char: Parts) -> None:
+    model = by_char[0]
+    model.train()
+    try:
+        results = fill_all(*by_char, ["我今天____水。", "我今天____茶。"])
+        next(results)
+        assert model.training and torch.is_grad_enabled()
+    finally:
+        model.eval()
+
+
 # Faults of the call
 
 
@@ -313,6 +425,8 @@ def test_nothing_but_blanks_is_refused(text: str, by_char: Parts, by_word: Parts
 def test_top_must_be_one_at_least(top: int, by_char: Parts) -> None:
     with pytest.raises(ValueError, match=f"top: got {top}"):
         fill(*by_char, "我____", top=top)
+    with pytest.raises(ValueError, match=f"top: got {top}"):
+        fill_all(*by_char, ["我____"], top=top)  # at once, not with the first answer
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,28 @@
 """``unrolled fill``: the blanks of a text, filled by a cloze model."""
 
 import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import tee
 from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unrolled.cli.options import not_negative, whole
-from unrolled.cli.printing import note_unknown, print_json
+from unrolled.cli.printing import note, note_unknown, print_json, print_why, share_unknown
 from unrolled.cli.runs import load
-from unrolled.models import Cloze, fill
+from unrolled.data.corpora import lines, listed
+from unrolled.errors import CallError, DataError
+from unrolled.models import Cloze, Filled, Why, fill, fill_all, why
 from unrolled.models.filling import RESCORING
+from unrolled.training import Run
+
+NAMED = 5  # lines of a file that one note names
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,9 +31,19 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "fill",
         help="fill the blanks of a text",
         description="Fill each blank of a text (three or more underscores, or <blank>) with one token.",
+        usage="unrolled fill DIR (TEXT | --input FILE [--output FILE]) [options]",
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train cloze'")
-    parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
+    text = parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
+    text.required = False  # not nargs="?", which would refuse a TEXT that comes after options
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="fill every line of a UTF-8 file (.gz too), or of - for standard input; prints JSON lines",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where the answers of --input go"
+    )
     parser.add_argument(
         "--top", type=whole(1), default=5, metavar="N", help="candidates a blank (5)"
     )
@@ -30,13 +54,25 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="N",
         help=f"weight of how the rest of the text then reads ({RESCORING:g})",
     )
+    parser.add_argument(
+        "--why", action="store_true", help="say which other tokens spoke for what fills each blank"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, refuse=parser.error)
 
 
 def command(arguments: argparse.Namespace) -> None:
-    """Fill the text, and print it with the candidates for each blank."""
+    """Fill the text, and print it with the candidates for each blank; or a file, line by line."""
+    given = [name for name in ("text", "input") if getattr(arguments, name) is not None]
+    if len(given) != 1:
+        got = "both" if given else "neither"
+        arguments.refuse(f"TEXT, --input: got {got}, expected one of them")
+    if arguments.output is not None and arguments.input is None:
+        arguments.refuse("--output: got it without --input, expected both")
     run, model = load(arguments.run, Cloze)
+    if arguments.input is not None:
+        _fill_lines(run, model, arguments)
+        return
     result = fill(
         model,
         run.vocabulary,
@@ -45,13 +81,120 @@ def command(arguments: argparse.Namespace) -> None:
         top=arguments.top,
         rescoring=arguments.rescoring,
     )
-    note_unknown(result.unknown)
+    reasons = _reasons(run, model, result, arguments)
+    note_unknown(result.unknown, result.tokens, run.tokenizer.unit)
     if arguments.json:
-        shown = asdict(result)
-        del shown["unknown"]  # said on standard error
-        print_json(shown)
+        print_json(_record(result, reasons))
         return
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):
         found = "  ".join(f"{c.token} {c.probability:.3f}" for c in blank.candidates)
         print(f"blank {number}: {found}")
+    for reason in reasons:
+        print_why(reason, run.tokenizer)
+
+
+def _reasons(run: Run, model: Cloze, result: Filled, arguments: argparse.Namespace) -> list[Why]:
+    """Why each blank is filled as it is, if that was asked for."""
+    return [
+        why(model, run.vocabulary, run.tokenizer, result, number)
+        for number in range(len(result.blanks) if arguments.why else 0)
+    ]
+
+
+def _record(result: Filled, reasons: list[Why]) -> dict[str, Any]:
+    """``result`` for JSON."""
+    shown = asdict(result)
+    del shown["unknown"], shown["tokens"]  # said on standard error
+    if reasons:
+        shown["why"] = [asdict(reason) for reason in reasons]
+    return shown
+
+
+def _fill_lines(run: Run, model: Cloze, arguments: argparse.Namespace) -> None:
+    """Fill every line of a file that is not empty; one that cannot be filled does not end the run."""
+    source: str = arguments.input
+    _check_files(source, arguments.output)
+    numbers, texts = tee((n, t) for n, t in enumerate(lines(source), start=1) if t.strip())
+    results = fill_all(
+        model,
+        run.vocabulary,
+        run.tokenizer,
+        (text for _, text in texts),
+        top=arguments.top,
+        rescoring=arguments.rescoring,
+    )
+    done = unknown = strange = faults = 0
+    named: list[int] = []
+    first = ""
+    with ExitStack() as stack:
+        file: TextIO | None = None
+        if arguments.output is not None:
+            file = stack.enter_context(arguments.output.open("w", encoding="utf-8", newline="\n"))
+        advance = stack.enter_context(_progress(source, arguments.output))
+        for (number, _), result in zip(numbers, results, strict=True):
+            done += 1
+            if isinstance(result, CallError):
+                first = first or f"line {number}: {result}"
+                faults += 1
+                print_json({"line": number, "error": str(result)}, file)
+            else:
+                reasons = _reasons(run, model, result, arguments)
+                print_json({"line": number, **_record(result, reasons)}, file)
+                unknown += bool(result.unknown)
+                lost, whole = share_unknown(result.unknown, result.tokens)
+                if 2 * lost > whole:
+                    named += [number] * (strange < NAMED)
+                    strange += 1
+            advance()
+    if unknown:
+        note(f"lines with tokens not in the vocabulary, read as <unk>: {unknown:,} of {done:,}")
+    if strange:
+        which = ", ".join(map(str, named)) + ", …" * (strange > NAMED)
+        note(
+            f"most of the text is unknown to the model in {strange:,} of {done:,} lines "
+            f"({which}); do not trust their answers"
+        )
+    if not done:
+        raise DataError(f"{listed([source])}: empty, expected one text a line")
+    if faults:
+        raise DataError(
+            f"{listed([source])}: {faults:,} of {done:,} lines could not be filled; "
+            f"the first is {first}"
+        )
+
+
+def _check_files(source: str, output: Path | None) -> None:
+    if source == "-":
+        return
+    if not Path(source).exists():
+        raise DataError(f"{source}: no such file")
+    if output is not None and output.exists() and output.samefile(source):
+        raise CallError("--output: got the file of --input, expected another")
+
+
+@contextmanager
+def _progress(source: str, output: Path | None) -> Iterator[Callable[[], None]]:
+    """A progress bar, if standard error is a terminal that shows no answers."""
+    answers = output is None and sys.stdout is not None and sys.stdout.isatty()
+    if sys.stderr is None or not sys.stderr.isatty() or answers:
+        yield lambda: None
+        return
+    total = None
+    if source != "-" and Path(source).is_file():  # what is no pipe can be read twice
+        total = sum(bool(text.strip()) for text in lines(source))
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[speed]:,.0f} texts/s"),
+        TimeRemainingColumn(compact=True),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+        task = progress.add_task("filling", total=total, speed=0.0)
+
+        def advance() -> None:
+            speed = (progress.tasks[0].completed + 1) / max(time.monotonic() - start, 1e-9)
+            progress.update(task, advance=1, speed=speed)
+
+        yield advance

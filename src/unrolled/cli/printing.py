@@ -3,16 +3,28 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
+from rich.color import Color
 from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
+from unrolled.data import Tokenizer
+from unrolled.data.text import Unit
 from unrolled.lens import Report
+from unrolled.models import ContextToken, Why
+
+NEUTRAL, FOR, AGAINST = (140, 140, 140), (224, 127, 28), (42, 143, 208)  # grey, orange, blue
+UNITS: dict[Unit, str] = {"char": "characters", "word": "words"}
+STRONGEST = 3  # tokens for, and as many against
 
 
-def print_json(value: object) -> None:
-    """Print ``value`` as one line of JSON, in plain ASCII where standard output is not UTF-8."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
-    print(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False))
+def print_json(value: object, file: TextIO | None = None) -> None:
+    """Print ``value`` as one line of JSON, in plain ASCII where the file is not UTF-8."""
+    file = file or sys.stdout
+    encoding = (getattr(file, "encoding", None) or "").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False), file=file)
 
 
 def print_report(report: Report) -> None:
@@ -23,13 +35,69 @@ def print_report(report: Report) -> None:
         print(report)
 
 
+def print_why(why: Why, tokenizer: Tokenizer) -> None:
+    """Print what spoke for a token and what against it: on a terminal below the text in colours."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        Console().print(coloured(why, tokenizer), soft_wrap=True)
+    ranked = sorted(why.tokens, key=lambda one: -one.influence)
+    told = [one for one in ranked if abs(one.influence) >= 0.005]  # else it would read 0.00
+    spoke_for = _named([one for one in told if one.influence > 0])
+    against = _named([one for one in reversed(told) if one.influence < 0])
+    print(f"why {why.blank + 1}: {_seen(why.token)}  for: {spoke_for}  against: {against}")
+
+
+def _named(tokens: Sequence[ContextToken]) -> str:
+    shown = [f"{_seen(t.token)} {t.influence:+.2f} {t.side}" for t in tokens[:STRONGEST]]
+    return ", ".join(shown) or "none"
+
+
+def _seen(token: str) -> str:
+    return "␣" if token.isspace() else token
+
+
+def coloured(why: Why, tokenizer: Tokenizer) -> Text:
+    """The text of ``why``: orange what spoke for its token, blue what spoke against, grey neither.
+
+    The stronger the colour, the larger the influence, beside the largest of the text.
+    """
+    most = max(abs(one.influence) for one in why.tokens) or 1.0
+    left = sum(one.side == "left" for one in why.tokens)
+    pieces = [(one.token, _style(one.influence / most)) for one in why.tokens]
+    pieces.insert(left, (why.token, Style(bold=True, underline=True)))
+    text, before = Text(), ""
+    for token, style in pieces:
+        space = tokenizer.join([before, token])[len(before) :].removesuffix(token)
+        text.append(space).append(token, style)
+        before = token
+    return text
+
+
+def _style(share: float) -> Style:
+    """From grey at 0 to all orange at 1, to all blue at -1."""
+    end = FOR if share > 0 else AGAINST
+    mixed = (n + abs(share) * (e - n) for n, e in zip(NEUTRAL, end, strict=True))
+    return Style(color=Color.from_rgb(*mixed))
+
+
 def note(text: str) -> None:
     """Say ``text`` on standard error."""
     if sys.stderr is not None:
         print(f"unrolled: note: {text}", file=sys.stderr)
 
 
-def note_unknown(tokens: Sequence[str]) -> None:
-    """Say which tokens the model does not know, if any."""
-    if tokens:
-        note(f"not in the vocabulary, read as <unk>: {' '.join(tokens)}")
+def note_unknown(unknown: Sequence[str], tokens: Sequence[str] = (), unit: Unit = "char") -> None:
+    """Say which tokens the model does not know, if any, and whether they are most of ``tokens``."""
+    if unknown:
+        note(f"not in the vocabulary, read as <unk>: {' '.join(unknown)}")
+    lost, whole = share_unknown(unknown, tokens)
+    if 2 * lost > whole:
+        note(
+            f"most of the text, {lost:,} of {whole:,} {UNITS[unit]}, is unknown to the model; "
+            "do not trust the answer"
+        )
+
+
+def share_unknown(unknown: Sequence[str], tokens: Sequence[str]) -> tuple[int, int]:
+    """How many of ``tokens``, white space aside, are ``unknown``, and how many there are."""
+    strange, words = set(unknown), [token for token in tokens if token.strip()]
+    return sum(token in strange for token in words), len(words)
