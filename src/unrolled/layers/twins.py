@@ -86,8 +86,6 @@ class Twin(nn.RNNBase):
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
-        if isinstance(input, Tensor) and not input.numel():
-            is_watched = False
         if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
         check_kinds(self, input, hx)

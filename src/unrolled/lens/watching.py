@@ -177,14 +177,14 @@ class Lens:
         if not self.flows:
             names = ", ".join(map(repr, self.layers)) or "; ".join(notes)
             raise RuntimeError(
-                f"report: no recurrent layer ran inside the block ({names}), or over nothing; call the "
-                "model there, and not a compiled one, which is not watched"
+                f"report: no recurrent layer ran inside the block ({names}); call the model there, and "
+                "not a compiled one, which is not watched"
             )
         rows = []
         for name, layer in self.layers.items():
             mine = [flow for flow in self.flows if flow.layer == name]
             if not mine:
-                notes.append(f"{name or 'layer'} did not run inside the block, or over nothing")
+                notes.append(f"{name or 'layer'} did not run inside the block")
                 continue
             last = {(f.level, f.direction): f for f in mine if f.call == mine[-1].call}
             x, version = self.inputs[name]

@@ -47,9 +47,9 @@ def scan(
     state = fresh if state is None else state
     nothing = [projected.new_zeros(lanes, size) for size in cell.state_sizes]
     every = [[zeros] * steps for zeros in nothing]
-    checked = False
+    checked, is_empty = False, not any(live)
     for t in reversed(range(steps)) if reverse else range(steps):
-        if not live[t]:
+        if not live[t] and not is_empty:  # but if no lane has any, for the graph
             continue
         if resets is not None and t + reverse < steps:
             anew = resets[t + reverse]
