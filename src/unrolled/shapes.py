@@ -226,3 +226,14 @@ def real_steps(lengths: Tensor, steps: int) -> Tensor:
     [[1, 0], [1, 0], [0, 0]]
     """
     return torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths
+
+
+def check_loss(loss: object) -> Tensor:
+    """``loss``, or an error unless it is a scalar."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss: got {type(loss).__name__}, expected a scalar tensor")
+    if loss.dim():
+        raise ValueError(
+            f"loss: got shape {list(loss.shape)}, expected a scalar; end it with .mean() or .sum()"
+        )
+    return loss

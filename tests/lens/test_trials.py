@@ -468,9 +468,9 @@ def test_a_record_is_plain_json() -> None:
         (
             (nn.GRU(D, H), inputs(), lambda r: r[0]),
             ValueError,
-            r"loss: returned shape \[20, 3, 4\]",
+            r"loss: got shape \[20, 3, 4\]",
         ),
-        ((nn.GRU(D, H), inputs(), lambda r: 1.0), TypeError, "loss: returned float"),
+        ((nn.GRU(D, H), inputs(), lambda r: 1.0), TypeError, "loss: got float"),
         (
             (nn.GRU(D, H), inputs(), lambda r: r[0].detach().sum()),
             ValueError,

@@ -266,9 +266,9 @@ def test_the_text_is_a_table() -> None:
         (
             {"loss": lambda y, _: y},
             ValueError,
-            r"loss: returned shape \[12, 2, 4\], expected a scalar; take its sum",
+            r"loss: got shape \[12, 2, 4\], expected a scalar",
         ),
-        ({"loss": lambda y, _: 1.0}, TypeError, "loss: returned float, expected a scalar"),
+        ({"loss": lambda y, _: 1.0}, TypeError, "loss: got float, expected a scalar"),
         ({"loss": lambda y, _: y.square().mean()}, ValueError, "take the sum over steps"),
         ({"loss": lambda y, _: y.detach().sum()}, ValueError, "loss: got a gradient of norm 0"),
         ({"x": "text"}, ValueError, "x: got str, expected a tensor"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from unrolled.bptt.differences import EPS, FIRST_STEP, MARGIN, Limit, Slope
-from unrolled.shapes import Shape, check_size
+from unrolled.shapes import Shape, check_loss, check_size
 
 Verdict = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
 _GOOD = ("ok", "not reached", "kink")
@@ -333,12 +333,7 @@ def _in_float64(value: object) -> object:
 
 def _checked_loss(loss: object) -> Tensor:
     """``loss``, or an error unless it is a scalar in float64."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"loss: got {type(loss).__name__}, expected a scalar tensor")
-    if loss.dim():
-        raise ValueError(
-            f"loss: got shape {list(loss.shape)}, expected a scalar; end it with .mean() or .sum()"
-        )
+    loss = check_loss(loss)
     if loss.dtype != torch.float64:
         raise TypeError(
             f"loss: got {loss.dtype}, expected torch.float64, as all that enters the model is; look "

@@ -19,12 +19,11 @@ from unrolled.layers.accelerate import accelerate
 from unrolled.layers.states import Layer
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
-from unrolled.lens.truncation import scalar
 from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
-from unrolled.shapes import check_size
+from unrolled.shapes import check_loss, check_size
 
 AS_IT_IS = "as it is"
 CLIP = "remedies.clip_states"
@@ -244,7 +243,7 @@ def _measured(
             raise
         if loss is None:
             loss = partial(last_step, batch_first=next(iter(lens.layers.values())).batch_first)
-        value = scalar(loss(returned))
+        value = check_loss(loss(returned))
         if not value.requires_grad:
             raise ValueError(
                 "loss: returned a number without gradient, expected one with; make it of what the "

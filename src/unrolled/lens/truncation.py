@@ -15,7 +15,7 @@ from unrolled.layers.explain import is_recurrent
 from unrolled.layers.states import directions
 from unrolled.lens.numbers import steps_in_words
 from unrolled.lens.watching import watch
-from unrolled.shapes import check_size
+from unrolled.shapes import check_loss, check_size
 
 Loss = Callable[[Any, slice], Tensor]
 
@@ -116,7 +116,7 @@ def truncation_bias(
             for y, place in bptt.truncated(
                 outer, inputs, k1=min(k1 or window, steps), k2=window, batch_first=batch_first
             ):
-                value = scalar(loss(y, place))
+                value = check_loss(loss(y, place))
                 parts.append(value.item())
                 total += _gradient(value, parameters)
             _check_sum(parts, whole)
@@ -161,7 +161,7 @@ def _full(
 ) -> tuple[Tensor, float, float]:
     """The gradient of full BPTT, the loss, and the longest horizon of a scan."""
     with watch(model) as seen:
-        value = scalar(loss(model(*inputs), slice(0, steps)))
+        value = check_loss(loss(model(*inputs), slice(0, steps)))
         full = _gradient(value, parameters)
     if not 0 < full.norm() < math.inf:
         raise ValueError(
@@ -220,17 +220,6 @@ def _checked(
             got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
             raise ValueError(f"x: got {got}, expected a tensor {shape} that is not empty")
     return inputs, sizes
-
-
-def scalar(value: object) -> Tensor:
-    """What a loss has returned, or an error if it is no scalar."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"loss: returned {type(value).__name__}, expected a scalar tensor")
-    if value.numel() != 1:
-        raise ValueError(
-            f"loss: returned shape {list(value.shape)}, expected a scalar; take its sum()"
-        )
-    return value
 
 
 def _check_sum(parts: Sequence[float], whole: float) -> None:

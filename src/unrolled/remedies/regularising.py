@@ -10,7 +10,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.result import Result
 from unrolled.scan import Masks, Sweep
-from unrolled.shapes import check_size
+from unrolled.shapes import check_loss, check_size
 
 
 def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) -> Tensor:
@@ -47,9 +47,7 @@ def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) ->
             depend on the layer.
     """
     result, runs = _observed(layer, x)
-    value = loss(result)
-    if value.dim():
-        raise ValueError(f"loss: got shape {list(value.shape)}, expected a scalar; take its mean")
+    value = check_loss(loss(result))
     reached = [tensor for run in runs for tensor in (*run.states, *run.final)]
     if not value.requires_grad:
         raise ValueError(
