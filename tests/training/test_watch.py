@@ -19,6 +19,7 @@ from tests.training.test_loop import Diary, whole
 from unrolled import watch
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
+from unrolled.lens.numbers import plain
 from unrolled.training import Run, Trainer
 from unrolled.training.history import PAGE, RECORDS, figures, history, write_page
 from unrolled.training.watchers import logs, progress_bar
@@ -372,11 +373,12 @@ def test_the_logs_have_the_figures_of_every_scan(tmp_path: Path) -> None:
         for row, said in zip(report.rows, found[step].values(), strict=True):
             verdict = row.verdict
             assert said["state"] == verdict.state
-            assert (said["growth"], said["horizon"]) == (verdict.growth, verdict.horizon)
+            assert [said["growth"], said["horizon"]] == plain([verdict.growth, verdict.horizon])
         # Of no use to a cloze model are the last two states forward, and the first two backward.
-        assert found[step]["layers.0"]["norm_ratio"] == float(forward.norms[0] / forward.norms[-3])
+        ratio = float(forward.norms[0] / forward.norms[-3])
+        assert found[step]["layers.0"]["norm_ratio"] == plain(ratio)
         ratio = float(backward.norms[-1] / backward.norms[2])
-        assert found[step]["layers.0.backward"]["norm_ratio"] == ratio
+        assert found[step]["layers.0.backward"]["norm_ratio"] == plain(ratio)
     read = EventAccumulator(str(board)).Reload()
     for name in ("growth", "horizon", "norm_ratio"):
         for scan in ("layers.0", "layers.0.backward"):

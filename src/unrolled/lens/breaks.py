@@ -41,23 +41,20 @@ class Broken:
 
 def first_broken(flow: Flow, y: Tensor) -> Broken:
     """Where ``y``, ``[T, B, H]`` or packed rows ``[R, H]``, broke, which is known to have."""
-    steps, lanes = flow.shape
-    if y.dim() == 2:
-        y = y.new_zeros(steps, lanes, y.shape[1]).index_put_(tuple(flow.real.nonzero().T), y)
-    return _broken("forward", flow, y, last=flow.direction == 1)
+    return _broken("forward", flow, flow.padded(y), last=flow.direction == 1)
 
 
 def broken_backward(flows: Sequence[Flow]) -> Broken | None:
     """Where the gradient broke first, in the first turn in which it did; ``None`` if it never did."""
-    at = [flow for flow in flows if not _seen(flow).isfinite().all()]
+    at = [flow for flow in flows if not _gradients(flow).isfinite().all()]
     if not at:
         return None
     # Of a turn, the last to run is the first that a backward pass comes to.
     flow = [flow for flow in at if flow.turn == at[0].turn][-1]
-    return _broken("backward", flow, _seen(flow).movedim(0, -1), last=flow.direction == 0)
+    return _broken("backward", flow, _gradients(flow).movedim(0, -1), last=flow.direction == 0)
 
 
-def _seen(flow: Flow) -> Tensor:
+def _gradients(flow: Flow) -> Tensor:
     """The norms of all tensors of the state, ``[S, T, B]``; 0 where a step is not real."""
     return torch.where(flow.real, torch.stack(list(flow.written)).cpu(), 0)
 

@@ -39,10 +39,9 @@ def examined(
     stretch = any_flow.longest()
     if stretch is None:
         return {}
-    if x.dim() == 2:
-        x = x.new_zeros(*any_flow.shape, x.shape[1]).index_put_(tuple(any_flow.real.nonzero().T), x)
     length, lanes = len(stretch.steps), _lanes(any_flow, stretch)
-    part = x[stretch.steps[:steps].to(x.device)][:, lanes.to(x.device)]
+    x, chosen = any_flow.padded(x), stretch.steps[:steps]
+    part = x[chosen.to(x.device)][:, lanes.to(x.device)]
     starts = [
         _start(flows.get(place), stretch, lanes, is_whole=length <= steps)
         for place in sorted(flows)

@@ -78,6 +78,14 @@ class Flow:
             real = real & real_steps(self.lengths.cpu(), self.shape[0])
         return real
 
+    def padded(self, rows: Tensor) -> Tensor:
+        """Packed ``rows`` ``[R, size]`` as ``[T, B, size]``, with zeros between; all else as it is."""
+        if rows.dim() == 3:
+            return rows
+        return rows.new_zeros(*self.shape, rows.shape[1]).index_put_(
+            tuple(self.real.nonzero().T), rows
+        )
+
     @property
     def is_written(self) -> bool:
         """Whether a backward pass has written anything here."""

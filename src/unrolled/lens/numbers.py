@@ -22,9 +22,11 @@ def plain(value: Any) -> Any:
 def steps_in_words(horizon: float) -> str:
     """A horizon: "unknown" if it is NaN, "without end" if it is infinite, or very far.
 
-    >>> steps_in_words(9.6), steps_in_words(math.inf)
-    ('10 steps', 'without end')
+    >>> steps_in_words(9.6), steps_in_words(1.0), steps_in_words(math.inf)
+    ('10 steps', '1 step', 'without end')
     """
     if math.isnan(horizon):
         return "unknown"
-    return "without end" if horizon >= 1e6 else f"{horizon:.0f} steps"
+    if horizon >= 1e6:
+        return "without end"
+    return "1 step" if round(horizon) == 1 else f"{horizon:.0f} steps"

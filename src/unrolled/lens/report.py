@@ -44,9 +44,9 @@ class Row:
     """One scan: its gradient through time, and the verdict on it.
 
     ``calls``: how many calls a gradient came to. ``norms``: the mean over lanes, and over the calls with
-    the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``;
-    NaN where none came. ``spread``: the standard deviation over lanes, ``[T]``. ``verdict`` and ``view``
-    are missing where there was no real step, or a number was not finite.
+    the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``; NaN where none came. ``spread``: the standard
+    deviation over lanes, ``[T]``. ``verdict`` and ``view`` are missing where there was no real step, or a
+    number was not finite.
     """
 
     layer: str
@@ -76,6 +76,19 @@ class Row:
         )
         return f"{first} … {last}"
 
+    @property
+    def state(self) -> str:
+        """That of the verdict."""
+        return "not judged" if self.verdict is None else self.verdict.state
+
+    @property
+    def reasons(self) -> list[str]:
+        """What speaks for the verdict, in a line, and a line for each remedy."""
+        if self.verdict is None:
+            return []
+        evidence = f"{self.verdict.evidence}; horizon {steps_in_words(self.verdict.horizon)}"
+        return [evidence, *(f"try {r.name}: {r.effect}" for r in self.verdict.remedies)]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -99,13 +112,9 @@ class Report:
         wide = max(map(len, ends), default=0)
         lines = [f"{'layer':<28} {'|dL/dh_t|, first to last step':<{WIDTH + wide + 1}} verdict"]
         for row, end in zip(self.rows, ends, strict=True):
-            state = "not judged" if row.verdict is None else row.verdict.state
             spark = sparkline(row.norms)
-            lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end:<{wide}} {state}")
-            if row.verdict is not None:
-                v = row.verdict
-                lines.append(f"  {v.evidence}; horizon {steps_in_words(v.horizon)}")
-                lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
+            lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end:<{wide}} {row.state}")
+            lines += [f"  {reason}" for reason in row.reasons]
         return "\n".join([*lines, *self._said()])
 
     def __rich__(self) -> "RenderableType":
@@ -115,12 +124,10 @@ class Report:
             table.add_column(title, no_wrap=title == "|dL/dh_t|")
         lines = []
         for row in self.rows:
-            v = row.verdict
-            state = Text("not judged", "dim") if v is None else Text(v.state, COLOURS[v.state])
+            state = Text(row.state, COLOURS.get(row.state, "dim"))
             table.add_row(Text(row.place), sparkline(row.norms), row.ends, state)
-            if v is not None:
-                lines.append(f"{row.place}: {v.evidence}; horizon {steps_in_words(v.horizon)}")
-                lines += [f"  try {r.name}: {r.effect}" for r in v.remedies]
+            lines += [f"{row.place}: {reason}" for reason in row.reasons[:1]]
+            lines += [f"  {remedy}" for remedy in row.reasons[1:]]
         return Group(table, *map(Text, [*lines, *self._said()]))
 
     def _said(self) -> list[str]:

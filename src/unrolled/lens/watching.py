@@ -50,22 +50,22 @@ class _Eye:
             return norms
         if k == 0:
             self.calls += 1
-            lens.begin()
-            lens.inputs[self.name] = (like.detach(), version_of(like))
+            lens._begin()
+            lens._inputs[self.name] = (like.detach(), version_of(like))
         level, direction = divmod(k, self.directions)
-        place = (self.name, level, direction, self.calls - 1, lens.turn)
+        place = (self.name, level, direction, self.calls - 1, lens._turn)
         start = None if start is None else tuple(s.detach() for s in start)
         lens.flows.append(Flow(*place, shape, norms, start, lengths, mask, resets))
         return norms
 
     def ends(self, k: int, y: Tensor) -> None:
-        if self.lens.broken_forward is not None or _is_wrapped(y):
+        if self.lens._broken_forward is not None or _is_wrapped(y):
             return
         # A sum is far quicker than a look at each number; one of finite numbers may overflow.
         if not math.isfinite(y.sum().item()) and not y.isfinite().all():
             flow = next(f for f in reversed(self.lens.flows) if f.layer == self.name)
             assert flow.level * self.directions + flow.direction == k
-            self.lens.broken_forward = first_broken(flow, y.detach())
+            self.lens._broken_forward = first_broken(flow, y.detach())
 
     def __deepcopy__(self, memo: object) -> None:
         """A copy of the layer is not watched."""
@@ -82,26 +82,26 @@ class Lens:
         self.unseen = unseen
         """Recurrent layers that cannot be watched, or not in every call, by name, and why."""
         self.flows: list[Flow] = []
-        self.inputs: dict[str, tuple[Tensor, int]] = {}
+        self._inputs: dict[str, tuple[Tensor, int]] = {}
         """What each layer read in its last call, ``[T, B, D]`` or packed rows of it, and its version."""
-        self.turn = 0
-        self.broken_forward: Broken | None = None
+        self._turn = 0
+        self._broken_forward: Broken | None = None
         self._clips: list[tuple[float, float, Spike | None]] = []
         self._clipped_flows = 0  # of those in ``flows``: what a clip was told of already
         self._turn_flows = 0  # those before this turn
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """A layer is called: in this turn, or if gradients have come to it, in the next."""
         flows, first = self.flows, self._turn_flows
         if first < len(flows) and (flows[-1].is_written or flows[first].is_written):
-            self.turn += 1
+            self._turn += 1
             self._turn_flows = len(flows)
 
     def read_by(self, name: str) -> Tensor | None:
         """What a layer read at the real steps of its last call, ``[R, D]``; ``None`` if it did not run."""
-        if name not in self.inputs:
+        if name not in self._inputs:
             return None
-        x, _ = self.inputs[name]
+        x, _ = self._inputs[name]
         flow = next(f for f in reversed(self.flows) if f.layer == name)
         return x if x.dim() == 2 else x[flow.real.to(x.device)]  # packed rows are all real
 
@@ -113,7 +113,7 @@ class Lens:
         does not come through to a state, is seen where it arrives.
         """
         backward = broken_backward(self.flows)
-        forward = self.broken_forward
+        forward = self._broken_forward
         if forward is None or (backward is not None and backward.turn < forward.turn):
             return backward
         return forward
@@ -187,7 +187,7 @@ class Lens:
                 notes.append(f"{name or 'layer'} did not run inside the block")
                 continue
             last = {(f.level, f.direction): f for f in mine if f.call == mine[-1].call}
-            x, version = self.inputs[name]
+            x, version = self._inputs[name]
             if version_of(x) > version:
                 notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
                 found = {}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from unrolled.lens.numbers import steps_in_words
 from unrolled.report.charts import Place, Record, label, place_of
 
 PLACED = {"layer", "level", "direction", "step", "lag"}  # of a spike whose origin is known
@@ -63,9 +64,9 @@ def horizon(growth: float | None, steps: float | None) -> str:
     >>> horizon(0.5, 6.64), horizon(1.1, None), horizon(None, None)
     ('7 steps', 'without end', 'unknown')
     """
-    if steps is not None:
-        return "1 step" if round(steps) == 1 else f"{steps:.0f} steps"
-    return "without end" if growth is not None and growth >= 1 else "unknown"
+    if steps is None:
+        steps = math.inf if growth is not None and growth >= 1 else math.nan
+    return steps_in_words(steps)
 
 
 def badge(state: str | None) -> str:

@@ -1,7 +1,6 @@
 """The lens on a training: its reports in figures, and kept in the run directory."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from unrolled.errors import RunError
 from unrolled.lens import Report
+from unrolled.lens.numbers import plain
 from unrolled.training.files import append, replace
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
@@ -136,7 +136,8 @@ def figures(report: Report) -> dict[str, dict[str, Any]]:
     """Of each scan, by a name such as "layers.0.backward": state, growth, horizon, norm_ratio.
 
     ``norm_ratio``: the gradient's norm at the scan's first step over that at its last, of those that a
-    gradient came to. What is not known or not finite is ``None``.
+    gradient came to. To five digits; what is not known or not finite
+    is ``None``.
     """
     found = {}
     for row in report.rows:
@@ -144,12 +145,9 @@ def figures(report: Report) -> dict[str, dict[str, Any]]:
         known = row.norms[row.norms > 0].tolist()[:: -1 if row.direction else 1]
         found[name] = {
             "state": None if row.verdict is None else row.verdict.state,
-            "growth": None if row.verdict is None else _finite(row.verdict.growth),
-            "horizon": None if row.verdict is None else _finite(row.verdict.horizon),
-            "norm_ratio": _finite(known[0] / known[-1]) if known else None,
+            "growth": None if row.verdict is None else row.verdict.growth,
+            "horizon": None if row.verdict is None else row.verdict.horizon,
+            "norm_ratio": known[0] / known[-1] if known else None,
         }
-    return found
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    figures: dict[str, dict[str, Any]] = plain(found)
+    return figures

@@ -37,9 +37,10 @@ class Drawing:
             MissingExtraError: a ``.png``, and the extra is not installed.
         """
         path = Path(path)
-        if path.suffix == ".svg":
+        suffix = path.suffix.lower()
+        if suffix == ".svg":
             replace(path, self.svg.encode())
-        elif path.suffix == ".png":
+        elif suffix == ".png":
             from unrolled.report import require
 
             require()
