@@ -124,8 +124,6 @@ def test_other_output_is_seen(measured: Measured) -> None:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory, measured: Measured) -> Path:
     """A folder with the pictures as they are drawn now."""
-    pytest.importorskip("altair")
-    pytest.importorskip("vl_convert")
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
         patch.setattr(vanishing, "measured", lambda _: measured)

@@ -289,7 +289,6 @@ def test_save(tmp_path, monkeypatch):
 
 
 def test_save_as_png(tmp_path):
-    pytest.importorskip("vl_convert")
     drawing = lens.draw(Recurrent(cells.Elman, D, H), 2)
     drawing.save(str(tmp_path / "net.png"))
     found = (tmp_path / "net.png").read_bytes()
