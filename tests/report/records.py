@@ -79,7 +79,7 @@ def empty_row(**changes: Any) -> Record:
     )
     place = row["layer"], row["level"], row["direction"], row["calls"]
     told = lens.Row(*place, norms, spread, None)
-    return row | {"place": told.place, "ends": told.ends}
+    return row | {"ends": told.ends}
 
 
 def whole(*rows: Record, **changes: Any) -> Record:

@@ -117,6 +117,15 @@ class Flow:
         return max(found, key=lambda stretch: len(stretch.steps))
 
 
+def scan_name(layer: str, level: int, direction: int) -> str:
+    """What a scan of a layer is called.
+
+    >>> scan_name("rnn", 0, 1), scan_name("", 0, 0)
+    ('rnn, 0, backward', 'layer, 0')
+    """
+    return f"{layer or 'layer'}, {level}{', backward' if direction else ''}"
+
+
 def version_of(tensor: Tensor) -> int:
     """How often ``tensor`` has been written; 0 of one made in inference mode, which does not count."""
     return 0 if tensor.is_inference() else tensor._version

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unrolled.files import replace
 from unrolled.lens.breaks import Broken
-from unrolled.lens.flow import Flow
+from unrolled.lens.flow import Flow, scan_name
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.spikes import Clipping
 from unrolled.lens.verdict import Verdict, worst
@@ -61,7 +61,7 @@ class Row:
     @property
     def place(self) -> str:
         """The scan in words."""
-        return f"{self.layer or 'layer'}, {self.level}{', backward' if self.direction else ''}"
+        return scan_name(self.layer, self.level, self.direction)
 
     @property
     def ends(self) -> str:
@@ -140,7 +140,6 @@ class Report:
         """Everything as plain data, for JSON: numbers of five digits, those not finite ``None``."""
         rows = [
             {
-                "place": row.place,
                 "layer": row.layer,
                 "level": row.level,
                 "direction": row.direction,

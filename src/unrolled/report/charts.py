@@ -6,6 +6,8 @@ from typing import Any
 
 import altair as alt
 
+from unrolled.lens.flow import scan_name
+
 Record = Mapping[str, Any]
 Place = tuple[str, int, int]
 Width = int | str
@@ -70,15 +72,6 @@ def _numbers(record: Record) -> int:
     return sum(len(r) for view in views for name in ("states", "lags") for r in view[name])
 
 
-def label(layer: str, level: int, direction: int) -> str:
-    """What a scan is called.
-
-    >>> label("rnn", 0, 1), label("", 0, 0)
-    ('rnn, 0, backward', 'layer, 0')
-    """
-    return f"{layer or 'layer'}, {level}{', backward' if direction else ''}"
-
-
 def place_of(row: Record) -> Place:
     """Layer, level and direction of a row, a verdict, a spike."""
     return row["layer"], row["level"], row["direction"]
@@ -101,7 +94,7 @@ def rows_of(records: Mapping[int, Record]) -> list[dict[str, Any]]:
     for snapshot, (at, record) in enumerate(records.items()):
         rows = {place_of(row): row for row in record["rows"]}
         for place, scan in places.items():
-            where = {"snapshot": snapshot, "at": at, "scan": scan, "name": label(*place)}
+            where = {"snapshot": snapshot, "at": at, "scan": scan, "name": scan_name(*place)}
             found.append(where | _row(rows.get(place, NOTHING)) | {"direction": place[2]})
     for scan in places.values():
         mine = [row for row in found if row["scan"] == scan]

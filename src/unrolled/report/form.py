@@ -21,7 +21,6 @@ VIEW = {
     "gate": ({"name": str, "mean": NUMBER, "time_scale": [LENGTH]}, None),
 }
 ROW = PLACE | {
-    "place": str,
     "ends": str,
     "norms": [LENGTH],
     "spread": [LENGTH],

@@ -15,6 +15,7 @@ import altair as alt
 import vl_convert
 
 from unrolled.files import replace
+from unrolled.lens.flow import scan_name
 from unrolled.report import charts, words
 from unrolled.report.charts import Record
 
@@ -171,7 +172,7 @@ def _slider(kept: int, count: int) -> str:
 def _choice(scans: Mapping[charts.Place, int]) -> str:
     """The menu of scans, and the slider over steps."""
     options = "".join(
-        f'<option value="{i}">{escape(charts.label(*place))}</option>' for place, i in scans.items()
+        f'<option value="{i}">{escape(scan_name(*place))}</option>' for place, i in scans.items()
     )
     return (
         f'<label for="scan">Scan</label><select id="scan">{options}</select>'

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from unrolled.lens.flow import scan_name
 from unrolled.lens.numbers import steps_in_words
-from unrolled.report.charts import Place, Record, label, place_of
+from unrolled.report.charts import Place, Record, place_of
 
 PLACED = {"layer", "level", "direction", "step", "lag"}  # of a spike whose origin is known
 SPIKES = 20  # in a table, the largest
@@ -97,7 +98,7 @@ def _broken(broken: Record | None) -> str:
     value = "NaN" if broken["value"] == "nan" else "infinity"
     return (
         f'<p class="alert" role="alert">The first {value} came {escape(broken["where"])}: in '
-        f"{escape(label(*place_of(broken)))}, at step {broken['step']} of lane {broken['lane']}.</p>"
+        f"{escape(scan_name(*place_of(broken)))}, at step {broken['step']} of lane {broken['lane']}.</p>"
     )
 
 
@@ -119,7 +120,7 @@ def _verdicts(rows: Sequence[Record], scans: Mapping[Place, int]) -> str:
 
 def _verdict(row: Record, scan: int) -> str:
     verdict = row["verdict"] or {"state": None, "growth": None, "horizon": None}
-    name = escape(row["place"])
+    name = escape(scan_name(*place_of(row)))
     cells = (
         badge(verdict["state"]),
         f"{_sparkline(row['norms'])} <small>{escape(row['ends'])}</small>",
@@ -165,7 +166,7 @@ def _spike(spike: Record) -> tuple[str, ...]:
         number(norm, "not finite"),
         number(bound),
         number(norm / bound) if norm is not None and bound else "—",
-        escape(label(*place_of(spike))) if known else "—",
+        escape(scan_name(*place_of(spike))) if known else "—",
         str(spike["step"]) if known else "—",
         str(spike["lag"]) if known else "—",
     )
