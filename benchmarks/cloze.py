@@ -175,7 +175,7 @@ def network(model: Cloze, run: Run, rescoring: float) -> Scorer:
         )
         p = torch.zeros(len(tokens))
         for candidate in result.blanks[0].candidates:
-            p[run.vocabulary.numbers[candidate.token]] = candidate.probability
+            p[run.vocabulary.numbers[candidate.text]] = candidate.probability
         return p.log()
 
     return scorer
@@ -183,7 +183,7 @@ def network(model: Cloze, run: Run, rescoring: float) -> Scorer:
 
 def candidates(model: Cloze, run: Run, text: str) -> str:
     found = fill(model, run.vocabulary, run.tokenizer, text).blanks[0].candidates
-    return "  ".join(f"{c.token} {c.probability:.3f}" for c in found)
+    return "  ".join(f"{c.text} {c.probability:.3f}" for c in found)
 
 
 def read(data: Dataset, split: str) -> list[list[int]]:

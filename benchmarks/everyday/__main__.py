@@ -79,7 +79,7 @@ def network(run: Run, model: Cloze) -> Guess:
 
     def guess(text: str) -> list[str]:
         blank = fill(model, run.vocabulary, run.tokenizer, text, top=TOP).blanks[0]
-        return [candidate.token for candidate in blank.candidates]
+        return [candidate.text for candidate in blank.candidates]
 
     return guess
 

@@ -595,9 +595,9 @@ def test_fill_json_has_exactly_the_documented_shape(cloze_run: Path, call: Call)
         assert set(blank) == {"position", "candidates"}
         assert len(blank["candidates"]) == 3
         for candidate in blank["candidates"]:
-            assert set(candidate) == {"token", "probability"}
-            assert isinstance(candidate["token"], str) and 0 < candidate["probability"] <= 1
-    first, second, third = (blank["candidates"][0]["token"] for blank in got["blanks"])
+            assert set(candidate) == {"text", "probability"}
+            assert isinstance(candidate["text"], str) and 0 < candidate["probability"] <= 1
+    first, second, third = (blank["candidates"][0]["text"] for blank in got["blanks"])
     assert got["filled"] == f"{first}昨天，喝了一杯{second}{third}？"
     assert "\\u" not in done.out  # Chinese is written as such
 

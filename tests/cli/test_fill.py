@@ -38,7 +38,7 @@ def test_each_line_is_answered_as_by_a_call_of_its_own(
         for got, expected in zip(row["blanks"], alone["blanks"], strict=True):
             assert got["position"] == expected["position"]
             for one, other in zip(got["candidates"], expected["candidates"], strict=True):
-                assert one["token"] == other["token"]
+                assert one["text"] == other["text"]
                 # Sums of some 20 logarithms of order 10 in single precision: 20 · 10 · 1e-7.
                 assert one["probability"] == pytest.approx(other["probability"], rel=1e-4)
 
@@ -48,7 +48,7 @@ def test_the_other_options_hold_for_every_line(batch: Path, cloze_run: Path, cal
     for line, text in zip(lines, TEXTS, strict=True):
         alone = json.loads(call("fill", cloze_run, text, "--rescoring", 0, "--why", "--json").out)
         got = json.loads(line)
-        assert [w["token"] for w in got["why"]] == [w["token"] for w in alone["why"]]
+        assert [w["text"] for w in got["why"]] == [w["text"] for w in alone["why"]]
         first = (row["blanks"][0]["candidates"][0]["probability"] for row in (got, alone))
         assert next(first) == pytest.approx(next(first), rel=1e-5)
 

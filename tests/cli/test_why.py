@@ -51,8 +51,8 @@ def test_json_has_every_token(cloze_run: Path, call: Call) -> None:
     assert list(got) == [*json.loads(plain.out), "why"]
     assert [one["blank"] for one in got["why"]] == [0, 1]
     for one, place in zip(got["why"], (4, 8), strict=True):
-        assert list(one) == ["blank", "token", "log_probability", "tokens"]
-        assert one["token"] == got["filled"][place] and one["log_probability"] < 0
+        assert list(one) == ["blank", "text", "log_probability", "tokens"]
+        assert one["text"] == got["filled"][place] and one["log_probability"] < 0
         others = [t["token"] for t in one["tokens"]]
         assert others == [*got["filled"][:place], *got["filled"][place + 1 :]]
         assert [t["side"] for t in one["tokens"]] == ["left"] * place + ["right"] * (9 - place)

@@ -275,7 +275,7 @@ def test_a_batch_holds_the_sentences_framed_and_padded(
 ) -> None:
     batches = data.batches("train", 333, shuffle=order)
     offsets, tokens = data.offsets["train"], data.tokens["train"]
-    for rows, (padded, lengths) in zip(batches.rows(), batches, strict=True):
+    for rows, (padded, lengths, _) in zip(batches.rows(), batches, strict=True):
         assert padded.shape == (int(lengths.max()), len(rows))
         for lane, row in enumerate(rows):
             stored = tokens[offsets[row] : offsets[row + 1]].tolist()
@@ -290,7 +290,7 @@ def test_a_batch_holds_the_sentences_framed_and_padded(
 def test_no_batch_is_larger_than_asked_unless_it_is_one_sentence(
     data: Dataset, size: int, order: tuple[int, int] | None
 ) -> None:
-    for tokens, lengths in data.batches("train", size, shuffle=order):
+    for tokens, lengths, _ in data.batches("train", size, shuffle=order):
         assert tokens.numel() <= size or len(lengths) == 1
 
 
@@ -306,7 +306,9 @@ def test_little_of_a_batch_is_padding(tmp_path: Path) -> None:
     text = ["字" * source.randint(1, 60) + str(k) for k in range(3000)]
     data, _ = written(tmp_path, text)
     for order in ORDERS:
-        shapes = [(t.numel(), int(n.sum())) for t, n in data.batches("train", 832, shuffle=order)]
+        shapes = [
+            (t.numel(), int(n.sum())) for t, n, _ in data.batches("train", 832, shuffle=order)
+        ]
         padded, real = (sum(column) for column in zip(*shapes, strict=True))
         assert 1 - real / padded < 0.02
         assert padded / len(shapes) > 0.9 * 832  # nor are batches small
@@ -330,7 +332,7 @@ def test_who_shares_a_batch_differs_between_epochs(data: Dataset) -> None:
 
 
 def test_shuffled_batches_do_not_come_from_short_to_long(data: Dataset) -> None:
-    longest = [t.shape[0] for t, _ in data.batches("train", 333, shuffle=(0, 0))]
+    longest = [t.shape[0] for t, *_ in data.batches("train", 333, shuffle=(0, 0))]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
 

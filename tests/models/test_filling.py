@@ -15,6 +15,7 @@ from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError
 from unrolled.models import Cloze, fill, fill_all
+from unrolled.models import candidates as search
 from unrolled.models import filling as module
 from unrolled.models.filling import Filled
 
@@ -50,7 +51,7 @@ Parts = tuple[Cloze, Vocabulary, Tokenizer]
 
 
 def best(result: Filled) -> list[str]:
-    return [blank.candidates[0].token for blank in result.blanks]
+    return [blank.candidates[0].text for blank in result.blanks]
 
 
 # What is filled
@@ -63,7 +64,7 @@ def test_a_blank_is_filled_from_both_sides(by_char: Parts) -> None:
         assert best(fill(*by_char, f"老师昨天{verb}了一____{thing}。")) == [measure]
     # And only what precedes: nothing after it tells one subject from another.
     found = fill(*by_char, "我今天喝了一杯____。").blanks[0].candidates[:2]
-    assert {c.token for c in found} == {"水", "茶"}
+    assert {c.text for c in found} == {"水", "茶"}
 
 
 def test_words_are_filled_with_words(by_word: Parts) -> None:
@@ -186,7 +187,7 @@ def test_candidates_are_distinct_best_first_and_never_special(
     vocabulary = by_char[1]
     result = fill(*by_char, "我____天____一本书。", top=top, rescoring=rescoring)
     for blank in result.blanks:
-        tokens = [c.token for c in blank.candidates]
+        tokens = [c.text for c in blank.candidates]
         p = [c.probability for c in blank.candidates]
         assert len(set(tokens)) == len(tokens) == min(top, len(vocabulary) - len(SPECIALS))
         assert not set(tokens) & set(SPECIALS)
@@ -217,7 +218,7 @@ def probabilities(model: Cloze, numbers: list[int], place: int) -> torch.Tensor:
 def test_rescoring_is_the_pseudo_likelihood_of_the_whole_sentence(
     weight: float, rescored: int, by_char: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RESCORED", rescored)
+    monkeypatch.setattr(search, "RESCORED", rescored)
     model, vocabulary, tokenizer = by_char
     text = "昨天，龙想____咖啡。"  # one token of it is unknown, and is not among the others
     numbers = vocabulary.encode(tokenizer.tokens(text.replace("____", module.MARK)))
@@ -241,14 +242,14 @@ def test_rescoring_is_the_pseudo_likelihood_of_the_whole_sentence(
         for n in range(len(SPECIALS), len(vocabulary))
     }
     (blank,) = fill(*by_char, text, top=1000, rescoring=weight).blanks
-    got = {c.token: c.probability for c in blank.candidates}
+    got = {c.text: c.probability for c in blank.candidates}
     assert got == pytest.approx(expected, rel=2e-3, abs=1e-7)
 
 
 def test_rescoring_reads_no_further_than_its_window(
     by_char: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WINDOW", 2)
+    monkeypatch.setattr(search, "WINDOW", 2)
     model, vocabulary, tokenizer = by_char
     text = "老师昨天____了一部手机。"
     numbers = vocabulary.encode(tokenizer.tokens(text.replace("____", module.MARK)))
@@ -258,10 +259,10 @@ def test_rescoring_reads_no_further_than_its_window(
         sentence = [*numbers[:5], c, *numbers[6:]]
         reads = [probabilities(model, sentence, s)[sentence[s]].log() for s in (3, 4, 6, 7)]
         scores.append(float(prior[c].log() + sum(reads)))
-    monkeypatch.setattr(module, "RESCORED", len(vocabulary))
+    monkeypatch.setattr(search, "RESCORED", len(vocabulary))
     expected = torch.tensor(scores).softmax(-1)
     (blank,) = fill(*by_char, text, top=1000, rescoring=1.0).blanks
-    got = {c.token: c.probability for c in blank.candidates}
+    got = {c.text: c.probability for c in blank.candidates}
     wanted = dict(zip(vocabulary.tokens[4:], expected.tolist(), strict=True))
     assert got == pytest.approx(wanted, rel=2e-3, abs=1e-7)
 
@@ -321,7 +322,7 @@ def assert_same(got: object, expected: object) -> None:
         assert getattr(got, name) == getattr(expected, name), name
     for one, other in zip(got.blanks, expected.blanks, strict=True):
         assert one.position == other.position
-        assert [c.token for c in one.candidates] == [c.token for c in other.candidates]
+        assert [c.text for c in one.candidates] == [c.text for c in other.candidates]
         # Sums of at most 60 logarithms of order 10 in double precision: 60 · 10 · 1e-16, doubled.
         wanted = pytest.approx([c.probability for c in other.candidates], rel=2e-13)
         assert [c.probability for c in one.candidates] == wanted
@@ -351,7 +352,8 @@ def test_many_texts_are_filled_as_each_alone(
                 expected.append(error)
         with monkeypatch.context() as patch:
             patch.setattr(module, "TOGETHER", together)
-            patch.setattr(module, "READ", read)
+            patch.setattr(search, "READ", read)
+            patch.setattr(search, "LARGEST", largest)
             patch.setattr(module, "LARGEST", largest)
             got = list(fill_all(*parts, TEXTS, top=3, rescoring=rescoring))
         for one, other in zip(got, expected, strict=True):

@@ -78,14 +78,14 @@ def same(got: Why, expected: tuple[float, list[float]], dtype: torch.dtype) -> b
 def test_influences_are_those_of_single_replacements(
     dtype: torch.dtype, unit: str, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("unrolled.models.why"), "READ", together)
+    monkeypatch.setattr(import_module("unrolled.models.candidates"), "READ", together)
     parts = untrained(unit, dtype)
     joint = " " if unit == "word" else ""
     tokens = ["a", ",", "B", "龙", "c", "d", "E"]
     for place in (0, 4, 6):
         text = joint.join([*tokens[:place], "____", *tokens[place + 1 :]])
         got = why(*parts, text, candidate=tokens[place])
-        assert (got.blank, got.token) == (0, tokens[place])
+        assert (got.blank, got.text) == (0, tokens[place])
         assert [one.token for one in got.tokens] == tokens[:place] + tokens[place + 1 :]
         assert [one.side for one in got.tokens] == ["left"] * place + ["right"] * (6 - place)
         expected = by_hand(parts, tokens, place, tokens[place])
@@ -108,7 +108,7 @@ def test_the_other_blanks_hold_what_fill_chose(parts: Parts) -> None:
     tokens = list(filled.filled)
     for blank, place in enumerate((0, 2)):
         got = why(*parts, text, blank)
-        assert (got.blank, got.token) == (blank, tokens[place])
+        assert (got.blank, got.text) == (blank, tokens[place])
         assert [one.token for one in got.tokens] == tokens[:place] + tokens[place + 1 :]
         assert same(got, by_hand(parts, tokens, place, tokens[place]), torch.float32)
         assert why(*parts, filled, blank) == got
@@ -125,7 +125,7 @@ def test_the_token_that_decides_has_the_largest_influence(end: str, parts: Parts
     ):
         got = why(*parts, text)
         first, *rest = sorted(got.tokens, key=lambda one: -abs(one.influence))
-        assert got.token == token and got.log_probability > -0.3
+        assert got.text == token and got.log_probability > -0.3
         assert (first.token, first.side) == (decides, side)
         assert first.influence > 0.4  # without it three tokens are as likely: log 3 = 1.1
         assert all(abs(one.influence) < 0.2 for one in rest)
@@ -134,7 +134,7 @@ def test_the_token_that_decides_has_the_largest_influence(end: str, parts: Parts
 def test_what_speaks_for_one_candidate_speaks_against_another(parts: Parts) -> None:
     got = why(*parts, "auv____", candidate="B")
     first = max(got.tokens, key=lambda one: abs(one.influence))
-    assert (got.token, first.token) == ("B", "a") and first.influence < -0.4
+    assert (got.text, first.token) == ("B", "a") and first.influence < -0.4
 
 
 def test_the_mode_of_the_model_is_kept(parts: Parts) -> None:
@@ -152,7 +152,7 @@ def test_the_mode_of_the_model_is_kept(parts: Parts) -> None:
 def test_a_candidate_is_normalised_as_the_text_is() -> None:
     parts = untrained("char", torch.float32)
     assert why(*parts, "a____b", candidate="，") == why(*parts, "a____b", candidate=",")
-    assert why(*parts, "a____b", candidate=" ").token == " "
+    assert why(*parts, "a____b", candidate=" ").text == " "
 
 
 # Faults of the call

@@ -164,7 +164,8 @@ def _run(given: dict[str, Any], directory: Path) -> Question:
         return Question(*about, _of_window, NATS, _window(data, split))
     batches = data.batches(split, run.settings.batch_tokens)
     rows = list(batches.rows())  # from short to long
-    return Question(*about, _of_sentences, NATS, batches.read(rows[len(rows) // 2]))
+    tokens, lengths, _ = batches.read(rows[len(rows) // 2])
+    return Question(*about, _of_sentences, NATS, (tokens, lengths))
 
 
 def _of_sentences(model: TokenModel, tokens: Tensor, lengths: Tensor) -> Tensor:

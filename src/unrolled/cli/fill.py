@@ -88,7 +88,7 @@ def command(arguments: argparse.Namespace) -> None:
         return
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):
-        found = "  ".join(f"{c.token} {c.probability:.3f}" for c in blank.candidates)
+        found = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
         print(f"blank {number}: {found}")
     for reason in reasons:
         print_why(reason, run.tokenizer)

@@ -43,7 +43,7 @@ def print_why(why: Why, tokenizer: Tokenizer) -> None:
     told = [one for one in ranked if abs(one.influence) >= 0.005]  # else it would read 0.00
     spoke_for = _named([one for one in told if one.influence > 0])
     against = _named([one for one in reversed(told) if one.influence < 0])
-    print(f"why {why.blank + 1}: {_seen(why.token)}  for: {spoke_for}  against: {against}")
+    print(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
 
 
 def _named(tokens: Sequence[ContextToken]) -> str:
@@ -63,7 +63,7 @@ def coloured(why: Why, tokenizer: Tokenizer) -> Text:
     most = max(abs(one.influence) for one in why.tokens) or 1.0
     left = sum(one.side == "left" for one in why.tokens)
     pieces = [(one.token, _style(one.influence / most)) for one in why.tokens]
-    pieces.insert(left, (why.token, Style(bold=True, underline=True)))
+    pieces.insert(left, (why.text, Style(bold=True, underline=True)))
     text, before = Text(), ""
     for token, style in pieces:
         space = tokenizer.join([before, token])[len(before) :].removesuffix(token)

@@ -67,6 +67,11 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"action": argparse.BooleanOptionalAction},
     ),
     "unit": ("char", "what a token is", {"choices": ["char", "word"]}),
+    "words": (
+        False,
+        "cloze of characters: learn to fill a blank with a word of several, too",
+        {"action": argparse.BooleanOptionalAction},
+    ),
     "simplify": (
         None,
         "Traditional Chinese to Simplified; by default if a named corpus asks for it",
@@ -204,6 +209,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         min_count=options["min_count"],
         max_size=options["max_vocabulary"],
         passage=options["passage"] if options["bptt"] == "truncated" else None,
+        words=options["words"],
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
@@ -225,6 +231,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         "hidden_size": options["hidden"],
         "embedding_size": options["embedding"],
         **{name: options[name] for name in ("cell", "token_dropout", "tied", *OF_THE_LAYERS)},
+        **({"words": True} if options["words"] else {}),
     }
     fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
     settings = Settings(**{name: options[name] for name in fields}, steps=1)
@@ -262,6 +269,8 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
     if "resume" in given and Run.exists(given["out"]):
         return  # all are held against those that the run was begun with
+    if given.get("words") and (given["kind"], given.get("unit", "char")) != ("cloze", "char"):
+        raise CallError("--words: is for cloze with --unit char; elsewhere a token is a word")
     if given.get("bptt", "whole") == "truncated":
         if given["kind"] != "lm":
             raise CallError(

@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,14 @@ CHUNK = 1 << 22  # numbers that are recoded at a time
 
 
 class Batch(NamedTuple):
-    """``tokens`` ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``, and ``lengths`` ``[B]``."""
+    """``tokens`` ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``, and ``lengths`` ``[B]``.
+
+    ``ends`` ``[T, B]``: whether a token is the last of its word, where that is known.
+    """
 
     tokens: Tensor
     lengths: Tensor
+    ends: Tensor | None = None
 
 
 def split_of(sentence: str) -> str:
@@ -76,6 +80,7 @@ class Dataset:
         self.tokens: dict[str, np.ndarray] = {}
         self.offsets: dict[str, np.ndarray] = {}
         self.passages: dict[str, np.ndarray] = {}  # where passages begin, in sentences
+        self.ends: dict[str, np.ndarray] = {}  # whether a token is the last of its word
         try:
             for split in SPLITS:
                 self.offsets[split] = _mapped(directory / f"{split}.offsets", np.dtype("<i8"))
@@ -86,6 +91,9 @@ class Dataset:
                     begun = _mapped(directory / f"{split}.passages", np.dtype("<i8"))
                     _check_passages(split, begun, len(self.offsets[split]) - 1)
                     self.passages[split] = begun
+                if (directory / f"{split}.ends").exists():
+                    self.ends[split] = _mapped(directory / f"{split}.ends", np.dtype(np.bool_))
+                    _check_ends(split, self.ends[split], self.offsets[split])
         except (OSError, ValueError, IndexError, RecursionError) as error:
             raise DataError(f"{directory}: the encoded text cannot be read ({error})") from None
 
@@ -101,12 +109,14 @@ class Dataset:
         min_count: int = 1,
         max_size: int | None = None,
         passage: int | None = None,
+        words: bool = False,
     ) -> tuple["Dataset", Vocabulary]:
         """Encode ``sentences`` into ``directory``, which exists and is empty.
 
         The vocabulary is that of the training split, unless one is given. A sentence of more than
         ``longest`` tokens is cut. With ``passage``, the text is continuous: so many sentences that
-        follow each other fall into one split, and ``documents`` reads them on.
+        follow each other fall into one split, and ``documents`` reads them on. With ``words``, a
+        batch also says where words end.
         """
         numbers = {
             token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)
@@ -117,7 +127,13 @@ class Dataset:
         offsets = {split: array("q", [0]) for split in SPLITS}
         with ExitStack() as stack:
             streams = {s: stack.enter_context((directory / f"{s}.raw").open("wb")) for s in SPLITS}
-            ends = {s: stack.enter_context((directory / f"{s}.offsets").open("wb")) for s in SPLITS}
+            edges = {
+                s: stack.enter_context((directory / f"{s}.offsets").open("wb")) for s in SPLITS
+            }
+            ends = {
+                s: stack.enter_context((directory / f"{s}.ends").open("wb"))
+                for s in (SPLITS if words else ())
+            }
             position = dict.fromkeys(SPLITS, 0)
             for number, sentence in enumerate(sentences):
                 text = tokenizer.normalise(sentence)
@@ -127,6 +143,7 @@ class Dataset:
                     before, split = split, split_of(f"passage {number // passage}")
                     if split != before:
                         begun[split].append(written[split])
+                last = iter(tokenizer.ends(text) if words else ())
                 for piece in pieces(tokenizer.cut(text), longest):
                     encoded = array("I", [START])
                     for token in piece:
@@ -137,14 +154,17 @@ class Dataset:
                         encoded.append(n)
                     encoded.append(END)
                     encoded.tofile(streams[split])
+                    if words:
+                        *within, _ = islice(last, len(piece))
+                        ends[split].write(bytes([True, *within, True, True]))
                     position[split] += len(encoded)
                     written[split] += 1
                     offsets[split].append(position[split])
                     if len(offsets[split]) >= CHUNK:
-                        offsets[split].tofile(ends[split])
+                        offsets[split].tofile(edges[split])
                         offsets[split] = array("q")
             for split in SPLITS:
-                offsets[split].tofile(ends[split])
+                offsets[split].tofile(edges[split])
         for split in SPLITS if passage is not None else ():
             kept = {start for start in begun[split] if start < written[split]}
             (directory / f"{split}.passages").write_bytes(np.array(sorted(kept), "<i8").tobytes())
@@ -198,7 +218,8 @@ class Dataset:
             batch_tokens: T × B of a batch at the most; a longer sentence is a batch of its own.
             shuffle: (seed, epoch), the source of the order; by default from short to long.
         """
-        return Batches(self.tokens[split], self.offsets[split], batch_tokens, shuffle)
+        ends = self.ends.get(split)
+        return Batches(self.tokens[split], self.offsets[split], batch_tokens, shuffle, ends)
 
 
 class Batches:
@@ -214,11 +235,13 @@ class Batches:
         offsets: np.ndarray,
         batch_tokens: int,
         shuffle: tuple[int, int] | None,
+        ends: np.ndarray | None = None,
     ) -> None:
         self.tokens = tokens
         self.offsets = offsets
         self.batch_tokens = batch_tokens
         self.shuffle = shuffle
+        self.ends = ends
 
     def __len__(self) -> int:
         return sum(len(cut) for cut in map(self._cuts, self._blocks()))
@@ -241,10 +264,16 @@ class Batches:
         """The batch of the sentences ``rows``."""
         starts, stops = self.offsets[rows], self.offsets[rows + 1]
         lengths = stops - starts
-        padded = np.full((len(rows), int(lengths.max())), PAD, dtype=np.int64)
-        for lane, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            padded[lane, : stop - start] = self.tokens[start:stop]
-        return Batch(torch.from_numpy(padded).T.contiguous(), torch.from_numpy(lengths))
+
+        def padded(numbers: np.ndarray, filler: int | bool, dtype: type) -> Tensor:
+            whole: np.ndarray = np.full((len(rows), int(lengths.max())), filler, dtype)
+            for lane, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+                whole[lane, : stop - start] = numbers[start:stop]
+            return torch.from_numpy(whole).T.contiguous()
+
+        tokens = padded(self.tokens, PAD, np.int64)
+        ends = None if self.ends is None else padded(self.ends, True, np.bool_)
+        return Batch(tokens, torch.from_numpy(lengths), ends)
 
     def _blocks(self) -> list[tuple[int, int]]:
         total = len(self.offsets) - 1
@@ -272,6 +301,13 @@ def _check(split: str, tokens: np.ndarray, offsets: np.ndarray, vocabulary_size:
     for start in range(0, len(tokens), CHUNK):
         if tokens[start : start + CHUNK].max() >= vocabulary_size:
             raise ValueError(f"{split}.tokens has a token that is not in the vocabulary")
+
+
+def _check_ends(split: str, ends: np.ndarray, offsets: np.ndarray) -> None:
+    if len(ends) != offsets[-1] or not (
+        ends[offsets[1:] - 1].all() and ends[offsets[1:] - 2].all()
+    ):
+        raise ValueError(f"{split}.ends are not those of its tokens")
 
 
 def _check_passages(split: str, begun: np.ndarray, sentences: int) -> None:

@@ -62,6 +62,20 @@ class Tokenizer:
             tokens += [word for word in words if word.strip()]
         return tokens
 
+    def ends(self, text: str) -> list[bool]:
+        """Of each token of ``text``, which is normalised already, whether it is the last of its word.
+
+        >>> Tokenizer("char").ends("an ant.")
+        [False, True, True, False, False, True, True]
+        """
+        if self.unit == "word":
+            return [True] * len(self.cut(text))
+        ends: list[bool] = []
+        for k, part in enumerate(HAN.split(text)):
+            for word in segmenter()(part) if k % 2 else WORD_BREAK.split(part):
+                ends += [False] * (len(word) - 1) + [True] * bool(word)
+        return ends
+
     def join(self, tokens: Sequence[str]) -> str:
         """The tokens as text; words are set apart by a space where their script does so.
 

@@ -1,36 +1,37 @@
 """Filling the blanks of a text with a ``Cloze`` model."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import regex
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from unrolled.data.text import Tokenizer
-from unrolled.data.vocabulary import END, PAD, SPECIALS, UNKNOWN, Vocabulary
+from unrolled.data.vocabulary import END, START, UNKNOWN, Vocabulary
 from unrolled.errors import CallError
+from unrolled.models import candidates as search
+from unrolled.models.candidates import Guess, Tokens
 from unrolled.models.cloze import Cloze
 from unrolled.shapes import check_size
 
 BLANK = regex.compile(r"[_＿]{3,}|<blank>")
 MARK = "\ue000"  # stands for a blank while the text is normalised: of private use, unchanged by it
 LONGEST_TEXT = 1_000  # tokens
-RESCORED = 50  # candidates whose whole sentence is read
-WINDOW = 30  # tokens on either side that are read for it
 TOGETHER = 256  # texts that are filled at a time
-READ = 1 << 13  # tokens that the layers read at a time
-LARGEST = 1 << 20  # log-probabilities that are held at a time
+LARGEST = 1 << 20  # candidates that are held at a time
+BEAM = 8  # fillings of several blanks that are gone on with
+SETTLING = 3  # rounds in which each of several blanks is filled anew, knowing the others
+TINY = 1e-300  # what a share that has come to nothing counts as
 RESCORING = 0.25  # the weight of how the rest of the sentence reads, chosen on the validation split
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token for a blank, and its probability among all tokens."""
+    """What may fill a blank, a token or a word of several, and its probability."""
 
-    token: str
+    text: str
     probability: float
 
 
@@ -65,27 +66,43 @@ def fill(
     *,
     top: int = 5,
     rescoring: float = RESCORING,
+    temperature: float = 1.0,
 ) -> Filled:
-    """Fill each blank of ``text`` with one token.
+    """Fill each blank of ``text``: with one token, or, by a model with ``words``, with one to four.
 
     The best candidates for a blank by p(c | rest) are ranked anew by how the sentence reads with
     them: the score of c is log p(c | rest) + ``rescoring`` · Σ_s log p(x_s | rest, c) over the other
-    tokens x_s (pseudo-likelihood: Besag, "Statistical Analysis of Non-Lattice Data", 1975). Of
-    several blanks the one whose best candidate is the most probable is filled first, the others
-    then knowing it.
+    tokens x_s (pseudo-likelihood: Besag, "Statistical Analysis of Non-Lattice Data", 1975), and
+    their probabilities are the softmax of score / ``temperature``.
+
+    Several blanks are filled jointly: a beam search over their fillings (c_1, c_2, …) goes from the
+    surest blank on, by p(c_1 | rest) · p(c_2 | rest, c_1) · …, the blanks still open read as
+    ``<unk>``; then each blank's candidates are found anew, knowing what fills the others, until all
+    agree or ``SETTLING`` rounds have passed.
 
     Args:
         model: a trained one.
         vocabulary: the model's.
         tokenizer: the model's.
         text: with blanks: three or more underscores, or ``<blank>``.
-        top: how many candidates to return for a blank.
+        top: how many candidates to return for a blank; by a model with ``words`` there are a few
+            dozen.
         rescoring: the weight of the other tokens; 0 ranks by p(c | rest) alone.
+        temperature: above 0; more than 1 makes the probabilities more alike.
 
     Raises:
         CallError: the text has no blank, nothing but blanks, or is longer than ``LONGEST_TEXT``.
+        ValueError: ``rescoring`` is below 0, or ``temperature`` is not above 0.
     """
-    (result,) = fill_all(model, vocabulary, tokenizer, [text], top=top, rescoring=rescoring)
+    (result,) = fill_all(
+        model,
+        vocabulary,
+        tokenizer,
+        [text],
+        top=top,
+        rescoring=rescoring,
+        temperature=temperature,
+    )
     if isinstance(result, CallError):
         raise result
     return result
@@ -99,6 +116,7 @@ def fill_all(
     *,
     top: int = 5,
     rescoring: float = RESCORING,
+    temperature: float = 1.0,
 ) -> Iterator[Filled | CallError]:
     """What ``fill`` gives for each of ``texts``, in their order, up to rounding; faster for many.
 
@@ -112,36 +130,60 @@ def fill_all(
         texts: each with blanks.
         top: as in ``fill``.
         rescoring: as in ``fill``.
+        temperature: as in ``fill``.
 
     Returns:
         A ``Filled`` for each text, or, for one that ``fill`` refuses, the error that it raises.
     """
     check_size("top", top)
+    if not rescoring >= 0:
+        raise ValueError(f"rescoring: got {rescoring!r}, expected 0 or more")
+    if not temperature > 0:
+        raise ValueError(f"temperature: got {temperature!r}, expected a number above 0")
+    searching = _Search(model, vocabulary, top, rescoring, temperature)
     together = max(1, min(TOGETHER, LARGEST // top))
     rest = iter(texts)
     groups = iter(lambda: list(islice(rest, together)), [])
-    return chain.from_iterable(
-        _filled(model, vocabulary, tokenizer, group, top, rescoring) for group in groups
-    )
+    return chain.from_iterable(_filled(searching, tokenizer, group) for group in groups)
+
+
+Filling = tuple[Tokens | None, ...]  # of each blank; None: it is open
 
 
 @dataclass
 class _Sentence:
-    """A text being filled: its ``places`` in ``numbers`` are the blanks, those in ``found`` are filled."""
+    """A text being filled; ``parts`` are the numbers before, between and after its blanks."""
 
     text: str
     starts: list[int]
     rest: list[str]
-    numbers: list[int]
-    places: list[int]
-    found: dict[int, list[Candidate]] = field(default_factory=dict)
+    parts: list[list[int]]
 
-    def result(self, vocabulary: Vocabulary) -> Filled:
-        words = iter(vocabulary.tokens[self.numbers[place]] for place in self.places)
+    def __len__(self) -> int:
+        return sum(map(len, self.parts)) + len(self.starts)
+
+    def blank(self, filling: Filling, which: int) -> search.Blank:
+        """The sentence with the other blanks filled, or ``<unk>`` where they are open."""
+        numbers, place = list(self.parts[0]), 0
+        for k, (tokens, part) in enumerate(zip(filling, self.parts[1:], strict=True)):
+            if k == which:
+                place = len(numbers)
+            numbers += (UNKNOWN,) if k == which or tokens is None else tokens
+            numbers += part
+        return search.Blank(numbers, place)
+
+    def result(self, vocabulary: Vocabulary, found: list[list[Guess]]) -> Filled:
+        blanks = [
+            Blank(start, [Candidate(_text(vocabulary, g.tokens), g.probability) for g in guesses])
+            for start, guesses in zip(self.starts, found, strict=True)
+        ]
+        words = iter(blank.candidates[0].text for blank in blanks)
         filled = BLANK.sub(lambda _: next(words), self.text)
-        pairs = zip(self.starts, self.places, strict=True)
-        blanks = [Blank(start, self.found[place]) for start, place in pairs]
         return Filled(self.text, blanks, filled, vocabulary.unknown(self.rest), self.rest)
+
+
+def _text(vocabulary: Vocabulary, tokens: Tokens) -> str:
+    return "".join(vocabulary.tokens[n] for n in tokens)
 
 
 def _sentence(vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> _Sentence:
@@ -151,74 +193,16 @@ def _sentence(vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> _Sente
         raise CallError(
             "no blank in the text: mark each with three or more underscores, or <blank>"
         )
-    parts = parts_between(tokenizer, text)
-    rest = [token for part in parts for token in part]
+    between = parts_between(tokenizer, text)
+    rest = [token for part in between for token in part]
     if len(rest) + len(starts) > LONGEST_TEXT:
         raise CallError(
             f"the text has {len(rest) + len(starts):,} tokens, expected {LONGEST_TEXT:,} at the most"
         )
     if not any(token.strip() for token in rest):
         raise CallError("only blanks in the text: expected some words beside them")
-    numbers, places = vocabulary.encode(parts[0])[:-1], []
-    for part in parts[1:]:
-        places.append(len(numbers))
-        numbers += [UNKNOWN, *vocabulary.encode(part)[1:-1]]
-    return _Sentence(text, starts, rest, [*numbers, END], places)
-
-
-def _filled(
-    model: Cloze,
-    vocabulary: Vocabulary,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    top: int,
-    rescoring: float,
-) -> list[Filled | CallError]:
-    opened: list[_Sentence | CallError] = []
-    for text in texts:
-        try:
-            opened.append(_sentence(vocabulary, tokenizer, text))
-        except CallError as error:
-            opened.append(error.with_traceback(None))  # which would keep the whole group
-    left = sorted(
-        (one for one in opened if isinstance(one, _Sentence)), key=lambda one: len(one.numbers)
-    )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            while left:
-                for part in _parts([one.numbers for one in left]):
-                    _fill_surest(model, vocabulary, left[part], top, rescoring)
-                left = [one for one in left if len(one.found) < len(one.places)]
-    finally:
-        model.train(was_training)
-    return [one if isinstance(one, CallError) else one.result(vocabulary) for one in opened]
-
-
-def _fill_surest(
-    model: Cloze, vocabulary: Vocabulary, sentences: list[_Sentence], top: int, weight: float
-) -> None:
-    """Fill one more blank of each sentence: the one whose best candidate is the most probable."""
-    still = [[place for place in one.places if place not in one.found] for one in sentences]
-    context = _context(model, [one.numbers for one in sentences], still)
-    peaks = torch.cat([p.amax(-1) for p in _log_softmax(model, context)])
-    firsts = [int(peak.argmax()) for peak in torch.split(peaks, [len(of) for of in still])]
-    places = [of[first] for of, first in zip(still, firsts, strict=True)]
-    before = torch.tensor([0, *(len(of) for of in still[:-1])]).cumsum(0)
-    rows = (before + torch.tensor(firsts)).to(context.device)
-    distributions = torch.cat(list(_log_softmax(model, context.index_select(0, rows)))).exp()
-    if weight:
-        numbers = [one.numbers for one in sentences]
-        distributions = _rescored(model, numbers, places, distributions, weight)
-    distributions[:, : len(SPECIALS)] = -1  # no candidates, even where a share has come to nothing
-    best = distributions.topk(min(top, len(vocabulary) - len(SPECIALS)))
-    for one, place, tokens, p in zip(
-        sentences, places, best.indices.tolist(), best.values.tolist(), strict=True
-    ):
-        pairs = zip(tokens, p, strict=True)
-        one.found[place] = [Candidate(vocabulary.tokens[n], share) for n, share in pairs]
-        one.numbers[place] = tokens[0]
+    parts = [vocabulary.encode(part)[1:-1] for part in between]
+    return _Sentence(text, starts, rest, [[START, *parts[0]], *parts[1:-1], [*parts[-1], END]])
 
 
 def parts_between(tokenizer: Tokenizer, text: str) -> list[list[str]]:
@@ -227,83 +211,114 @@ def parts_between(tokenizer: Tokenizer, text: str) -> list[list[str]]:
     return [tokenizer.cut(part) for part in marked.split(MARK)]
 
 
-def log_probabilities(model: Cloze, sentences: list[list[int]], places: slice) -> Tensor:
-    """Log-probabilities of every token at ``places`` in sentences of one length: ``[P, B, V]``."""
-    asked = range(places.start, places.stop)
-    context = _context(model, sentences, [asked] * len(sentences))
-    read = torch.cat(list(_log_softmax(model, context)))
-    return read.view(len(sentences), len(asked), -1).transpose(0, 1)
+@dataclass(frozen=True)
+class _Search:
+    """How blanks are filled."""
+
+    model: Cloze
+    vocabulary: Vocabulary
+    top: int
+    rescoring: float
+    temperature: float
+
+    def candidates(self, blanks: Sequence[search.Blank], top: int) -> list[list[Guess]]:
+        return search.candidates(
+            self.model, blanks, top=top, rescoring=self.rescoring, temperature=self.temperature
+        )
+
+    def fill(self, sentences: Sequence[_Sentence]) -> list[list[list[Guess]]]:
+        """The candidates for each blank of each sentence; the first ones fill it."""
+        found: list[list[list[Guess]]] = [[] for _ in sentences]
+        single = [k for k, sentence in enumerate(sentences) if len(sentence.starts) == 1]
+        blanks = [sentences[k].blank((None,), 0) for k in single]
+        for k, guesses in zip(single, self.candidates(blanks, self.top), strict=True):
+            found[k] = [guesses]
+        several = [k for k, sentence in enumerate(sentences) if len(sentence.starts) > 1]
+        together = self._settled([sentences[k] for k in several])
+        for k, guesses_of_each in zip(several, together, strict=True):
+            found[k] = guesses_of_each
+        return found
+
+    def _settled(self, sentences: Sequence[_Sentence]) -> list[list[list[Guess]]]:
+        """The candidates for each of several blanks, knowing what fills the others."""
+        fillings = self._jointly(sentences)
+        found: list[list[list[Guess]]] = [[[] for _ in s.starts] for s in sentences]
+        moving = set(range(len(sentences)))
+        for _ in range(SETTLING):
+            asked = sorted(moving)
+            moving = set()
+            for which in range(max((len(sentences[k].starts) for k in asked), default=0)):
+                having = [k for k in asked if which < len(sentences[k].starts)]
+                blanks = [sentences[k].blank(fillings[k], which) for k in having]
+                for k, guesses in zip(having, self.candidates(blanks, self.top), strict=True):
+                    found[k][which] = guesses
+                    if guesses[0].tokens != fillings[k][which]:
+                        fillings[k] = _with(fillings[k], which, guesses[0].tokens)
+                        moving.add(k)
+        return found
+
+    def _jointly(self, sentences: Sequence[_Sentence]) -> list[Filling]:
+        """The best filling of all blanks of each sentence that a beam search finds."""
+        beams: list[list[tuple[Filling, float]]] = [
+            [((None,) * len(s.starts), 0.0)] for s in sentences
+        ]
+        while rows := [k for k, beam in enumerate(beams) if None in beam[0][0]]:
+            which = self._surest([sentences[k] for k in rows], [beams[k][0][0] for k in rows])
+            asked = [
+                (k, w, filling, p)
+                for k, w in zip(rows, which, strict=True)
+                for filling, p in beams[k]
+            ]
+            blanks = [sentences[k].blank(filling, w) for k, w, filling, _ in asked]
+            for k in rows:
+                beams[k] = []
+            for (k, w, filling, p), guesses in zip(
+                asked, self.candidates(blanks, BEAM), strict=True
+            ):
+                beams[k] += [
+                    (_with(filling, w, g.tokens), p + math.log(max(g.probability, TINY)))
+                    for g in guesses
+                ]
+            for k in rows:
+                width = max(1, 2 * BEAM // len(sentences[k].starts))
+                beams[k] = sorted(beams[k], key=lambda one: -one[1])[:width]
+        return [beam[0][0] for beam in beams]
+
+    def _surest(self, sentences: Sequence[_Sentence], fillings: Sequence[Filling]) -> list[int]:
+        """The open blank of each sentence whose best first token is the most probable."""
+        opens = [[k for k, tokens in enumerate(of) if tokens is None] for of in fillings]
+        blanks = [
+            sentence.blank(filling, k)
+            for sentence, filling, of in zip(sentences, fillings, opens, strict=True)
+            for k in of
+        ]
+        peaks = iter(search.surest(self.model, blanks))
+        return [max([(next(peaks), -k) for k in of])[1] * -1 for of in opens]
 
 
-def _parts(sentences: list[list[int]]) -> Iterator[slice]:
-    """Which ``sentences`` the layers read at once: ``READ`` tokens with padding, or one sentence."""
-    start = longest = 0
-    for k, sentence in enumerate(sentences):
-        longest = max(longest, len(sentence))
-        if k > start and longest * (k + 1 - start) > READ:
-            yield slice(start, k)
-            start, longest = k, len(sentence)
-    yield slice(start, len(sentences))
+def _with(filling: Filling, which: int, tokens: Tokens) -> Filling:
+    return (*filling[:which], tokens, *filling[which + 1 :])
 
 
-def _context(model: Cloze, sentences: list[list[int]], places: Sequence[Sequence[int]]) -> Tensor:
-    """What is known of ``places`` of each of ``sentences``: ``[N, 2H]``, one sentence after the other."""
-    device, lanes = model.embedding.weight.device, len(sentences)
-    lengths = [len(sentence) for sentence in sentences]
-    padded = [[*one, *[PAD] * (max(lengths) - len(one))] for one in sentences]
-    tokens = torch.tensor(padded, device=device).T
-    context = model.context(model.embedding(tokens), torch.tensor(lengths))  # of places 1 … T-2
-    rows = [(place - 1) * lanes + lane for lane, of in enumerate(places) for place in of]
-    return context.flatten(0, 1).index_select(
-        0, torch.tensor(rows, dtype=torch.long, device=device)
-    )
-
-
-def _log_softmax(model: Cloze, context: Tensor) -> Iterator[Tensor]:
-    """Log-probabilities of every token, ``[n, V]``, for some rows of ``context`` after the other.
-
-    Special tokens are impossible: no text holds one.
-    """
-    for rows in torch.split(context, max(1, LARGEST // model.output.out_features)):
-        logits = model.logits(rows)
-        logits[:, : len(SPECIALS)] = -torch.inf
-        yield F.log_softmax(logits, -1)
-
-
-def _rescored(
-    model: Cloze,
-    sentences: list[list[int]],
-    places: list[int],
-    distributions: Tensor,
-    weight: float,
-) -> Tensor:
-    """``distributions`` ``[B, V]``, the best candidates ranked anew; they keep their joint share."""
-    best = distributions.topk(min(RESCORED, distributions.shape[1] - len(SPECIALS)))
-    tried, others = [], []
-    for numbers, place, tokens in zip(sentences, places, best.indices.tolist(), strict=True):
-        window = range(max(1, place - WINDOW), min(len(numbers) - 1, place + WINDOW + 1))
-        read = [s for s in window if s != place and numbers[s] >= len(SPECIALS)]
-        tried += [[*numbers[:place], c, *numbers[place + 1 :]] for c in tokens]
-        others += [read] * len(tokens)
-    reads = torch.cat([_read(model, tried[part], others[part]) for part in _parts(tried)])
-    scores = best.values.log() + weight * reads.view_as(best.values)
-    share = torch.softmax(scores, -1) * best.values.sum(-1, keepdim=True)
-    return distributions.scatter(1, best.indices, share)
-
-
-def _read(model: Cloze, sentences: list[list[int]], places: list[list[int]]) -> Tensor:
-    """Σ_s log p(x_s | rest) over the ``places`` s of each of ``sentences``: ``[B]``."""
-    context = _context(model, sentences, places)
-    targets = torch.tensor(
-        [numbers[s] for numbers, of in zip(sentences, places, strict=True) for s in of],
-        dtype=torch.long,
-        device=context.device,
-    )
-    counts = torch.tensor([len(of) for of in places])
-    lanes = torch.arange(len(places)).repeat_interleave(counts).to(context.device)
-    done, sums = 0, context.new_zeros(len(places))
-    for p in _log_softmax(model, context):
-        rows = slice(done, done + len(p))
-        sums.index_add_(0, lanes[rows], p.gather(1, targets[rows, None])[:, 0])
-        done += len(p)
-    return sums
+def _filled(
+    searching: _Search, tokenizer: Tokenizer, texts: Sequence[str]
+) -> list[Filled | CallError]:
+    vocabulary, model = searching.vocabulary, searching.model
+    sentences: dict[int, _Sentence] = {}
+    results: dict[int, Filled | CallError] = {}
+    for k, text in enumerate(texts):
+        try:
+            sentences[k] = _sentence(vocabulary, tokenizer, text)
+        except CallError as error:
+            results[k] = error.with_traceback(None)  # which would keep the whole group
+    order = sorted(sentences, key=lambda k: len(sentences[k]))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = searching.fill([sentences[k] for k in order])
+    finally:
+        model.train(was_training)
+    for k, guesses in zip(order, found, strict=True):
+        results[k] = sentences[k].result(vocabulary, guesses)
+    return [results[k] for k in range(len(texts))]

@@ -189,8 +189,8 @@ class TokenModel(nn.Module, ABC):
         logits: Tensor = self.output(self._features(context))
         return logits
 
-    def _features(self, context: Tensor) -> Tensor:
-        features: Tensor = self.drop(F.gelu(self.join(self.drop(context))))
+    def _features(self, context: Tensor, join: nn.Module | None = None) -> Tensor:
+        features: Tensor = self.drop(F.gelu((join or self.join)(self.drop(context))))
         return features
 
     def _context(self, batch: Batch) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 
 from unrolled.data.text import Tokenizer
 from unrolled.data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
+from unrolled.models.candidates import Blank, log_probabilities
 from unrolled.models.cloze import Cloze
-from unrolled.models.filling import READ, Filled, fill, log_probabilities, parts_between
+from unrolled.models.filling import Filled, fill, parts_between
 from unrolled.shapes import check_size
 
 
@@ -23,13 +24,13 @@ class ContextToken:
 
 @dataclass(frozen=True)
 class Why:
-    """Why ``token`` fills blank number ``blank``, from 0: the other tokens, in the order of the text.
+    """Why ``text`` fills blank number ``blank``, from 0: the other tokens, in their order.
 
-    ``log_probability`` is log p(token | rest), in nats, before any rescoring.
+    ``log_probability`` is log p(text | rest), in nats, before any rescoring.
     """
 
     blank: int
-    token: str
+    text: str
     log_probability: float
     tokens: list[ContextToken]
 
@@ -55,7 +56,8 @@ def why(
         tokenizer: the model's.
         text: with blanks, as ``fill`` takes it; or what ``fill`` returned, which is not filled again.
         blank: its number, from 0.
-        candidate: a token of the vocabulary; the one that ``fill`` chose if None.
+        candidate: a token of the vocabulary, or, for a model with ``words``, several; what ``fill``
+            chose if None.
 
     Raises:
         CallError: ``fill`` refuses the text.
@@ -63,40 +65,44 @@ def why(
     """
     filled = fill(model, vocabulary, tokenizer, text, top=1) if isinstance(text, str) else text
     check_size("blank", blank, least=0, most=len(filled.blanks) - 1)
-    chosen = [one.candidates[0].token for one in filled.blanks]
+    chosen = [one.candidates[0].text for one in filled.blanks]
     if candidate is not None:
         known = candidate in vocabulary.numbers
         chosen[blank] = candidate if known else tokenizer.normalise(candidate)
-    number = vocabulary.numbers.get(chosen[blank], UNKNOWN)
-    if number < len(SPECIALS):
-        raise ValueError(f"candidate: got {candidate!r}, expected a token of the vocabulary")
+    fillings = [_cut(model, vocabulary, tokenizer, text) for text in chosen]
+    numbers = tuple(vocabulary.numbers.get(token, UNKNOWN) for token in fillings[blank])
+    if not numbers or min(numbers) < len(SPECIALS):
+        expected = "tokens" if model.join_words is not None else "a token"
+        raise ValueError(f"candidate: got {candidate!r}, expected {expected} of the vocabulary")
 
-    first, *parts = parts_between(tokenizer, filled.text)
-    tokens, places = first, []
-    for token, part in zip(chosen, parts, strict=True):
-        places.append(len(tokens))
-        tokens += [token, *part]
-    place = places[blank]
-    others = [k for k in range(len(tokens)) if k != place]
-    numbers = vocabulary.encode(tokens)  # of token k at k + 1
-    sentences = [numbers, *([*numbers[: k + 1], UNKNOWN, *numbers[k + 2 :]] for k in others)]
-    together = max(1, READ // len(numbers))
-    found: list[float] = []
+    left: list[str] = []  # of the blank
+    right: list[str] = []
+    parts = parts_between(tokenizer, filled.text)
+    for k, part in enumerate(parts):
+        side = left if k <= blank else right
+        if k > 0 and k - 1 != blank:
+            side += fillings[k - 1]
+        side += part
+    encoded = vocabulary.encode([*left, SPECIALS[UNKNOWN], *right])
+    place = len(left) + 1
+    others = [k for k in range(1, len(encoded) - 1) if k != place]
+    sentences = [encoded, *([*encoded[:k], UNKNOWN, *encoded[k + 1 :]] for k in others)]
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for k in range(0, len(sentences), together):
-                read = log_probabilities(
-                    model, sentences[k : k + together], slice(place + 1, place + 2)
-                )
-                found += read[0, :, number].tolist()
+            blanks = [Blank(sentence, place) for sentence in sentences]
+            whole, *without = log_probabilities(model, blanks, numbers)
     finally:
         model.train(was_training)
 
-    whole, *without = found
     context = [
-        ContextToken(tokens[k], whole - p, "left" if k < place else "right")
-        for k, p in zip(others, without, strict=True)
+        ContextToken(token, whole - p, "left" if k < place else "right")
+        for k, token, p in zip(others, [*left, *right], without, strict=True)
     ]
     return Why(blank, chosen[blank], whole, context)
+
+
+def _cut(model: Cloze, vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> list[str]:
+    """The tokens of what fills a blank: one, unless the model knows words of several."""
+    return [text] if model.join_words is None or text in vocabulary.numbers else tokenizer.cut(text)
