@@ -1,5 +1,7 @@
 """``torch.compile``: whole graphs, with no setting changed."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -137,3 +139,18 @@ def test_packed_sequences_are_taken_where_a_graph_may_end() -> None:
     expected, h_n = layer(packed)
     assert isinstance(y, PackedSequence)
     assert_close_by_name({"y": y.data, "h": h}, {"y": expected.data, "h": h_n}, 5)
+
+
+def test_the_compiler_is_imported_by_whoever_compiles_alone() -> None:
+    program = """
+import sys, torch, unrolled
+assert "torch._dynamo" not in sys.modules
+layer, x = unrolled.GRU(3, 5), torch.randn(4, 2, 3)
+layer(x)[0].sum().backward()
+assert "torch._dynamo" not in sys.modules
+compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+with torch.no_grad():
+    torch.testing.assert_close(compiled(x), layer(x))
+assert not any(type(finder).__name__ == "_Waiting" for finder in sys.meta_path)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

@@ -5,15 +5,18 @@ PyTorch takes its own recurrent layers for leaves of ``torch.fx``, and leaves th
 """
 
 import functools
+import importlib.util
+import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, TypeVar
 
-import torch
-import torch._dynamo
 from torch import fx, nn
-from torch._dynamo.variables.builder import VariableBuilder
 
 Layer = TypeVar("Layer", bound=nn.Module)
+BUILDER = "torch._dynamo.variables.builder"  # a second's work to import: left to whoever compiles
 
 
 def is_symbolic(x: object) -> bool:
@@ -46,15 +49,51 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     unroll. The setting is on for the one look at such an instance, so that other layers are treated as
     ever; where this PyTorch has no such setting, nothing is done.
     """
-    if not hasattr(torch._dynamo.config, "allow_rnn"):
-        return
-    wrap_module = VariableBuilder.wrap_module
 
-    @functools.wraps(wrap_module)
-    def wrap(builder: VariableBuilder, value: nn.Module) -> Any:
-        if not (isinstance(value, kind) and welcome(value)):
-            return wrap_module(builder, value)
-        with torch._dynamo.config.patch(allow_rnn=True):
-            return wrap_module(builder, value)
+    def enter(builder: ModuleType) -> None:
+        from torch._dynamo import config
 
-    VariableBuilder.wrap_module = wrap  # type: ignore[method-assign,assignment]
+        if not hasattr(config, "allow_rnn"):
+            return
+        wrap_module = builder.VariableBuilder.wrap_module
+
+        @functools.wraps(wrap_module)
+        def wrap(self: Any, value: nn.Module) -> Any:
+            if not (isinstance(value, kind) and welcome(value)):
+                return wrap_module(self, value)
+            with config.patch(allow_rnn=True):
+                return wrap_module(self, value)
+
+        builder.VariableBuilder.wrap_module = wrap
+
+    when_imported(BUILDER, enter)
+
+
+def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
+    """Call ``then`` with the module ``name``: at once if it is imported, else when it has been."""
+    if name in sys.modules:
+        then(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Waiting(name, then))
+
+
+class _Waiting(MetaPathFinder):
+    """Finds the module ``name`` as the other finders do, and calls ``then`` after it has run."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_tell(module: ModuleType) -> None:
+                run(module)
+                self.then(module)
+
+            spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
+        return spec

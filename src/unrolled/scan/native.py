@@ -15,7 +15,13 @@ from torch.nn.utils.parametrize import is_parametrized
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import library, onnx, own, reference
-from unrolled.scan.operators import Optional, Weights, backward_operator, forward_operator
+from unrolled.scan.operators import (
+    Optional,
+    Weights,
+    backward_operator,
+    constant_in_graphs,
+    forward_operator,
+)
 
 KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 
@@ -134,7 +140,7 @@ def is_transformed(*tensors: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def missing() -> str | None:
     """Why there is no kernel library, in one line; None if there is one."""
     return library.missing()

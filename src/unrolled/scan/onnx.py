@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import State
-from unrolled.scan.operators import Weights
+from unrolled.scan.operators import Weights, constant_in_graphs
 
 _OPERATORS = {"elman": "RNN", "lstm": "LSTM", "gru": "GRU"}
 _GATES = {"elman": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def is_exporting() -> bool:
     """Whether ``torch.onnx.export`` is at work."""
     return torch.onnx.is_in_onnx_export()

@@ -9,7 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,18 @@ _LIBRARY.define(
     f"backward({_GIVEN}, Tensor[] states, Tensor kept, Tensor?[] d_states, Tensor?[] d_final, "
     "bool[] wanted, bool norms, float? clip) -> Tensor[]"
 )
+
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Let a compiler call ``function`` once, and take what it returns for a constant of its graph.
+
+    As ``torch.compiler.assume_constant_result``, which imports all of Dynamo: a second's work.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def forward_operator() -> Callable[..., Sequence[Tensor]]:
