@@ -15,7 +15,7 @@ from unrolled.bptt import Carry
 from unrolled.cells import elman
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report
-from unrolled.cli.runs import encoded, load
+from unrolled.cli.runs import add_model, chosen, data_of
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
@@ -36,7 +36,7 @@ BARE: dict[str, Any] = {
     "bidirectional": False,
     "seed": 0,
 }
-OF_A_RUN = ("data", "split")
+OF_A_RUN = ("data", "split", "model")
 NATS = "nats per token"
 
 
@@ -62,8 +62,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "run", nargs="?", type=Path, default=None, metavar="DIR", help="a run of 'unrolled train'"
+        "run",
+        nargs="?",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="a run of 'unrolled train'; by default the model in the box",
     )
+    add_model(parser, "zh")
     parser.add_argument(
         "--data",
         nargs="+",
@@ -106,7 +112,7 @@ def command(arguments: argparse.Namespace) -> None:
 
         require()
     with tempfile.TemporaryDirectory() as directory:
-        asked = _run(given, Path(directory)) if "run" in given else _bare(given)
+        asked = _bare(given) if "cell" in given else _run(given, Path(directory))
     with unrolled.watch(asked.model) as seen:
         loss = asked.loss(asked.model, *asked.batch)
         torch.autograd.backward(loss)
@@ -152,14 +158,14 @@ class _Asked(nn.Module):
 
 def _run(given: dict[str, Any], directory: Path) -> Question:
     """A run's model, and a batch of its text or of another, which is encoded in ``directory``."""
-    run, model = load(given["run"], TokenModel)  # type: ignore[type-abstract]
+    name, run, model, _ = chosen(given.get("run"), given.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
     split = given.get("split", "validation")
-    data = encoded(run, given["data"], directory) if "data" in given else run.dataset()
+    data = data_of(run, given.get("data"), directory)
     if not data.sentences(split):
         raise DataError(
             f"the {split} split is empty: give more text with --data, or another --split"
         )
-    about = (f"{given['run']}, {split}", run.weights_step(), model)
+    about = (f"{name}, {split}", run.weights_step(), model)
     if isinstance(model, LanguageModel) and data.is_continuous:
         return Question(*about, _of_window, NATS, _window(data, split))
     batches = data.batches(split, run.settings.batch_tokens)
@@ -226,10 +232,9 @@ def _of_last(layer: Recurrent, x: Tensor) -> Tensor:
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
-    if ("run" in given) == ("cell" in given):
-        got = "both" if "run" in given else "neither"
-        raise CallError(f"DIR and --cell: got {got}, expected one of them")
-    others, needed = (BARE, "--cell") if "run" in given else (dict.fromkeys(OF_A_RUN), "DIR")
+    if "run" in given and "cell" in given:
+        raise CallError("DIR and --cell: got both, expected one of them")
+    others, needed = (dict.fromkeys(OF_A_RUN), "a run") if "cell" in given else (BARE, "--cell")
     for name in others:
         if name in given:
             value = given[name]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrolled.cli.printing import print_json
-from unrolled.cli.runs import encoded, load
+from unrolled.cli.runs import add_model, chosen, data_of
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import DataError
 from unrolled.models import LanguageModel, TokenModel
@@ -24,7 +24,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="measure a model on held-out text",
         description="Cross-entropy in nats per token, perplexity, top-1 and top-5 on held-out text.",
     )
-    parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train'")
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="a run of 'unrolled train'; by default the model in the box",
+    )
+    add_model(parser, "zh")
     parser.add_argument(
         "--data",
         nargs="+",
@@ -38,9 +45,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def command(arguments: argparse.Namespace) -> None:
     """Evaluate, and print the scores."""
-    run, model = load(arguments.run, TokenModel)  # type: ignore[type-abstract]
+    _, run, model, _ = chosen(arguments.run, arguments.model, "zh", TokenModel)  # type: ignore[type-abstract]
     with tempfile.TemporaryDirectory() as directory:
-        data = encoded(run, arguments.data, Path(directory)) if arguments.data else run.dataset()
+        data = data_of(run, arguments.data, Path(directory))
         if not data.sentences(arguments.split):
             raise DataError(
                 f"the {arguments.split} split is empty: give more text with --data, or another --split"

@@ -6,21 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import tee
+from itertools import chain, tee
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unrolled.cli.options import not_negative, whole
-from unrolled.cli.printing import note, note_unknown, print_json, print_why, share_unknown
-from unrolled.cli.runs import load
+from unrolled.cli.printing import note, note_unknown, print_json, print_why
+from unrolled.cli.runs import add_model, chosen
+from unrolled.data import Tokenizer, Vocabulary
 from unrolled.data.corpora import lines, listed
 from unrolled.errors import CallError, DataError
 from unrolled.models import Cloze, Filled, Why, fill, fill_all, why
-from unrolled.models.filling import RESCORING
-from unrolled.training import Run
+from unrolled.models.filling import RESCORING, share_unknown
+from unrolled.pretrained import for_text
 
 NAMED = 5  # lines of a file that one note names
 
@@ -30,12 +31,18 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "fill",
         help="fill the blanks of a text",
-        description="Fill each blank of a text (three or more underscores, or <blank>) with one token.",
-        usage="unrolled fill DIR (TEXT | --input FILE [--output FILE]) [options]",
+        description="Fill each blank of a text (three or more underscores, or <blank>).",
+        usage="unrolled fill [DIR] (TEXT | --input FILE [--output FILE]) [options]",
     )
-    parser.add_argument("run", type=Path, metavar="DIR", help="a run of 'unrolled train cloze'")
+    run = parser.add_argument(
+        "run",
+        metavar="DIR",
+        help="a run of 'unrolled train cloze'; by default the model in the box",
+    )
     text = parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
-    text.required = False  # not nargs="?", which would refuse a TEXT that comes after options
+    # Not nargs="?", which would refuse a TEXT that comes after options.
+    run.required = text.required = False
+    add_model(parser, "the text's language")
     parser.add_argument(
         "--input",
         metavar="FILE",
@@ -50,9 +57,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--rescoring",
         type=not_negative,
-        default=RESCORING,
         metavar="N",
-        help=f"weight of how the rest of the text then reads ({RESCORING:g})",
+        help=f"weight of how the rest of the text then reads ({RESCORING:g}, or the model's own)",
     )
     parser.add_argument(
         "--why", action="store_true", help="say which other tokens spoke for what fills each blank"
@@ -63,26 +69,22 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def command(arguments: argparse.Namespace) -> None:
     """Fill the text, and print it with the candidates for each blank; or a file, line by line."""
+    alone = arguments.run
+    if arguments.text is None and arguments.input is None and alone and not Path(alone).is_dir():
+        arguments.run, arguments.text = None, alone
     given = [name for name in ("text", "input") if getattr(arguments, name) is not None]
     if len(given) != 1:
         got = "both" if given else "neither"
         arguments.refuse(f"TEXT, --input: got {got}, expected one of them")
     if arguments.output is not None and arguments.input is None:
         arguments.refuse("--output: got it without --input, expected both")
-    run, model = load(arguments.run, Cloze)
     if arguments.input is not None:
-        _fill_lines(run, model, arguments)
+        _fill_lines(arguments)
         return
-    result = fill(
-        model,
-        run.vocabulary,
-        run.tokenizer,
-        arguments.text,
-        top=arguments.top,
-        rescoring=arguments.rescoring,
-    )
-    reasons = _reasons(run, model, result, arguments)
-    note_unknown(result.unknown, result.tokens, run.tokenizer.unit)
+    filler = _filler(arguments, arguments.text)
+    result = fill(*filler.parts, arguments.text, **filler.options)
+    reasons = filler.reasons(result)
+    note_unknown(result.unknown, result.tokens, filler.tokenizer.unit)
     if arguments.json:
         print_json(_record(result, reasons))
         return
@@ -91,15 +93,36 @@ def command(arguments: argparse.Namespace) -> None:
         found = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
         print(f"blank {number}: {found}")
     for reason in reasons:
-        print_why(reason, run.tokenizer)
+        print_why(reason, filler.tokenizer)
 
 
-def _reasons(run: Run, model: Cloze, result: Filled, arguments: argparse.Namespace) -> list[Why]:
-    """Why each blank is filled as it is, if that was asked for."""
-    return [
-        why(model, run.vocabulary, run.tokenizer, result, number)
-        for number in range(len(result.blanks) if arguments.why else 0)
-    ]
+class _Filler(NamedTuple):
+    """What fills blanks, and how."""
+
+    model: Cloze
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer
+    options: dict[str, Any]
+    says_why: bool
+
+    @property
+    def parts(self) -> tuple[Cloze, Vocabulary, Tokenizer]:
+        return self.model, self.vocabulary, self.tokenizer
+
+    def reasons(self, result: Filled) -> list[Why]:
+        """Why each blank is filled as it is, if that was asked for."""
+        count = len(result.blanks) if self.says_why else 0
+        return [why(*self.parts, result, number) for number in range(count)]
+
+
+def _filler(arguments: argparse.Namespace, text: str) -> _Filler:
+    """The model asked for; of those in the box the one that reads the language of ``text``."""
+    directory = None if arguments.run is None else Path(arguments.run)
+    _, run, model, tokenizer = chosen(directory, arguments.model, for_text(text), Cloze)
+    options: dict[str, Any] = {**run.filling, "top": arguments.top}
+    if arguments.rescoring is not None:
+        options["rescoring"] = arguments.rescoring
+    return _Filler(model, run.vocabulary, tokenizer, options, arguments.why)
 
 
 def _record(result: Filled, reasons: list[Why]) -> dict[str, Any]:
@@ -111,19 +134,20 @@ def _record(result: Filled, reasons: list[Why]) -> dict[str, Any]:
     return shown
 
 
-def _fill_lines(run: Run, model: Cloze, arguments: argparse.Namespace) -> None:
-    """Fill every line of a file that is not empty; one that cannot be filled does not end the run."""
+def _fill_lines(arguments: argparse.Namespace) -> None:
+    """Fill every line of a file that is not empty; one that cannot be filled does not end the run.
+
+    The first of them decides which model in the box is used, if one is.
+    """
     source: str = arguments.input
     _check_files(source, arguments.output)
-    numbers, texts = tee((n, t) for n, t in enumerate(lines(source), start=1) if t.strip())
-    results = fill_all(
-        model,
-        run.vocabulary,
-        run.tokenizer,
-        (text for _, text in texts),
-        top=arguments.top,
-        rescoring=arguments.rescoring,
-    )
+    asked = ((n, t) for n, t in enumerate(lines(source), start=1) if t.strip())
+    first_line = next(asked, None)
+    if first_line is None:
+        raise DataError(f"{listed([source])}: empty, expected one text a line")
+    filler = _filler(arguments, first_line[1])
+    numbers, texts = tee(chain([first_line], asked))
+    results = fill_all(*filler.parts, (text for _, text in texts), **filler.options)
     done = unknown = strange = faults = 0
     named: list[int] = []
     first = ""
@@ -139,8 +163,7 @@ def _fill_lines(run: Run, model: Cloze, arguments: argparse.Namespace) -> None:
                 faults += 1
                 print_json({"line": number, "error": str(result)}, file)
             else:
-                reasons = _reasons(run, model, result, arguments)
-                print_json({"line": number, **_record(result, reasons)}, file)
+                print_json({"line": number, **_record(result, filler.reasons(result))}, file)
                 unknown += bool(result.unknown)
                 lost, whole = share_unknown(result.unknown, result.tokens)
                 if 2 * lost > whole:
@@ -155,8 +178,6 @@ def _fill_lines(run: Run, model: Cloze, arguments: argparse.Namespace) -> None:
             f"most of the text is unknown to the model in {strange:,} of {done:,} lines "
             f"({which}); do not trust their answers"
         )
-    if not done:
-        raise DataError(f"{listed([source])}: empty, expected one text a line")
     if faults:
         raise DataError(
             f"{listed([source])}: {faults:,} of {done:,} lines could not be filled; "

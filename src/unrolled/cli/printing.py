@@ -14,6 +14,7 @@ from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
 from unrolled.lens import Report
 from unrolled.models import ContextToken, Why
+from unrolled.models.filling import share_unknown
 
 NEUTRAL, FOR, AGAINST = (140, 140, 140), (224, 127, 28), (42, 143, 208)  # grey, orange, blue
 UNITS: dict[Unit, str] = {"char": "characters", "word": "words"}
@@ -95,9 +96,3 @@ def note_unknown(unknown: Sequence[str], tokens: Sequence[str] = (), unit: Unit 
             f"most of the text, {lost:,} of {whole:,} {UNITS[unit]}, is unknown to the model; "
             "do not trust the answer"
         )
-
-
-def share_unknown(unknown: Sequence[str], tokens: Sequence[str]) -> tuple[int, int]:
-    """How many of ``tokens``, white space aside, are ``unknown``, and how many there are."""
-    strange, words = set(unknown), [token for token in tokens if token.strip()]
-    return sum(token in strange for token in words), len(words)

@@ -1,15 +1,28 @@
 """Runs as the commands take them."""
 
+import argparse
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from unrolled.cli.printing import note
-from unrolled.data import Dataset, sentences
-from unrolled.errors import RunError
+from unrolled.data import Dataset, Tokenizer, sentences
+from unrolled.errors import CallError, RunError
 from unrolled.models import TokenModel
+from unrolled.pretrained import NAMES
+from unrolled.pretrained import load as load_pretrained
 from unrolled.training import Run
+from unrolled.training.run import DATA
 
 M = TypeVar("M", bound=TokenModel)
+
+
+class Chosen(NamedTuple, Generic[M]):
+    """What a command works with; ``name`` is what it is called."""
+
+    name: str
+    run: Run
+    model: M
+    tokenizer: Tokenizer
 
 
 def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
@@ -24,6 +37,33 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
     if run.weights_step() == 0:
         note(f"{directory}: the weights are untrained; go on with 'unrolled train … --resume'")
     return run, model
+
+
+def add_model(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the option that chooses the model in the box, used where no DIR is given."""
+    parser.add_argument(
+        "--model", choices=NAMES, help=f"the model in the box, if no DIR is given ({default})"
+    )
+
+
+def chosen(directory: Path | None, model: str | None, default: str, wanted: type[M]) -> Chosen[M]:
+    """The run in ``directory``, or, if there is none, the model in the box."""
+    if directory is None:
+        box = load_pretrained(model or default)
+        return Chosen(
+            f"the model in the box, {box.name}", box.run, cast(M, box.model), box.tokenizer
+        )
+    if model is not None:
+        raise CallError(f"--model: got {model} with {directory}, expected one of them")
+    run, found = load(directory, wanted)
+    return Chosen(str(directory), run, found, run.tokenizer)
+
+
+def data_of(run: Run, sources: list[str] | None, directory: Path) -> Dataset:
+    """The text that the run was trained on, or other ``sources``, encoded in ``directory`` if need be."""
+    if not sources and (run.directory / DATA).exists():
+        return run.dataset()
+    return encoded(run, sources or list(run.command["data"]), directory)
 
 
 def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:

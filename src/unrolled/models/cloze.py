@@ -13,7 +13,7 @@ from unrolled.models.cross_entropy import linear_cross_entropy
 from unrolled.models.token_model import TokenModel
 from unrolled.shapes import real_steps
 
-SHARE_OF_WORDS = 0.5  # of the steps through words, those that a training step learns from
+SHARE_OF_WORDS = 0.25  # of the steps through words, those that a training step learns from
 
 
 class Cloze(TokenModel):

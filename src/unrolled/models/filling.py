@@ -211,6 +211,12 @@ def parts_between(tokenizer: Tokenizer, text: str) -> list[list[str]]:
     return [tokenizer.cut(part) for part in marked.split(MARK)]
 
 
+def share_unknown(unknown: Sequence[str], tokens: Sequence[str]) -> tuple[int, int]:
+    """How many of ``tokens``, white space aside, are ``unknown``, and how many there are."""
+    strange, words = set(unknown), [token for token in tokens if token.strip()]
+    return sum(token in strange for token in words), len(words)
+
+
 @dataclass(frozen=True)
 class _Search:
     """How blanks are filled."""

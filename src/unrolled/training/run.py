@@ -25,11 +25,13 @@ from unrolled.files import sync
 from unrolled.models import KINDS, TokenModel
 from unrolled.shapes import check_size
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
+from unrolled.training.packing import unpacked
 from unrolled.training.settings import Settings
 
 FORMAT = 1
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 WEIGHTS, TRAINING, DATA = "weights.safetensors", "training.safetensors", "data"
+FILLING = ("rescoring", "temperature")  # of ``unrolled.models.fill``, where a run says how
 BEGINNING, LOCK = ".beginning", ".lock"  # a run that is not yet one; a run at work
 
 
@@ -68,6 +70,10 @@ class Run:
             self.passage: int | None = None
             if self.settings.bptt == "truncated":
                 self.passage = check_size("passage", self.command["passage"])
+            self.filling: dict[str, float] = dict(config.get("filling", {}))
+            for name, value in self.filling.items():
+                if name not in FILLING or not isinstance(value, int | float) or not value > 0:
+                    raise ValueError(f"filling: got {name} = {value!r}, expected {FILLING} above 0")
             with torch.device("meta"):  # takes no memory, whatever the sizes
                 self.new_model()
             size: int = self.model_config["vocabulary_size"]
@@ -130,6 +136,10 @@ class Run:
         """The model with the best weights, ready for use (in eval mode)."""
         path = self.directory / WEIGHTS
         tensors, _ = read_tensors(path)
+        try:
+            tensors = unpacked(tensors)
+        except ValueError as error:
+            raise RunError(f"{path}: {error}; the weights are damaged") from None
         with torch.device("meta"):
             model = self.new_model()
         check_fit(model, tensors, path)
