@@ -7,7 +7,9 @@ SETUP := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f
 MINUTES ?= 5
 SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
-.PHONY: demo test check format docs bench generate native native-test sanitize neon-test wheel clean
+PRETRAINED ?= zh en
+
+.PHONY: demo test check format docs bench generate pretrain $(PRETRAINED:%=pretrain-%) native native-test sanitize neon-test wheel clean
 
 demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank, see its gradient
 	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --watch 1000 --out runs/demo --resume
@@ -42,6 +44,12 @@ bench: $(STAMPS)/bench  ## layers against torch.nn, JAX and ONNX Runtime, in one
 
 generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their equations
 	$(BIN)/python -m unrolled.compiler
+
+pretrain: $(STAMPS)/corpora  ## train the models in the box anew, one core each: 80 minutes; what was stopped goes on
+	@$(MAKE) --no-print-directory -j $(words $(PRETRAINED)) $(PRETRAINED:%=pretrain-%)
+
+$(PRETRAINED:%=pretrain-%): pretrain-%: $(STAMPS)/corpora
+	@$(BIN)/python -m unrolled.pretrained $*
 
 native:  ## build the kernels with CMake alone, in build/native, with warnings as errors
 	cmake -S . -B build/native -DUNROLLED_WERROR=ON

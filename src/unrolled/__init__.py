@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from unrolled import bptt, cells, data, lens, models, remedies, training
+from unrolled import bptt, cells, data, lens, models, pretrained, remedies, training
 from unrolled.layers import (
     GRU,
     LSTM,
@@ -16,6 +16,7 @@ from unrolled.layers import (
     restore,
 )
 from unrolled.lens import watch
+from unrolled.pretrained import fill
 
 __all__ = [
     "GRU",
@@ -29,8 +30,10 @@ __all__ = [
     "cells",
     "data",
     "explain",
+    "fill",
     "lens",
     "models",
+    "pretrained",
     "quantize",
     "remedies",
     "restore",

@@ -9,6 +9,7 @@ import torch
 import unrolled
 from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
+from unrolled.pretrained import CREDIT, NAMES
 from unrolled.scan import library, native
 
 OPTIONAL = (
@@ -48,13 +49,16 @@ def command(arguments: argparse.Namespace) -> None:
         },
         "cuda": torch.cuda.is_available(),
         "optional": optional,
+        "models": dict.fromkeys(NAMES, CREDIT),
         "corpora": {name: optional[corpus.package] is not None for name, corpus in CORPORA.items()},
     }
     if arguments.json:
         print_json(facts)
         return
     for name, fact in facts.items():
-        if name == "native":
+        if name == "models":
+            fact = f"{', '.join(NAMES)}, {CREDIT}"
+        elif name == "native":
             fact = reason or f"{sets[0]}, of {', '.join(sets)}"
         elif isinstance(fact, dict):
             fact = ", ".join(f"{key} {_told(value)}" for key, value in fact.items())

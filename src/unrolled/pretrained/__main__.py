@@ -88,6 +88,7 @@ def write(run: Run, directory: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Make the models that are named."""
     parser = argparse.ArgumentParser(
         prog="python -m unrolled.pretrained",
         description=__doc__,
