@@ -220,7 +220,6 @@ def test_a_model_whose_loss_is_nan_is_diagnosed(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ((), ("DIR", "--cell", "neither")),
         (("x", "--cell", "gru"), ("DIR", "--cell", "both")),
         (("x", "--hidden", 3), ("--hidden: got 3", "--cell")),
         (("x", "--bidirectional"), ("--bidirectional: got it, which", "--cell")),

@@ -112,7 +112,7 @@ def test_killed_while_it_prepares_and_while_it_trains_it_ends_at_the_same_bits(
     filled = run("fill", out, "老师昨天喝了一杯____。", "--json")
     candidates = json.loads(filled.stdout)["blanks"][0]["candidates"]
     assert len(candidates) == 5
-    assert json.loads(filled.stdout)["filled"] == f"老师昨天喝了一杯{candidates[0]['token']}。"
+    assert json.loads(filled.stdout)["filled"] == f"老师昨天喝了一杯{candidates[0]['text']}。"
     scores = json.loads(run("evaluate", out, "--json").stdout)
     assert scores["nats"] < math.log(40)  # far better than chance, of 57 tokens
 

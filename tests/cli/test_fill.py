@@ -85,7 +85,8 @@ def test_a_bad_line_ends_nothing_and_an_empty_one_is_passed_over(
 
 def test_a_call_that_contradicts_itself_gets_its_usage(batch: Path, call: Call) -> None:
     misused(call("fill", "x", "我____", "--input", batch), "TEXT, --input: got both")
-    misused(call("fill", "x"), "TEXT, --input: got neither")
+    misused(call("fill"), "TEXT, --input: got neither")
+    misused(call("fill", batch.parent), "TEXT, --input: got neither")
     misused(call("fill", "x", "我____", "--output", "y"), "--output: got it without --input")
 
 

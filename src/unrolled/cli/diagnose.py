@@ -36,6 +36,7 @@ BARE: dict[str, Any] = {
     "bidirectional": False,
     "seed": 0,
 }
+BOX = "DIR or the model in the box"
 OF_A_RUN = ("data", "split", "model")
 NATS = "nats per token"
 
@@ -234,7 +235,7 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
     if "run" in given and "cell" in given:
         raise CallError("DIR and --cell: got both, expected one of them")
-    others, needed = (dict.fromkeys(OF_A_RUN), "a run") if "cell" in given else (BARE, "--cell")
+    others, needed = (dict.fromkeys(OF_A_RUN), BOX) if "cell" in given else (BARE, "--cell")
     for name in others:
         if name in given:
             value = given[name]

@@ -287,6 +287,8 @@ def _moments(f: Callable[[Tensor], Tensor], q: float) -> tuple[float, float]:
 
 def _orthogonal(block: Tensor, gain: float = 1.0) -> None:
     """Redraw ``block`` with orthogonal rows or columns; of half precision there is no decomposition."""
+    if block.is_meta:  # it has no values
+        return
     wide = torch.promote_types(block.dtype, torch.float32)
     block.copy_(nn.init.orthogonal_(torch.empty_like(block, dtype=wide), gain))
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import unrolled
 from unrolled.data import Dataset, Tokenizer, Vocabulary
@@ -31,6 +32,7 @@ from unrolled.training.settings import Settings
 FORMAT = 1
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 WEIGHTS, TRAINING, DATA = "weights.safetensors", "training.safetensors", "data"
+DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
 FILLING = ("rescoring", "temperature")  # of ``unrolled.models.fill``, where a run says how
 BEGINNING, LOCK = ".beginning", ".lock"  # a run that is not yet one; a run at work
 
@@ -74,7 +76,7 @@ class Run:
             for name, value in self.filling.items():
                 if name not in FILLING or not isinstance(value, int | float) or not value > 0:
                     raise ValueError(f"filling: got {name} = {value!r}, expected {FILLING} above 0")
-            with torch.device("meta"):  # takes no memory, whatever the sizes
+            with _without_values():  # takes no memory, whatever the sizes
                 self.new_model()
             size: int = self.model_config["vocabulary_size"]
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -140,7 +142,7 @@ class Run:
             tensors = unpacked(tensors)
         except ValueError as error:
             raise RunError(f"{path}: {error}; the weights are damaged") from None
-        with torch.device("meta"):
+        with _without_values():
             model = self.new_model()
         check_fit(model, tensors, path)
         model.load_state_dict(tensors, strict=False, assign=True)
@@ -160,6 +162,24 @@ class Run:
     def save_weights(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
         """Replace the weights to be used by ``model``'s."""
         write_tensors(self.directory / WEIGHTS, weights_of(model), notes)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Random numbers are not drawn. Those of the meta device come by way of Dynamo: a second's work."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Modules made within have parameters without memory."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 @contextmanager

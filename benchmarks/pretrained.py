@@ -1,0 +1,68 @@
+"""The Chinese model in the box on Tatoeba's test split, beside its peers.
+
+``python -m benchmarks.pretrained [--runs NAME=DIR …] [--json FILE]`` prints top-1, top-5 and nats per
+character of the shipped file; of a two-sided 4-gram model of the same training split, without and with
+the text of reviews; and of any runs of 'unrolled train' on the same text. The end of a sentence, which
+only a language model predicts, is left out.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cloze import characters, ngram_characters, read, size
+from benchmarks.ngram import TwoSided
+from unrolled.cli.runs import data_of
+from unrolled.data import sentences
+from unrolled.pretrained import load
+from unrolled.training import Run
+
+TUNED = 300  # sentences of the validation split, for the 4-gram model's one number
+REVIEWS = "reviews-zh"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=DIR")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    box, rows = load("zh"), {}
+    with tempfile.TemporaryDirectory() as directory:
+        data = data_of(box.run, None, Path(directory))
+        rows["the model in the box"] = {"parameters": size(box.model)} | characters(box.model, data)
+        show("the model in the box", rows)
+        for given in arguments.runs:
+            name, _, path = given.partition("=")
+            run = Run(Path(path))
+            if run.vocabulary.tokens != box.run.vocabulary.tokens:
+                parser.error(f"--runs: {path} has another vocabulary, expected that of the box")
+            model = run.model()
+            rows[name] = {"parameters": size(model)} | characters(model, data)
+            show(name, rows)
+        validation, train = read(data, "validation")[:TUNED], read(data, "train")
+        encode, tokens = box.run.vocabulary.encode, box.run.tokenizer.tokens
+        more = (encode(tokens(text)) for text in sentences([REVIEWS]))
+        for name, text in (
+            ("two-sided 4-gram", train),
+            ("two-sided 4-gram, with reviews", itertools.chain(train, more)),
+        ):
+            peer = TwoSided(list(text), len(box.run.vocabulary))
+            peer.tune(validation)
+            rows[name] = {"alpha": peer.alpha} | ngram_characters(peer, data)
+            show(name, rows)
+        del data  # its files are mapped
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def show(name: str, rows: dict[str, Any]) -> None:
+    print(
+        f"{name:32}" + "  ".join(f"{key} {value}" for key, value in rows[name].items()), flush=True
+    )
+
+
+if __name__ == "__main__":
+    main()
