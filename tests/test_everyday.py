@@ -10,6 +10,7 @@ from benchmarks.everyday import LISTS, Sentence, Shares, accepted, met, parse, r
 from benchmarks.everyday import __main__ as program
 
 from tests.text import make_run
+from unrolled.cli.runs import Chosen
 from unrolled.errors import RunError
 from unrolled.models import Cloze
 from unrolled.models.filling import BLANK
@@ -82,6 +83,12 @@ def test_a_sentence_is_met_by_a_token_that_is_an_answer() -> None:
     sentences = [DAY, Sentence("我不____他。", ("相信", "信")), Sentence("我____了。", ("孤独",))]
     assert met(sentences, ["2", "4", "mANY", "信", "孤", "独"]) == [True, True, False]
     assert met(sentences, []) == [False] * 3
+
+
+def test_several_tokens_of_one_character_meet_an_answer_of_up_to_four() -> None:
+    sentences = [Sentence("____", (answer,)) for answer in ("Ab", "abc", "aaaa", "aaaaa")]
+    assert met(sentences, "ab", several=True) == [True, False, True, False]
+    assert met(sentences, ["a", "b", "abc"]) == [False, True, False, False]
 
 
 def test_the_rank_is_the_first_answers_among_five() -> None:
@@ -204,15 +211,15 @@ def test_the_peer_reads_the_numbers_that_the_network_reads(
     seen: list[list[int]] = []
     model = run.model()
     assert isinstance(model, Cloze)
-    context = Cloze.context
+    reading = Cloze.read
 
     def spied(self: Cloze, embedded, lengths, memory=None):  # type: ignore[no-untyped-def]
         table = self.embedding.weight
         seen.append([int((table == e).all(1).nonzero()[0]) for e in embedded[:, 0]])
-        return context(self, embedded, lengths, memory)
+        return reading(self, embedded, lengths, memory)
 
-    monkeypatch.setattr(Cloze, "context", spied)
-    program.network(run, model)(text)
+    monkeypatch.setattr(Cloze, "read", spied)
+    program.network(Chosen("", run, model, run.tokenizer))(text)
     numbers, place = program.numbered(run, text)
     assert numbers == seen[0]
     assert numbers[place] == 1

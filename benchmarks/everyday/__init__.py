@@ -1,6 +1,6 @@
 """Everyday sentences with one blank: two test lists, and how many of their blanks a cloze run fills.
 
-    python -m benchmarks.everyday RUN_DIR [--list zh|en] [--json FILE] [--show]
+    python -m benchmarks.everyday [RUN_DIR] [--list zh|en] [--json FILE] [--show]
 
 The lists are test sets: nothing is trained, tuned or selected on them.
 """
@@ -13,6 +13,7 @@ from unrolled.models.filling import BLANK
 
 LISTS = ("zh", "en")
 TOP = 5
+LONGEST = 4  # tokens of what fills a blank, where they may be several
 
 
 class Sentence(NamedTuple):
@@ -65,10 +66,21 @@ def accepted(sentence: Sentence, candidate: str) -> bool:
     return candidate.casefold() in {answer.casefold() for answer in sentence.answers}
 
 
-def met(sentences: Iterable[Sentence], tokens: Iterable[str]) -> list[bool]:
-    """For each sentence whether one of ``tokens``, alone, is an answer."""
+def met(
+    sentences: Iterable[Sentence], tokens: Iterable[str], *, several: bool = False
+) -> list[bool]:
+    """For each sentence whether one of ``tokens``, alone, is an answer; or, if ``several``, up to four.
+
+    ``several`` is for tokens of one character.
+    """
     folded = {token.casefold() for token in tokens}
-    return [any(answer.casefold() in folded for answer in s.answers) for s in sentences]
+
+    def can_be(answer: str) -> bool:
+        if several and len(answer) <= LONGEST:
+            return folded.issuperset(answer.casefold())
+        return answer.casefold() in folded
+
+    return [any(map(can_be, s.answers)) for s in sentences]
 
 
 def rank(sentence: Sentence, candidates: Sequence[str]) -> int | None:

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,10 @@ import benchmarks.everyday
 from benchmarks import cloze
 from benchmarks.everyday import LISTS, TOP, Sentence, Shares, met, rank, read, scored
 from benchmarks.ngram import TwoSided
-from unrolled.cli.runs import load
+from unrolled.cli import runs
 from unrolled.data.vocabulary import END, SPECIALS, UNKNOWN
 from unrolled.models import Cloze, fill
-from unrolled.models.filling import BLANK, MARK
+from unrolled.models.filling import BLANK, MARK, RESCORING
 from unrolled.training import Run
 
 TUNED = 300  # sentences of the validation split, for the peer's one number
@@ -35,16 +36,18 @@ class Result(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parsed(arguments)
-    run, model = load(given.run, Cloze)
-    sentences = read(given.list)
-    meets = met(sentences, run.vocabulary.tokens[len(SPECIALS) :])
+    chosen = runs.chosen(given.run, None, given.list, Cloze)
+    run, sentences = chosen.run, read(given.list)
+    several = chosen.model.join_words is not None
+    meets = met(sentences, run.vocabulary.tokens[len(SPECIALS) :], several=several)
     peer = built(run)
-    guesses = {"network": network(run, model), "two-sided 4-gram": ngram(run, peer)}
+    guesses = {"network": network(chosen), "two-sided 4-gram": ngram(run, peer)}
     results = {name: judged(sentences, meets, guess) for name, guess in guesses.items()}
 
     print(
-        f"{len(sentences)} sentences ({given.list}); {sum(meets)} can be met by one token of the "
-        f"{len(run.vocabulary) - len(SPECIALS):,} that {given.run} knows"
+        f"{len(sentences)} sentences ({given.list}); {sum(meets)} can be met by "
+        f"{'one to four tokens' if several else 'one token'} of the "
+        f"{len(run.vocabulary) - len(SPECIALS):,} that {chosen.name} knows"
     )
     show(results, len(sentences), sum(meets))
     if given.show:
@@ -63,7 +66,13 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=benchmarks.everyday.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="of 'unrolled train cloze'")
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        metavar="RUN_DIR",
+        help="of 'unrolled train cloze'; by default the model in the box",
+    )
     parser.add_argument("--list", choices=LISTS, default="zh", help="of which language (zh)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument(
@@ -74,11 +83,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def network(run: Run, model: Cloze) -> Guess:
+def network(chosen: runs.Chosen[Cloze]) -> Guess:
     """What ``unrolled fill`` proposes."""
+    parts, options = (chosen.model, chosen.run.vocabulary, chosen.tokenizer), chosen.run.filling
 
     def guess(text: str) -> list[str]:
-        blank = fill(model, run.vocabulary, run.tokenizer, text, top=TOP).blanks[0]
+        (blank,) = fill(*parts, text, top=TOP, rescoring=options.get("rescoring", RESCORING)).blanks
         return [candidate.text for candidate in blank.candidates]
 
     return guess
@@ -86,9 +96,11 @@ def network(run: Run, model: Cloze) -> Guess:
 
 def built(run: Run) -> TwoSided:
     """The peer, of the run's training split."""
-    data = run.dataset()
-    peer = TwoSided(cloze.read(data, "train"), len(run.vocabulary))
-    peer.tune(cloze.read(data, "validation")[:TUNED])
+    with tempfile.TemporaryDirectory() as directory:
+        data = runs.data_of(run, None, Path(directory))
+        peer = TwoSided(cloze.read(data, "train"), len(run.vocabulary))
+        peer.tune(cloze.read(data, "validation")[:TUNED])
+        del data  # its files are mapped
     return peer
 
 
