@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from unrolled.compiler import build
-
 VERSION = 5  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
@@ -275,13 +273,17 @@ def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
     with _building:  # one thread at a time
         found = _loaded(name, instructions, dtype)
     if isinstance(found, str):
-        raise build.CannotBuild(found)
+        from unrolled.compiler.build import CannotBuild
+
+        raise CannotBuild(found)
     return found
 
 
 @cache
 def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel | str:
     """The kernel, or why there is none: what has failed is not tried at every call."""
+    from unrolled.compiler import build
+
     text, struct = _own[name]
     number = {4: "float", 8: "double"}[dtype.itemsize]
     try:

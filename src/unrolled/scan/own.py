@@ -5,18 +5,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from unrolled import compiler
 from unrolled.cells import Cell, State
-from unrolled.compiler import build
 from unrolled.scan import library
 from unrolled.scan.operators import Weights
 from unrolled.shapes import check_projected, real_steps
+
+if TYPE_CHECKING:  # imported by whoever compiles
+    from unrolled import compiler
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Recipe:
     """How one cell is run by its kernel."""
 
     name: str
-    trace: compiler.Trace
+    trace: "compiler.Trace"
     vectors: dict[str, int]
     weights: dict[str, tuple[int, int]]
     """The weights of the products in the step; rows and columns in blocks of H."""
@@ -208,6 +209,9 @@ def recipe(cell: Cell) -> Recipe | str:
 
 
 def _made(cell: Cell) -> Recipe | str:
+    from unrolled import compiler
+    from unrolled.compiler import build
+
     why = build.obstacle()
     if why is not None:
         return why
@@ -253,11 +257,13 @@ def by_name(name: str) -> Recipe:
 
 def built(cell: Cell, dtype: torch.dtype) -> str | None:
     """Compile what ``cell`` needs for ``dtype``; why it could not be done, or ``None``."""
+    from unrolled.compiler.build import CannotBuild
+
     found = recipe(cell)
     if isinstance(found, str):
         return found
     try:
         library.kernel(found.name, dtype)
-    except build.CannotBuild as error:
+    except CannotBuild as error:
         return str(error)
     return None
