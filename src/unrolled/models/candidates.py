@@ -110,7 +110,26 @@ def _tokens(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Gues
 
 
 def _words(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Guess]]:
-    """The ``count`` most probable words that a beam search finds for each blank.
+    """The ``count`` most probable words that are found for each blank.
+
+    Of the words of one token there is a second estimate, p(c | rest) of a single token, which knows
+    that it is one. What they have together is shared out by the geometric mean of the two.
+    """
+    found = _spelt(model, blanks)
+    rows = [(blank.numbers, _around(blank.place)) for blank in blanks]
+    estimates = (p for part in _read(model, rows, model.logits) for p in part)
+    for guesses, p in zip(found, estimates, strict=True):
+        single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
+        own = torch.tensor([guesses[k].probability for k in single], dtype=torch.float64)
+        other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
+        shares = own.sum() * torch.softmax((own.log() + other) / 2, -1)
+        for k, share in zip(single, shares.tolist(), strict=True):
+            guesses[k] = guesses[k]._replace(probability=share)
+    return [sorted(of, key=lambda guess: -guess.probability)[:count] for of in found]
+
+
+def _spelt(model: Cloze, blanks: Sequence[Blank]) -> list[list[Guess]]:
+    """The most probable words that a beam search finds for each blank.
 
     A word is a product of steps, the last of which closes it; a blank is not empty. Of the beginnings
     of each length the ``FOLLOWED`` most probable are gone on with.
@@ -133,7 +152,7 @@ def _words(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Guess
                     begun[k].append(((*tokens, token + len(SPECIALS)), so_far + step))
             done += len(p)
         begun = [sorted(of, key=lambda one: -one[1])[:width] for of in begun]
-    return [sorted(of, key=lambda guess: -guess.probability)[:count] for of in found]
+    return found
 
 
 # --- Reading -------------------------------------------------------------------------------------
