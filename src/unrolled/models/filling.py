@@ -19,10 +19,15 @@ from unrolled.shapes import check_size
 BLANK = regex.compile(r"[_＿]{3,}|<blank>")
 MARK = "\ue000"  # stands for a blank while the text is normalised: of private use, unchanged by it
 LONGEST_TEXT = 1_000  # tokens
+MOST_BLANKS = 20
+CONTEXT = 60  # tokens on either side of a blank that are read to fill it
 TOGETHER = 256  # texts that are filled at a time
 LARGEST = 1 << 20  # candidates that are held at a time
 BEAM = 8  # fillings of several blanks that are gone on with
-SETTLING = 3  # rounds in which each of several blanks is filled anew, knowing the others
+SETTLING = (
+    3  # rounds in which each of up to FEW blanks is filled anew, knowing the others; else one
+)
+FEW = 4
 TINY = 1e-300  # what a share that has come to nothing counts as
 RESCORING = 0.25  # the weight of how the rest of the sentence reads, chosen on the validation split
 
@@ -78,7 +83,8 @@ def fill(
     Several blanks are filled jointly: a beam search over their fillings (c_1, c_2, …) goes from the
     surest blank on, by p(c_1 | rest) · p(c_2 | rest, c_1) · …, the blanks still open read as
     ``<unk>``; then each blank's candidates are found anew, knowing what fills the others, until all
-    agree or ``SETTLING`` rounds have passed.
+    agree or ``SETTLING`` rounds have passed (one round of more than ``FEW`` blanks). The rest is what
+    stands within ``CONTEXT`` tokens of a blank.
 
     Args:
         model: a trained one.
@@ -91,7 +97,9 @@ def fill(
         temperature: above 0; more than 1 makes the probabilities more alike.
 
     Raises:
-        CallError: the text has no blank, nothing but blanks, or is longer than ``LONGEST_TEXT``.
+        CallError: the text has no blank, more than ``MOST_BLANKS`` or nothing else, or is longer than
+            ``LONGEST_TEXT``.
+        TypeError: ``text`` is no string.
         ValueError: ``rescoring`` is below 0, or ``temperature`` is not above 0.
     """
     (result,) = fill_all(
@@ -170,7 +178,8 @@ class _Sentence:
                 place = len(numbers)
             numbers += (UNKNOWN,) if k == which or tokens is None else tokens
             numbers += part
-        return search.Blank(numbers, place)
+        start = max(0, place - CONTEXT)
+        return search.Blank(numbers[start : place + CONTEXT + 1], place - start)
 
     def result(self, vocabulary: Vocabulary, found: list[list[Guess]]) -> Filled:
         blanks = [
@@ -188,10 +197,16 @@ def _text(vocabulary: Vocabulary, tokens: Tokens) -> str:
 
 def _sentence(vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> _Sentence:
     """``text`` with all blanks open; CallError if it cannot be filled."""
+    if not isinstance(text, str):
+        raise TypeError(f"text: got {type(text).__name__}, expected a string")
     starts = [match.start() for match in BLANK.finditer(text)]
     if not starts:
         raise CallError(
             "no blank in the text: mark each with three or more underscores, or <blank>"
+        )
+    if len(starts) > MOST_BLANKS:
+        raise CallError(
+            f"the text has {len(starts):,} blanks, expected {MOST_BLANKS} at the most; fill it in parts"
         )
     between = parts_between(tokenizer, text)
     rest = [token for part in between for token in part]
@@ -250,8 +265,8 @@ class _Search:
         fillings = self._jointly(sentences)
         found: list[list[list[Guess]]] = [[[] for _ in s.starts] for s in sentences]
         moving = set(range(len(sentences)))
-        for _ in range(SETTLING):
-            asked = sorted(moving)
+        for turn in range(SETTLING):
+            asked = sorted(k for k in moving if turn == 0 or len(sentences[k].starts) <= FEW)
             moving = set()
             for which in range(max((len(sentences[k].starts) for k in asked), default=0)):
                 having = [k for k in asked if which < len(sentences[k].starts)]

@@ -98,6 +98,8 @@ def fill(text: str, *, top: int = 5, model: str | None = None) -> Filled:
     Warns:
         UserWarning: most of the text is unknown to the model.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text: got {type(text).__name__}, expected a string")
     box = load(for_text(text) if model is None else model)
     result = fill_by(box.model, box.run.vocabulary, box.tokenizer, text, top=top, **box.run.filling)
     lost, whole = share_unknown(result.unknown, result.tokens)

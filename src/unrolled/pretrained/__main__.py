@@ -9,6 +9,7 @@ the validation split, and the test split is measured with the rounded weights.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def write(run: Run, directory: Path) -> dict[str, Any]:
     return {"temperature": temperature, **figures}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the models that are named."""
     parser = argparse.ArgumentParser(
         prog="python -m unrolled.pretrained",
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=float, help="for a quick look; the files are not the box's"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     for name in arguments.names or NAMES:
         if name not in NAMES:
