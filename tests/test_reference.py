@@ -10,7 +10,9 @@ REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text("
 LISTED = re.findall(r"^\.\. (?:auto|py:)\w+:: (?:[\w.]+\.)?(\w+)$", REFERENCE, re.M)
 
 
-@pytest.mark.parametrize("package", ["bptt", "cells", "data", "lens", "models", "pretrained", "training"])
+@pytest.mark.parametrize(
+    "package", ["bptt", "cells", "data", "lens", "models", "pretrained", "training"]
+)
 def test_what_a_package_exports_is_listed(package: str) -> None:
     exported = import_module(f"unrolled.{package}").__all__
     assert exported and set(exported) <= set(LISTED)

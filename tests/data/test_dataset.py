@@ -3,11 +3,13 @@ import random
 import tracemalloc
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.text import corpus
 from unrolled.data import Dataset, Tokenizer, Vocabulary, split_of
@@ -443,3 +445,112 @@ def test_passages_that_were_not_written_so_are_refused(begun: list[int], tmp_pat
     (tmp_path / "train.passages").write_bytes(np.array(begun, "<i8").tobytes())
     with pytest.raises(DataError, match=r"train\.passages"):
         Dataset(tmp_path, len(vocabulary))
+
+
+# Where words end
+
+
+def ends_of(data: Dataset, split: str) -> list[list[bool]]:
+    """The stored ends of each sentence of ``split``, in the order of the file."""
+    assert data.ends[split].dtype == np.bool_
+    return [data.ends[split][i:j].tolist() for i, j in pairwise(data.offsets[split].tolist())]
+
+
+MIXED = [*TEXT, *(f"我在Python {k}里买了手机，it's {k}.5 ok" for k in range(60)), "", "书"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_batch_says_where_the_words_of_its_sentences_end(
+    order: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    data, _ = written(tmp_path, MIXED, words=True)
+    for split in SPLITS:
+        texts = [s for s in map(CHAR.normalise, MIXED) if s and split_of(s) == split]
+        batches, seen = data.batches(split, 333, shuffle=order), 0
+        for rows, (tokens, lengths, ends) in zip(batches.rows(), batches, strict=True):
+            assert ends is not None
+            assert (ends.dtype, ends.shape) == (torch.bool, tokens.shape)
+            for lane, row in enumerate(rows.tolist()):
+                length = int(lengths[lane])
+                expected = [True, *CHAR.ends(texts[row]), True]
+                assert ends[:length, lane].tolist() == expected
+                assert ends[length:, lane].all()
+                seen += 1
+        assert seen == len(texts) > 10
+    assert not all(map(all, ends_of(data, "train")))  # words of several characters are there
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4, 5, 200])
+@pytest.mark.parametrize(
+    "text", ["我" + "手机电脑" * 9, "他买了手机。手机很好!我们去公园玩,a long word"]
+)
+def test_where_a_sentence_is_cut_a_word_ends(text: str, longest: int, tmp_path: Path) -> None:
+    data, _ = written(tmp_path, [text], longest=longest, words=True)
+    (split,) = (s for s in SPLITS if data.sentences(s))
+    whole, start, broken = CHAR.ends(CHAR.normalise(text)), 0, 0
+    for ends in ends_of(data, split):
+        stop = start + len(ends) - 2
+        assert ends == [True, *whole[start : stop - 1], True, True]
+        broken += not whole[stop - 1]
+        start = stop
+    assert start == len(text)
+    assert (broken > 0) == (longest < 200)
+
+
+def test_of_words_as_tokens_each_ends_one(tmp_path: Path) -> None:
+    data, _ = written(tmp_path, MIXED, Tokenizer("word"), words=True)
+    for split in SPLITS:
+        assert data.ends[split].all() and len(data.ends[split]) == len(data.tokens[split])
+
+
+def test_nothing_is_said_of_words_unless_asked_for(tmp_path: Path) -> None:
+    data, _ = written(tmp_path / "a", MIXED)
+    assert data.ends == {} and not list((tmp_path / "a").glob("*.ends"))
+    assert all(ends is None for _, _, ends in data.batches("train", 333))
+    written(tmp_path / "b", MIXED, words=True)
+    for path in (tmp_path / "a").iterdir():  # and all else is the same
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_passages_say_where_words_end_too(tmp_path: Path) -> None:
+    data, _ = written(tmp_path, MIXED, passage=7, words=True)
+    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for k, sentence in enumerate(MIXED):
+        texts[split_of(f"passage {k // 7}")] += [CHAR.normalise(sentence)] if sentence else []
+    for split in SPLITS:
+        assert ends_of(data, split) == [[True, *CHAR.ends(s), True] for s in texts[split]]
+
+
+def test_words_written_in_chunks_are_those_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "a", MIXED, words=True)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    written(tmp_path / "b", MIXED, words=True)
+    for name in (f"{split}.ends" for split in SPLITS):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-1],
+        lambda whole: whole + b"\x01",
+        lambda whole: b"\0" * len(whole),
+        lambda whole: whole[:-1] + b"\0",  # </s>
+        lambda whole: whole[:-2] + b"\0\x01",  # the token before it
+        lambda whole: b"\x01" + whole[:-1],  # moved by one
+    ],
+    ids=["empty", "short", "long", "zeros", "no </s>", "last word open", "moved"],
+)
+def test_ends_that_are_not_those_of_the_tokens_are_refused(
+    split: str, damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    _, vocabulary = written(tmp_path, MIXED, words=True)
+    path = tmp_path / f"{split}.ends"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"cannot be read .{split}\.ends") as caught:
+        Dataset(tmp_path, len(vocabulary))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 import builtins
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,42 @@ def test_chinese_words_join_without_a_space() -> None:
         assert WORD.join(WORD.tokens(part)) == WORD.normalise(part)
 
 
+def words_of(text: str) -> list[str]:
+    """``text``, normalised, cut after each character that is the last of its word."""
+    ends = CHAR.ends(text)
+    assert len(ends) == len(CHAR.cut(text))
+    after = [0, *(k + 1 for k, is_last in enumerate(ends) if is_last)]
+    assert after[-1] == len(text)  # the last character ends a word
+    return [text[i:j] for i, j in pairwise(after)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("他买了手机,很高兴!", ["他", "买", "了", "手机", ",", "很", "高兴", "!"]),
+        ("Don't stop, it's 3.14.", ["Don't", " ", "stop", ",", " ", "it's", " ", "3.14", "."]),
+        ("他在Python里找到了答案", ["他", "在", "Python", "里", "找到", "了", "答案"]),
+        ("手机 手机", ["手机", " ", "手机"]),
+        ("电脑", ["电脑"]),
+        ("a", ["a"]),
+        ("", []),
+    ],
+)
+def test_words_end_where_a_reader_would_say(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@given(st.text() | st.text(alphabet="我们今天买手机电脑ab1 .,'\u0301\u3000"))
+def test_characters_end_words_where_the_words_do(text: str) -> None:
+    normal = CHAR.normalise(text)
+    assert [word for word in words_of(normal) if word.strip()] == WORD.cut(normal)
+
+
+@pytest.mark.parametrize("text", ["我们今天去公园玩。", "It's  well-known.", "", "a b"])
+def test_each_token_that_is_a_word_ends_one(text: str) -> None:
+    assert WORD.ends(WORD.normalise(text)) == [True] * len(WORD.tokens(text))
+
+
 def test_another_unit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'byte'.*'char' or 'word'"):
         Tokenizer("byte")  # type: ignore[arg-type]
@@ -148,6 +185,7 @@ def test_another_unit_is_refused() -> None:
             lambda: Tokenizer("char", simplify=True).tokens("手機"),
         ),
         ("rjieba", "rjieba", segmenter, lambda: WORD.tokens("手机")),
+        ("rjieba", "rjieba", segmenter, lambda: CHAR.ends("手机")),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -177,3 +215,4 @@ def test_text_without_chinese_needs_no_chinese_package(monkeypatch: pytest.Monke
     for module in ("opencc", "rjieba"):
         monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
     assert Tokenizer("word", simplify=True).tokens("No need.") == ["No", "need", "."]
+    assert CHAR.ends("No!") == [False, True, True]

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,24 +11,27 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.models.words import priors, random_cloze, single
 from tests.text import corpus
 from unrolled.data import Dataset, Tokenizer, Vocabulary
-from unrolled.data.vocabulary import SPECIALS
+from unrolled.data.vocabulary import END, SPECIALS, START, UNKNOWN
 from unrolled.errors import CallError
 from unrolled.models import Cloze, fill, fill_all
 from unrolled.models import candidates as search
 from unrolled.models import filling as module
-from unrolled.models.filling import Filled
+from unrolled.models.filling import Blank, Filled, Filling
 
 CHAR = Tokenizer("char")
 
 
-def trained(unit: str, directory: Path) -> tuple[Cloze, Vocabulary, Tokenizer]:
+def trained(
+    unit: str, directory: Path, *, words: bool = False
+) -> tuple[Cloze, Vocabulary, Tokenizer]:
     """A cloze model that knows the grammar of ``tests.text``."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(unit)  # type: ignore[arg-type]
-    data, vocabulary = Dataset.write(directory, corpus(600), tokenizer, longest=50)
-    model = Cloze(len(vocabulary), 24, embedding_size=12, cell="gru", dropout=0.0)
+    data, vocabulary = Dataset.write(directory, corpus(600), tokenizer, longest=50, words=words)
+    model = Cloze(len(vocabulary), 24, embedding_size=12, cell="gru", dropout=0.0, words=words)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for epoch in range(6):
         for batch in data.batches("train", 400, shuffle=(0, epoch)):
@@ -45,6 +49,12 @@ def by_char(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cloze, Vocabulary
 @pytest.fixture(scope="module")
 def by_word(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cloze, Vocabulary, Tokenizer]:
     return trained("word", tmp_path_factory.mktemp("word"))
+
+
+@pytest.fixture(scope="module")
+def of_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cloze, Vocabulary, Tokenizer]:
+    """By characters, and it learned words of several."""
+    return trained("char", tmp_path_factory.mktemp("words"), words=True)
 
 
 Parts = tuple[Cloze, Vocabulary, Tokenizer]
@@ -174,6 +184,233 @@ def test_several_blanks_are_filled_as_one_after_the_other_by_hand(by_char: Parts
         numbers[k] = int(rows[k].argmax())
         open_places.remove(k)
     assert fill(*by_char, text, rescoring=0).filled == "".join(vocabulary.decode(numbers))
+
+
+# Several blanks together
+
+
+def joint(parts: Parts, text: str) -> Filling:
+    """What fills the blanks of ``text`` before they settle."""
+    model, vocabulary, tokenizer = parts
+    searching = module._Search(model, vocabulary, 5, 0.0, 1.0)
+    with torch.no_grad():
+        (found,) = searching._jointly([module._sentence(vocabulary, tokenizer, text)])
+    return found
+
+
+def joint_by_hand(parts: Parts, text: str, longest: int, beam: int) -> tuple[list[int], Filling]:
+    """The order of the blanks, and the best of all ways to fill them, each tried if ``beam`` is wide.
+
+    The next blank is the open one with the most probable single token, the best beginning given;
+    each step of the chain rule sees what fills the blanks before it, and ``<unk>`` in the others.
+    """
+    model, vocabulary, _ = parts
+    pieces = [
+        vocabulary.encode(part)[1:-1] for part in text.replace("<blank>", "____").split("____")
+    ]
+
+    def sentence(filling: Filling, which: int) -> tuple[list[int], int]:
+        numbers, place = [START, *pieces[0]], 0
+        for k, tokens in enumerate(filling):
+            place = len(numbers) if k == which else place
+            numbers += [*(tokens or (UNKNOWN,)), *pieces[k + 1]]
+        return [*numbers, END], place
+
+    fillings: dict[Filling, float] = {(None,) * (len(pieces) - 1): 1.0}
+    order: list[int] = []
+    while None in (best := max(fillings, key=lambda filling: fillings[filling])):
+        peaks = {
+            k: max(single(model, *sentence(best, k)).values())
+            for k, tokens in enumerate(best)
+            if tokens is None
+        }
+        which = max(peaks, key=lambda k: peaks[k])
+        order.append(which)
+        longer: dict[Filling, float] = {}
+        for filling, p in fillings.items():
+            steps = priors(model, *sentence(filling, which), longest)
+            for tokens in sorted(steps, key=lambda one: -steps[one])[:beam]:
+                longer[(*filling[:which], tokens, *filling[which + 1 :])] = p * steps[tokens]
+        width = max(1, 2 * beam // len(best))
+        fillings = dict(sorted(longer.items(), key=lambda one: -one[1])[:width])
+    return order, best
+
+
+TOGETHER = ("a____bc____a", "____c____", "b____<blank>a", "____b____a____", "c____<blank>____")
+
+
+@pytest.mark.parametrize("words", [True, False], ids=["words", "tokens"])
+@pytest.mark.parametrize("beam", [1, 2, 3, 10_000])
+def test_the_joint_filling_is_the_most_probable_of_all_that_the_beam_holds(
+    beam: int, words: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEAM", beam)
+    monkeypatch.setattr(search, "FOLLOWED", (100,) * 2)
+    orders, lengths = set(), set()
+    for seed in range(4):
+        parts = (random_cloze(3, words=words, seed=seed), Vocabulary([*SPECIALS, *"abc"]), CHAR)
+        for text in TOGETHER[: 3 if words and beam > 3 else None]:
+            order, expected = joint_by_hand(parts, text, 2, beam)
+            assert joint(parts, text) == expected, text
+            orders.add(tuple(order))
+            lengths |= {len(tokens) for tokens in expected if tokens is not None}
+    assert orders >= {(0, 1), (1, 0)}
+    assert lengths == ({1, 2} if words else {1})
+
+
+def test_one_blank_after_the_other_would_not_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beam matters: with one filling to go on with, the best of all is missed."""
+    monkeypatch.setattr(search, "FOLLOWED", (100,) * 2)
+    parts = (random_cloze(3, seed=1), Vocabulary([*SPECIALS, *"abc"]), CHAR)
+    texts = [*TOGETHER, "____a____c", "a____b____", "cc____<blank>"]
+    found = []
+    for beam in (1, 10_000):
+        monkeypatch.setattr(module, "BEAM", beam)
+        found.append([joint(parts, text) for text in texts])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("rescoring", [0.0, 0.25])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "他昨天____了一杯____。",
+        "老师昨天____<blank>一碗米饭。",
+        "____昨天____一____咖啡。",
+        "我____想____。",
+        "____喜欢看____,不喜欢____看。",
+        "妈妈____要喝一<blank>___吗?",
+        "____,____想看电影。",
+    ],
+)
+def test_what_has_settled_is_the_best_for_each_blank_given_the_others(
+    text: str, rescoring: float, of_words: Parts, by_char: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLING", 50)  # until all agree
+    for parts in (of_words, by_char):
+        model, *rest = parts
+        parts = (copy.deepcopy(model).double(), *rest)
+        result = fill(*parts, text, top=6, rescoring=rescoring)
+        words = best(result)
+        for k, blank in enumerate(result.blanks):
+            chosen = iter([*words[:k], "____", *words[k + 1 :]])
+            alone = module.BLANK.sub(lambda _: next(chosen), text)  # noqa: B023, used at once
+            (other,) = fill(*parts, alone, top=6, rescoring=rescoring).blanks
+            assert [c.text for c in blank.candidates] == [c.text for c in other.candidates]
+            wanted = pytest.approx([c.probability for c in other.candidates], rel=2e-13)
+            assert [c.probability for c in blank.candidates] == wanted
+
+
+def settled_by_hand(parts: Parts, text: str, rounds: int) -> tuple[list[Blank], list[str], int]:
+    """The blanks, each filled alone, the others given, in rounds; their words, and rounds that moved."""
+    words = ["".join(parts[1].tokens[n] for n in tokens or ()) for tokens in joint(parts, text)]
+    blanks: list[Blank | None] = [None] * len(words)
+    moved = 0
+    for _ in range(rounds):
+        before = list(words)
+        for k in range(len(words)):
+            chosen = iter([*words[:k], "____", *words[k + 1 :]])
+            alone = module.BLANK.sub(lambda _: next(chosen), text)  # noqa: B023, used at once
+            (blanks[k],) = fill(*parts, alone, top=4, rescoring=0).blanks
+            words[k] = blanks[k].candidates[0].text  # type: ignore[union-attr]
+        if words == before:
+            break
+        moved += 1
+    return blanks, words, moved  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("words", [True, False], ids=["words", "tokens"])
+@pytest.mark.parametrize("rounds", [1, 2, 20])
+def test_blanks_settle_one_after_the_other_as_by_hand(
+    rounds: int, words: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLING", rounds)
+    monkeypatch.setattr(search, "FOLLOWED", (100,) * 2)
+    moved = []
+    for seed in range(4):
+        parts = (random_cloze(3, words=words, seed=seed), Vocabulary([*SPECIALS, *"abc"]), CHAR)
+        for text in TOGETHER:
+            blanks, chosen, times = settled_by_hand(parts, text, rounds)
+            result = fill(*parts, text, top=4, rescoring=0)
+            assert best(result) == chosen
+            moved.append(times)
+            for one, other in zip(result.blanks, blanks, strict=True):
+                assert [c.text for c in one.candidates] == [c.text for c in other.candidates]
+                wanted = pytest.approx([c.probability for c in other.candidates], rel=1e-11)
+                assert [c.probability for c in one.candidates] == wanted
+    assert 0 in moved and max(moved) >= min(rounds, 2)  # some had nothing to settle, others had
+
+
+# Words of several characters
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("老师昨天买了一部____。", "手机"),
+        ("我昨天看了一场____。", "电影"),
+        ("妈妈今天吃了一碗____。", "米饭"),
+        ("他昨天____了一杯咖啡。", "喝"),
+        ("明天,老师想吃____果。", "苹"),
+    ],
+)
+def test_a_word_has_the_characters_that_the_language_asks_for(
+    text: str, word: str, of_words: Parts
+) -> None:
+    result = fill(*of_words, text)
+    assert best(result) == [word]
+    assert result.filled == text.replace("____", word)
+    assert result.blanks[0].candidates[0].probability > 0.3
+
+
+def test_candidates_of_different_lengths_compete(of_words: Parts) -> None:
+    (blank,) = fill(*of_words, "明天,老师想喝____。", top=3).blanks
+    assert {c.text for c in blank.candidates} == {"水", "茶", "咖啡"}
+    (blank,) = fill(*of_words, "____昨天喝了一杯咖啡。", top=8).blanks
+    assert {c.text for c in blank.candidates} >= {"我", "你", "她", "他", "妈妈"}
+
+
+def test_a_model_without_words_fills_one_character_alone(by_char: Parts, of_words: Parts) -> None:
+    for parts, longest in ((by_char, 1), (of_words, 4)):
+        (blank,) = fill(*parts, "明天,老师想喝____。", top=1000).blanks
+        assert max(len(c.text) for c in blank.candidates) == longest
+
+
+@pytest.mark.parametrize(
+    ("text", "verbs"),
+    [("老师昨天____<blank>一碗米饭。", "吃"), ("他昨天____<blank>____咖啡。", "喝")],
+)
+def test_blanks_side_by_side_agree(text: str, verbs: str, of_words: Parts) -> None:
+    result = fill(*of_words, text)
+    assert len(result.blanks) == text.count("____") + 1
+    assert result.filled in {
+        f"老师昨天{verbs}了一碗米饭。",
+        f"他昨天{verbs}了一杯咖啡。",
+    }
+
+
+@pytest.mark.parametrize("rescoring", [0.0, 0.25])
+def test_words_probabilities_are_distinct_best_first_and_no_more_than_one(
+    rescoring: float, of_words: Parts
+) -> None:
+    for blank in fill(*of_words, "我____天____一本书。", top=1000, rescoring=rescoring).blanks:
+        texts = [c.text for c in blank.candidates]
+        p = [c.probability for c in blank.candidates]
+        assert len(set(texts)) == len(texts) == sum(search.FOLLOWED)
+        assert not any(special in text for text in texts for special in SPECIALS)
+        assert p == sorted(p, reverse=True) and min(p) >= 0 and sum(p) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6, 40.0])
+def test_temperature_is_the_exponent_of_the_shares(temperature: float, of_words: Parts) -> None:
+    text = "明天,老师想喝____。"
+    (plain,), (got,) = (
+        fill(*of_words, text, top=search.RESCORED, temperature=t).blanks for t in (1.0, temperature)
+    )
+    p = {c.text: c.probability for c in plain.candidates}
+    scale = sum(p.values()) / sum(q ** (1 / temperature) for q in p.values())
+    expected = {text: q ** (1 / temperature) * scale for text, q in p.items()}
+    assert {c.text: c.probability for c in got.candidates} == pytest.approx(expected, rel=1e-9)
 
 
 # Candidates
@@ -429,6 +666,24 @@ def test_top_must_be_one_at_least(top: int, by_char: Parts) -> None:
         fill(*by_char, "我____", top=top)
     with pytest.raises(ValueError, match=f"top: got {top}"):
         fill_all(*by_char, ["我____"], top=top)  # at once, not with the first answer
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("rescoring", (-1, -1e-9, math.nan, -math.inf), "0 or more"),
+        ("temperature", (0, 0.0, -1.5, math.nan, -math.inf), "a number above 0"),
+    ],
+)
+def test_rescoring_and_temperature_that_cannot_be_are_refused(
+    name: str, values: tuple[float, ...], expected: str, by_char: Parts
+) -> None:
+    for value in values:
+        match = re.escape(f"{name}: got {value!r}, expected {expected}")
+        with pytest.raises(ValueError, match=match):
+            fill(*by_char, "我____", **{name: value})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=match):  # at once
+            fill_all(*by_char, ["我____"], **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

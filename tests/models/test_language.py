@@ -63,7 +63,7 @@ def test_targets_are_all_tokens_and_the_end() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_batch_is_its_sentences_one_at_a_time(cell: str, depth: int) -> None:
     model, given = language_model(cell, depth), batch(5, 1, 0, 8)
-    together = model(*given)
+    together = model(given.tokens, given.lengths)
     for lane, length in enumerate(given.lengths.tolist()):
         alone = model(given.tokens[:length, lane : lane + 1], torch.tensor([length]))
         torch.testing.assert_close(together[: length - 1, lane], alone[:, 0])

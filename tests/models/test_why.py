@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.models.words import Tokens, log_p, random_cloze
 from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.data.vocabulary import SPECIALS, UNKNOWN
 from unrolled.errors import CallError
@@ -112,6 +113,65 @@ def test_the_other_blanks_hold_what_fill_chose(parts: Parts) -> None:
         assert [one.token for one in got.tokens] == tokens[:place] + tokens[place + 1 :]
         assert same(got, by_hand(parts, tokens, place, tokens[place]), torch.float32)
         assert why(*parts, filled, blank) == got
+
+
+# Words of several tokens
+
+
+@pytest.mark.parametrize("together", [1, 20, 1 << 16])
+@pytest.mark.parametrize("candidate", ["b", "ba", "add", "cabd"])
+def test_influences_on_a_word_are_differences_of_the_products_of_its_steps(
+    candidate: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("unrolled.models.candidates"), "READ", together)
+    vocabulary = Vocabulary([*SPECIALS, *"abcd"])
+    parts = (random_cloze(), vocabulary, Tokenizer("char"))
+    for text in ("ab____ca", "____bd", "c____", "da龙____b"):
+        left, right = text.split("____")
+        numbers = vocabulary.encode([*left, SPECIALS[UNKNOWN], *right])
+        tokens: Tokens = tuple(vocabulary.numbers[c] for c in candidate)
+        place = len(left) + 1
+        whole, influences = log_p(parts[0], numbers, place, tokens), []
+        for k in range(1, len(numbers) - 1):
+            if k != place:
+                erased = [*numbers[:k], UNKNOWN, *numbers[k + 1 :]]
+                influences.append(whole - log_p(parts[0], erased, place, tokens))
+        got = why(*parts, text, candidate=candidate)
+        assert (got.text, [one.token for one in got.tokens]) == (candidate, [*left, *right])
+        assert [one.side for one in got.tokens] == ["left"] * len(left) + ["right"] * len(right)
+        assert got.log_probability == pytest.approx(whole, rel=1e-12)
+        assert [one.influence for one in got.tokens] == pytest.approx(influences, abs=1e-12)
+        known = [abs(one.influence) for one in got.tokens if one.token != "龙"]
+        assert min(known) > 1e-4 and len(set(known)) == len(known)
+        assert all(abs(one.influence) < 1e-12 for one in got.tokens if one.token == "龙")
+
+
+def test_the_other_blanks_hold_each_token_of_the_words_that_fill_chose() -> None:
+    vocabulary, chosen = Vocabulary([*SPECIALS, *"abcd"]), []
+    for seed in range(8):
+        parts = (random_cloze(seed=seed), vocabulary, Tokenizer("char"))
+        filled = fill(*parts, "a____b____c____")
+        words = [blank.candidates[0].text for blank in filled.blanks]
+        chosen += words
+        beside = [*"a", *words[0], *"b"], [*"c", *words[2]]
+        got = why(*parts, filled, 1)
+        assert (got.blank, got.text) == (1, words[1])
+        assert [one.token for one in got.tokens] == [*beside[0], *beside[1]]
+        assert [one.side == "left" for one in got.tokens].count(True) == len(beside[0])
+        numbers = vocabulary.encode([*beside[0], SPECIALS[UNKNOWN], *beside[1]])
+        tokens = tuple(vocabulary.numbers[c] for c in words[1])
+        expected = log_p(parts[0], numbers, len(beside[0]) + 1, tokens)
+        assert got.log_probability == pytest.approx(expected, rel=1e-12)
+        assert why(*parts, "a____b____c____", 1) == got
+    assert len({len(word) for word in chosen}) > 1
+
+
+@pytest.mark.parametrize("candidate", ["a龙", "龙", "", "<unk>", "a</s>"])
+def test_a_word_with_a_token_that_is_not_in_the_vocabulary(candidate: str) -> None:
+    parts = (random_cloze(), Vocabulary([*SPECIALS, *"abcd"]), Tokenizer("char"))
+    expected = f"candidate: got '{candidate}', expected tokens of the vocabulary"
+    with pytest.raises(ValueError, match=expected):
+        why(*parts, "a____b", candidate=candidate)
 
 
 # A language where one token decides

@@ -29,6 +29,7 @@ SETTLING = (
 )
 FEW = 4
 TINY = 1e-300  # what a share that has come to nothing counts as
+MOST = 1_000_000  # of rescoring and temperature
 RESCORING = 0.25  # the weight of how the rest of the sentence reads, chosen on the validation split
 
 
@@ -100,7 +101,7 @@ def fill(
         CallError: the text has no blank, more than ``MOST_BLANKS`` or nothing else, or is longer than
             ``LONGEST_TEXT``.
         TypeError: ``text`` is no string.
-        ValueError: ``rescoring`` is below 0, or ``temperature`` is not above 0.
+        ValueError: ``rescoring`` is below 0, ``temperature`` is not above 0, or one is beyond ``MOST``.
     """
     (result,) = fill_all(
         model,
@@ -144,10 +145,12 @@ def fill_all(
         A ``Filled`` for each text, or, for one that ``fill`` refuses, the error that it raises.
     """
     check_size("top", top)
-    if not rescoring >= 0:
-        raise ValueError(f"rescoring: got {rescoring!r}, expected 0 or more")
-    if not temperature > 0:
-        raise ValueError(f"temperature: got {temperature!r}, expected a number above 0")
+    if not 0 <= rescoring <= MOST:
+        raise ValueError(f"rescoring: got {rescoring!r}, expected a number from 0 to {MOST:,}")
+    if not 1 / MOST <= temperature <= MOST:
+        raise ValueError(
+            f"temperature: got {temperature!r}, expected a number from {1 / MOST} to {MOST:,}"
+        )
     searching = _Search(model, vocabulary, top, rescoring, temperature)
     together = max(1, min(TOGETHER, LARGEST // top))
     rest = iter(texts)

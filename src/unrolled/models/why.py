@@ -26,7 +26,8 @@ class ContextToken:
 class Why:
     """Why ``text`` fills blank number ``blank``, from 0: the other tokens, in their order.
 
-    ``log_probability`` is log p(text | rest), in nats, before any rescoring.
+    ``log_probability`` is log p(text | rest), in nats, before any rescoring; of a model with ``words``
+    that of the word's steps.
     """
 
     blank: int

@@ -16,6 +16,7 @@ from unrolled.models.cloze import Cloze
 LONGEST = 4  # tokens of a blank
 BINS = 15  # of equal width, as in Guo et al.
 TOP = 5
+TINY = 1e-300  # what a share that has come to nothing counts as
 WORDS = regex.compile(r"\p{L}|\p{N}")
 
 
@@ -108,7 +109,7 @@ def reliability(asked: Sequence[Drawn], found: Sequence[Sequence[Guess]]) -> Rel
         top1 += right
         top5 += one.tokens in ranked[:TOP]
         if one.tokens in ranked:
-            nats.append(-math.log(guesses[ranked.index(one.tokens)].probability))
+            nats.append(-math.log(max(guesses[ranked.index(one.tokens)].probability, TINY)))
         sure = guesses[0].probability
         binned[min(BINS - 1, int(sure * BINS))].append((sure, right))
     count = len(asked)
@@ -124,7 +125,7 @@ def reliability(asked: Sequence[Drawn], found: Sequence[Sequence[Guess]]) -> Rel
         top1 / count,
         top5 / count,
         len(nats) / count,
-        sum(nats) / len(nats),
+        sum(nats) / max(1, len(nats)),
         error,
         tuple(bins),
     )

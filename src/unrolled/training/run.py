@@ -74,8 +74,11 @@ class Run:
                 self.passage = check_size("passage", self.command["passage"])
             self.filling: dict[str, float] = dict(config.get("filling", {}))
             for name, value in self.filling.items():
-                if name not in FILLING or not isinstance(value, int | float) or not value > 0:
-                    raise ValueError(f"filling: got {name} = {value!r}, expected {FILLING} above 0")
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if name not in FILLING or not number or not 0 <= value <= 1_000:
+                    raise ValueError(
+                        f"filling: got {name} = {value!r}, expected one of {FILLING}, from 0 to 1,000"
+                    )
             with _without_values():  # takes no memory, whatever the sizes
                 self.new_model()
             size: int = self.model_config["vocabulary_size"]
