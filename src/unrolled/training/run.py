@@ -75,9 +75,10 @@ class Run:
             self.filling: dict[str, float] = dict(config.get("filling", {}))
             for name, value in self.filling.items():
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                if name not in FILLING or not number or not 0 <= value <= 1_000:
+                least = 1e-3 if name == "temperature" else 0
+                if name not in FILLING or not number or not least <= value <= 1_000:
                     raise ValueError(
-                        f"filling: got {name} = {value!r}, expected one of {FILLING}, from 0 to 1,000"
+                        f"filling: got {name} = {value!r}, expected one of {FILLING}, up to 1,000"
                     )
             with _without_values():  # takes no memory, whatever the sizes
                 self.new_model()
