@@ -671,8 +671,8 @@ def test_top_must_be_one_at_least(top: int, by_char: Parts) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
-        ("rescoring", (-1, -1e-9, math.nan, -math.inf), "0 or more"),
-        ("temperature", (0, 0.0, -1.5, math.nan, -math.inf), "a number above 0"),
+        ("rescoring", (-1, -1e-9, math.nan, -math.inf, math.inf), "a number from 0"),
+        ("temperature", (0, 0.0, -1.5, math.nan, -math.inf, math.inf, 1e-320), "a number from"),
     ],
 )
 def test_rescoring_and_temperature_that_cannot_be_are_refused(
