@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from unrolled.models.candidates import LONGEST_WORD
 from unrolled.models.filling import BLANK
 
 LISTS = ("zh", "en")
 TOP = 5
-LONGEST = 4  # tokens of what fills a blank, where they may be several
 
 
 class Sentence(NamedTuple):
@@ -76,7 +76,7 @@ def met(
     folded = {token.casefold() for token in tokens}
 
     def can_be(answer: str) -> bool:
-        if several and len(answer) <= LONGEST:
+        if several and len(answer) <= LONGEST_WORD:
             return folded.issuperset(answer.casefold())
         return answer.casefold() in folded
 

@@ -17,7 +17,7 @@ from benchmarks.ngram import TwoSided
 from unrolled.cli import runs
 from unrolled.data.vocabulary import END, SPECIALS, UNKNOWN
 from unrolled.models import Cloze, fill
-from unrolled.models.filling import BLANK, MARK, RESCORING
+from unrolled.models.filling import BLANK, MARK
 from unrolled.training import Run
 
 TUNED = 300  # sentences of the validation split, for the peer's one number
@@ -88,7 +88,7 @@ def network(chosen: runs.Chosen[Cloze]) -> Guess:
     parts, options = (chosen.model, chosen.run.vocabulary, chosen.tokenizer), chosen.run.filling
 
     def guess(text: str) -> list[str]:
-        (blank,) = fill(*parts, text, top=TOP, rescoring=options.get("rescoring", RESCORING)).blanks
+        (blank,) = fill(*parts, text, top=TOP, **options).blanks
         return [candidate.text for candidate in blank.candidates]
 
     return guess

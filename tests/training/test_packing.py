@@ -240,7 +240,7 @@ def test_another_way_of_filling_is_refused(value: object, plain: Run) -> None:
     with pytest.raises(RunError) as caught:
         with_filling(plain, value)
     message = str(caught.value)
-    assert message.startswith(f"{plain.directory / CONFIG}: not the config of a run (filling: got")
+    assert message.startswith(f"{plain.directory / CONFIG}: not the config of a run (")
     assert "\n" not in message
 
 

@@ -18,6 +18,7 @@ FOLLOWED = (
     8,
     4,
 )  # beginnings of a word, of one, two, … tokens, that are gone on with
+LONGEST_WORD = len(FOLLOWED)
 WINDOW = 30  # tokens on either side that are read for a candidate
 READ = 1 << 13  # tokens that the layers read at a time
 LARGEST = 1 << 20  # log-probabilities that are held at a time

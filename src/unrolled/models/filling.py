@@ -145,17 +145,25 @@ def fill_all(
         A ``Filled`` for each text, or, for one that ``fill`` refuses, the error that it raises.
     """
     check_size("top", top)
-    if not 0 <= rescoring <= MOST:
-        raise ValueError(f"rescoring: got {rescoring!r}, expected a number from 0 to {MOST:,}")
-    if not 1 / MOST <= temperature <= MOST:
-        raise ValueError(
-            f"temperature: got {temperature!r}, expected a number from {1 / MOST} to {MOST:,}"
-        )
+    check_scoring(rescoring, temperature)
     searching = _Search(model, vocabulary, top, rescoring, temperature)
     together = max(1, min(TOGETHER, LARGEST // top))
     rest = iter(texts)
     groups = iter(lambda: list(islice(rest, together)), [])
     return chain.from_iterable(_filled(searching, tokenizer, group) for group in groups)
+
+
+def check_scoring(rescoring: float = RESCORING, temperature: float = 1.0) -> None:
+    """Refuse what is no number, or out of its range.
+
+    Raises:
+        TypeError, ValueError: with the name, what was got and what is expected.
+    """
+    for name, value, least in (("rescoring", rescoring, 0.0), ("temperature", temperature, 1e-3)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name}: got {value!r}, expected a number")
+        if not least <= value <= MOST:
+            raise ValueError(f"{name}: got {value!r}, expected a number from {least:g} to {MOST:,}")
 
 
 Filling = tuple[Tokens | None, ...]  # of each blank; None: it is open
@@ -317,7 +325,8 @@ class _Search:
             for k in of
         ]
         peaks = iter(search.surest(self.model, blanks))
-        return [max([(next(peaks), -k) for k in of])[1] * -1 for of in opens]
+        found = [{k: next(peaks) for k in of} for of in opens]
+        return [max(peak_of, key=lambda k: peak_of[k]) for peak_of in found]
 
 
 def _with(filling: Filling, which: int, tokens: Tokens) -> Filling:

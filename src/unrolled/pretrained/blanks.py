@@ -10,10 +10,9 @@ import regex
 
 from unrolled.data import Dataset, Vocabulary
 from unrolled.data.vocabulary import SPECIALS, UNKNOWN
-from unrolled.models.candidates import RESCORED, Blank, Guess, Tokens, candidates
+from unrolled.models.candidates import LONGEST_WORD, RESCORED, Blank, Guess, Tokens, candidates
 from unrolled.models.cloze import Cloze
 
-LONGEST = 4  # tokens of a blank
 BINS = 15  # of equal width, as in Guo et al.
 TOP = 5
 TINY = 1e-300  # what a share that has come to nothing counts as
@@ -50,7 +49,7 @@ class Reliability:
 def drawn(
     data: Dataset, split: str, vocabulary: Vocabulary, count: int, seed: int = 0
 ) -> list[Drawn]:
-    """A word of up to ``LONGEST`` tokens out of each of ``count`` sentences, drawn at random.
+    """A word of up to ``LONGEST_WORD`` tokens out of each of ``count`` sentences, drawn at random.
 
     Where the text does not say where words end, each token is one.
     """
@@ -73,7 +72,7 @@ def drawn(
 def _can_be_asked(tokens: Sequence[int], vocabulary: Vocabulary) -> bool:
     """Whether it is known, not too long, and no punctuation."""
     text = "".join(vocabulary.tokens[n] for n in tokens)
-    return len(tokens) <= LONGEST and min(tokens) >= len(SPECIALS) and bool(WORDS.search(text))
+    return len(tokens) <= LONGEST_WORD and min(tokens) >= len(SPECIALS) and bool(WORDS.search(text))
 
 
 def guessed(

@@ -24,6 +24,7 @@ from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.files import sync
 from unrolled.models import KINDS, TokenModel
+from unrolled.models.filling import check_scoring
 from unrolled.shapes import check_size
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import unpacked
@@ -33,7 +34,6 @@ FORMAT = 1
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 WEIGHTS, TRAINING, DATA = "weights.safetensors", "training.safetensors", "data"
 DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
-FILLING = ("rescoring", "temperature")  # of ``unrolled.models.fill``, where a run says how
 BEGINNING, LOCK = ".beginning", ".lock"  # a run that is not yet one; a run at work
 
 
@@ -72,14 +72,8 @@ class Run:
             self.passage: int | None = None
             if self.settings.bptt == "truncated":
                 self.passage = check_size("passage", self.command["passage"])
-            self.filling: dict[str, float] = dict(config.get("filling", {}))
-            for name, value in self.filling.items():
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                least = 1e-3 if name == "temperature" else 0
-                if name not in FILLING or not number or not least <= value <= 1_000:
-                    raise ValueError(
-                        f"filling: got {name} = {value!r}, expected one of {FILLING}, up to 1,000"
-                    )
+            self.filling: dict[str, Any] = dict(config.get("filling", {}))  # options of ``fill``
+            check_scoring(**self.filling)
             with _without_values():  # takes no memory, whatever the sizes
                 self.new_model()
             size: int = self.model_config["vocabulary_size"]
