@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from unrolled.models import Cloze, LanguageModel, TokenModel, fill
 from unrolled.training import Run
 
 BLANKS = 500
+TUNED = 300  # sentences of the validation split, for the 4-gram model's one number
 RESCORINGS = (0.0, 0.25, 0.5, 1.0)
 SENTENCES = (
     "我的手机坏了,我打算____一部新手机。",
@@ -77,8 +78,8 @@ def main() -> None:
     rows["forward only"] |= characters(language, forward.dataset())
     show("forward only", rows["forward only"])
 
-    peer, start = TwoSided(read(data, "train"), len(run.vocabulary)), time.perf_counter()
-    peer.tune(read(data, "validation")[:300])
+    start = time.perf_counter()
+    peer = two_sided(data, len(run.vocabulary))
     rows["two-sided 4-gram"] = {"alpha": peer.alpha} | ngram_characters(peer, data)
     rows["two-sided 4-gram"]["blanks, test"] = {
         "as it is": blanks(data, "test", peer.log_probabilities)
@@ -184,6 +185,13 @@ def network(model: Cloze, run: Run, rescoring: float) -> Scorer:
 def candidates(model: Cloze, run: Run, text: str) -> str:
     found = fill(model, run.vocabulary, run.tokenizer, text).blanks[0].candidates
     return "  ".join(f"{c.text} {c.probability:.3f}" for c in found)
+
+
+def two_sided(data: Dataset, vocabulary_size: int, more: Iterable[list[int]] = ()) -> TwoSided:
+    """The 4-gram peer of the training split, and of ``more`` sentences."""
+    peer = TwoSided([*read(data, "train"), *more], vocabulary_size)
+    peer.tune(read(data, "validation")[:TUNED])
+    return peer
 
 
 def read(data: Dataset, split: str) -> list[list[int]]:

@@ -7,20 +7,17 @@ only a language model predicts, is left out.
 """
 
 import argparse
-import itertools
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cloze import characters, ngram_characters, read, size
-from benchmarks.ngram import TwoSided
+from benchmarks.cloze import characters, ngram_characters, size, two_sided
 from unrolled.cli.runs import data_of
 from unrolled.data import sentences
 from unrolled.pretrained import load
 from unrolled.training import Run
 
-TUNED = 300  # sentences of the validation split, for the 4-gram model's one number
 REVIEWS = "reviews-zh"
 
 
@@ -42,15 +39,10 @@ def main() -> None:
             model = run.model()
             rows[name] = {"parameters": size(model)} | characters(model, data)
             show(name, rows)
-        validation, train = read(data, "validation")[:TUNED], read(data, "train")
         encode, tokens = box.run.vocabulary.encode, box.run.tokenizer.tokens
         more = (encode(tokens(text)) for text in sentences([REVIEWS]))
-        for name, text in (
-            ("two-sided 4-gram", train),
-            ("two-sided 4-gram, with reviews", itertools.chain(train, more)),
-        ):
-            peer = TwoSided(list(text), len(box.run.vocabulary))
-            peer.tune(validation)
+        for name, others in (("two-sided 4-gram", ()), ("two-sided 4-gram, with reviews", more)):
+            peer = two_sided(data, len(box.run.vocabulary), others)
             rows[name] = {"alpha": peer.alpha} | ngram_characters(peer, data)
             show(name, rows)
         del data  # its files are mapped

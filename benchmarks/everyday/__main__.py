@@ -20,8 +20,6 @@ from unrolled.models import Cloze, fill
 from unrolled.models.filling import BLANK, MARK
 from unrolled.training import Run
 
-TUNED = 300  # sentences of the validation split, for the peer's one number
-
 Guess = Callable[[str], list[str]]  # the candidates for the blank of a text, best first
 
 
@@ -98,8 +96,7 @@ def built(run: Run) -> TwoSided:
     """The peer, of the run's training split."""
     with tempfile.TemporaryDirectory() as directory:
         data = runs.data_of(run, None, Path(directory))
-        peer = TwoSided(cloze.read(data, "train"), len(run.vocabulary))
-        peer.tune(cloze.read(data, "validation")[:TUNED])
+        peer = cloze.two_sided(data, len(run.vocabulary))
         del data  # its files are mapped
     return peer
 
