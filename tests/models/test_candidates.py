@@ -43,6 +43,11 @@ def _without_gradients() -> Iterator[None]:
     torch.set_grad_enabled(True)
 
 
+def around(model: Cloze) -> module._Around:
+    (both,) = module._read(model, BLANKS)
+    return both
+
+
 def shares(guesses: list[Guess]) -> dict[Tokens, float]:
     found = {guess.tokens: guess.probability for guess in guesses}
     assert len(found) == len(guesses)  # each once
@@ -57,7 +62,7 @@ def test_a_wide_beam_finds_every_word_with_its_probability(
 ) -> None:
     monkeypatch.setattr(module, "FOLLOWED", (100,) * 3)
     model = random_cloze()
-    for blank, guesses in zip(BLANKS, module._spelt(model, BLANKS), strict=True):
+    for blank, guesses in zip(BLANKS, module._spelt(around(model)), strict=True):
         expected = spelt(model, blank.numbers, blank.place, 3)
         assert len(expected) == 4 + 16 + 64
         assert shares(guesses) == pytest.approx(expected, rel=EXACT)
@@ -66,7 +71,7 @@ def test_a_wide_beam_finds_every_word_with_its_probability(
 def test_all_words_and_what_is_never_closed_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOWED", (100,) * 2)
     model = random_cloze()
-    for blank, guesses in zip(BLANKS, module._spelt(model, BLANKS), strict=True):
+    for blank, guesses in zip(BLANKS, module._spelt(around(model)), strict=True):
         longer = 0.0  # those of three tokens and more begin with one of two that goes on
         for one, two in (s for s in strings(model, 2) if len(s) == 2):
             steps = [following(model, *blank, ())[one], following(model, *blank, (one,))[two]]
@@ -82,7 +87,7 @@ def test_a_narrow_beam_finds_the_words_that_begin_best(
 ) -> None:
     monkeypatch.setattr(module, "FOLLOWED", followed)
     model = random_cloze()
-    for blank, guesses in zip(BLANKS, module._spelt(model, BLANKS), strict=True):
+    for blank, guesses in zip(BLANKS, module._spelt(around(model)), strict=True):
         expected: dict[Tokens, float] = {}
         begun: dict[Tokens, float] = {(): 1.0}
         for width in followed:
@@ -102,7 +107,7 @@ def test_a_narrow_beam_finds_the_words_that_begin_best(
 def test_of_words_of_one_token_both_estimates_have_a_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLLOWED", (100,) * 2)
     model = random_cloze()
-    for blank, guesses in zip(BLANKS, module._words(model, BLANKS, 1000), strict=True):
+    for blank, guesses in zip(BLANKS, module._words(around(model), 1000), strict=True):
         expected = priors(model, blank.numbers, blank.place, 2)
         assert shares(guesses) == pytest.approx(expected, rel=EXACT)
         plain = spelt(model, blank.numbers, blank.place, 2)
@@ -111,7 +116,7 @@ def test_of_words_of_one_token_both_estimates_have_a_say(monkeypatch: pytest.Mon
         order = [guess.probability for guess in guesses]
         assert order == sorted(order, reverse=True)
     for few, all_ in zip(
-        module._words(model, BLANKS, 3), module._words(model, BLANKS, 1000), strict=True
+        module._words(around(model), 3), module._words(around(model), 1000), strict=True
     ):
         assert few == all_[:3]
 
@@ -198,7 +203,7 @@ def test_parts_are_all_in_order_and_as_large_as_may_be(
 ) -> None:
     monkeypatch.setattr(module, "READ", read)
     sentences = [[0] * n for n in (3, 5, 2, 9, 1, 1, 1, 4, 12, 2)]
-    found = list(module.parts(sentences))
+    found = list(module.parts([len(sentence) for sentence in sentences]))
     assert [s for part in found for s in sentences[part]] == sentences
     size = [max(map(len, sentences[part])) * (part.stop - part.start) for part in found]
     assert all(

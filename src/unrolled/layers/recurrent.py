@@ -377,6 +377,39 @@ class Recurrent(nn.Module):
 
         return Stream(self, lanes)
 
+    def one_way(self, direction: int) -> "Recurrent":
+        """One direction of a layer whose directions are apart, as a layer that shares its weights.
+
+        It reads what it is given from the first step on: the backward one (1) wants the sequence
+        reversed. So either can go on from a state with what comes next on its side.
+
+            >>> import torch
+            >>> from unrolled import Recurrent, cells
+            >>> layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="apart")
+            >>> x = torch.randn(7, 2, 3)
+            >>> (_, backward), _ = layer(x)
+            >>> y, _ = layer.one_way(1)(x.flip(0))
+            >>> torch.allclose(y.flip(0), backward, atol=1e-6)
+            True
+
+        Args:
+            direction: 0 for the forward one, 1 for the backward one.
+
+        Raises:
+            ValueError: the directions are merged, or there is none of that number.
+        """
+        if self.merge != "apart":
+            raise ValueError(f"one_way: got a layer with merge={self.merge!r}, expected 'apart'")
+        check_size("direction", direction, least=0, most=1)
+        way = Recurrent.__new__(Recurrent)
+        way.__dict__.update(self.__dict__)
+        way.directions, way.merge, way.through, way.watcher = 1, "concat", None, None
+        way._modules = {
+            name: None if modules is None else modules[direction::2]  # type: ignore[index]
+            for name, modules in self._modules.items()
+        }
+        return way
+
     def extra_repr(self) -> str:
         even = len(set(self.hidden_sizes)) == 1
         text = f"{self.input_size}, {self.hidden_sizes[0] if even else list(self.hidden_sizes)}"

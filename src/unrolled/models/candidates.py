@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unrolled.cells import State
 from unrolled.data.vocabulary import END, PAD, SPECIALS
+from unrolled.layers import Recurrent
 from unrolled.models.cloze import Cloze, gathered
 
 RESCORED = 50  # candidates whose whole sentence is read
@@ -20,7 +23,7 @@ FOLLOWED = (
 )  # beginnings of a word, of one, two, … tokens, that are gone on with
 LONGEST_WORD = len(FOLLOWED)
 WINDOW = 30  # tokens on either side that are read for a candidate
-READ = 1 << 13  # tokens that the layers read at a time
+READ = 1 << 13  # tokens that the layers read at a time, and beginnings of words
 LARGEST = 1 << 20  # log-probabilities that are held at a time
 
 Tokens = tuple[int, ...]
@@ -54,72 +57,168 @@ def candidates(
     Analysis of Non-Lattice Data", 1975), and share what they have together as the softmax of score /
     ``temperature`` says (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
     """
-    priors = (_words if model.join_words is not None else _tokens)(
-        model, blanks, max(top, RESCORED)
-    )
-    firsts = [prior[:RESCORED] for prior in priors]
-    if rescoring:
-        reads = _reads(
-            model, [(b, g.tokens) for b, of in zip(blanks, firsts, strict=True) for g in of]
-        )
-    else:
-        reads = torch.zeros(sum(map(len, firsts)), dtype=torch.float64)
-    results, parts = [], torch.split(reads, [len(first) for first in firsts])
-    for prior, first, read in zip(priors, firsts, parts, strict=True):
-        p = torch.tensor([guess.probability for guess in first], dtype=torch.float64)
-        share = p.sum() * torch.softmax((p.log() + rescoring * read) / temperature, -1)
-        ranked = [Guess(g.tokens, q) for g, q in zip(first, share.tolist(), strict=True)]
-        ranked = sorted([*ranked, *prior[RESCORED:]], key=lambda guess: -guess.probability)
-        results.append(ranked[:top])
+    find = _words if model.join_words is not None else _tokens
+    results: list[list[Guess]] = []
+    for around in _read(model, blanks):
+        priors = find(around, max(top, RESCORED))
+        firsts = [prior[:RESCORED] for prior in priors]
+        tried = [(k, guess.tokens) for k, first in enumerate(firsts) for guess in first]
+        reads = _reads(around, tried) if rescoring else torch.zeros(len(tried)).double()
+        counts = [len(first) for first in firsts]
+        for prior, first, read in zip(priors, firsts, reads.split(counts), strict=True):
+            p = torch.tensor([guess.probability for guess in first], dtype=torch.float64)
+            share = p.sum() * torch.softmax((p.log() + rescoring * read) / temperature, -1)
+            ranked = [Guess(g.tokens, q) for g, q in zip(first, share.tolist(), strict=True)]
+            ranked = sorted([*ranked, *prior[RESCORED:]], key=lambda guess: -guess.probability)
+            results.append(ranked[:top])
     return results
 
 
 def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> list[float]:
     """The log-probability of ``tokens`` given the rest, for each of ``blanks``, before any rescoring."""
-    if model.join_words is None:
-        (token,) = tokens
-        rows = [(blank.numbers, _around(blank.place)) for blank in blanks]
-        return [float(p[token]) for part in _read(model, rows, model.logits) for p in part]
-    totals = [0.0] * len(blanks)
-    for k, token in enumerate((*tokens, END)):
-        rows = [(blank.filled(tokens[:k]), _gap(blank.place + k)) for blank in blanks]
-        steps = _read(model, rows, model.word_logits, may_end=k > 0)
-        for n, p in enumerate(p for part in steps for p in part):
-            totals[n] += float(p[token])
-    return totals
+    found: list[float] = []
+    for around in _read(model, blanks):
+        if model.join_words is None:
+            (token,) = tokens
+            found += around.single()[:, token].tolist()
+            continue
+        total, left = torch.zeros(len(around), dtype=torch.float64), around.left
+        for k, token in enumerate((*tokens, END)):
+            if k:
+                left = left.onward([tokens[k - 1 : k]] * len(around))
+            context = torch.cat([left.last, around.right.last], -1)
+            p = torch.cat([*_log_softmax(model, model.word_logits, context, may_end=k > 0)])
+            total += p[:, token].double().cpu()
+        found += total.tolist()
+    return found
 
 
 def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
     """The log-probability of the most probable first token of each of ``blanks``."""
-    rows = [(blank.numbers, _around(blank.place)) for blank in blanks]
-    return [p for part in _read(model, rows, model.logits) for p in part.amax(-1).tolist()]
+    return [p for around in _read(model, blanks) for p in around.single().amax(-1).tolist()]
+
+
+# --- Reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What one direction has read, N sequences from their far ends on, and where it goes on from.
+
+    ``y``: what it gave, ``[T, N, H]``; ``last``: after each one's last token, ``[N, H]``.
+    """
+
+    model: Cloze
+    way: Recurrent
+    read: Sequence[Sequence[int]]
+    y: Tensor
+    last: Tensor
+    state: State
+
+    @classmethod
+    def of(
+        cls,
+        model: Cloze,
+        way: Recurrent,
+        read: Sequence[Sequence[int]],
+        state: State | None = None,
+    ) -> Self:
+        lengths = torch.tensor([len(tokens) for tokens in read])
+        longest = int(lengths.max())
+        device = model.embedding.weight.device
+        padded = [[*tokens, *[PAD] * (longest - len(tokens))] for tokens in read]
+        embedded = model.embedding(torch.tensor(padded, device=device).T)
+        y, state = way(embedded, state, lengths=None if longest == 1 else lengths)
+        last = y[lengths.to(device) - 1, torch.arange(len(read), device=device)]
+        return cls(model, way, read, y, last, state)
+
+    def onward(
+        self, tokens: Sequence[Sequence[int]], owners: Sequence[int] | None = None
+    ) -> "_Side":
+        """Having read ``tokens`` too: of each of the N, or each after sequence number ``owners[n]``."""
+        state = self.state
+        if owners is not None:
+            rows = torch.tensor(owners, device=self.last.device)
+            state = tuple(part.index_select(1, rows) for part in state)
+        return _Side.of(self.model, self.way, tokens, state)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands on either side of some blanks."""
+
+    model: Cloze
+    left: _Side
+    right: _Side
+
+    def __len__(self) -> int:
+        return len(self.left.read)
+
+    def single(self) -> Tensor:
+        """The log-probabilities of every single token, given the rest: ``[N, V]``."""
+        context = torch.cat([self.left.last, self.right.last], -1)
+        return torch.cat([*_log_softmax(self.model, self.model.logits, context)])
+
+
+def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
+    """Both sides of ``blanks``, of some of them after the other."""
+    forward, backward = (model.layers.one_way(direction) for direction in (0, 1))
+    for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):
+        left = [blank.numbers[: blank.place] for blank in blanks[part]]
+        right = [blank.numbers[: blank.place : -1] for blank in blanks[part]]
+        yield _Around(model, _Side.of(model, forward, left), _Side.of(model, backward, right))
+
+
+def parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Which sequences of ``lengths`` are read at once: ``READ`` tokens with padding, or one."""
+    start = longest = 0
+    for k, length in enumerate(lengths):
+        longest = max(longest, length)
+        if k > start and longest * (k + 1 - start) > READ:
+            yield slice(start, k)
+            start, longest = k, length
+    if lengths:
+        yield slice(start, len(lengths))
+
+
+def _log_softmax(
+    model: Cloze, logits: Callable[[Tensor], Tensor], context: Tensor, *, may_end: bool = False
+) -> Iterator[Tensor]:
+    """Log-probabilities of every token, ``[n, V]``, for some rows of ``context`` after the other.
+
+    Special tokens are impossible, since no text holds one, but, if it ``may_end``, for ``</s>``.
+    """
+    for rows in torch.split(context, max(1, LARGEST // model.output.out_features)):
+        scores = logits(rows)
+        end = scores[:, END].clone()
+        scores[:, : len(SPECIALS)] = -torch.inf
+        if may_end:
+            scores[:, END] = end
+        yield F.log_softmax(scores, -1)
 
 
 # --- Candidates by p(c | rest) alone -------------------------------------------------------------
 
 
-def _tokens(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Guess]]:
+def _tokens(around: _Around, count: int) -> list[list[Guess]]:
     """The ``count`` most probable single tokens for each blank."""
-    rows = [(blank.numbers, _around(blank.place)) for blank in blanks]
     found: list[list[Guess]] = []
-    for p in _read(model, rows, model.logits):
-        best = p.double().exp()[:, len(SPECIALS) :].topk(min(count, p.shape[1] - len(SPECIALS)))
-        for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-            pairs = zip(tokens, shares, strict=True)
-            found.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
+    p = around.single()[:, len(SPECIALS) :].double().exp()
+    best = p.topk(min(count, p.shape[1]))
+    for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        pairs = zip(tokens, shares, strict=True)
+        found.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
     return found
 
 
-def _words(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Guess]]:
+def _words(around: _Around, count: int) -> list[list[Guess]]:
     """The ``count`` most probable words that are found for each blank.
 
     Of the words of one token there is a second estimate, p(c | rest) of a single token, which knows
     that it is one. What they have together is shared out by the geometric mean of the two.
     """
-    found = _spelt(model, blanks)
-    rows = [(blank.numbers, _around(blank.place)) for blank in blanks]
-    estimates = (p for part in _read(model, rows, model.logits) for p in part)
-    for guesses, p in zip(found, estimates, strict=True):
+    found = _spelt(around)
+    for guesses, p in zip(found, around.single(), strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
         own = torch.tensor([guesses[k].probability for k in single], dtype=torch.float64)
         other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
@@ -129,126 +228,78 @@ def _words(model: Cloze, blanks: Sequence[Blank], count: int) -> list[list[Guess
     return [sorted(of, key=lambda guess: -guess.probability)[:count] for of in found]
 
 
-def _spelt(model: Cloze, blanks: Sequence[Blank]) -> list[list[Guess]]:
+def _spelt(around: _Around) -> list[list[Guess]]:
     """The most probable words that a beam search finds for each blank.
 
     A word is a product of steps, the last of which closes it; a blank is not empty. Of the beginnings
-    of each length the ``FOLLOWED`` most probable are gone on with.
+    of each length the ``FOLLOWED`` most probable are gone on with. The left side goes on by a token
+    at a time; the right side is the same for all.
     """
-    found: list[list[Guess]] = [[] for _ in blanks]
-    begun: list[list[tuple[Tokens, float]]] = [[((), 0.0)] for _ in blanks]
+    model, left = around.model, around.left
+    found: list[list[Guess]] = [[] for _ in range(len(around))]
+    begun: list[tuple[int, Tokens, float]] = [(k, (), 0.0) for k in range(len(around))]
     for length, width in enumerate((*FOLLOWED, 0)):
-        at = [(k, tokens, so_far) for k, of in enumerate(begun) for tokens, so_far in of]
-        rows = [(blanks[k].filled(tokens), _gap(blanks[k].place + length)) for k, tokens, _ in at]
-        begun, done = [[] for _ in blanks], 0
-        for p in _read(model, rows, model.word_logits, may_end=length > 0):
+        owners = torch.tensor([k for k, _, _ in begun], device=left.last.device)
+        context = torch.cat([left.last, around.right.last[owners]], -1)
+        longer: list[list[tuple[float, int, Tokens]]] = [[] for _ in range(len(around))]
+        row = 0
+        for p in _log_softmax(model, model.word_logits, context, may_end=length > 0):
             best = p[:, len(SPECIALS) :].topk(min(width, p.shape[1] - len(SPECIALS)))
             columns = p[:, END].tolist(), best.indices.tolist(), best.values.tolist()
-            for (k, tokens, so_far), end, nexts, steps in zip(
-                at[done : done + len(p)], *columns, strict=True
-            ):
+            for end, nexts, steps in zip(*columns, strict=True):
+                k, tokens, so_far = begun[row]
                 if tokens:
                     found[k].append(Guess(tokens, math.exp(so_far + end)))
                 for token, step in zip(nexts, steps, strict=True):
-                    begun[k].append(((*tokens, token + len(SPECIALS)), so_far + step))
-            done += len(p)
-        begun = [sorted(of, key=lambda one: -one[1])[:width] for of in begun]
+                    longer[k].append((so_far + step, row, (*tokens, token + len(SPECIALS))))
+                row += 1
+        best_of = [sorted(of, key=lambda one: -one[0])[:width] for of in longer]
+        kept = [(k, *one) for k, of in enumerate(best_of) for one in of]
+        begun = [(k, tokens, so_far) for k, so_far, _, tokens in kept]
+        if begun:
+            left = left.onward([tokens[-1:] for _, tokens, _ in begun], [one[2] for one in kept])
     return found
 
 
-# --- Reading -------------------------------------------------------------------------------------
-
-Row = tuple[
-    list[int], tuple[int, int]
-]  # a sentence, and i and j: what stands between A_i and A'_j?
+# --- How the rest reads --------------------------------------------------------------------------
 
 
-def _around(place: int) -> tuple[int, int]:
-    return place - 1, place + 1
+def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
+    """Σ_s log p(x_s | rest, c) over the other tokens x_s near each blank, filled with c: ``[N]``.
 
-
-def _gap(place: int) -> tuple[int, int]:
-    """Between a token and the next, where a word begins, goes on or is closed."""
-    return place - 1, place
-
-
-def _reads(model: Cloze, tried: Sequence[tuple[Blank, Tokens]]) -> Tensor:
-    """Σ_s log p(x_s | rest, c) over the other tokens x_s near each blank, filled with c: ``[N]``."""
-    sentences, others = [], []
-    for blank, tokens in tried:
-        sentence, place, after = blank.filled(tokens), blank.place, blank.place + len(tokens)
-        near = [*range(max(1, place - WINDOW), place), *range(after, after + WINDOW)]
-        others.append([s for s in near if s < len(sentence) - 1 and sentence[s] >= len(SPECIALS)])
-        sentences.append(sentence)
-    sums = torch.zeros(len(tried), dtype=torch.float64)
-    for part in parts(sentences):
-        of, lanes = others[part], torch.arange(part.start, part.stop)
-        pairs = [[_around(s) for s in places] for places in of]
-        targets = [n[s] for n, places in zip(sentences[part], of, strict=True) for s in places]
-        owners = lanes.repeat_interleave(torch.tensor([len(places) for places in of]))
-        done = 0
-        context = _context(model, sentences[part], pairs)
-        for p in _log_softmax(model.logits, context, model.output.out_features):
-            rows = slice(done, done + len(p))
-            read = p.gather(1, torch.tensor(targets[rows], device=p.device)[:, None])[:, 0]
-            sums.index_add_(0, owners[rows], read.double().cpu())
-            done += len(p)
-    return sums
-
-
-def _read(
-    model: Cloze,
-    rows: Sequence[Row],
-    logits: Callable[[Tensor], Tensor],
-    *,
-    may_end: bool = False,
-) -> Iterator[Tensor]:
-    """Log-probabilities of every token at each of ``rows``, in their order: ``[n, V]`` at a time."""
-    for part in parts([sentence for sentence, _ in rows]):
-        sentences = [sentence for sentence, _ in rows[part]]
-        context = _context(model, sentences, [[pair] for _, pair in rows[part]])
-        yield from _log_softmax(logits, context, model.output.out_features, may_end=may_end)
-
-
-def parts(sentences: Sequence[Sequence[int]]) -> Iterator[slice]:
-    """Which ``sentences`` the layers read at once: ``READ`` tokens with padding, or one sentence."""
-    start = longest = 0
-    for k, sentence in enumerate(sentences):
-        longest = max(longest, len(sentence))
-        if k > start and longest * (k + 1 - start) > READ:
-            yield slice(start, k)
-            start, longest = k, len(sentence)
-    if sentences:
-        yield slice(start, len(sentences))
-
-
-def _context(
-    model: Cloze, sentences: Sequence[Sequence[int]], pairs: Sequence[Sequence[tuple[int, int]]]
-) -> Tensor:
-    """``[A_i; A'_j]``, ``[N, 2H]``, for the ``pairs`` (i, j) of one of ``sentences`` after the other."""
-    device, lanes = model.embedding.weight.device, len(sentences)
-    lengths = torch.tensor([len(sentence) for sentence in sentences])
-    longest = int(lengths.max())
-    padded = [[*sentence, *[PAD] * (longest - len(sentence))] for sentence in sentences]
-    forward, backward = model.read(
-        model.embedding(torch.tensor(padded, device=device).T), lengths, None
-    )
-    flat = [(i * lanes + lane, j * lanes + lane) for lane, of in enumerate(pairs) for i, j in of]
-    rows = torch.tensor(flat, dtype=torch.long, device=device).view(-1, 2)
-    return gathered(forward, backward, rows[:, 0], rows[:, 1])
-
-
-def _log_softmax(
-    logits: Callable[[Tensor], Tensor], context: Tensor, vocabulary: int, *, may_end: bool = False
-) -> Iterator[Tensor]:
-    """Log-probabilities of every token, ``[n, V]``, for some rows of ``context`` after the other.
-
-    Special tokens are impossible, since no text holds one, but, if it ``may_end``, for ``</s>``.
+    ``tried`` are the numbers of the blanks, and c. Each direction goes on from its side of the blank
+    through c to the tokens of the other side, where it meets what the other direction has read.
     """
-    for rows in torch.split(context, max(1, LARGEST // vocabulary)):
-        scores = logits(rows)
-        end = scores[:, END].clone()
-        scores[:, : len(SPECIALS)] = -torch.inf
-        if may_end:
-            scores[:, END] = end
-        yield F.log_softmax(scores, -1)
+    model = around.model
+    sums = torch.zeros(len(tried), dtype=torch.float64)
+    for here, there in ((around.left, around.right), (around.right, around.left)):
+        away = [tokens[:0:-1][:WINDOW] for tokens in there.read]  # as `here` meets them
+        onward = 1 if here is around.left else -1
+        sequences = [[*c[::onward], *away[k]] for k, c in tried]
+        for part in parts([len(sequence) for sequence in sequences]):
+            some = tried[part]
+            y = here.onward(sequences[part], [k for k, _ in some]).y
+            lanes, blanks = y.shape[1], there.y.shape[1]
+            asked = [
+                (
+                    (len(c) - 1 + j) * lanes + lane,
+                    (len(there.read[k]) - 2 - j) * blanks + k,
+                    token,
+                    part.start + lane,
+                )
+                for lane, (k, c) in enumerate(some)
+                for j, token in enumerate(away[k])
+                if token >= len(SPECIALS)
+            ]
+            own, facing, targets, owners = torch.tensor(asked, dtype=torch.long).view(-1, 4).T
+            device = y.device
+            met = (y, there.y, own.to(device), facing.to(device))
+            if onward < 0:
+                met = (there.y, y, facing.to(device), own.to(device))
+            done = 0
+            for p in _log_softmax(model, model.logits, gathered(*met)):
+                rows = slice(done, done + len(p))
+                read = p.gather(1, targets[rows, None].to(device))[:, 0]
+                sums.index_add_(0, owners[rows], read.double().cpu())
+                done += len(p)
+    return sums
