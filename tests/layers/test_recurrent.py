@@ -6,7 +6,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -265,6 +265,62 @@ def test_apart_the_forward_stack_never_knows_the_future_nor_the_backward_one_the
     past = torch.ones(6, 6).tril().bool()
     assert torch.equal(influence(lambda x: layer(x).y[0], x) > 0, past)
     assert torch.equal(influence(lambda x: layer(x).y[1], x) > 0, past.T)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"depth": 2, "residual": True},
+        {"depth": 3, "residual": "highway"},
+        {"depth": 2, "projection": 4},
+        {"hidden_size": [5, 7]},
+        {"depth": 2, "learn_initial_state": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", [cells.LSTM, cells.GRU])
+def test_one_way_is_one_stack_that_goes_on_from_its_state(
+    cell: type[Cell], options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 5} | options
+    layer = Recurrent(cell, 3, bidirectional=True, merge="apart", **sizes).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.7, 0.7)
+    x, lengths = torch.randn(6, 3, 3).double(), torch.tensor([6, 4, 1])
+    ys = layer(x, lengths=lengths).y
+    forward, backward = layer.one_way(0), layer.one_way(1)
+    assert torch.equal(forward(x, lengths=lengths).y, ys[0])
+    for lane, n in enumerate(lengths.tolist()):
+        own = x[:n, lane : lane + 1].flip(0)
+        torch.testing.assert_close(backward(own).y.flip(0), ys[1][:n, lane : lane + 1])
+        for way, read, expected in ((forward, own.flip(0), ys[0]), (backward, own, ys[1].flip(0))):
+            first, state = way(read[: n // 2]) if n > 1 else (read[:0], None)
+            after, _ = way(read[n // 2 :], state)
+            whole = expected[:n, lane] if way is forward else expected[6 - n :, lane]
+            torch.testing.assert_close(torch.cat([first[:, 0], after[:, 0]]) if n > 1 else after[:, 0], whole)
+    assert {id(p) for way in (forward, backward) for p in way.parameters()} == {
+        id(p) for p in layer.parameters()
+    }
+    assert not {id(p) for p in forward.parameters()} & {id(p) for p in backward.parameters()}
+    assert layer.directions == 2  # the layer itself is as it was
+    assert torch.equal(layer(x, lengths=lengths).y[1], ys[1])
+
+
+def test_one_way_learns_what_the_layer_learns_and_refuses_what_is_merged() -> None:
+    layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="apart")
+    layer.one_way(1)(torch.randn(4, 2, 3)).y.sum().backward()
+    assert layer.cells[0].weight_hh.grad is None
+    assert layer.cells[1].weight_hh.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"direction: got 2, expected at most 1"):
+        layer.one_way(2)
+    with pytest.raises(TypeError, match=r"direction: got 'left', expected a whole number"):
+        layer.one_way("left")  # type: ignore[arg-type]
+    for merged in (Recurrent(cells.GRU, 3, 5), Recurrent(cells.GRU, 3, 5, bidirectional=True)):
+        with pytest.raises(ValueError, match=r"one_way: got a layer with merge='concat'"):
+            merged.one_way(0)
 
 
 def test_with_lengths_both_directions_know_the_real_steps_and_no_padding() -> None:

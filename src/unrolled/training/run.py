@@ -47,8 +47,8 @@ class Run:
         RunError: it is no run directory, of a newer format, or damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = directory = Path(directory)
         if not directory.is_dir():
             raise RunError(f"{directory}: no such directory; 'unrolled train' makes one")
         config = read_json(directory / CONFIG)
