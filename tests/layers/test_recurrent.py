@@ -300,7 +300,9 @@ def test_one_way_is_one_stack_that_goes_on_from_its_state(
             first, state = way(read[: n // 2]) if n > 1 else (read[:0], None)
             after, _ = way(read[n // 2 :], state)
             whole = expected[:n, lane] if way is forward else expected[6 - n :, lane]
-            torch.testing.assert_close(torch.cat([first[:, 0], after[:, 0]]) if n > 1 else after[:, 0], whole)
+            torch.testing.assert_close(
+                torch.cat([first[:, 0], after[:, 0]]) if n > 1 else after[:, 0], whole
+            )
     assert {id(p) for way in (forward, backward) for p in way.parameters()} == {
         id(p) for p in layer.parameters()
     }

@@ -65,7 +65,7 @@ def candidates(
         tried = [(k, guess.tokens) for k, first in enumerate(firsts) for guess in first]
         reads = _reads(around, tried) if rescoring else torch.zeros(len(tried)).double()
         counts = [len(first) for first in firsts]
-        for prior, first, read in zip(priors, firsts, reads.split(counts), strict=True):
+        for prior, first, read in zip(priors, firsts, torch.split(reads, counts), strict=True):
             p = torch.tensor([guess.probability for guess in first], dtype=torch.float64)
             share = p.sum() * torch.softmax((p.log() + rescoring * read) / temperature, -1)
             ranked = [Guess(g.tokens, q) for g, q in zip(first, share.tolist(), strict=True)]
