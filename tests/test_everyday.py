@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import regex
 from benchmarks.everyday import LISTS, Sentence, Shares, accepted, met, parse, rank, read, scored
 from benchmarks.everyday import __main__ as program
+from torch import Tensor
 
 from tests.text import make_run
+from unrolled import Recurrent, Result
 from unrolled.cli.runs import Chosen
 from unrolled.errors import RunError
 from unrolled.models import Cloze
@@ -211,17 +214,18 @@ def test_the_peer_reads_the_numbers_that_the_network_reads(
     seen: list[list[int]] = []
     model = run.model()
     assert isinstance(model, Cloze)
-    reading = Cloze.read
+    stack = Recurrent.forward
 
-    def spied(self: Cloze, embedded, lengths, memory=None):  # type: ignore[no-untyped-def]
-        table = self.embedding.weight
-        seen.append([int((table == e).all(1).nonzero()[0]) for e in embedded[:, 0]])
-        return reading(self, embedded, lengths, memory)
+    def spied(self: Recurrent, x: Tensor, *rest: Any, **options: Any) -> Result:
+        table = model.embedding.weight
+        seen.append([int((table == e).all(1).nonzero()[0]) for e in x[:, 0]])
+        return stack(self, x, *rest, **options)
 
-    monkeypatch.setattr(Cloze, "read", spied)
+    monkeypatch.setattr(Recurrent, "forward", spied)
     program.network(Chosen("", run, model, run.tokenizer))(text)
     numbers, place = program.numbered(run, text)
-    assert numbers == seen[0]
+    left, right = seen[:2]  # each towards the blank
+    assert numbers == [*left, 1, *reversed(right)]
     assert numbers[place] == 1
 
 
