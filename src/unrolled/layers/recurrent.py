@@ -381,7 +381,8 @@ class Recurrent(nn.Module):
         """One direction of a layer whose directions are apart, as a layer that shares its weights.
 
         It reads what it is given from the first step on: the backward one (1) wants the sequence
-        reversed. So either can go on from a state with what comes next on its side.
+        reversed. So either can go on from a state with what comes next on its side. ``unrolled.watch``
+        sees the layer itself, not this.
 
             >>> import torch
             >>> from unrolled import Recurrent, cells
@@ -404,10 +405,8 @@ class Recurrent(nn.Module):
         way = Recurrent.__new__(Recurrent)
         way.__dict__.update(self.__dict__)
         way.directions, way.merge, way.through, way.watcher = 1, "concat", None, None
-        way._modules = {
-            name: None if modules is None else modules[direction::2]  # type: ignore[index]
-            for name, modules in self._modules.items()
-        }
+        lists = cast(dict[str, nn.ModuleList], self._modules)  # each with an entry for a direction
+        way._modules = {name: modules[direction::2] for name, modules in lists.items()}
         return way
 
     def extra_repr(self) -> str:
