@@ -80,22 +80,23 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
     for around in _read(model, blanks):
         if model.join_words is None:
             (token,) = tokens
-            found += around.single()[:, token].tolist()
+            found += [p for rows in around.single() for p in rows[:, token].tolist()]
             continue
         total, left = torch.zeros(len(around), dtype=torch.float64), around.left
         for k, token in enumerate((*tokens, END)):
             if k:
                 left = left.onward([tokens[k - 1 : k]] * len(around))
             context = torch.cat([left.last, around.right.last], -1)
-            p = torch.cat([*_log_softmax(model, model.word_logits, context, may_end=k > 0)])
-            total += p[:, token].double().cpu()
+            steps = _log_softmax(model, model.word_logits, context, may_end=k > 0)
+            total += torch.cat([p[:, token] for p in steps]).double().cpu()
         found += total.tolist()
     return found
 
 
 def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
     """The log-probability of the most probable first token of each of ``blanks``."""
-    return [p for around in _read(model, blanks) for p in around.single().amax(-1).tolist()]
+    single = (rows for around in _read(model, blanks) for rows in around.single())
+    return [p for rows in single for p in rows.amax(-1).tolist()]
 
 
 # --- Reading -------------------------------------------------------------------------------------
@@ -147,17 +148,20 @@ class _Side:
 class _Around:
     """What stands on either side of some blanks."""
 
-    model: Cloze
     left: _Side
     right: _Side
 
     def __len__(self) -> int:
         return len(self.left.read)
 
-    def single(self) -> Tensor:
-        """The log-probabilities of every single token, given the rest: ``[N, V]``."""
+    @property
+    def model(self) -> Cloze:
+        return self.left.model
+
+    def single(self) -> Iterator[Tensor]:
+        """The log-probabilities of every single token, given the rest: ``[n, V]`` at a time."""
         context = torch.cat([self.left.last, self.right.last], -1)
-        return torch.cat([*_log_softmax(self.model, self.model.logits, context)])
+        return _log_softmax(self.model, self.model.logits, context)
 
 
 def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
@@ -166,7 +170,7 @@ def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
     for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):
         left = [blank.numbers[: blank.place] for blank in blanks[part]]
         right = [blank.numbers[: blank.place : -1] for blank in blanks[part]]
-        yield _Around(model, _Side.of(model, forward, left), _Side.of(model, backward, right))
+        yield _Around(_Side.of(model, forward, left), _Side.of(model, backward, right))
 
 
 def parts(lengths: Sequence[int]) -> Iterator[slice]:
@@ -203,11 +207,12 @@ def _log_softmax(
 def _tokens(around: _Around, count: int) -> list[list[Guess]]:
     """The ``count`` most probable single tokens for each blank."""
     found: list[list[Guess]] = []
-    p = around.single()[:, len(SPECIALS) :].double().exp()
-    best = p.topk(min(count, p.shape[1]))
-    for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-        pairs = zip(tokens, shares, strict=True)
-        found.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
+    for rows in around.single():
+        p = rows[:, len(SPECIALS) :].double().exp()
+        best = p.topk(min(count, p.shape[1]))
+        for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+            pairs = zip(tokens, shares, strict=True)
+            found.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
     return found
 
 
@@ -218,7 +223,8 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
     that it is one. What they have together is shared out by the geometric mean of the two.
     """
     found = _spelt(around)
-    for guesses, p in zip(found, around.single(), strict=True):
+    estimates = (p for rows in around.single() for p in rows)
+    for guesses, p in zip(found, estimates, strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
         own = torch.tensor([guesses[k].probability for k in single], dtype=torch.float64)
         other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
@@ -280,7 +286,7 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
             some = tried[part]
             y = here.onward(sequences[part], [k for k, _ in some]).y
             lanes, blanks = y.shape[1], there.y.shape[1]
-            asked = [
+            asked = [  # two rows, of the states before and beyond the token; it, and whose it is
                 (
                     (len(c) - 1 + j) * lanes + lane,
                     (len(there.read[k]) - 2 - j) * blanks + k,
