@@ -45,7 +45,7 @@ bench: $(STAMPS)/bench  ## layers against torch.nn, JAX and ONNX Runtime, in one
 generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their equations
 	$(BIN)/python -m unrolled.compiler
 
-pretrain: $(STAMPS)/corpora  ## train the models in the box anew, one core each: two hours; what was stopped goes on
+pretrain: $(STAMPS)/corpora  ## train the models in the box anew, one core each: 90 minutes; what was stopped goes on
 	@$(MAKE) --no-print-directory -j $(words $(PRETRAINED)) $(PRETRAINED:%=pretrain-%)
 
 $(PRETRAINED:%=pretrain-%): pretrain-%: $(STAMPS)/corpora
