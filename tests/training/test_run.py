@@ -68,6 +68,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_run_is_what_was_put_into_it(run: Path) -> None:
     load(run)
     again = Run(run)
+    assert Run(str(run)).directory == again.directory == run
     assert (again.kind, again.settings.steps, again.tokenizer.unit) == ("cloze", 2, "char")
     assert not again.model().training
     names = {CONFIG, VOCABULARY, WEIGHTS, TRAINING, DATA}
