@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import unrolled
+from unrolled.cli.language import Parser, translated
 from unrolled.cli.printing import note
 from unrolled.errors import UnrolledError
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(text: str, code: int, error: BaseException) -> int:
     if sys.stderr is not None:
-        print(f"unrolled: error: {text}", file=sys.stderr)
+        print(translated(f"unrolled: error: {text}", sys.stderr), file=sys.stderr)
     for said in getattr(error, "__notes__", ()):
         note(said)
     return code
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of every command; each puts the function to call into ``command``."""
     from unrolled.cli import diagnose, evaluate, fill, generate, info, show, train
 
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
     )
     root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")

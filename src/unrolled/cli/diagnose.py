@@ -14,7 +14,7 @@ from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
 from unrolled.cli.options import CELLS, file, whole
-from unrolled.cli.printing import print_json, print_report
+from unrolled.cli.printing import print_json, print_report, say
 from unrolled.cli.runs import add_model, chosen, data_of
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
@@ -127,10 +127,10 @@ def command(arguments: argparse.Namespace) -> None:
         if "json" in given:
             print_json(report.record() | (tried or {}))
         else:
-            print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
+            say(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
             print_report(report)
             if trials is not None:
-                print(f"\n{trials}")
+                say(f"\n{trials}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
             from unrolled.report import page
@@ -139,7 +139,7 @@ def command(arguments: argparse.Namespace) -> None:
                 given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
             )
     if "html" in given and "json" not in given:
-        print(f"the page: {given['html']}")
+        say(f"the page: {given['html']}")
 
 
 class _Asked(nn.Module):

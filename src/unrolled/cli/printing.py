@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from unrolled.cli.language import is_chinese, translated
 from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
 from unrolled.lens import Report
@@ -21,6 +22,11 @@ UNITS: dict[Unit, str] = {"char": "characters", "word": "words"}
 STRONGEST = 3  # tokens for, and as many against
 
 
+def say(text: str) -> None:
+    """Print ``text`` in the language of the command line."""
+    print(translated(text))
+
+
 def print_json(value: object, file: TextIO | None = None) -> None:
     """Print ``value`` as one line of JSON, in plain ASCII where the file is not UTF-8."""
     file = file or sys.stdout
@@ -30,10 +36,10 @@ def print_json(value: object, file: TextIO | None = None) -> None:
 
 def print_report(report: Report) -> None:
     """Print ``report``: on a terminal as a table in colours, else as plain text."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty() and not is_chinese():
         Console().print(report)
     else:
-        print(report)
+        say(str(report))
 
 
 def print_why(why: Why, tokenizer: Tokenizer) -> None:
@@ -44,7 +50,7 @@ def print_why(why: Why, tokenizer: Tokenizer) -> None:
     told = [one for one in ranked if abs(one.influence) >= 0.005]  # else it would read 0.00
     spoke_for = _named([one for one in told if one.influence > 0])
     against = _named([one for one in reversed(told) if one.influence < 0])
-    print(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
+    say(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
 
 
 def _named(tokens: Sequence[ContextToken]) -> str:
@@ -83,7 +89,7 @@ def _style(share: float) -> Style:
 def note(text: str) -> None:
     """Say ``text`` on standard error."""
     if sys.stderr is not None:
-        print(f"unrolled: note: {text}", file=sys.stderr)
+        print(translated(f"unrolled: note: {text}", sys.stderr), file=sys.stderr)
 
 
 def note_unknown(unknown: Sequence[str], tokens: Sequence[str] = (), unit: Unit = "char") -> None:

@@ -10,6 +10,7 @@ import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
 from unrolled.cli.options import fraction, memory, not_negative, positive, whole
+from unrolled.cli.printing import say
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -164,7 +165,7 @@ def train(arguments: argparse.Namespace) -> None:
         trainer = Trainer(run)
         if resumed:
             trainer.restore()
-            print(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
+            say(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
         if "watch" in given:
             followers += stack.enter_context(history(directory, trainer.step))
         followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
@@ -172,13 +173,13 @@ def train(arguments: argparse.Namespace) -> None:
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
     early = ", stopped early" if outcome.stopped_early else ""
-    print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
+    say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
-        print(f"best on the validation split: {outcome.best:.4f} nats per token")
+        say(f"best on the validation split: {outcome.best:.4f} nats per token")
     else:
-        print("the validation split is empty: the last weights are kept")
+        say("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
-        print(f"the gradient over the training: {directory / PAGE}")
+        say(f"the gradient over the training: {directory / PAGE}")
 
 
 def _begun(directory: Path, given: dict[str, Any]) -> Run:
@@ -189,7 +190,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     sources: list[str] = given["data"]
     for source in sources:
         if source in CORPORA:
-            print(f"{source}: {CORPORA[source].credit}")
+            say(f"{source}: {CORPORA[source].credit}")
     if options["simplify"] is None:
         options["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
     if options["minutes"] is None and options["epochs"] is None:
@@ -224,7 +225,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
             "more text is needed, or a smaller --min-count"
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    print(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
+    say(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
 
     model_config = {
         "vocabulary_size": len(vocabulary),
@@ -241,7 +242,7 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     through = ""
     if settings.bptt == "truncated":
         through = f", every {settings.k1} tokens back through {settings.k2}"
-    print(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
+    say(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
     return Run.create(
         directory,
         kind=given["kind"],
