@@ -990,13 +990,30 @@ def test_a_budget_that_is_none_is_refused(memory: str, tmp_path: Path, call: Cal
 
 
 @pytest.mark.parametrize("options", [("--epochs", "1"), ("--minutes", "0.01")])
+@pytest.mark.parametrize(("memory", "got"), [("1KiB", "1024 B"), ("1", "1 B")])
 def test_too_small_a_budget_says_which_would_do(
-    options: tuple[str, ...], corpus_file: Path, tmp_path: Path, call: Call
+    memory: str,
+    got: str,
+    options: tuple[str, ...],
+    corpus_file: Path,
+    tmp_path: Path,
+    call: Call,
 ) -> None:
     train = ("train", "lm", "--data", corpus_file, *TRUNCATED, *options, "--out", tmp_path / "run")
-    done = call(*train, "--memory", "1KiB")
-    failed(done, 2, "--memory: got 1024 B, expected at least", "for this model and text")
+    done = call(*train, "--memory", memory)
+    failed(done, 2, f"--memory: got {got}, expected at least", "for this model and text")
     assert nothing_in(tmp_path / "run")
+    needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
+    assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_one_byte_for_sentences_says_what_would_do(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    train = ("train", kind, "--data", corpus_file, *QUICK, "--out", tmp_path / "run")
+    done = call(*train, "--memory", 1)
+    failed(done, 2, "--memory: got 1 B, expected at least")
     needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
     assert call(*train, "--memory", needed).code == 0
 

@@ -1,6 +1,7 @@
 """``unrolled train``: a model from text."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -259,7 +260,7 @@ def _memory_that_is_too_small(given: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except TooSmallError as error:
-        least = spoken(int(error.least * HEADROOM))
+        least = spoken(math.ceil(error.least * HEADROOM))
         raise CallError(
             f"--memory: got {spoken(given['memory'])}, expected at least {least} for this model and text"
         ) from None
