@@ -201,6 +201,23 @@ def test_standard_input_several_files_and_gz_are_read(
     assert sum(map(data.sentences, ("train", "validation", "test"))) == 300
 
 
+def test_a_table_is_learnt_as_it_is_but_not_without_a_word(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(
+        "id,text\n" + "".join(f"{k},{s}\n" for k, s in enumerate(corpus(200))), "utf-8"
+    )
+    done = call("train", "lm", "--data", table, "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert done.err.startswith(
+        f"unrolled: note: {table}: it looks like CSV with the fields id, text,"
+    )
+    assert f"{table} {tmp_path / 'a.text.txt'}" in done.err
+    for command in (("evaluate", cloze_run, "--data"), ("fill", cloze_run, "--input")):
+        assert call(*command, table).err.count("it looks like CSV") == 1
+
+
 def test_a_named_corpus_is_credited_and_simplified(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1016,6 +1033,19 @@ def test_one_byte_for_sentences_says_what_would_do(
     failed(done, 2, "--memory: got 1 B, expected at least")
     needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
     assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--bptt", "truncated", "--k1", "5", "--lanes", "2")])
+@pytest.mark.parametrize("count", [12, 400])
+def test_a_short_text_has_something_to_validate_on(
+    count: int, options: tuple[str, ...], tmp_path: Path, call: Call
+) -> None:
+    text, out = write_corpus(tmp_path / "a.txt", count), tmp_path / "run"
+    model = ("--hidden", "8", "--embedding", "8", "--threads", "1", "--epochs", "1")
+    done = call("train", "lm", "--data", text, "--out", out, *model, *options)
+    assert (done.code, done.err) == (0, "") and "best on the validation split: " in done.out
+    assert call("evaluate", out).out.startswith("test, ")
+    assert call("evaluate", out, "--data", text).out == call("evaluate", out).out
 
 
 def test_a_window_that_is_longer_than_the_text_is_refused(

@@ -11,6 +11,7 @@ import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
 from unrolled.cli.options import fraction, memory, not_negative, positive, whole
+from unrolled.cli.printing import note
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -226,6 +227,12 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     print(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
+    if not counts["validation"]:
+        cure = "a smaller --passage" if options["bptt"] == "truncated" else "other sentences"
+        note(
+            "the validation split is empty, so that the last weights are kept, not the best: "
+            f"give more text, or {cure}"
+        )
 
     model_config = {
         "vocabulary_size": len(vocabulary),
