@@ -27,7 +27,12 @@ COMPOSED = {
     "{}": [],
     "\n{}": [],
     "{}{}": [],
-    "{}: {}": ["runs/a: Permission denied"],
+    "{}: {}": [
+        "runs/a: Permission denied",
+        "a.txt: it looks like CSV with the fields a, b, and is read as plain text, marks and all; for the "
+        "field 'a' alone: python3 -c 1",
+        "a.txt: a PDF, expected UTF-8 text; export its text as UTF-8, one sentence or paragraph a line",
+    ],
     "unrolled: error: {}": ["unrolled: error: out of memory; try a smaller model or batch"],
     "stopped{}": ["stopped", "stopped; go on with the same command and --resume"],
     "{} ({})": [],  # help, which the formatter takes apart

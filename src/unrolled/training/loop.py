@@ -318,7 +318,7 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
     kept = copy.deepcopy(trial) if settings.average else trial
     feed = feed_of(trial, data, settings)
     if settings.memory is not None:  # too little is to be known before the run is one
-        tight = replace(settings, memory=int(settings.memory / HEADROOM))
+        tight = replace(settings, memory=max(1, int(settings.memory / HEADROOM)))
         first = feed_of(trial, data, tight)
         with torch.random.fork_rng(devices=[]):
             first.loss(next(first.from_step(0))[1])
