@@ -181,7 +181,7 @@ def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: 
     digest = hashlib.sha256()
     parts = [source, *command, _version(command), *flags, platform.machine(), sys.platform]
     parts.append(_processor())
-    for path in sorted((*folder.glob("*.h"), *folder.glob("team.cpp"))):
+    for path in sorted((*folder.glob("[!.]*.h"), folder / "team.cpp")):
         parts += [path.name, path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(part.encode())
