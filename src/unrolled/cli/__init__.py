@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import unrolled
-from unrolled.cli.printing import note
+from unrolled.cli.printing import note, warnings_as_notes
 from unrolled.errors import UnrolledError
 
 
@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.reconfigure(errors="backslashreplace", line_buffering=True)
         arguments = parser().parse_args(argv)
         hint = "; go on with the same command and --resume" if "out" in arguments else ""
-        arguments.command(arguments)
+        with warnings_as_notes():
+            arguments.command(arguments)
         return 0
     except UnrolledError as error:
         return _failed(str(error), error.exit_code, error)

@@ -15,7 +15,7 @@ from unrolled.bptt import Carry
 from unrolled.cells import elman
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report
-from unrolled.cli.runs import add_model, chosen, data_of
+from unrolled.cli.runs import add_model, check_split, chosen, data_of
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
@@ -162,10 +162,7 @@ def _run(given: dict[str, Any], directory: Path) -> Question:
     name, run, model, _ = chosen(given.get("run"), given.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
     split = given.get("split", "validation")
     data = data_of(run, given.get("data"), directory)
-    if not data.sentences(split):
-        raise DataError(
-            f"the {split} split is empty: give more text with --data, or another --split"
-        )
+    check_split(data, split)
     about = (f"{name}, {split}", run.weights_step(), model)
     if isinstance(model, LanguageModel) and data.is_continuous:
         return Question(*about, _of_window, NATS, _window(data, split))

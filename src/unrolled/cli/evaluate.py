@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrolled.cli.printing import print_json
-from unrolled.cli.runs import add_model, chosen, data_of
+from unrolled.cli.runs import add_model, check_split, chosen, data_of
 from unrolled.data.dataset import SPLITS
-from unrolled.errors import DataError
 from unrolled.models import LanguageModel, TokenModel
 from unrolled.training import evaluate, evaluate_continuous
 from unrolled.training.feeds import evaluation_windows
@@ -48,10 +47,7 @@ def command(arguments: argparse.Namespace) -> None:
     _, run, model, _ = chosen(arguments.run, arguments.model, "zh", TokenModel)  # type: ignore[type-abstract]
     with tempfile.TemporaryDirectory() as directory:
         data = data_of(run, arguments.data, Path(directory))
-        if not data.sentences(arguments.split):
-            raise DataError(
-                f"the {arguments.split} split is empty: give more text with --data, or another --split"
-            )
+        check_split(data, arguments.split)
         if isinstance(model, LanguageModel) and data.is_continuous:
             scores = evaluate_continuous(model, evaluation_windows(data, arguments.split))
         else:

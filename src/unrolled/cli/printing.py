@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.color import Color
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.text import Text
 
 from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
+from unrolled.errors import DataWarning
 from unrolled.lens import Report
 from unrolled.models import ContextToken, Why
 from unrolled.models.filling import share_unknown
@@ -84,6 +87,23 @@ def note(text: str) -> None:
     """Say ``text`` on standard error."""
     if sys.stderr is not None:
         print(f"unrolled: note: {text}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside, a ``DataWarning`` is a note."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, DataWarning):
+                note(str(message))
+            else:
+                others(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def note_unknown(unknown: Sequence[str], tokens: Sequence[str] = (), unit: Unit = "char") -> None:

@@ -1,6 +1,7 @@
 """``unrolled train``: a model from text."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
 from unrolled.cli.options import fraction, memory, not_negative, positive, whole
+from unrolled.cli.printing import note
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -225,6 +227,12 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     print(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
+    if not counts["validation"]:
+        cure = "a smaller --passage" if options["bptt"] == "truncated" else "other sentences"
+        note(
+            "the validation split is empty, so that the last weights are kept, not the best: "
+            f"give more text, or {cure}"
+        )
 
     model_config = {
         "vocabulary_size": len(vocabulary),
@@ -259,7 +267,7 @@ def _memory_that_is_too_small(given: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except TooSmallError as error:
-        least = spoken(int(error.least * HEADROOM))
+        least = spoken(math.ceil(error.least * HEADROOM))
         raise CallError(
             f"--memory: got {spoken(given['memory'])}, expected at least {least} for this model and text"
         ) from None

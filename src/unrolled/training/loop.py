@@ -107,8 +107,8 @@ class Trainer:
         Args:
             watchers: who follows.
             checkpoint_seconds: the time between checkpoints.
-            watch_every: the first step, and every so many, are run inside ``unrolled.watch``, which
-                changes no number; the report is that before the step's update.
+            watch_every: the first step, the last, and every so many, are run inside ``unrolled.watch``,
+                which changes no number; the report is that before the step's update.
 
         Raises:
             RunError: a loss or the gradient is not finite; the best weights so far are kept.
@@ -148,7 +148,9 @@ class Trainer:
         rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        is_watched = watch_every is not None and (number == 1 or number % watch_every == 0)
+        is_watched = watch_every is not None and (
+            number in (1, settings.steps) or number % watch_every == 0
+        )
         fed = self.feed.state_dict() if watch_every else None
         with watch(self.model) if is_watched else nullcontext() as lens:
             nats, size = self._backward(item, lens)
@@ -316,7 +318,7 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
     kept = copy.deepcopy(trial) if settings.average else trial
     feed = feed_of(trial, data, settings)
     if settings.memory is not None:  # too little is to be known before the run is one
-        tight = replace(settings, memory=int(settings.memory / HEADROOM))
+        tight = replace(settings, memory=max(1, int(settings.memory / HEADROOM)))
         first = feed_of(trial, data, tight)
         with torch.random.fork_rng(devices=[]):
             first.loss(next(first.from_step(0))[1])
