@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
 from unrolled.lens.examining import examined
 from unrolled.lens.flow import Flow, version_of
+from unrolled.lens.numbers import underflowed
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
 from unrolled.shapes import check_size
@@ -199,13 +201,26 @@ class Lens:
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)
-                judged = found.get(place, (None, None))
-                rows.append(Row(name, *place, count, *summed_up(here), *judged))
+                verdict, view = found.get(place, (None, None))
+                norms, spread = summed_up(here)
+                dtype = here[-1].h.dtype
+                least = torch.finfo(dtype).tiny
+                small = sum(underflowed(norms.tolist(), least))
+                if verdict is not None and small:
+                    said = f"{verdict.evidence}; {_too_small(small, len(norms), dtype)}"
+                    verdict = replace(verdict, evidence=said)
+                rows.append(Row(name, *place, count, norms, spread, verdict, view, least))
         if not any(flow.reached for flow in self.flows):
             notes.append(
                 "no backward pass came through a recurrent layer; call loss.backward() inside"
             )
         return Report(tuple(rows), tuple(notes), self.broken(), self.clipping())
+
+
+def _too_small(count: int, steps: int, dtype: torch.dtype) -> str:
+    """That a gradient has underflowed, in words."""
+    name = str(dtype).removeprefix("torch.")
+    return f"underflow: too small for {name} at {count} of {steps} steps"
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

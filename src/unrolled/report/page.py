@@ -31,12 +31,14 @@ FIGURES = {
 TRAINING = "A line for each scan, the selected one in blue. Click on a point to go there."
 READING = {
     "Growth": "what a step back in time multiplies the gradient by: below 1 it vanishes, above 1 it "
-    "explodes. The horizon is the number of steps after which a hundredth is left.",
-    "State by step": "the state of one lane, unit by unit; colours are centred at 0.",
+    "explodes. The horizon is the number of steps back after which a hundredth is left.",
+    "State by step": "the state of one lane, unit by unit; colours are centred at 0, or, where no state "
+    "has the other sign, go from the least to the greatest.",
     "Gradient by step": "the mean over lanes, on a logarithmic axis, where a constant growth is a "
-    "straight line. The band is one standard deviation up, and by the same factor down.",
+    "straight line. The band is one standard deviation up, and by the same factor down. Underflow: the "
+    "gradient is too small for its dtype, and so 0 or of few digits.",
     "Gradient by lag": "how much of the state k steps earlier is still in the state at the selected step. "
-    "The dashed line is a hundredth.",
+    "The dashed line is a hundredth, which is left at the horizon.",
     "Every step and lag": "the same for all steps: blue has faded, orange has grown, by a thousand or "
     "more where the colour is full.",
     "Eigenvalues of W": "inside the circle a direction fades by W alone, outside it grows.",

@@ -113,8 +113,8 @@ class Trainer:
         Args:
             watchers: who follows.
             checkpoint_seconds: the time between checkpoints.
-            watch_every: the first step, and every so many, are run inside ``unrolled.watch``, which
-                changes no number; the report is that before the step's update.
+            watch_every: the first step, the last, and every so many, are run inside ``unrolled.watch``,
+                which changes no number; the report is that before the step's update.
 
         Raises:
             RunError: a loss or the gradient is not finite; the best weights so far are kept.
@@ -154,7 +154,9 @@ class Trainer:
         rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        is_watched = watch_every is not None and (number == 1 or number % watch_every == 0)
+        is_watched = watch_every is not None and (
+            number in (1, settings.steps) or number % watch_every == 0
+        )
         fed = self.feed.state_dict() if watch_every else None
         with watch(self.model) if is_watched else nullcontext() as lens:
             nats, size = self._backward(item, lens)
