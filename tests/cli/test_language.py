@@ -19,7 +19,7 @@ from unrolled.cli.language import VARIABLES, in_chinese, messages, translated
 
 SOURCE = Path(unrolled.__file__).parent
 FAMILY = {name for name in vars(errors) if name.endswith("Error")}
-SAYING = {"print", "say", "note", "ArgumentTypeError", "_failed"}
+SAYING = {"print", "say", "tell", "note", "ArgumentTypeError", "_failed"}
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 # What is put together from parts, and texts that it comes to.
@@ -34,7 +34,13 @@ COMPOSED = {
         "a.txt: a PDF, expected UTF-8 text; export its text as UTF-8, one sentence or paragraph a line",
     ],
     "unrolled: error: {}": ["unrolled: error: out of memory; try a smaller model or batch"],
+    "{}: no option of that name{}": [
+        "a.toml: [train] hiden: no option of that name; hidden?",
+        "a.toml: [train] x: no option of that name; 'unrolled train --help' lists them",
+    ],
     "stopped{}": ["stopped", "stopped; go on with the same command and --resume"],
+    "Print the script with which a shell completes commands, options, their choices, files and "
+    "directories. Where it goes:\n{}": [],  # of two lines, which are translated apart
     "{} ({})": [],  # help, which the formatter takes apart
     "{}, {}: {}": [
         "runs/a, validation, nats per token: 2.1",
@@ -118,7 +124,7 @@ def test_what_is_put_together_is_translated(text: str) -> None:
 
 def test_a_translation_has_what_the_message_has() -> None:
     for english, chinese in messages().items():
-        assert CHINESE.search(chinese) or english == "--tensorboard", english
+        assert CHINESE.search(chinese) or english in ("--tensorboard", "--remedy: {}"), english
         used = {int(n) for n in re.findall(r"\{(\d+)(?::text|:list)?\}", chinese)}
         assert used == set(range(english.count("{}"))), english
         assert set(re.findall(r"--[a-z][a-z0-9-]+", english)) <= set(
@@ -129,10 +135,8 @@ def test_a_translation_has_what_the_message_has() -> None:
 def test_every_option_has_help_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNROLLED_LANG", "zh")
     monkeypatch.setenv("COLUMNS", "80")
-    root = parser()
-    (commands,) = (a for a in root._actions if a.nargs == "A...")
-    assert isinstance(commands.choices, dict)
-    for one in (root, *commands.choices.values()):
+    root, commands = parser()
+    for one in (root, *commands.values()):
         for action in one._actions:
             if action.help:
                 shown = one._get_formatter()._expand_help(action)

@@ -5,11 +5,13 @@ Everything is said in English, and translated where it is printed: what is said 
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import TextIO
@@ -46,6 +48,27 @@ def in_chinese(text: str) -> str:
         if all(part in bare for part in literals) and (found := pattern.fullmatch(bare)):
             return text.replace(bare, chinese.format(*map(_Part, found.groups())))
     return text
+
+
+@contextmanager
+def logs_translated() -> Iterator[None]:
+    """Inside, what the library logs is said in the language of the command line."""
+
+    def translate(record: logging.LogRecord) -> bool:
+        record.msg, record.args = translated(record.getMessage(), sys.stderr), ()
+        return True
+
+    logger = logging.getLogger("unrolled")
+    logger.addFilter(translate)
+    try:
+        yield
+    finally:
+        logger.removeFilter(translate)
+
+
+def columns(text: str) -> int:
+    """How wide ``text`` is on a terminal: a Chinese character takes two columns."""
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 class _Part(str):
@@ -118,17 +141,26 @@ class _Formatter(argparse.HelpFormatter):
         return _lines(in_chinese(text), width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + line for line in _lines(in_chinese(text), width - len(indent)))
+        if "\n" not in text:
+            text = in_chinese(text)
+            return "\n".join(indent + line for line in _lines(text, width - len(indent)))
+        return "\n".join(indent + _item(line) for line in text.split("\n"))
+
+
+def _item(line: str) -> str:
+    """A line of text that is laid out: a name, and what it is."""
+    name, gap, about = re.fullmatch(r"(\s*\S*)(\s{2,}|)(.*)", line).groups()  # type: ignore[union-attr]
+    return f"{name}{gap}{in_chinese(about)}" if gap else in_chinese(line)
 
 
 def _lines(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` columns; no mark that closes begins one."""
     lines, line, used = [], "", 0
     for piece in re.findall(r"[ -~]+?(?= |[^ -~]|$)|.", text):
-        columns = sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in piece)
-        if used + columns > width and line and piece not in "，。；：、）”":
+        wide = columns(piece)
+        if used + wide > width and line and piece not in "，。；：、）”":
             lines.append(line.rstrip())
             line, used = "", 0
             piece = piece.lstrip()
-        line, used = line + piece, used + columns
+        line, used = line + piece, used + wide
     return [*lines, line.rstrip()]
