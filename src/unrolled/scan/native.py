@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import library, onnx, own, reference
+from unrolled.scan.computed import hooked
 from unrolled.scan.operators import (
     Optional,
     Weights,
@@ -56,6 +57,10 @@ def obstacles_of_cell(
         return []
     if torch.compiler.is_compiling():
         return ["torch.compile is on, and takes a cell of your own by the reference"]
+    for name in hooked(cell):
+        return [
+            f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
+        ]
     reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
 

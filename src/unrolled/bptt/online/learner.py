@@ -13,6 +13,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import weights_of
+from unrolled.scan.computed import computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, is_autocast
 
 
@@ -323,6 +324,12 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
             "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
         )
     if isinstance(layer, Recurrent):
+        for name, part in layer.cells.named_modules():
+            if computing_hooks(part) or has_hooks(part):
+                raise ValueError(
+                    f"layer: got hooks on cells.{name}, which a learner does not call, expected none; "
+                    "take torch.nn.utils.parametrizations, or prune.remove, or use BPTT"
+                )
         return layer
     if layer.proj_size:
         raise ValueError(
