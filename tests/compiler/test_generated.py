@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from unrolled.compiler.__main__ import files, main
 
 
@@ -30,9 +28,13 @@ def test_check_names_what_differs_and_changes_nothing(monkeypatch, capsys, tmp_p
     assert main() == 0
 
 
-@pytest.mark.parametrize("module", ["torch.fx.experimental.proxy_tensor", "networkx"])
-def test_neither_library_nor_compiler_imports_what_is_slow(module):
-    code = f"import unrolled, unrolled.compiler, sys; sys.exit({module!r} in sys.modules)"
-    plain = f"import torch, sys; sys.exit({module!r} in sys.modules)"
-    ours, torchs = (subprocess.run([sys.executable, "-c", c]).returncode for c in (code, plain))
-    assert ours == torchs
+def test_neither_library_nor_compiler_imports_what_is_slow():
+    """What PyTorch itself has imported is its own affair."""
+    code = (
+        "import torch, sys; before = set(sys.modules); import unrolled, unrolled.compiler;"
+        "print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "unrolled.compiler" in imported
+    assert not imported & {"torch.fx.experimental.proxy_tensor", "networkx"}
