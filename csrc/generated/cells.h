@@ -96,7 +96,7 @@
   X(Lstm) \
   X(Gru) \
   X(Mgu) \
-  X(LstmLayerNormRecurrentDropoutZoneout)
+  X(LstmRecurrentDropoutZoneout)
 
 #define UNROLLED_MORE_CELLS(X) \
   X(AntisymmetricRnn) \
@@ -143,12 +143,12 @@
   X(LstmZoneoutEvaluated) \
   X(LstmZoneoutHalfEvaluated) \
   X(LstmRecurrentDropout) \
-  X(LstmRecurrentDropoutZoneout) \
   X(LstmLayerNorm) \
   X(LstmLayerNormZoneout) \
   X(LstmLayerNormZoneoutEvaluated) \
   X(LstmLayerNormZoneoutHalfEvaluated) \
   X(LstmLayerNormRecurrentDropout) \
+  X(LstmLayerNormRecurrentDropoutZoneout) \
   X(MguUnbiased) \
   X(MguZoneout) \
   X(MguZoneoutEvaluated) \
