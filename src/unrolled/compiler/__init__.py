@@ -6,7 +6,7 @@
 ``csrc/generated``; ``python -m unrolled.compiler`` writes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.compiler.emit import Names, emit, struct_name
@@ -80,10 +80,12 @@ def generated(name: str) -> str:
     return emit(schedule(trace(BUILTINS[name]())), name, note=_NOTE)
 
 
-def others() -> dict[str, str]:
-    """The headers of all other cells and options there, by the names of their kernels."""
+def others(names: Container[str] | None = None) -> dict[str, str]:
+    """The headers of all other cells and options there, or of some, by the names of their kernels."""
     headers, seen = {}, set()
     for name, cell in brought((Elman, LSTM, GRU)):
+        if names is not None and name not in names:
+            continue
         try:
             found = canonical(*plan(cell))
         except Unsupported:
