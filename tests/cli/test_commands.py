@@ -374,7 +374,7 @@ BAD_TEXT: dict[str, tuple[bytes, str]] = {
     "one sentence, no newline": ("今天天气很好。".encode(), "one sentence"),
     "binary": (bytes(range(256)), "line 1"),
     "GB18030": ("今天天气很好。\n明天也好。\n".encode("gb18030"), "not UTF-8"),
-    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "line 1"),
+    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "UTF-16, expected UTF-8"),
     "10 MB line": (b"a" * 10_000_000, "line 1 has more than"),
     "every character once": ("甲乙\n丙丁\n戊己\n庚辛\n壬癸\n".encode(), "--min-count"),
 }

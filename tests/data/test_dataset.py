@@ -14,7 +14,7 @@ import torch
 from tests.text import corpus
 from unrolled.data import Dataset, Tokenizer, Vocabulary, split_of
 from unrolled.data import dataset as module
-from unrolled.data.dataset import SPLITS, pieces
+from unrolled.data.dataset import SPLITS, assigned, pieces
 from unrolled.data.vocabulary import END, PAD, START, UNKNOWN
 from unrolled.errors import DataError
 

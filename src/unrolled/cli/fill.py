@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unrolled.cli.options import not_negative, whole
-from unrolled.cli.printing import note, note_unknown, print_json, print_why
+from unrolled.cli.printing import is_quiet, note, note_unknown, print_json, print_why
 from unrolled.cli.runs import add_model, chosen
 from unrolled.data import Tokenizer, Vocabulary
 from unrolled.data.corpora import lines, listed, texts
@@ -200,7 +200,7 @@ def _check_files(source: str, output: Path | None) -> None:
 def _progress(source: str, output: Path | None) -> Iterator[Callable[[], None]]:
     """A progress bar, if standard error is a terminal that shows no answers."""
     answers = output is None and sys.stdout is not None and sys.stdout.isatty()
-    if sys.stderr is None or not sys.stderr.isatty() or answers:
+    if sys.stderr is None or not sys.stderr.isatty() or answers or is_quiet():
         yield lambda: None
         return
     total = None

@@ -266,7 +266,7 @@ def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: 
     digest = hashlib.sha256()
     parts = [source, *command, _version(command), *flags, platform.machine(), sys.platform]
     parts.append(_processor())
-    for path in sorted(folder.glob("*.h")):
+    for path in sorted(folder.glob("[!.]*.h")):
         parts += [path.name, path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(part.encode())

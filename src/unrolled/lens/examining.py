@@ -21,7 +21,12 @@ Place = tuple[int, int]
 
 
 def examined(
-    layer: Layer, x: Tensor, flows: Mapping[Place, Flow], steps: int, views: bool
+    layer: Layer,
+    x: Tensor,
+    flows: Mapping[Place, Flow],
+    steps: int,
+    views: bool,
+    lag: int | None = None,
 ) -> dict[Place, tuple[Verdict, View | None]]:
     """The verdict on each scan of ``layer`` in the call that ``flows`` are of, and what there is to show.
 
@@ -34,6 +39,7 @@ def examined(
         flows: of every scan.
         steps: S.
         views: whether there is anything to show.
+        lag: over how many steps back the verdict is, if not over the whole stretch.
     """
     any_flow = next(iter(flows.values()))
     stretch = any_flow.longest()
@@ -59,7 +65,7 @@ def examined(
             continue
         causes = _causes(scan)
         view = view_of(scan, causes, whole) if views else None
-        verdict = judge(any_flow.layer, causes, length)
+        verdict = judge(any_flow.layer, causes, length if lag is None else min(length, lag + 1))
         found[scan.level, scan.direction] = verdict, view
     return found
 

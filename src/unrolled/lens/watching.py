@@ -161,20 +161,23 @@ class Lens:
         """What ``clipped`` was told; ``None`` if nothing."""
         return Clipping.of(self._clips) if self._clips else None
 
-    def report(self, *, steps: int = 64, views: bool = True) -> Report:
+    def report(self, *, steps: int = 64, views: bool = True, lag: int | None = None) -> Report:
         """Where the gradient went, and for each scan a verdict.
 
         The verdict is on the layer as it is now, and on its last call: of the longest stretch of one lane
         without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation, from the
         state that the call was given. Where the state is wider than 256, the growth is measured in 32
         random directions (the same at every call), in place of all. Without ``views`` there is less to
-        show on a page, for less time.
+        show on a page, for less time. With ``lag``, the longest dependency that the task has, in steps, a
+        gradient need not reach back farther: the verdict is on so many steps.
 
         Raises:
             RuntimeError: no recurrent layer of the model ran inside the block.
-            TypeError, ValueError: ``steps`` is no whole number from 2 up.
+            TypeError, ValueError: ``steps`` is no whole number from 2 up, or ``lag`` from 1.
         """
         check_size("steps", steps, least=2)
+        if lag is not None:
+            check_size("lag", lag)
         notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
         if not self.flows:
             names = ", ".join(map(repr, self.layers)) or "; ".join(notes)
@@ -194,7 +197,7 @@ class Lens:
                 notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
                 found = {}
             else:
-                found = examined(layer, x, last, steps, views)
+                found = examined(layer, x, last, steps, views, lag)
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)

@@ -77,9 +77,9 @@ def page(
     """The text of the page; ``count``: of how many records these are a choice."""
     kept = charts.thinned(records)
     here = files("unrolled.report")
-    library = _library()
+    drawn = library()
     script = (here / "page.js").read_text("utf-8")
-    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (library, script))
+    allowed = " ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script))
     scans = charts.scans_of(kept)
     told = (words.snapshot(record, scans) for record in kept.values())
     return Template((here / "page.html").read_text("utf-8")).substitute(
@@ -93,8 +93,8 @@ def page(
         figures="".join(_figure(*item) for item in FIGURES.items()),
         trials=_trials(trials) if trials and trials["trials"] else "",
         reading="".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
-        data=_json(_data(kept, trials)),
-        library=library,
+        data=json_of(_data(kept, trials)),
+        library=drawn,
         script=script,
     )
 
@@ -105,17 +105,18 @@ def encoded(text: str) -> bytes:
 
 
 @cache
-def _library() -> str:
+def library() -> str:
     """The JavaScript that draws, of the version that altair writes for."""
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """By which a page allows a script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(value: object) -> str:
+def json_of(value: object) -> str:
     """As JSON that no HTML parser takes for the end of its element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
