@@ -61,26 +61,25 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
             return
         wrap_module = builder.VariableBuilder.wrap_module
 
+        @cache
+        def never_traced() -> None:  # late, since Dynamo is not whole yet
+            import torch._dynamo
+
+            alone: Any = torch._dynamo.disable  # has no types
+            kind.outside_graphs = alone(kind.outside_graphs)  # type: ignore[attr-defined]
+
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:
             if not isinstance(value, kind):
                 return wrap_module(self, value)
-            value.enters_graphs = welcome(value)
-            _never_traced(kind)
+            value.__dict__["enters_graphs"] = welcome(value)
+            never_traced()
             with config.patch(allow_rnn=True):
                 return wrap_module(self, value)
 
         builder.VariableBuilder.wrap_module = wrap
 
     when_imported(BUILDER, enter)
-
-
-@cache
-def _never_traced(kind: type[nn.Module]) -> None:
-    """Let ``outside_graphs`` be run as it is: done late, since Dynamo is slow to import."""
-    import torch._dynamo
-
-    kind.outside_graphs = torch._dynamo.disable(kind.outside_graphs)  # type: ignore[attr-defined]
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
