@@ -146,7 +146,7 @@ def words(path: Path) -> list[str]:
 
 def test_the_command_draws_every_picture_of_the_page(drawn: Path) -> None:
     shown = pictures(page("vanishing"))
-    assert sorted(shown) == sorted(p.name for p in TUTORIALS.glob("*.svg"))
+    assert sorted(shown) == sorted(p.name for p in TUTORIALS.glob("[!.]*.svg"))
     assert sorted(shown) == sorted(p.name for p in drawn.iterdir())
     for name in shown:
         svg = (drawn / name).read_text(encoding="utf-8")

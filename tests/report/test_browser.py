@@ -2,9 +2,8 @@
 
 import json
 import os
+import runpy
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,12 @@ from tests.report import records
 from unrolled.report import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if BROWSER is None or DRIVER is None:
+    MISSING = "no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver"
+    if os.environ.get("UNROLLED_NEEDS_BROWSER") == "1":
+        pytest.fail(MISSING, pytrace=False)
+    pytest.skip(f"the page in a browser: {MISSING}", allow_module_level=True)  # one line for all
+
 QUIET = (
     "--headless=new",
     "--no-sandbox",
@@ -37,9 +42,6 @@ STEPS, UNITS, SECONDS = 12, 6, 60
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    if BROWSER is None or DRIVER is None:
-        refuse = pytest.fail if os.environ.get("UNROLLED_NEEDS_BROWSER") == "1" else pytest.skip
-        refuse("no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = BROWSER
     for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -322,17 +324,16 @@ def test_the_pictures_by_step_share_an_axis_whose_labels_are_apart(
     assert axes["states", 0] == axes["gradient", 0] and len(axes["states", 0]) > 2
 
 
-@pytest.mark.parametrize(("needed", "word"), [("1", "error"), ("0", "skipped")])
-def test_without_a_browser_tests_fail_only_where_one_is_needed(needed: str, word: str) -> None:
-    one = f"{__file__}::test_the_worst_scan_comes_first"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", one],
-        env=os.environ | {"PATH": "", "UNROLLED_NEEDS_BROWSER": needed},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert f"1 {word} in" in done.stdout and done.returncode == (needed == "1"), done.stdout
+@pytest.mark.parametrize(
+    ("needed", "outcome"), [("1", pytest.fail.Exception), ("0", pytest.skip.Exception)]
+)
+def test_without_a_browser_this_file_fails_only_where_one_is_needed(
+    needed: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("UNROLLED_NEEDS_BROWSER", needed)
+    with pytest.raises(outcome, match="no chromium or chromedriver"):
+        runpy.run_path(__file__)
 
 
 @pytest.mark.parametrize("name", records.STRANGE)
