@@ -1,9 +1,11 @@
 """``train --remedy``, and the advice that leads to it."""
 
 import json
+import math
 import shlex
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.cli.test_commands import contents, failed, misused
 from unrolled import cells, remedies
 from unrolled.models import KINDS
 from unrolled.training import Run, Trainer
+from unrolled.training.baselines import Bigrams
 from unrolled.training.treatment import REMEDIES
 
 QUICK = (*SMALL, "--epochs", "0.2", "--evaluations", "1")
@@ -216,14 +219,28 @@ def test_a_run_that_fades_and_has_not_learnt_is_told_the_command_of_a_new_one(
 
 
 def test_a_network_that_has_learnt_its_task_is_not_told_to_begin_anew(
-    cloze_run: Path, lm_run: Path, call: Call
+    cloze_run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for run in (cloze_run, lm_run):
-        done = call("diagnose", run)
-        assert (
-            "note: it has learnt its task: " in done.out and "token before alone gives" in done.out
-        )
-        assert "try " not in done.out and "--remedy" not in done.out
+    monkeypatch.setattr("unrolled.lens.verdict.FADED", 1.0)  # any gradient has vanished
+    monkeypatch.setattr("unrolled.lens.verdict.GROWN", 1.0)  # or exploded
+    shown = call("diagnose", cloze_run).out
+    assert "vanishing" in shown or "exploding" in shown
+    assert "note: it has learnt its task: " in shown and "token before alone gives" in shown
+    assert "try " not in shown and "--remedy" not in shown
+    record = json.loads(call("diagnose", cloze_run, "--json").out)
+    loss = float(shown.splitlines()[0].rpartition(": ")[2])
+    assert record["commands"] == {} and 0 < loss < record["plain"]
+
+
+def test_the_token_before_alone_gives_what_the_pairs_say() -> None:
+    tokens = torch.tensor([1, 2, 1, 2, 1, 3])
+    pairs = Bigrams(SimpleNamespace(tokens={"train": tokens.numpy()}), 5)  # type: ignore[arg-type]
+    # After 1: 2 twice, 3 once, two kinds; alone 2 has (2 + 1) / (6 + 5), and 4, never seen, 1 / 11.
+    expected = [(2 + 2 * 3 / 11) / 5, (0 + 2 * 1 / 11) / 5, 1 / 11]
+    found = [pairs.nats(torch.tensor([c]), torch.tensor([w])) for c, w in ((1, 2), (1, 4), (4, 4))]
+    assert found == pytest.approx([-math.log(p) for p in expected])
+    total = sum(math.exp(-pairs.nats(torch.tensor([1]), torch.tensor([w]))) for w in range(5))
+    assert total == pytest.approx(1.0)
 
 
 def test_the_lag_that_a_task_needs_is_what_is_judged(call: Call) -> None:
