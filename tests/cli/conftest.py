@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,12 @@ class Done(NamedTuple):
 
 
 Call = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def _no_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, standard error has what a command has to say alone."""
+    monkeypatch.setattr("unrolled.training.watchers.EVERY", math.inf)
 
 
 @pytest.fixture

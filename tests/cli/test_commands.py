@@ -25,22 +25,23 @@ from unrolled.scan import library, native
 from unrolled.training import Run, Scores
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
+from unrolled.training.watchers import TIME
 
 QUICK = (*SMALL, "--epochs", "1")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``."""
+    """Every file below ``directory``, but for how long it took."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != TIME
     }
 
 
 def nothing_in(directory: Path) -> bool:
-    """Whether ``directory`` is not there, or empty but for the lock."""
-    return {path.name for path in directory.rglob("*")} <= {LOCK}
+    """Whether ``directory`` is not there."""
+    return not directory.exists()
 
 
 def failed(done: Done, code: int, *parts: str) -> None:
@@ -96,7 +97,7 @@ def test_every_kind_unit_and_cell_trains_and_is_used(
 
 
 def test_a_run_directory_holds_what_it_should_and_nothing_else(cloze_run: Path) -> None:
-    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
+    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, TIME, "data"}
     assert {path.name for path in cloze_run.iterdir()} - {LOCK} == names
     config = json.loads((cloze_run / "config.json").read_text())
     assert config["format"] == 1 and config["unrolled"] == unrolled.__version__
@@ -925,7 +926,7 @@ def test_info_works_without_any_optional_package(
 
 def test_version_and_help_go_to_standard_output(call: Call) -> None:
     assert call("--version").out == f"unrolled {unrolled.__version__}\n"
-    for command in ("train", "fill", "generate", "evaluate", "info"):
+    for command in ("train", "fill", "generate", "evaluate", "compare", "info", "completion"):
         done = call(command, "--help")
         assert done.code == 0 and done.err == "" and f"unrolled {command}" in done.out
 

@@ -426,13 +426,21 @@ def _refuse_remedies(given: dict[str, Any]) -> None:
             )
 
 
+def _told(value: Any) -> str:
+    """An option's value as it is given."""
+    if isinstance(value, dict):
+        parts = (key if given is None else f"{key}={given}" for key, given in value.items())
+        return " ".join(parts) or "none"
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
     for name, began in {**defaults, **run.command}.items():
         if name in given and given[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
-            got, before = (" ".join(v) if isinstance(v, list) else v for v in (given[name], began))
+            got, before = map(_told, (given[name], began))
             raise CallError(
                 f"{option}: got {got}, but the run in {run.directory} was begun with "
                 f"{before}; leave it out, or begin a new run in another --out"
