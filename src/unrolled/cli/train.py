@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
+from unrolled.cli.language import translated
 from unrolled.cli.options import (
     Collecting,
     fraction,
@@ -222,7 +224,11 @@ def train(arguments: argparse.Namespace) -> None:
             followers += stack.enter_context(history(directory, trainer.step))
         followers += stack.enter_context(clock(directory))
         if not is_quiet():
-            followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
+            followers += stack.enter_context(
+                progress_bar(
+                    run.settings.steps, trainer.step, lambda text: translated(text, sys.stderr)
+                )
+            )
         outcome = trainer.train(
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
