@@ -28,6 +28,7 @@ from unrolled.data.vocabulary import END, SPECIALS
 from unrolled.models import Cloze, LanguageModel, TokenModel, fill
 from unrolled.training import Run
 
+CORPUS = "tatoeba-zh"
 BLANKS = 500
 TUNED = 300  # sentences of the validation split, for the 4-gram model's one number
 RESCORINGS = (0.0, 0.25, 0.5, 1.0)

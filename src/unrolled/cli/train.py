@@ -29,11 +29,12 @@ from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, locked
 from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
-from unrolled.training.watchers import logs, progress_bar
+from unrolled.training.watchers import Gain, logs, progress_bar
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
+LEARNING = 0.01  # nats gained from one evaluation to the next: it would go on learning
 
 # Every option that decides what the weights become: its default, its help, argparse's settings. The
 # parser leaves out what was not given, so that --resume can tell what was.
@@ -101,6 +102,19 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "threads": (None, "processor threads; by default all", {"type": whole(1, 1024)}),
 }
 
+# What a kind of model is trained with in place of the above, chosen on Tatoeba's validation split.
+RECIPES: dict[str, dict[str, Any]] = {
+    "cloze": {
+        "cell": "lstm",
+        "hidden": 208,
+        "dropout": 0.1,
+        "token_dropout": 0.1,
+        "weight_drop": 0.2,
+        "schedule": "inverse-sqrt",
+        "average": 0.9999,
+    },
+}
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
@@ -128,7 +142,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--checkpoint-seconds", type=positive, metavar="N", help="time between checkpoints (30)"
     )
     for name, (default, text, settings) in DECISIVE.items():
-        shown = "" if default is None else f" ({default})"
+        usual = [str(default)] if default is not None else []
+        usual += [f"{kind}: {recipe[name]}" for kind, recipe in RECIPES.items() if name in recipe]
+        shown = f" ({'; '.join(usual)})" if usual else ""
         if not settings.keys() & {"choices", "action"}:
             settings = {**settings, "metavar": "N"}
         parser.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings)
@@ -159,7 +175,7 @@ def train(arguments: argparse.Namespace) -> None:
             _refuse_changes(run, given)
         else:
             with beginning(directory):
-                run = _begun(directory, given)
+                run = begun(directory, given)
         torch.set_num_threads(run.settings.threads)
         trainer = Trainer(run)
         if resumed:
@@ -168,6 +184,7 @@ def train(arguments: argparse.Namespace) -> None:
         if "watch" in given:
             followers += stack.enter_context(history(directory, trainer.step))
         followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
+        followers.append(gain := Gain())
         outcome = trainer.train(
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
@@ -175,17 +192,29 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
         print(f"best on the validation split: {outcome.best:.4f} nats per token")
+        if gain.nats > LEARNING:
+            print(
+                f"it was still learning, by {gain.nats:.3f} nats in the last {gain.steps:,} steps: a run "
+                f"of more --{'minutes' if run.settings.epochs is None else 'epochs'} will be better"
+            )
     else:
         print("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
         print(f"the gradient over the training: {directory / PAGE}")
 
 
-def _begun(directory: Path, given: dict[str, Any]) -> Run:
-    """A new run in the empty ``directory``: the text encoded, the number of steps known."""
+def begun(directory: Path, given: dict[str, Any]) -> Run:
+    """A new run in the empty ``directory``: the text encoded, the number of steps known.
+
+    ``given`` are options by name, and ``kind``; others are as in the kind's recipe, or as always.
+    """
     if "data" not in given:
         raise CallError("--data: missing, expected a corpus's name or a file")
-    options = {name: given.get(name, default) for name, (default, _, _) in DECISIVE.items()}
+    recipe = RECIPES.get(given["kind"], {})
+    options = {
+        name: given.get(name, recipe.get(name, default))
+        for name, (default, _, _) in DECISIVE.items()
+    }
     sources: list[str] = given["data"]
     for source in sources:
         if source in CORPORA:
