@@ -13,6 +13,8 @@ def _same_random_numbers(_namespace: dict[str, object]) -> None:
     torch.manual_seed(0)
 
 
+collect_ignore_glob = ["*/.*"]  # what editors and systems leave beside a file
+
 # A file's examples share one namespace and run from top to bottom.
 pytest_collect_file = (
     Sybil(

@@ -23,11 +23,11 @@ from benchmarks import everyday, results
 from benchmarks.cloze import CORPUS, SENTENCES
 from benchmarks.everyday.__main__ import judged, network
 from unrolled.cli import runs
-from unrolled.cli.train import begun
+from unrolled.cli.train import begin_run
 from unrolled.models import Cloze, fill
-from unrolled.training import Run, Trainer, evaluate, prepare_directory
+from unrolled.training import Run, Trainer, evaluate
 from unrolled.training.files import read_json
-from unrolled.training.run import beginning, locked
+from unrolled.training.run import beginning, locked, place_of_a_run
 
 SEEDS = (0, 1, 2, 3, 4)
 STEPS = (5_000, 9_000, 14_000)
@@ -79,10 +79,9 @@ def begin(directory: Path, sources: list[str], seed: int) -> Run:
     """The run in ``directory``; it is begun as ``unrolled train cloze`` does, if there is none."""
     if Run.exists(directory):
         return Run(directory)
-    prepare_directory(directory)
-    with locked(directory), beginning(directory):
+    with place_of_a_run(directory, is_new=True), beginning(directory):
         given = {"kind": "cloze", "data": sources, "seed": seed, "threads": 1, "epochs": 1.0}
-        return begun(directory, given)
+        return begin_run(directory, given)
 
 
 def trained(run: Run, steps: int) -> dict[str, Any]:

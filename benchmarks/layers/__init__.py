@@ -1,6 +1,6 @@
 """The layers against their peers on a CPU: torch.nn, JAX, ONNX Runtime, all in one run.
 
-``python -m benchmarks.layers [--quick] [--only SECTION …] [--cells …] [--sizes T,B,H …] [--rounds N]
+``python -m benchmarks.layers [--only SECTION …] [--cells …] [--sizes T,B,H …] [--rounds N] [--smallest]
 [--json FILE]`` measures, in this order:
 
 - ``training``: forward and backward of a fixed random cotangent, with the gradients of the input and

@@ -8,9 +8,9 @@ of its own gives it the head of ``unrolled``, so that layers and head can be tol
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ PHASES = ("embedding", "layers", "head and loss", "backward", "clipping", "optim
 Phases = dict[str, float]
 
 
+class Outputs(NamedTuple):
+    """What a model reads of its layers."""
+
+    y: tuple[Tensor, Tensor]
+
+
 class TorchLayers(nn.Module):
     """What ``Recurrent(…, bidirectional=True, merge="apart")`` computes, with two of ``torch.nn``'s."""
 
@@ -49,13 +55,13 @@ class TorchLayers(nn.Module):
             layer.load_state_dict({f"{k}_l0": v for k, v in source.state_dict().items()})
             self.directions.append(layer)
 
-    def forward(self, x: Tensor, *, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
+    def forward(self, x: Tensor, *, lengths: Tensor) -> Outputs:
         """Beyond a lane's length the outputs are without meaning; the model does not read them."""
         forward, backward = self.directions
         t = torch.arange(len(x)).unsqueeze(1)
         turned = torch.where(t < lengths, lengths - 1 - t, t)  # its own inverse
         lanes = torch.arange(x.shape[1])
-        return (forward(x)[0], backward(x[turned, lanes])[0][turned, lanes]), None
+        return Outputs((forward(x)[0], backward(x[turned, lanes])[0][turned, lanes]))
 
 
 class PlainHead(Cloze):
@@ -65,11 +71,11 @@ class PlainHead(Cloze):
         return F.cross_entropy(self.logits(context), targets)
 
 
-def measure(rounds: int) -> tuple[list[Row], list[dict[str, Any]]]:
-    """A row for each cell and contestant, a step's seconds; and where the time of a step goes."""
-    batches = drawn()
-    rows, profiles = [], []
+def measure(rounds: int, *, smallest: bool) -> Iterator[tuple[list[Row], list[dict[str, Any]]]]:
+    """For each cell a row a contestant, a step's seconds; and where the time of a step goes."""
+    batches = drawn()[: 1 if smallest else BATCHES]
     for name in CELLS:
+        rows, profiles = [], []
         T = round(np.mean([len(batch.tokens) for batch in batches]))
         B = round(np.mean([batch.tokens.shape[1] for batch in batches]))
         problem = Problem("model", name, T, B, DECISIVE["hidden"][0], 2, "training")
@@ -88,7 +94,7 @@ def measure(rounds: int) -> tuple[list[Row], list[dict[str, Any]]]:
                 {"cell": name, "contestant": contestant}
                 | {k: median(p[k] for p in phases) for k in phases[0]}
             )
-    return rows, profiles
+        yield rows, profiles
 
 
 def drawn() -> list[Batch]:

@@ -1,11 +1,59 @@
-// The built-in cells; `make generate` writes it, a test compares.
+// The library's cells; `make generate` writes it, a test compares.
 #pragma once
+#include "antisymmetric_rnn.h"
+#include "co_rnn.h"
+#include "coupled_lstm.h"
+#include "coupled_lstm_unbiased.h"
 #include "elman_identity.h"
+#include "elman_layer_norm.h"
+#include "elman_layer_norm_recurrent_dropout.h"
+#include "elman_layer_norm_recurrent_dropout_zoneout.h"
+#include "elman_layer_norm_zoneout.h"
+#include "elman_layer_norm_zoneout_evaluated.h"
+#include "elman_layer_norm_zoneout_half_evaluated.h"
+#include "elman_recurrent_dropout.h"
+#include "elman_recurrent_dropout_zoneout.h"
 #include "elman_relu.h"
 #include "elman_sigmoid.h"
 #include "elman_tanh.h"
+#include "elman_zoneout.h"
+#include "elman_zoneout_evaluated.h"
+#include "elman_zoneout_half_evaluated.h"
 #include "gru.h"
+#include "gru_layer_norm.h"
+#include "gru_layer_norm_recurrent_dropout.h"
+#include "gru_layer_norm_recurrent_dropout_zoneout.h"
+#include "gru_layer_norm_zoneout.h"
+#include "gru_layer_norm_zoneout_evaluated.h"
+#include "gru_layer_norm_zoneout_half_evaluated.h"
+#include "gru_recurrent_dropout.h"
+#include "gru_recurrent_dropout_zoneout.h"
+#include "gru_zoneout.h"
+#include "gru_zoneout_evaluated.h"
+#include "gru_zoneout_half_evaluated.h"
+#include "ind_rnn.h"
+#include "lem.h"
+#include "lru.h"
 #include "lstm.h"
+#include "lstm_layer_norm.h"
+#include "lstm_layer_norm_recurrent_dropout.h"
+#include "lstm_layer_norm_recurrent_dropout_zoneout.h"
+#include "lstm_layer_norm_zoneout.h"
+#include "lstm_layer_norm_zoneout_evaluated.h"
+#include "lstm_layer_norm_zoneout_half_evaluated.h"
+#include "lstm_recurrent_dropout.h"
+#include "lstm_recurrent_dropout_zoneout.h"
+#include "lstm_zoneout.h"
+#include "lstm_zoneout_evaluated.h"
+#include "lstm_zoneout_half_evaluated.h"
+#include "mgu.h"
+#include "mgu_unbiased.h"
+#include "min_gru.h"
+#include "min_lstm.h"
+#include "peephole_lstm.h"
+#include "peephole_lstm_unbiased.h"
+#include "recurrent_highway.h"
+#include "un_icornn.h"
 
 #define UNROLLED_CELLS(X) \
   X(ElmanTanh) \
@@ -13,4 +61,54 @@
   X(ElmanSigmoid) \
   X(ElmanIdentity) \
   X(Lstm) \
-  X(Gru)
+  X(Gru) \
+  X(Mgu) \
+  X(LstmLayerNormRecurrentDropoutZoneout)
+
+#define UNROLLED_MORE_CELLS(X) \
+  X(AntisymmetricRnn) \
+  X(CoRnn) \
+  X(CoupledLstm) \
+  X(CoupledLstmUnbiased) \
+  X(ElmanZoneout) \
+  X(ElmanZoneoutEvaluated) \
+  X(ElmanZoneoutHalfEvaluated) \
+  X(ElmanRecurrentDropout) \
+  X(ElmanRecurrentDropoutZoneout) \
+  X(ElmanLayerNorm) \
+  X(ElmanLayerNormZoneout) \
+  X(ElmanLayerNormZoneoutEvaluated) \
+  X(ElmanLayerNormZoneoutHalfEvaluated) \
+  X(ElmanLayerNormRecurrentDropout) \
+  X(ElmanLayerNormRecurrentDropoutZoneout) \
+  X(GruZoneout) \
+  X(GruZoneoutEvaluated) \
+  X(GruZoneoutHalfEvaluated) \
+  X(GruRecurrentDropout) \
+  X(GruRecurrentDropoutZoneout) \
+  X(GruLayerNorm) \
+  X(GruLayerNormZoneout) \
+  X(GruLayerNormZoneoutEvaluated) \
+  X(GruLayerNormZoneoutHalfEvaluated) \
+  X(GruLayerNormRecurrentDropout) \
+  X(GruLayerNormRecurrentDropoutZoneout) \
+  X(IndRnn) \
+  X(Lem) \
+  X(Lru) \
+  X(LstmZoneout) \
+  X(LstmZoneoutEvaluated) \
+  X(LstmZoneoutHalfEvaluated) \
+  X(LstmRecurrentDropout) \
+  X(LstmRecurrentDropoutZoneout) \
+  X(LstmLayerNorm) \
+  X(LstmLayerNormZoneout) \
+  X(LstmLayerNormZoneoutEvaluated) \
+  X(LstmLayerNormZoneoutHalfEvaluated) \
+  X(LstmLayerNormRecurrentDropout) \
+  X(MguUnbiased) \
+  X(MinGru) \
+  X(MinLstm) \
+  X(PeepholeLstm) \
+  X(PeepholeLstmUnbiased) \
+  X(RecurrentHighway) \
+  X(UnIcornn)

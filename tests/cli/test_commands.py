@@ -256,6 +256,23 @@ def test_standard_input_several_files_and_gz_are_read(
     assert sum(map(data.sentences, ("train", "validation", "test"))) == 300
 
 
+def test_a_table_is_learnt_as_it_is_but_not_without_a_word(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(
+        "id,text\n" + "".join(f"{k},{s}\n" for k, s in enumerate(corpus(200))), "utf-8"
+    )
+    done = call("train", "lm", "--data", table, "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert done.err.startswith(
+        f"unrolled: note: {table}: it looks like CSV with the fields id, text,"
+    )
+    assert f"{table} {tmp_path / 'a.text.txt'}" in done.err
+    for command in (("evaluate", cloze_run, "--data"), ("fill", cloze_run, "--input")):
+        assert call(*command, table).err.count("it looks like CSV") == 1
+
+
 def test_a_named_corpus_is_credited_and_simplified(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +429,7 @@ BAD_TEXT: dict[str, tuple[bytes, str]] = {
     "one sentence, no newline": ("今天天气很好。".encode(), "one sentence"),
     "binary": (bytes(range(256)), "line 1"),
     "GB18030": ("今天天气很好。\n明天也好。\n".encode("gb18030"), "not UTF-8"),
-    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "line 1"),
+    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "UTF-16, expected UTF-8"),
     "10 MB line": (b"a" * 10_000_000, "line 1 has more than"),
     "every character once": ("甲乙\n丙丁\n戊己\n庚辛\n壬癸\n".encode(), "--min-count"),
 }
@@ -1045,15 +1062,45 @@ def test_a_budget_that_is_none_is_refused(memory: str, tmp_path: Path, call: Cal
 
 
 @pytest.mark.parametrize("options", [("--epochs", "1"), ("--minutes", "0.01")])
+@pytest.mark.parametrize(("memory", "got"), [("1KiB", "1024 B"), ("1", "1 B")])
 def test_too_small_a_budget_says_which_would_do(
-    options: tuple[str, ...], corpus_file: Path, tmp_path: Path, call: Call
+    memory: str,
+    got: str,
+    options: tuple[str, ...],
+    corpus_file: Path,
+    tmp_path: Path,
+    call: Call,
 ) -> None:
     train = ("train", "lm", "--data", corpus_file, *TRUNCATED, *options, "--out", tmp_path / "run")
-    done = call(*train, "--memory", "1KiB")
-    failed(done, 2, "--memory: got 1024 B, expected at least", "for this model and text")
+    done = call(*train, "--memory", memory)
+    failed(done, 2, f"--memory: got {got}, expected at least", "for this model and text")
     assert nothing_in(tmp_path / "run")
     needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
     assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_one_byte_for_sentences_says_what_would_do(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    train = ("train", kind, "--data", corpus_file, *QUICK, "--out", tmp_path / "run")
+    done = call(*train, "--memory", 1)
+    failed(done, 2, "--memory: got 1 B, expected at least")
+    needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
+    assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--bptt", "truncated", "--k1", "5", "--lanes", "2")])
+@pytest.mark.parametrize("count", [12, 400])
+def test_a_short_text_has_something_to_validate_on(
+    count: int, options: tuple[str, ...], tmp_path: Path, call: Call
+) -> None:
+    text, out = write_corpus(tmp_path / "a.txt", count), tmp_path / "run"
+    model = ("--hidden", "8", "--embedding", "8", "--threads", "1", "--epochs", "1")
+    done = call("train", "lm", "--data", text, "--out", out, *model, *options)
+    assert (done.code, done.err) == (0, "") and "best on the validation split: " in done.out
+    assert call("evaluate", out).out.startswith("test, ")
+    assert call("evaluate", out, "--data", text).out == call("evaluate", out).out
 
 
 def test_a_window_that_is_longer_than_the_text_is_refused(

@@ -17,6 +17,7 @@ def test_check_names_what_differs_and_changes_nothing(monkeypatch, capsys, tmp_p
     path = tmp_path / "csrc" / "generated" / "lstm.h"
     monkeypatch.setattr("unrolled.compiler.__main__.FOLDER", path.parent)
     monkeypatch.setattr("unrolled.compiler.__main__.BUILTINS", ["lstm"])
+    monkeypatch.setattr("unrolled.compiler.__main__.others", dict)
     monkeypatch.setattr("sys.argv", ["unrolled.compiler", "--check"])
     assert main() == 1
     assert "differs: csrc/generated/lstm.h" in capsys.readouterr().out.replace("\\", "/")

@@ -57,9 +57,9 @@ def explain(
     resets: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Explanation:
-    """Which path ``module(x, hx)`` takes, and why it is not the native one. Nothing is run.
+    """Which path ``module(x, hx)`` takes, and why it is not the native one.
 
-    A cell that is compiled on first use is compiled now.
+    Nothing is run, and nothing compiled: a cell of one's own is at its first call.
 
         >>> import torch
         >>> from unrolled import layers
@@ -135,7 +135,8 @@ def obstacles_of(
     missing = native.missing()
     reasons = [] if missing is None else [missing]
     for cell in cast(Sequence[Cell], layer.cells):
-        reasons += native.obstacles_of_cell(cell, tensors[0].dtype) if missing is None else []
+        if missing is None:
+            reasons += native.obstacles_of_cell(cell, tensors[0].dtype, compiled=False)
         reasons += obstacles_of_resets(cell, resets)
     return reasons + native.obstacles_of_tensors(*tensors)
 

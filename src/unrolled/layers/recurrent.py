@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
 from unrolled.layers.result import Result
 from unrolled.layers.tracing import as_leaf, is_symbolic
 from unrolled.scan import Backend, Through, Watcher, check_backend, read, scan
@@ -471,4 +471,6 @@ def _made(
             f"cell: got {cell!r}, which makes a {type(made).__name__}; "
             "expected a Cell class, such as cells.GRU"
         )
+    if isinstance(made, GatedCell):
+        made.check_norms()
     return made

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -48,6 +49,9 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     ``allow_rnn`` is on, since it would unroll PyTorch's loops. The kernels' operators have no loop to
     unroll. The setting is on for the one look at such an instance, so that other layers are treated as
     ever; where this PyTorch has no such setting, nothing is done.
+
+    Of an instance that is not welcome ``forward`` itself leaves the graph, by ``outside_graphs``. A
+    refusal by Dynamo would hold for that method's code, and so for every other instance from then on.
     """
 
     def enter(builder: ModuleType) -> None:
@@ -59,14 +63,24 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
 
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:
-            if not (isinstance(value, kind) and welcome(value)):
+            if not isinstance(value, kind):
                 return wrap_module(self, value)
+            value.enters_graphs = welcome(value)
+            _never_traced(kind)
             with config.patch(allow_rnn=True):
                 return wrap_module(self, value)
 
         builder.VariableBuilder.wrap_module = wrap
 
     when_imported(BUILDER, enter)
+
+
+@cache
+def _never_traced(kind: type[nn.Module]) -> None:
+    """Let ``outside_graphs`` be run as it is: done late, since Dynamo is slow to import."""
+    import torch._dynamo
+
+    kind.outside_graphs = torch._dynamo.disable(kind.outside_graphs)  # type: ignore[attr-defined]
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from unrolled.shapes import check_fraction, check_size
 
@@ -45,7 +46,8 @@ class Settings:
 
     ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``lanes``, every ``k1``
     tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
-    ``average``: the decay of the average of the weights that is kept for use; 0: none.
+    ``average``: the decay of the average of the weights that is kept for use; 0: none. ``remedy``: what
+    it begins with, by the names of ``training.treatment.REMEDIES``, each with its value or ``None``.
 
     Raises:
         TypeError, ValueError: a field is of another type, or out of its range.
@@ -70,6 +72,7 @@ class Settings:
     lanes: int = 24
     memory: int | None = None
     average: float = 0.0
+    remedy: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)

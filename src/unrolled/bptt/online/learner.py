@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.carry import chosen_lanes
+from unrolled.bptt.carry import chosen_lanes, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
 from unrolled.layers import twins
@@ -125,9 +125,9 @@ class Learner:
         start = tuple(flat[sum(counts[:k]) :][:count] for k, count in enumerate(counts))
         chunk = Chunk(x, resets, self._state)
         y, final, kept = self._influence.run(layer, start, influence, chunk)
-        self._state = tuple(tuple(s.detach() for s in state) for state in final)
-        self._kept = tuple(part.detach() for part in kept)
-        self._fresh = torch.zeros_like(self._fresh)
+        self._state = tuple(tuple(map(lasting, state)) for state in final)
+        self._kept = tuple(map(lasting, kept))
+        self._fresh = lasting(torch.zeros_like(self._fresh))
         return y
 
     def _flags(
@@ -157,6 +157,7 @@ class Learner:
                 "the last call; call reset() to begin anew"
             )
 
+    @torch.inference_mode(False)
     def _begin(self, lanes: int, like: Tensor) -> None:
         """Lanes all of whose sequences are still to come."""
         cells = cast(Sequence[Cell], self._recurrent.cells)
@@ -231,7 +232,7 @@ class Learner:
         if lanes is None:
             self._begin(0, next(self._recurrent.parameters()).detach())
         else:
-            self._fresh = self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device)
+            self._fresh = lasting(self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state and the influence as tensors by name: for ``torch.save`` or safetensors."""
@@ -239,6 +240,7 @@ class Learner:
         saved |= {f"influence/{k}": part.clone() for k, part in enumerate(self._kept)}
         return saved | {"fresh": self._fresh.clone()}
 
+    @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave, in as many lanes as it has.
 
