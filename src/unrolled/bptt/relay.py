@@ -327,5 +327,5 @@ def _in_parts(
         state = as_tuple(result[1])
     y = torch.cat(outputs, time)
     if isinstance(result, Result):
-        return Result(y, state, None, *result._which)
+        return Result(y, state, None, *result._known("final")[1:])
     return y, as_given(layer, state)
