@@ -177,8 +177,8 @@ def named(result: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_derivatives_are_right_to_the_second_order(kind: str) -> None:
-    _, target = pair(kind, 2, 3, bidirectional=True)
-    x, state = torch.randn(3, 2, 2, dtype=FLOAT64), state_for(target, 2)
+    _, target = pair(kind, 1, 2, bidirectional=True)  # the cost grows with the weights' square
+    x, state = torch.randn(3, 2, 1, dtype=FLOAT64), state_for(target, 2)
 
     def call(layer: nn.RNNBase, x: Tensor, *state: Tensor) -> Any:
         return layer(x, as_hidden(layer, state))
@@ -643,8 +643,8 @@ def test_lengths_and_resets_that_say_nothing() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_derivatives_with_lengths_and_resets_are_right(kind: str) -> None:
-    _, target = pair(kind, 2, 3, bidirectional=True)
-    x, state = torch.randn(3, 2, 2, dtype=FLOAT64), state_for(target, 2)
+    _, target = pair(kind, 1, 2, bidirectional=True)
+    x, state = torch.randn(3, 2, 1, dtype=FLOAT64), state_for(target, 2)
     resets = torch.tensor([[False, True], [True, False], [False, False]])
 
     def call(layer: nn.RNNBase, x: Tensor, *state: Tensor) -> Any:
@@ -865,12 +865,11 @@ def test_a_weight_of_another_shape_is_refused_by_name(name: str, shape: list[int
 # the gradient of a tensor that has none: PyTorch warns of both, though they are its own doing.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("fullgraph", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_is_compiled_with_the_same_gradients(kind: str, fullgraph: bool) -> None:
+def test_is_compiled_into_one_graph_with_the_same_gradients(kind: str) -> None:
     torch.compiler.reset()
     source, target = pair(kind, 3, 5, num_layers=2, bidirectional=True)
-    compiled = torch.compile(target, backend="aot_eager", fullgraph=fullgraph)
+    compiled = torch.compile(target, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 2, 3, dtype=FLOAT64)
     got, expected = (
         collect(named(call(x)), dict(layer.named_parameters()))

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -49,6 +50,9 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     ``allow_rnn`` is on, since it would unroll PyTorch's loops. The kernels' operators have no loop to
     unroll. The setting is on for the one look at such an instance, so that other layers are treated as
     ever; where this PyTorch has no such setting, nothing is done.
+
+    Of an instance that is not welcome ``forward`` itself leaves the graph, by ``outside_graphs``. A
+    refusal by Dynamo would hold for that method's code, and so for every other instance from then on.
     """
 
     def enter(builder: ModuleType) -> None:
@@ -58,10 +62,19 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
             return
         wrap_module = builder.VariableBuilder.wrap_module
 
+        @cache
+        def never_traced() -> None:  # late, since Dynamo is not whole yet
+            import torch._dynamo
+
+            alone: Any = torch._dynamo.disable  # has no types
+            kind.outside_graphs = alone(kind.outside_graphs)  # type: ignore[attr-defined]
+
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:
-            if not (isinstance(value, kind) and welcome(value)):
+            if not isinstance(value, kind):
                 return wrap_module(self, value)
+            value.__dict__["enters_graphs"] = welcome(value)
+            never_traced()
             with config.patch(allow_rnn=True):
                 return wrap_module(self, value)
 

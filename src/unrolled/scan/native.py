@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import library, onnx, own, reference
+from unrolled.scan.computed import hooked
 from unrolled.scan.operators import (
     Optional,
     Weights,
@@ -45,13 +46,22 @@ def kernel_name(cell: Cell) -> str | None:
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
 
-def obstacles_of_cell(cell: Cell, dtype: torch.dtype = torch.float32) -> list[str]:
-    """Why no kernel computes what ``cell`` does: a line each, none if one does, compiled if need be."""
+def obstacles_of_cell(
+    cell: Cell, dtype: torch.dtype = torch.float32, *, compiled: bool = True
+) -> list[str]:
+    """Why no kernel computes what ``cell`` does: a line each, none if one does.
+
+    It is compiled now if need be, unless not ``compiled``.
+    """
     if kernel_name(cell) is not None:
         return []
     if torch.compiler.is_compiling():
         return ["torch.compile is on, and takes a cell of your own by the reference"]
-    reason = own.built(cell, dtype)
+    for name in hooked(cell):
+        return [
+            f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
+        ]
+    reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
 
 
@@ -231,7 +241,7 @@ def scan(
     if name is None:
         recipe = own.recipe(cell)
         assert isinstance(recipe, own.Recipe)
-        name, weights = recipe.name, recipe.tensors(cell)
+        name, weights = recipe.name, recipe.tensors(cell, x)
         if noise is not None:
             noise = noise.to(x.dtype)
         recipe.check_noise(cell, noise)
