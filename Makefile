@@ -25,12 +25,13 @@ demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a b
 	@echo "      docs/tutorials/equations-to-code.md"
 
 test: $(STAMPS)/test  ## all tests, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/check docs  ## format, lint, types, docs build
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m unrolled.compiler --check
 
 format: $(STAMPS)/check  ## mend what can be mended by a tool
 	$(BIN)/ruff format .

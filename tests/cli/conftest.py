@@ -63,6 +63,14 @@ def trained(directory: Path, *arguments: object) -> Path:
 def cloze_run(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A character cloze model that has learnt the grammar."""
     options = (*SMALL, "--epochs", 14, "--learning-rate", 0.02)
+    options += (
+        "--cell",
+        "gru",
+        "--weight-drop",
+        0,
+        "--token-dropout",
+        0,
+    )  # few units: none to spare
     return trained(
         tmp_path_factory.mktemp("cloze") / "run", "cloze", "--data", corpus_file, *options
     )
