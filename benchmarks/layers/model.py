@@ -162,7 +162,7 @@ def one_pass(model: Cloze, batches: list[Batch]) -> tuple[Callable[[], None], li
     """
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}
     fields = Settings.__dataclass_fields__
-    given = {k: defaults[k] for k in fields if k in defaults}
+    given = {k: defaults[k] for k in fields if k in defaults} | {"k2": defaults["k1"]}
     given |= {"steps": 1, "threads": torch.get_num_threads(), "learning_rate": RATE}
     settings = Settings(**given)
     optimizer = make_optimizer(model, settings)
