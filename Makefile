@@ -31,6 +31,7 @@ check: $(STAMPS)/check docs  ## format, lint, types, docs build
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m unrolled.compiler --check
 
 format: $(STAMPS)/check  ## mend what can be mended by a tool
 	$(BIN)/ruff format .

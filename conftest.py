@@ -1,11 +1,14 @@
 """Runs every Python example of the documentation, the READMEs and the docstrings as a test."""
 
+import os
 from doctest import ELLIPSIS
 
 import torch
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
+
+os.environ["UNROLLED_LANG"] = "en"  # whatever the locale is of who runs them
 
 
 def _same_random_numbers(_namespace: dict[str, object]) -> None:

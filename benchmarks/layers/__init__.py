@@ -8,7 +8,7 @@
   directions, D = H, float32.
 - ``streaming``: one step of an LSTM for one lane, the state carried on.
 - ``ragged``: lanes of lengths evenly spread over 1 … T, in random order.
-- ``model``: whole steps of the demo's training, and where their time goes.
+- ``model``: whole steps of training a cloze model, and where their time goes.
 
 How it is measured:
 

@@ -1,7 +1,7 @@
-"""Whole steps of the demo's training, on ``unrolled`` and on ``torch.nn``'s layers.
+"""Whole steps of training a cloze model, on ``unrolled`` and on ``torch.nn``'s layers.
 
-Vocabulary, sentences and their lengths are drawn at random, about as the demo's are; batches, sizes
-and settings are the demo's own. ``torch.nn``'s network is the same model with the same weights, of
+Vocabulary, sentences and their lengths are drawn at random, about as Tatoeba's Chinese ones are;
+batches, sizes and settings are those that 'unrolled train' has for every kind of model. ``torch.nn``'s network is the same model with the same weights, of
 PyTorch's parts alone: its directions are two layers, and each lane is turned round within its length
 for the second; its head is ``nn.Linear`` and ``F.cross_entropy``, its optimizer AdamW, fused. A row
 of its own gives it the head of ``unrolled``, so that layers and head can be told apart.
@@ -98,7 +98,7 @@ def measure(rounds: int, *, smallest: bool) -> Iterator[tuple[list[Row], list[di
 
 
 def drawn() -> list[Batch]:
-    """Batches of the demo's size, of random tokens, from short to long sentences."""
+    """Batches of as many tokens as a training's, of random tokens, from short to long sentences."""
     random = np.random.default_rng(0)
     words = np.clip(np.round(random.lognormal(2.25, 0.45, SENTENCES)), 1, 60).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(words + 2)])

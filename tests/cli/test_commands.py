@@ -19,28 +19,30 @@ import torch
 import unrolled
 from tests.cli.conftest import SMALL, Call, Done
 from tests.text import corpus, write_corpus
+from unrolled.cli.train import DECISIVE, RECIPES
 from unrolled.data import Batch
 from unrolled.models import LanguageModel
 from unrolled.scan import library, native
-from unrolled.training import Run, Scores
+from unrolled.training import Run, Scores, feeds
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
+from unrolled.training.watchers import TIME
 
 QUICK = (*SMALL, "--epochs", "1")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``."""
+    """Every file below ``directory``, but for how long it took."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != TIME
     }
 
 
 def nothing_in(directory: Path) -> bool:
-    """Whether ``directory`` is not there, or empty but for the lock."""
-    return {path.name for path in directory.rglob("*")} <= {LOCK}
+    """Whether ``directory`` is not there."""
+    return not directory.exists()
 
 
 def failed(done: Done, code: int, *parts: str) -> None:
@@ -96,7 +98,7 @@ def test_every_kind_unit_and_cell_trains_and_is_used(
 
 
 def test_a_run_directory_holds_what_it_should_and_nothing_else(cloze_run: Path) -> None:
-    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
+    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, TIME, "data"}
     assert {path.name for path in cloze_run.iterdir()} - {LOCK} == names
     config = json.loads((cloze_run / "config.json").read_text())
     assert config["format"] == 1 and config["unrolled"] == unrolled.__version__
@@ -141,7 +143,8 @@ def test_the_layers_options_are_part_of_the_run(
     assert run.model_config.items() >= expected.items()
     assert run.command.items() >= expected.items()
     layers = run.model().layers
-    assert (layers.weight_drop, layers.cells[1].zoneout, layers.residual) == (0.3, (0.1,), True)
+    assert (layers.weight_drop, layers.residual) == (0.3, True)
+    assert set(layers.cells[1].zoneout) == {0.1}
     used = call("fill", out, "我今天____一本书。") if kind == "cloze" else call("generate", out)
     assert (used.code, used.err) == (0, "")
     scores = json.loads(call("evaluate", out, "--json").out)
@@ -171,6 +174,59 @@ def test_a_run_of_before_the_layers_options_is_one_without_them(
     done = call("train", "cloze", "--out", out, "--resume", "--zoneout", 0.1)
     failed(done, 2, "--zoneout: got 0.1", "begun with 0.0")
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_each_kind_has_its_recipe_and_the_help_tells_it(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    out, given = tmp_path / "run", ("--epochs", 0.01, "--dropout", 0.07)
+    assert call("train", kind, "--data", corpus_file, "--out", out, *given).code == 0
+    run, options = Run(out), {n: default for n, (default, _, _) in DECISIVE.items()}
+    options |= RECIPES.get(kind, {}) | {"dropout": 0.07}
+    shown = " ".join(call("train", "--help").out.split())
+    for name in RECIPES["cloze"]:
+        assert run.command[name] == options[name], name
+        assert f"; cloze: {RECIPES['cloze'][name]})" in shown, name
+    assert run.model_config["hidden_size"] == options["hidden"]
+    assert run.model_config.items() >= {n: options[n] for n in ("cell", "weight_drop")}.items()
+    settings = run.settings
+    assert (settings.schedule, settings.average) == (options["schedule"], options["average"])
+    assert (settings.schedule == "inverse-sqrt") == (kind == "cloze")
+
+
+def test_a_run_begun_by_another_recipe_goes_on_as_it_was_begun(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    out = Path(shutil.copytree(cloze_run, tmp_path / "run"))
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    assert config["command"].pop("average") == config["training"].pop("average") == 0.9999
+    config["command"]["schedule"] = config["training"]["schedule"] = "linear"
+    (out / "config.json").write_text(json.dumps(config), "utf-8")
+    resume = ("train", "cloze", "--out", out, "--resume")
+    failed(call(*resume, "--average", 0.9999), 2, "--average: got 0.9999", "begun with 0.0")
+    failed(call(*resume, "--schedule", "inverse-sqrt"), 2, "--schedule", "begun with linear")
+    settings = Run(out).settings
+    assert (settings.schedule, settings.average) == ("linear", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("nats", "said"), [((3.0, 2.5, 2.25), True), ((3.0, 2.5, 2.4999), False), ((2.0, 2.5, 2.6), False)]
+)  # fmt: skip
+def test_a_training_that_ends_while_it_learns_says_so(
+    nats: tuple[float, ...], said: bool, corpus_file: Path, tmp_path: Path, call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    scores = iter(nats)
+    monkeypatch.setattr(feeds, "evaluate", lambda *_: Scores(next(scores), 0.5, 0.5, 10))
+    command = ("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    done = call(*command, "--evaluations", 3)
+    assert done.code == 0, done.err
+    assert ("more --epochs" in done.out) == said
+    if said:
+        steps = Run(tmp_path / "run").settings.steps
+        last = steps - (2 * steps + 2) // 3  # from one evaluation to the next
+        assert f"still learning, by 0.250 nats in the last {last} steps" in done.out
 
 
 def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: Call) -> None:
@@ -925,7 +981,7 @@ def test_info_works_without_any_optional_package(
 
 def test_version_and_help_go_to_standard_output(call: Call) -> None:
     assert call("--version").out == f"unrolled {unrolled.__version__}\n"
-    for command in ("train", "fill", "generate", "evaluate", "info"):
+    for command in ("train", "fill", "generate", "evaluate", "compare", "info", "completion"):
         done = call(command, "--help")
         assert done.code == 0 and done.err == "" and f"unrolled {command}" in done.out
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import unrolled
-from tests.compare import assert_close_by_name, collect
+from tests.compare import assert_close_by_name
 from tests.compiler.interpret import Own
 from unrolled import Recurrent
 from unrolled.cells.cell import GatedCell
@@ -122,17 +122,21 @@ def test_a_first_use_under_checkpoint_gives_the_reference_s_gradients(reentrant,
 
     x, found = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True), []
     layer = Recurrent(Fresh, 3, 5, **options).double()
+    sources = {"x": x, **dict(layer.named_parameters())}
     for backend in ("native", "reference"):
-        layer.backend = backend
-        run = (
-            (lambda x: checkpoint(lambda x: layer(x).y, x, use_reentrant=reentrant))
-            if (backend == "native")
-            else (lambda x: layer(x).y)
-        )
-        found.append(collect({"y": run(x)}, {"x": x, **dict(layer.named_parameters())}))
+        layer.backend, x.grad = backend, None
+        layer.zero_grad()
+        run = (lambda x: layer(x).y) if backend == "reference" else under(layer, reentrant)
+        y = run(x)
+        y.square().sum().backward()
+        found.append({"y": y.detach(), **{name: s.grad.clone() for name, s in sources.items()}})
     assert_close_by_name(*found, 4)
     layer.backend = "auto"
     assert unrolled.explain(layer, x).path == "native"
+
+
+def under(layer, reentrant):
+    return lambda x: checkpoint(lambda x: layer(x).y, x, use_reentrant=reentrant)
 
 
 def test_a_cell_may_hold_a_layer():
@@ -142,7 +146,11 @@ def test_a_cell_may_hold_a_layer():
             self.inner = Recurrent(Fresh, input_size, input_size)
 
         def project(self, x):
-            return self.inner(x.unsqueeze(0)).y[0] @ self.weight_ih.T
+            rows = self.inner(x.reshape(1, -1, x.shape[-1])).y
+            return rows.view(x.shape) @ self.weight_ih.T
+
+        def step(self, projected, state):
+            return (torch.tanh(projected + state[0] @ self.weight_hh.T),)
 
     class Fresh(GatedCell):
         gates = 1

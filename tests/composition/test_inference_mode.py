@@ -1,4 +1,4 @@
-"""What lasts may be made within ``torch.inference_mode`` and used outside of it, and the other way round."""
+"""What lasts may be made within ``torch.inference_mode`` and used outside of it, and the reverse."""
 
 from contextlib import nullcontext
 
@@ -9,7 +9,7 @@ from torch import nn
 import unrolled
 from tests.compare import assert_close_by_name, collect
 from unrolled import Recurrent, bptt, cells
-from unrolled.bptt import UORO, RTRL, SnAp1
+from unrolled.bptt import RTRL, UORO, SnAp1
 
 LAYERS = {
     "LSTM": lambda: unrolled.LSTM(3, 5, 2),
@@ -27,6 +27,7 @@ orders = pytest.mark.parametrize(
 
 
 @orders
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning")
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_stream(name, modes):
     layer, x = LAYERS[name](), torch.randn(4, 2, 3)

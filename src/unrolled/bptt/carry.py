@@ -225,8 +225,7 @@ class Carry:
     def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
         """The next window begins with ``finals``, and with these lanes at an end."""
         if detach:
-            # the caller has these very tensors, and may write into them
-            finals = {n: tuple(map(copied, state)) for n, state in finals.items()}
+            finals = {n: tuple(s.detach() for s in state) for n, state in finals.items()}
         self.kept[mode] = {**self.kept[mode], **finals}
         self._ended[mode] = None if ended is None or not ended.any() else ended
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import unrolled
 from unrolled.cli import config
+from unrolled.cli.language import Parser, logs_translated, translated
 from unrolled.cli.options import add_common
 from unrolled.cli.printing import note, speaking, warnings_as_notes
 from unrolled.errors import UnrolledError
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with (
             speaking(quiet="quiet" in given, json=bool(given.get("json"))),
             warnings_as_notes(),
+            logs_translated(),
         ):
             arguments.command(arguments)
         return 0
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(text: str, code: int, error: BaseException) -> int:
     if sys.stderr is not None:
-        print(f"unrolled: error: {text}", file=sys.stderr)
+        print(translated(f"unrolled: error: {text}", sys.stderr), file=sys.stderr)
     for said in getattr(error, "__notes__", ()):
         note(said)
     return code
@@ -75,7 +77,7 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
         train,
     )
 
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
     )
     root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")

@@ -16,7 +16,7 @@ from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
 from unrolled.cli.options import CELLS, file, whole
-from unrolled.cli.printing import print_json, print_report
+from unrolled.cli.printing import print_json, print_report, tell
 from unrolled.cli.runs import add_model, check_split, chosen, data_of
 from unrolled.cli.train import again
 from unrolled.data import Batch, Dataset
@@ -152,12 +152,12 @@ def command(arguments: argparse.Namespace) -> None:
             about = {"plain": asked.plain, "commands": commands} if asked.run is not None else {}
             print_json(report.record() | (tried or {}) | about)
         else:
-            print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
+            tell(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
             print_report(report)
             for name, line in commands.items():
-                print(f"a new run with {name}:\n  {line}")
+                tell(f"a new run with {name}:\n  {line}")
             if trials is not None:
-                print(f"\n{trials}")
+                tell(f"\n{trials}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
             from unrolled.report import page
@@ -166,7 +166,7 @@ def command(arguments: argparse.Namespace) -> None:
                 given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
             )
     if "html" in given and "json" not in given:
-        print(f"the page: {given['html']}")
+        tell(f"the page: {given['html']}")
 
 
 class _Asked(nn.Module):

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from unrolled.cli.printing import print_json
+from unrolled.cli.printing import print_json, tell
 from unrolled.cli.runs import add_model, check_split, chosen, data_of
 from unrolled.data import Dataset
 from unrolled.data.dataset import SPLITS
@@ -63,7 +63,7 @@ def command(arguments: argparse.Namespace) -> None:
         known = {k: v if k == "split" or math.isfinite(v) else None for k, v in result.items()}
         print_json(known)
         return
-    print(
-        f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""
+    tell(
+        f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, "
+        f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}"
     )
-    print(f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unrolled.cli.options import not_negative, whole
-from unrolled.cli.printing import is_quiet, note, note_unknown, print_json, print_why
+from unrolled.cli.printing import is_quiet, note, note_unknown, print_json, print_why, tell
 from unrolled.cli.runs import add_model, chosen
 from unrolled.data import Tokenizer, Vocabulary
 from unrolled.data.corpora import lines, listed, texts
@@ -91,7 +91,7 @@ def command(arguments: argparse.Namespace) -> None:
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):
         found = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
-        print(f"blank {number}: {found}")
+        tell(f"blank {number}: {found}")
     for reason in reasons:
         print_why(reason, filler.tokenizer)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from unrolled.cli.language import columns, is_chinese, translated
 from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
 from unrolled.errors import DataWarning
@@ -36,25 +37,29 @@ def print_json(value: object, file: TextIO | None = None) -> None:
 
 def print_report(report: Report) -> None:
     """Print ``report``: on a terminal as a table in colours, else as plain text."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty() and not is_chinese():
         Console().print(report)
     else:
-        print(report)
+        tell(str(report))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table in plain text: a line for each row, or on a narrower terminal a block."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    head = [translated(name) for name in head]
+    widths = [max(map(columns, column)) for column in zip(head, *rows, strict=True)]
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     if is_terminal and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
         for row in rows:
             print(row[0])
             for name, cell in zip(head[1:], row[1:], strict=True):
-                print(f"  {name:<{max(map(len, head))}}  {cell}".rstrip())
+                print(f"  {_padded(name, max(map(columns, head)))}  {cell}".rstrip())
         return
     for line in (head, *rows):
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        print("  ".join(map(_padded, line, widths)).rstrip())
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
 
 
 def print_why(why: Why, tokenizer: Tokenizer) -> None:
@@ -65,7 +70,7 @@ def print_why(why: Why, tokenizer: Tokenizer) -> None:
     told = [one for one in ranked if abs(one.influence) >= 0.005]  # else it would read 0.00
     spoke_for = _named([one for one in told if one.influence > 0])
     against = _named([one for one in reversed(told) if one.influence < 0])
-    print(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
+    tell(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
 
 
 def _named(tokens: Sequence[ContextToken]) -> str:
@@ -120,13 +125,19 @@ def is_quiet() -> bool:
 def say(text: str) -> None:
     """Say what is being done: on standard output, or if that is to hold JSON alone, on standard error."""
     if not is_quiet():
-        print(text, file=sys.stderr if JSON.get() else sys.stdout)
+        file = sys.stderr if JSON.get() else sys.stdout
+        print(translated(text, file), file=file)
+
+
+def tell(text: str) -> None:
+    """Tell what came of it, on standard output."""
+    print(translated(text))
 
 
 def note(text: str) -> None:
     """Say ``text`` on standard error."""
     if sys.stderr is not None and not is_quiet():
-        print(f"unrolled: note: {text}", file=sys.stderr)
+        print(translated(f"unrolled: note: {text}", sys.stderr), file=sys.stderr)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
+from unrolled.cli.language import translated
 from unrolled.cli.options import (
     Collecting,
     fraction,
@@ -48,11 +50,12 @@ from unrolled.training.treatment import (
     forms,
     reshaped,
 )
-from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
+from unrolled.training.watchers import Gain, clock, logs, progress_bar, seconds_of
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
+LEARNING = 0.01  # nats gained from one evaluation to the next: it would go on learning
 
 # Every option that decides what the weights become: its default, its help, argparse's settings. The
 # parser leaves out what was not given, so that --resume can tell what was.
@@ -137,6 +140,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "training": (),
 }
 
+# What a kind of model is trained with in place of the above, chosen on Tatoeba's validation split.
+RECIPES: dict[str, dict[str, Any]] = {
+    "cloze": {
+        "cell": "lstm",
+        "hidden": 208,
+        "dropout": 0.1,
+        "token_dropout": 0.1,
+        "weight_drop": 0.2,
+        "schedule": "inverse-sqrt",
+        "average": 0.9999,
+    },
+}
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
@@ -168,7 +184,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     for group, names in (first, *groups):
         for name in names:
             default, text, settings = DECISIVE[name]
-            shown = "" if default is None or name == "remedy" else f" ({default})"
+            usual = [] if default is None or name == "remedy" else [str(default)]
+            usual += [f"{kind}: {of[name]}" for kind, of in RECIPES.items() if name in of]
+            shown = f" ({'; '.join(usual)})" if usual else ""
             if not settings.keys() & {"choices", "action"}:
                 settings = {**settings, "metavar": "N"}
             group.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings)
@@ -212,7 +230,7 @@ def train(arguments: argparse.Namespace) -> None:
             _refuse_changes(run, given)
         else:
             with beginning(directory):
-                run = _begun(directory, given)
+                run = begin_run(directory, given)
         torch.set_num_threads(run.settings.threads)
         trainer = Trainer(run)
         if resumed:
@@ -222,7 +240,12 @@ def train(arguments: argparse.Namespace) -> None:
             followers += stack.enter_context(history(directory, trainer.step))
         followers += stack.enter_context(clock(directory))
         if not is_quiet():
-            followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
+            followers += stack.enter_context(
+                progress_bar(
+                    run.settings.steps, trainer.step, lambda text: translated(text, sys.stderr)
+                )
+            )
+        followers.append(gain := Gain())
         outcome = trainer.train(
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
@@ -243,17 +266,29 @@ def train(arguments: argparse.Namespace) -> None:
     say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
         say(f"best on the validation split: {outcome.best:.4f} nats per token")
+        if gain.nats > LEARNING:
+            say(
+                f"it was still learning, by {gain.nats:.3f} nats in the last {gain.steps:,} steps: a run "
+                f"of more --{'minutes' if run.settings.epochs is None else 'epochs'} will be better"
+            )
     else:
         say("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
         say(f"the gradient over the training: {directory / PAGE}")
 
 
-def _begun(directory: Path, given: dict[str, Any]) -> Run:
-    """A new run in the empty ``directory``: the text encoded, the number of steps known."""
+def begin_run(directory: Path, given: dict[str, Any]) -> Run:
+    """A new run in the empty ``directory``: the text encoded, the number of steps known.
+
+    ``given`` are options by name, and ``kind``; others are as in the kind's recipe, or as always.
+    """
     if "data" not in given:
         raise CallError("--data: missing, expected a corpus's name or a file")
-    options = {name: given.get(name, default) for name, (default, _, _) in DECISIVE.items()}
+    recipe = RECIPES.get(given["kind"], {})
+    options = {
+        name: given.get(name, recipe.get(name, default))
+        for name, (default, _, _) in DECISIVE.items()
+    }
     sources: list[str] = given["data"]
     for source in sources:
         if source in CORPORA:
@@ -426,13 +461,21 @@ def _refuse_remedies(given: dict[str, Any]) -> None:
             )
 
 
+def _told(value: Any) -> str:
+    """An option's value as it is given."""
+    if isinstance(value, dict):
+        parts = (key if given is None else f"{key}={given}" for key, given in value.items())
+        return " ".join(parts) or "none"
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
     for name, began in {**defaults, **run.command}.items():
         if name in given and given[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
-            got, before = (" ".join(v) if isinstance(v, list) else v for v in (given[name], began))
+            got, before = map(_told, (given[name], began))
             raise CallError(
                 f"{option}: got {got}, but the run in {run.directory} was begun with "
                 f"{before}; leave it out, or begin a new run in another --out"

@@ -254,8 +254,9 @@ def load(path: Path) -> ctypes.CDLL:
         why = _fault_of(handle, path)
         if why is not None:
             raise OSError(f"it is {why}; remove it")
-        same = Path(f"/proc/self/fd/{handle}")  # the very file that was looked at
-        return ctypes.CDLL(str(same if same.exists() else path))
+        if not os.path.samestat(os.fstat(handle), path.lstat()):
+            raise OSError("it was replaced meanwhile")
+        return ctypes.CDLL(str(path))  # in a folder in which nobody else can replace it
     finally:
         os.close(handle)
 

@@ -96,7 +96,7 @@ def _options(kind: type[Cell]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     if not issubclass(kind, GatedCell):
         return
     yield "_unbiased", {"bias": False}, True
-    switches = [
+    switches: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({}, {"layer_norm": True}),
         ({}, {"recurrent_dropout": 0.1}),
         ({}, {"zoneout": 0.1}),

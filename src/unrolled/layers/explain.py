@@ -12,6 +12,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Hidden, Twin, check_kinds, obstacles, weights_of, why_no_twin
 from unrolled.scan import native, obstacles_of_resets
+from unrolled.scan.computed import settled
 from unrolled.shapes import Lengths
 
 Path = Literal["native", "reference", "refused"]
@@ -134,11 +135,12 @@ def obstacles_of(
         tensors = [x, *tensors, *(state or ())]
     missing = native.missing()
     reasons = [] if missing is None else [missing]
+    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
     for cell in cast(Sequence[Cell], layer.cells):
         if missing is None:
-            reasons += native.obstacles_of_cell(cell, tensors[0].dtype, compiled=False)
+            reasons += native.obstacles_of_cell(settled(cell), dtype, compiled=False)
         reasons += obstacles_of_resets(cell, resets)
-    return reasons + native.obstacles_of_tensors(*tensors)
+    return reasons + (native.obstacles_of_tensors(*tensors) if tensors else [])
 
 
 def _explanation(

@@ -11,6 +11,7 @@ from unrolled.cells import Cell, GatedCell, State
 from unrolled.layers.result import Result
 from unrolled.layers.tracing import as_leaf, is_symbolic
 from unrolled.scan import Backend, Through, Watcher, check_backend, read, scan
+from unrolled.scan.computed import computed
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -337,7 +338,7 @@ class Recurrent(nn.Module):
         cell = cast(Cell, self.cells[k])
         if not (self.weight_drop and self.training):
             return cell
-        return _with_weight_drop(cell, self.weight_drop)
+        return _with_weight_drop(computed(cell), self.weight_drop)
 
     def joined(self, level: int, outputs: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
         """What a layer gives: its directions' ``outputs`` merged, projected, joined to what it ``read``."""

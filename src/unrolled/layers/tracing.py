@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
+import torch
 from torch import fx, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -61,12 +62,19 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
             return
         wrap_module = builder.VariableBuilder.wrap_module
 
+        @cache
+        def never_traced() -> None:  # late, since Dynamo is not whole yet
+            import torch._dynamo
+
+            alone: Any = torch._dynamo.disable  # has no types
+            kind.outside_graphs = alone(kind.outside_graphs)  # type: ignore[attr-defined]
+
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:
             if not isinstance(value, kind):
                 return wrap_module(self, value)
-            value.enters_graphs = welcome(value)
-            _never_traced(kind)
+            value.__dict__["enters_graphs"] = welcome(value)
+            never_traced()
             with config.patch(allow_rnn=True):
                 return wrap_module(self, value)
 
@@ -75,12 +83,40 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     when_imported(BUILDER, enter)
 
 
-@cache
-def _never_traced(kind: type[nn.Module]) -> None:
-    """Let ``outside_graphs`` be run as it is: done late, since Dynamo is slow to import."""
-    import torch._dynamo
+def script_copies(kind: type[nn.Module]) -> None:
+    """Let ``torch.jit.script`` prepare a copy of a model that holds a ``kind``, not the model itself.
 
-    kind.outside_graphs = torch._dynamo.disable(kind.outside_graphs)  # type: ignore[attr-defined]
+    It puts what ``__prepare_scriptable__`` gives into the modules that hold it; so these are copied
+    first. Parameters, buffers and all else stay shared. Where this PyTorch does it otherwise, nothing
+    is done.
+    """
+    from torch.jit import _script
+
+    prepare = getattr(_script, "call_prepare_scriptable_func", None)
+    if prepare is None:
+        return
+
+    @functools.wraps(prepare)
+    def prepare_copy(model: Any) -> Any:
+        if isinstance(model, nn.Module) and any(isinstance(m, kind) for m in model.modules()):
+            model = _with_own_modules(model, {})
+        return prepare(model)
+
+    _script.call_prepare_scriptable_func = prepare_copy  # type: ignore[attr-defined]
+
+
+def _with_own_modules(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    """A module that shares all with ``module`` but the modules inside, which are such copies too."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
+    if id(module) not in copies:
+        copies[id(module)] = copy = type(module).__new__(type(module))
+        copy.__dict__.update(module.__dict__)
+        copy._modules = {
+            name: None if part is None else _with_own_modules(part, copies)
+            for name, part in module._modules.items()
+        }
+    return copies[id(module)]
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
+from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
 from unrolled.shapes import Lengths, check_lengths, check_resets
@@ -436,6 +436,7 @@ def obstacles(
 enter_graphs(
     Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
 )
+script_copies(Twin)
 
 
 def check_kinds(layer: Twin, x: object, hx: object) -> None:

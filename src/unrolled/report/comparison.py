@@ -80,14 +80,16 @@ def curves(found: Mapping[str, Any]) -> alt.Chart:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    """A column for each run."""
+    columns = list(zip(head, *rows, strict=True))
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns[0][1:])
     body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
         + "</tr>"
-        for first, *rest in rows
+        for first, *rest in columns[1:]
     )
     return (
         '<div class="scroll" role="region" aria-label="Runs" tabindex="0"><table>'
-        f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr><td></td>{names}</tr></thead><tbody>{body}</tbody></table></div>"
     )

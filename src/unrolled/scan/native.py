@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import library, onnx, own, reference
+from unrolled.scan.computed import hooked
 from unrolled.scan.operators import (
     Optional,
     Weights,
@@ -56,6 +57,10 @@ def obstacles_of_cell(
         return []
     if torch.compiler.is_compiling():
         return ["torch.compile is on, and takes a cell of your own by the reference"]
+    for name in hooked(cell):
+        return [
+            f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
+        ]
     reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
 
@@ -363,10 +368,16 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         masks = (lengths, resets, batch_sizes, noise)
-        ctx.save_for_backward(*tensors, *states, kept, *masks)
+        shown = states if every else states[:1]
+        # The caller may write into what is shown: the backward pass asks whether, and then runs anew.
+        if torch.compiler.is_compiling():  # where nobody can ask
+            ctx.versions, held = None, [s.clone() for s in states]
+        else:
+            ctx.versions, held = _Versions(shown), [s.data for s in states]
+        ctx.save_for_backward(*tensors, *held, kept, *masks)
         ctx.settings = (name, reverse, every, norms, clip, count, len(tensors))
         ctx.set_materialize_grads(False)
-        return (*states, *final) if every else (states[0], *final)
+        return (*shown, *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -386,6 +397,10 @@ class _Sweep(torch.autograd.Function):
                 name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+        if ctx.versions is not None and ctx.versions.have_changed():
+            call = (name, *tensors[:5], start, *masks, reverse, True, True)
+            outputs = forward_operator()(*call)
+            states, kept = outputs[:count], outputs[-1]
         results = backward_operator()(
             name,
             x,
@@ -410,6 +425,19 @@ class _Sweep(torch.autograd.Function):
         return nothing + tuple(
             result if want else None for result, want in zip(results[:inputs], wanted, strict=True)
         )
+
+
+class _Versions:
+    """Whether somebody has written into tensors since; of the tensors themselves it holds nothing."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._witnesses = [tensor.detach() for tensor in tensors]  # whose count of writes is theirs
+        self._then = [tensor._version for tensor in tensors]
+        for witness in self._witnesses:
+            witness.data = witness.new_empty(0)
+
+    def have_changed(self) -> bool:
+        return [witness._version for witness in self._witnesses] != self._then
 
 
 Masks = tuple[Optional, Optional, Optional, Optional]

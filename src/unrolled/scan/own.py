@@ -132,7 +132,7 @@ class _Canonical(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         # The trace holds the number of lanes it was made with: so many at a time.
         lanes, count = self.recipe.trace.lanes, projected.shape[0]
-        missing = -count % lanes
+        missing = lanes - count % lanes if count % lanes or not count else 0
         padded = [F.pad(t, (0, 0, 0, missing)) for t in (projected, *state)]
         parts = zip(*(torch.split(t, lanes) for t in padded), strict=True)
         after = [self.recipe.trace.step(*part, *self.tensors) for part in parts]

@@ -305,9 +305,10 @@ def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
     Raises:
         TypeError, ValueError: they are not such.
     """
-    found = [[float(value) for value in row] for row in notes.get("evaluations", [])]
-    if any(len(row) != 4 for row in found):
-        raise ValueError("evaluations: expected four numbers each")
+    found: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
+    for row in found:
+        if len(row) != 4 or not all(isinstance(value, int | float) for value in row):
+            raise ValueError(f"evaluations: got {row!r}, expected four numbers")
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from io import RawIOBase
@@ -76,8 +76,11 @@ class ProgressLines:
     passed; so a short training has none.
     """
 
-    def __init__(self, file: TextIO, steps: int, done: int) -> None:
+    def __init__(
+        self, file: TextIO, steps: int, done: int, told: Callable[[str], str] = str
+    ) -> None:
         self.file, self.steps, self.first = file, steps, done
+        self.told = told
         self.speed = Speed()
         self.loss: float | None = None
         self.validation = ""
@@ -91,12 +94,11 @@ class ProgressLines:
             return
         self.said, self.at = now, step.step
         left = (now - self.speed.start) * (self.steps - step.step) / (step.step - self.first)
-        print(
+        text = (
             f"step {step.step:,} of {self.steps:,}: loss {self.loss:.3f}{self.validation}, "
-            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} tokens/s, {_clock(left)} left",
-            file=self.file,
-            flush=True,
+            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} tokens/s, {_clock(left)} left"
         )
+        print(self.told(text), file=self.file, flush=True)
 
     def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, it is in the next line
         self.validation = f" (validation {scores.nats:.3f})"
@@ -114,6 +116,25 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Gain:
+    """What the last evaluation gained on the one before, in nats per token, and in how many steps."""
+
+    def __init__(self) -> None:
+        self.before: tuple[int, float] | None = None
+        self.nats, self.steps = 0.0, 0
+
+    def step(self, step: Step) -> None:
+        """A step alone shows nothing."""
+
+    def evaluated(self, step: int, scores: Scores) -> None:
+        if self.before is not None:
+            self.steps, self.nats = step - self.before[0], self.before[1] - scores.nats
+        self.before = step, scores.nats
+
+    def seen(self, step: int, report: Report) -> None:
+        """Nor does where its gradient went."""
 
 
 class JsonLog:
@@ -186,13 +207,15 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
 
 
 @contextmanager
-def progress_bar(steps: int, done: int) -> Iterator[list[Watcher]]:
-    """A progress bar, if standard error is a terminal, or else a line now and then."""
+def progress_bar(
+    steps: int, done: int, said: Callable[[str], str] = str
+) -> Iterator[list[Watcher]]:
+    """A progress bar, if standard error is a terminal, or else a line now and then, as ``said`` has it."""
     if sys.stderr is None:
         yield []
         return
     if not sys.stderr.isatty():
-        yield [ProgressLines(sys.stderr, steps, done)]
+        yield [ProgressLines(sys.stderr, steps, done, said)]
         return
     columns = (
         TextColumn("{task.completed}/{task.total}", table_column=Column()),

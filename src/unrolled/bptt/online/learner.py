@@ -13,6 +13,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import weights_of
+from unrolled.scan.computed import computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, is_autocast
 
 
@@ -37,6 +38,7 @@ class Learner:
     _kept: Tensors
     _fresh: Tensor
 
+    @torch.inference_mode(False)
     def __init__(self, layer: nn.Module, make: Callable[[Recurrent], Influence]) -> None:
         self.layer = layer
         self._recurrent = as_recurrent(layer)
@@ -86,6 +88,9 @@ class Learner:
                 learner was made.
             RuntimeError: something is random, as dropout is in training; or autocast is on.
         """
+        if torch.is_inference_mode_enabled():  # in which nothing can be differentiated
+            with torch.inference_mode(False), torch.no_grad():
+                return self(lasting(x) if isinstance(x, Tensor) else x, resets=resets)
         layer = self._current()
         first = bool(self.layer.batch_first)
         is_chunk = isinstance(x, Tensor) and x.dim() == 3
@@ -125,9 +130,9 @@ class Learner:
         start = tuple(flat[sum(counts[:k]) :][:count] for k, count in enumerate(counts))
         chunk = Chunk(x, resets, self._state)
         y, final, kept = self._influence.run(layer, start, influence, chunk)
-        self._state = tuple(tuple(map(lasting, state)) for state in final)
-        self._kept = tuple(map(lasting, kept))
-        self._fresh = lasting(torch.zeros_like(self._fresh))
+        self._state = tuple(tuple(s.detach() for s in state) for state in final)
+        self._kept = tuple(part.detach() for part in kept)
+        self._fresh = torch.zeros_like(self._fresh)
         return y
 
     def _flags(
@@ -323,6 +328,12 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
             "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
         )
     if isinstance(layer, Recurrent):
+        for name, part in layer.cells.named_modules():
+            if computing_hooks(part) or has_hooks(part):
+                raise ValueError(
+                    f"layer: got hooks on cells.{name}, which a learner does not call, expected none; "
+                    "take torch.nn.utils.parametrizations, or prune.remove, or use BPTT"
+                )
         return layer
     if layer.proj_size:
         raise ValueError(
