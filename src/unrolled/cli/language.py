@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import TextIO
 
 VARIABLES = ("UNROLLED_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides
+AROUND = ("{}: error: {}", "unrolled: note: {}", "argument {}: {}")  # a message
 HELP = 24  # columns before the help of an option, at most
 DEFAULT = re.compile(r"(.+) \(([^()]+)\)")  # the help of an option, with its default
 
@@ -90,9 +91,12 @@ def messages() -> dict[str, str]:
 
 @cache
 def _patterns() -> list[tuple[list[str], re.Pattern[str], str]]:
-    """Of each message with a ``{}`` its literal parts, pattern and Chinese, the most literal first."""
+    """Of each message with a ``{}`` its literal parts, pattern and Chinese: what stands around others, then
+    the most literal first.
+    """
     found = []
-    for message in sorted(messages(), key=lambda text: -len(text.replace("{}", ""))):
+    order = sorted(messages(), key=lambda text: -len(text.replace("{}", "")))
+    for message in (*AROUND, *order):
         literals = message.split("{}")
         if len(literals) > 1:
             pattern = "(.*?)".join(map(re.escape, literals))
