@@ -266,17 +266,26 @@ def train(arguments: argparse.Namespace) -> None:
     say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
         say(f"best on the validation split: {outcome.best:.4f} nats per token")
-        for (before, was, *_), (after, nats, *_) in pairwise(trainer.evaluations[-2:]):
-            if was - nats > LEARNING:
-                more = "minutes" if run.settings.epochs is None else "epochs"
-                say(
-                    f"it was still learning, by {was - nats:.3f} nats in the last {after - before:,} "
-                    f"steps: a run of more --{more} will be better"
-                )
+        _say_if_short(trainer)
     else:
         say("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
         say(f"the gradient over the training: {directory / PAGE}")
+
+
+def _say_if_short(trainer: Trainer) -> None:
+    """Say that a longer training would be better, where what there is shows it."""
+    more = "minutes" if trainer.settings.epochs is None else "epochs"
+    share = trainer.step / len(trainer.feed)
+    if share < 1:
+        say(f"it has read {share:.0%} of the training text: a run of more --{more} will be better")
+        return
+    for (before, was, *_), (after, nats, *_) in pairwise(trainer.evaluations[-2:]):
+        if was - nats > LEARNING:
+            say(
+                f"it was still learning, by {was - nats:.3f} nats in the last {after - before:,} "
+                f"steps: a run of more --{more} will be better"
+            )
 
 
 def begin_run(directory: Path, given: dict[str, Any]) -> Run:
