@@ -7,13 +7,14 @@ process that it waited for. A time is worth quoting only if the machine has noth
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import results
 
 SENTENCE = "我的手机坏了,我打算____一部新手机。"
 MINUTES, LINES = 5.0, 1000  # of the training, of the file that is filled
@@ -62,8 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     names = commands(Path(), MINUTES)
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--smallest", action="store_true", help="a second of training, ten lines")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    results.add_options(parser)
     arguments = parser.parse_args(argv)
     minutes, lines = SMALLEST if arguments.smallest else (MINUTES, LINES)
     rows = {}
@@ -76,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             rows[name] = measured(command)
             shown = f"{rows[name]['MiB']:,.0f} MiB | {rows[name]['seconds']:,.1f} s"
             print(f"| {name} | {shown} |", flush=True)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=1))
+            results.write(arguments.json, rows)
 
 
 if __name__ == "__main__":

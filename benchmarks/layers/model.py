@@ -1,10 +1,11 @@
 """Whole steps of training a cloze model, on ``unrolled`` and on ``torch.nn``'s layers.
 
 Vocabulary, sentences and their lengths are drawn at random, about as Tatoeba's Chinese ones are;
-batches, sizes and settings are those that 'unrolled train' has for every kind of model. ``torch.nn``'s network is the same model with the same weights, of
-PyTorch's parts alone: its directions are two layers, and each lane is turned round within its length
-for the second; its head is ``nn.Linear`` and ``F.cross_entropy``, its optimizer AdamW, fused. A row
-of its own gives it the head of ``unrolled``, so that layers and head can be told apart.
+batches, sizes and settings are those that 'unrolled train' has for every kind of model. ``torch.nn``'s
+network is the same model with the same weights, of PyTorch's parts alone: its directions are two
+layers, and each lane is turned round within its length for the second; its head is ``nn.Linear`` and
+``F.cross_entropy``, its optimizer AdamW, fused. A row of its own gives it the head of ``unrolled``, so
+that layers and head can be told apart.
 """
 
 import time
@@ -162,7 +163,7 @@ def one_pass(model: Cloze, batches: list[Batch]) -> tuple[Callable[[], None], li
     """
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}
     fields = Settings.__dataclass_fields__
-    given = {k: defaults[k] for k in fields if k in defaults}
+    given = {k: defaults[k] for k in fields if k in defaults} | {"k2": defaults["k1"]}
     given |= {"steps": 1, "threads": torch.get_num_threads(), "learning_rate": RATE}
     settings = Settings(**given)
     optimizer = make_optimizer(model, settings)

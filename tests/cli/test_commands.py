@@ -23,7 +23,7 @@ from unrolled.cli.train import DECISIVE, RECIPES
 from unrolled.data import Batch
 from unrolled.models import LanguageModel
 from unrolled.scan import library, native
-from unrolled.training import Run, Scores, feeds
+from unrolled.training import Run, Scores, Trainer, feeds
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
 from unrolled.training.watchers import TIME
@@ -227,6 +227,19 @@ def test_a_training_that_ends_while_it_learns_says_so(
         steps = Run(tmp_path / "run").settings.steps
         last = steps - (2 * steps + 2) // 3  # from one evaluation to the next
         assert f"still learning, by 0.250 nats in the last {last} steps" in done.out
+
+
+def test_a_training_that_has_not_read_all_of_its_text_says_so(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    done = call(
+        "train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *SMALL, "--epochs", 0.5
+    )
+    assert done.code == 0, done.err
+    trainer = Trainer(Run(tmp_path / "run"))
+    share = trainer.settings.steps / len(trainer.feed)
+    assert f"it has read {share:.0%} of the training text" in done.out and 0.4 < share < 0.6
+    assert "still learning" not in done.out
 
 
 def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: Call) -> None:

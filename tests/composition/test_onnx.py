@@ -114,7 +114,7 @@ class FromState(WithLengths):
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_lane_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: Path) -> None:
-    cell = getattr(cells, kind)
+    cell = getattr(cells, kind.split()[-1])
     layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).eval()
     state = tuple(torch.randn(shape) for shape in layer.state_shapes(3))
     x = torch.randn(4, 3, 3)

@@ -70,7 +70,7 @@ def test_a_log_holds_strict_json_even_where_there_is_nothing_to_validate_on(
         raise AssertionError(f"{name} is no JSON")
 
     log = tmp_path / "log.jsonl"
-    trainer = Trainer(make_run(tmp_path / "run", count=10, steps=10))
+    trainer = Trainer(make_run(tmp_path / "run", count=1, steps=10))
     assert trainer.data.sentences("validation") == 0
     with logs(log=log) as told:
         trainer.train(told)

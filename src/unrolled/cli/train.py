@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from unrolled.training.treatment import (
     forms,
     reshaped,
 )
-from unrolled.training.watchers import Gain, clock, logs, progress_bar, seconds_of
+from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
@@ -245,7 +246,6 @@ def train(arguments: argparse.Namespace) -> None:
                     run.settings.steps, trainer.step, lambda text: translated(text, sys.stderr)
                 )
             )
-        followers.append(gain := Gain())
         outcome = trainer.train(
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
@@ -266,15 +266,26 @@ def train(arguments: argparse.Namespace) -> None:
     say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
         say(f"best on the validation split: {outcome.best:.4f} nats per token")
-        if gain.nats > LEARNING:
-            say(
-                f"it was still learning, by {gain.nats:.3f} nats in the last {gain.steps:,} steps: a run "
-                f"of more --{'minutes' if run.settings.epochs is None else 'epochs'} will be better"
-            )
+        _say_if_short(trainer)
     else:
         say("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
         say(f"the gradient over the training: {directory / PAGE}")
+
+
+def _say_if_short(trainer: Trainer) -> None:
+    """Say that a longer training would be better, where what there is shows it."""
+    more = "minutes" if trainer.settings.epochs is None else "epochs"
+    share = trainer.step / len(trainer.feed)
+    if share < 1:
+        say(f"it has read {share:.0%} of the training text: a run of more --{more} will be better")
+        return
+    for (before, was, *_), (after, nats, *_) in pairwise(trainer.evaluations[-2:]):
+        if was - nats > LEARNING:
+            say(
+                f"it was still learning, by {was - nats:.3f} nats in the last {after - before:,} "
+                f"steps: a run of more --{more} will be better"
+            )
 
 
 def begin_run(directory: Path, given: dict[str, Any]) -> Run:

@@ -46,15 +46,14 @@ class Result(tuple[Tensor | tuple[Tensor, Tensor], State]):
         directions: int | None = None,
         last: int = 0,
     ) -> Self:
-        if state is None:
-            items: list[Any] = list(y)
-            if len(items) != 2:
-                raise TypeError(f"Result: got {len(items)} items, expected two, y and state")
-            y, state = items
+        items: tuple[Any, ...] = tuple(y) if state is None else (y, state)
+        if len(items) != 2:
+            raise TypeError(f"Result: got {len(items)} items, expected two, y and state")
         if directions is not None:
-            state = LayerState(state)
-            state._known = (states, directions, last)
-        return super().__new__(cls, (y, state))
+            knowing = LayerState(items[1])
+            knowing._known = (states, directions, last)
+            items = (items[0], knowing)
+        return super().__new__(cls, items)
 
     def _known(self, name: str) -> tuple[State | None, int, int]:
         """What the state knows, or an error that speaks of ``name``."""

@@ -102,7 +102,7 @@ def script_copies(kind: type[nn.Module]) -> None:
             model = _with_own_modules(model, {})
         return prepare(model)
 
-    _script.call_prepare_scriptable_func = prepare_copy  # type: ignore[attr-defined]
+    _script.call_prepare_scriptable_func = prepare_copy
 
 
 def _with_own_modules(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:

@@ -118,25 +118,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Gain:
-    """What the last evaluation gained on the one before, in nats per token, and in how many steps."""
-
-    def __init__(self) -> None:
-        self.before: tuple[int, float] | None = None
-        self.nats, self.steps = 0.0, 0
-
-    def step(self, step: Step) -> None:
-        """A step alone shows nothing."""
-
-    def evaluated(self, step: int, scores: Scores) -> None:
-        if self.before is not None:
-            self.steps, self.nats = step - self.before[0], self.before[1] - scores.nats
-        self.before = step, scores.nats
-
-    def seen(self, step: int, report: Report) -> None:
-        """Nor does where its gradient went."""
-
-
 class JsonLog:
     """One JSON object a line: every ``LOG_EVERY`` steps, every evaluation, every report of the lens."""
 
