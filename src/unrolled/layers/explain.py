@@ -58,9 +58,9 @@ def explain(
     resets: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Explanation:
-    """Which path ``module(x, hx)`` takes, and why it is not the native one. Nothing is run.
+    """Which path ``module(x, hx)`` takes, and why it is not the native one.
 
-    A cell that is compiled on first use is compiled now.
+    Nothing is run, and nothing compiled: a cell of one's own is at its first call.
 
         >>> import torch
         >>> from unrolled import layers
@@ -137,7 +137,8 @@ def obstacles_of(
     reasons = [] if missing is None else [missing]
     dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
     for cell in cast(Sequence[Cell], layer.cells):
-        reasons += native.obstacles_of_cell(settled(cell), dtype) if missing is None else []
+        if missing is None:
+            reasons += native.obstacles_of_cell(settled(cell), dtype, compiled=False)
         reasons += obstacles_of_resets(cell, resets)
     return reasons + (native.obstacles_of_tensors(*tensors) if tensors else [])
 

@@ -59,9 +59,10 @@ def quantize(model: Model) -> Model:
     found = list(_matrices(model))
     if not found:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
-    for module, name in found:
-        getattr(module, name).requires_grad_(False)
-        parametrize.register_parametrization(module, name, Int8())
+    with torch.inference_mode(False):  # whose tensors nothing outside of it could write to
+        for module, name in found:
+            getattr(module, name).requires_grad_(False)
+            parametrize.register_parametrization(module, name, Int8())
     return model
 
 

@@ -233,6 +233,8 @@ class Stream:
         self._prepare()
         self.state = state
 
+    @torch.inference_mode(False)  # whose tensors could not be written to once it is left
+    @torch.no_grad()
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
         layer = self.layer
@@ -265,7 +267,8 @@ class Stream:
         for module in self._holders():
             for weight in module._parameters.values():
                 if weight is not None:
-                    seen += (weight._version, weight.data_ptr())
+                    version = 0 if weight.is_inference() else weight._version
+                    seen += (version, weight.data_ptr())
         return seen
 
     def _holders(self) -> Sequence[nn.Module]:

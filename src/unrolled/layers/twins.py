@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
+from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
 from unrolled.shapes import Lengths, check_lengths, check_resets
@@ -44,6 +44,8 @@ class Twin(nn.RNNBase):
     """What looks on at the backward pass; see ``unrolled.watch``."""
     clip: float | None = None
     """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    enters_graphs = True
+    """Whether ``torch.compile`` may take it into a graph, as it found when it last looked."""
 
     def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
         check_backend(backend)
@@ -82,6 +84,8 @@ class Twin(nn.RNNBase):
         if is_symbolic(input):
             given = {"lengths": lengths, "resets": resets}
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
+        if torch.compiler.is_dynamo_compiling() and not self.enters_graphs:
+            return self.outside_graphs(input, hx, lengths, resets)
         is_whole = lengths is None and resets is None and self.through is None
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
@@ -129,6 +133,16 @@ class Twin(nn.RNNBase):
             return y.transpose(0, 1), self._as_hidden(final)
         y, final = self._sweep(input, state, weights, run=run)
         return y, self._as_hidden(final)
+
+    def outside_graphs(
+        self,
+        x: Tensor | PackedSequence,
+        hx: Hidden | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+    ) -> Any:
+        """``forward``, where a compiler does not look."""
+        return self.forward(x, hx, lengths=lengths, resets=resets)
 
     def checked(
         self, x: Tensor | PackedSequence, lengths: Lengths | None, resets: Tensor | None
@@ -422,6 +436,7 @@ def obstacles(
 enter_graphs(
     Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
 )
+script_copies(Twin)
 
 
 def check_kinds(layer: Twin, x: object, hx: object) -> None:

@@ -207,7 +207,8 @@ def scan(
     """
     check_backend(backend)
 
-    def run(x: Tensor, state: State | None) -> tuple[Tensor | State, State]:
+    # Dynamo evaluates the annotations of a function within one: they stay text.
+    def run(x: Tensor, state: "State | None") -> "tuple[Tensor | State, State]":
         return _scan(
             plain,
             x,

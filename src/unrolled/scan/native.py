@@ -46,8 +46,13 @@ def kernel_name(cell: Cell) -> str | None:
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
 
-def obstacles_of_cell(cell: Cell, dtype: torch.dtype = torch.float32) -> list[str]:
-    """Why no kernel computes what ``cell`` does: a line each, none if one does, compiled if need be."""
+def obstacles_of_cell(
+    cell: Cell, dtype: torch.dtype = torch.float32, *, compiled: bool = True
+) -> list[str]:
+    """Why no kernel computes what ``cell`` does: a line each, none if one does.
+
+    It is compiled now if need be, unless not ``compiled``.
+    """
     if kernel_name(cell) is not None:
         return []
     if torch.compiler.is_compiling():
@@ -56,7 +61,7 @@ def obstacles_of_cell(cell: Cell, dtype: torch.dtype = torch.float32) -> list[st
         return [
             f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
         ]
-    reason = own.built(cell, dtype)
+    reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
 
 
@@ -236,7 +241,7 @@ def scan(
     if name is None:
         recipe = own.recipe(cell)
         assert isinstance(recipe, own.Recipe)
-        name, weights = recipe.name, recipe.tensors(cell)
+        name, weights = recipe.name, recipe.tensors(cell, x)
         if noise is not None:
             noise = noise.to(x.dtype)
         recipe.check_noise(cell, noise)
@@ -363,10 +368,16 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         masks = (lengths, resets, batch_sizes, noise)
-        ctx.save_for_backward(*tensors, *states, kept, *masks)
+        shown = states if every else states[:1]
+        # The caller may write into what is shown: the backward pass asks whether, and then runs anew.
+        if torch.compiler.is_compiling():  # where nobody can ask
+            ctx.versions, held = None, [s.clone() for s in states]
+        else:
+            ctx.versions, held = _Versions(shown), [s.data for s in states]
+        ctx.save_for_backward(*tensors, *held, kept, *masks)
         ctx.settings = (name, reverse, every, norms, clip, count, len(tensors))
         ctx.set_materialize_grads(False)
-        return (*states, *final) if every else (states[0], *final)
+        return (*shown, *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -386,6 +397,10 @@ class _Sweep(torch.autograd.Function):
                 name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+        if ctx.versions is not None and ctx.versions.have_changed():
+            call = (name, *tensors[:5], start, *masks, reverse, True, True)
+            outputs = forward_operator()(*call)
+            states, kept = outputs[:count], outputs[-1]
         results = backward_operator()(
             name,
             x,
@@ -410,6 +425,19 @@ class _Sweep(torch.autograd.Function):
         return nothing + tuple(
             result if want else None for result, want in zip(results[:inputs], wanted, strict=True)
         )
+
+
+class _Versions:
+    """Whether somebody has written into tensors since; of the tensors themselves it holds nothing."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._witnesses = [tensor.detach() for tensor in tensors]  # whose count of writes is theirs
+        self._then = [tensor._version for tensor in tensors]
+        for witness in self._witnesses:
+            witness.data = witness.new_empty(0)
+
+    def have_changed(self) -> bool:
+        return [witness._version for witness in self._witnesses] != self._then
 
 
 Masks = tuple[Optional, Optional, Optional, Optional]
