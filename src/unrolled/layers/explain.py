@@ -126,7 +126,7 @@ def obstacles_of(
             check_kinds(layer, x, hx)
             if lengths is not None or resets is not None:
                 layer.checked(x, lengths, resets)
-        return obstacles(layer, weights_of(layer), x, hx)
+        return obstacles(layer, weights_of(settled(layer)), x, hx)
     held = (*layer.parameters(), *layer.buffers())
     tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
     if x is not None:

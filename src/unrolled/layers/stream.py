@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled.cells import Cell, State
 from unrolled.layers.explain import obstacles_of
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import fresh_state, state_shapes
+from unrolled.layers.states import fresh_state, state_shapes, weight_of
 from unrolled.layers.twins import KERNELS, Twin, weights_of
 from unrolled.scan import native
 from unrolled.scan.computed import computed, hooked
@@ -247,10 +247,7 @@ class Stream:
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
-        self._like = next(
-            iter(weights_of(layer)[0] if isinstance(layer, Twin) else layer.parameters()),
-            torch.empty(0),
-        )
+        self._like = weight_of(layer)
         self._seen = self._signature()
         self._is_chained = isinstance(layer, Twin) or not (layer.projection or layer.residual)
         self._width = (

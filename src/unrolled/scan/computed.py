@@ -91,12 +91,12 @@ def computed(module: Kind) -> Kind:
     return cast(Kind, plain)
 
 
-def settled(cell: Cell) -> Cell:
-    """``computed(cell)``, to look at: what is computed changes nothing, such as an estimate of a norm."""
-    buffers = [(b, b.detach().clone()) for b in cell.buffers()]
+def settled(module: Kind) -> Kind:
+    """``computed(module)``, to look at: computing changes nothing, such as an estimate of a norm."""
+    buffers = [(b, b.detach().clone()) for b in module.buffers()]
     with torch.no_grad():
-        found = computed(cell)
-        for buffer, before in buffers if found is not cell else ():
+        found = computed(module)
+        for buffer, before in buffers if found is not module else ():
             buffer.copy_(before)
     return found
 
