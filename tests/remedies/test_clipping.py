@@ -225,7 +225,7 @@ def test_segments_clip_as_the_whole_does(kind: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native)])
-def test_packed_rows_are_clipped_as_padded_ones(backend: Backend) -> None:
+def test_packed_rows_are_clipped_as_padded_ones(backend: str) -> None:
     rows = [torch.randn(n, D).double() for n in (5, 2)]
     layer = clip_states(made("GRU", backend), 0.1)
     packed, _ = layer(pack_sequence(rows))
