@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := .venv/stamps
-SETUP := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
+SETUP := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -name '[!.]*.h' -o -name '[!.]*.cpp')
 MINUTES ?= 5
 SENTENCE ?= 我的手机坏了,我打算____一部新手机。
 
 PRETRAINED ?= zh en
 
-.PHONY: demo test check format docs bench generate pretrain $(PRETRAINED:%=pretrain-%) native native-test sanitize neon-test wheel clean
+.PHONY: demo test check format docs bench bench-smoke generate pretrain $(PRETRAINED:%=pretrain-%) native native-test sanitize neon-test wheel clean
 
 demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a blank, see its gradient
 	@$(BIN)/python -m unrolled train cloze --data tatoeba-zh --minutes $(MINUTES) --watch 1000 --out runs/demo --resume
@@ -25,12 +25,13 @@ demo: $(STAMPS)/corpora  ## train a cloze model on Tatoeba, measure it, fill a b
 	@echo "      docs/tutorials/equations-to-code.md"
 
 test: $(STAMPS)/test  ## all tests, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/check docs  ## format, lint, types, docs build
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m unrolled.compiler --check
 
 format: $(STAMPS)/check  ## mend what can be mended by a tool
 	$(BIN)/ruff format .
@@ -41,6 +42,9 @@ docs: $(STAMPS)/docs  ## the documentation, in docs/_build/html
 
 bench: $(STAMPS)/bench  ## layers against torch.nn, JAX and ONNX Runtime, in one run
 	$(BIN)/python -m benchmarks.layers --json build/layers.json
+
+bench-smoke: $(STAMPS)/bench  ## every program in benchmarks at its smallest size: whether it runs
+	$(BIN)/python -m benchmarks
 
 generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their equations
 	$(BIN)/python -m unrolled.compiler

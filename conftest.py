@@ -1,5 +1,6 @@
 """Runs every Python example of the documentation, the READMEs and the docstrings as a test."""
 
+import os
 from doctest import ELLIPSIS
 
 import torch
@@ -7,11 +8,15 @@ from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
+os.environ["UNROLLED_LANG"] = "en"  # whatever the locale is of who runs them
+
 
 def _same_random_numbers(_namespace: dict[str, object]) -> None:
     """Seed every document alike, so that none depends on which ran before it."""
     torch.manual_seed(0)
 
+
+collect_ignore_glob = ["*/.*"]  # what editors and systems leave beside a file
 
 # A file's examples share one namespace and run from top to bottom.
 pytest_collect_file = (

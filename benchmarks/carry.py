@@ -1,6 +1,6 @@
 """What carried state brings a language model: the same training on continuous text, with and without.
 
-    python -m benchmarks.carry [--minutes N] [--seeds N …] [--json FILE]
+    python -m benchmarks.carry [--minutes N] [--seeds N …] [--smallest] [--json FILE]
 
 An LSTM over the characters of Shakespeare's plays (H = 256, E = 128), trained by truncated BPTT in
 windows of k1 = k2 = 35 characters and 24 lanes, for the same time each. "carried": the state goes on
@@ -10,11 +10,10 @@ begins anew every 35 characters.
 """
 
 import argparse
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks import results
 from benchmarks.shakespeare import K, trained
 from unrolled.training import evaluate_continuous
 from unrolled.training.feeds import Windows, windows_of
@@ -35,7 +34,7 @@ def cut(window: TokenWindow) -> TokenWindow:
     return window._replace(resets=resets)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -45,26 +44,28 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="0 1 2"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
-    arguments = parser.parse_args()
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
     rows = []
     print("nats a character, test split      steps   read on   read in windows")
-    for seed in arguments.seeds:
+    for seed in [0] if given.smallest else given.seeds:
         for name, feed in (("carried", Windows), ("cut", Cut)):
-            row = measured(name, feed, seed, arguments.minutes)
+            row = measured(name, feed, seed, given.minutes, smallest=given.smallest)
             rows.append(row)
+            results.write(given.json, rows)
             print(
                 f"seed {seed}, {name:<8}              {row['steps']:>8,} {row['read_on']:>9.4f} "
                 f"{row['read_in_windows']:>17.4f}",
                 flush=True,
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def measured(name: str, feed: type[Windows], seed: int, minutes: float) -> dict[str, Any]:
+def measured(
+    name: str, feed: type[Windows], seed: int, minutes: float, *, smallest: bool = False
+) -> dict[str, Any]:
     """Train one model, and measure it both ways."""
-    with trained("lstm", seed=seed, minutes=minutes, feed=feed) as (model, data, steps):
+    made = trained("lstm", seed=seed, minutes=minutes, feed=feed, smallest=smallest)
+    with made as (model, data, steps):
         windows = list(windows_of(data, "test", 16, K))
         on = evaluate_continuous(model, windows)
         apart = evaluate_continuous(model, map(cut, windows))

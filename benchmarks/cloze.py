@@ -1,6 +1,6 @@
 """Fill in the blank on Tatoeba's Chinese sentences: the two-sided network against its peers.
 
-``python -m benchmarks.cloze [--minutes 5.5] [--seeds 0 1 2] [--quick] [--json FILE]`` trains, with the
+``python -m benchmarks.cloze [--minutes 5.5] [--seeds 0 1 2] [--smallest] [--json FILE]`` trains, with the
 commands a user has, a cloze model for each seed, and one forward-only language model of the same size
 and time; builds a two-sided 4-gram model from the same training split; and prints, for the test
 split, top-1, top-5 and nats per character; how often a blank is filled right, with and without
@@ -9,12 +9,12 @@ rescoring; and the candidates for some everyday sentences, as they come.
 
 import argparse
 import itertools
-import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks import results
 from benchmarks.ngram import TwoSided
 from unrolled.data import Dataset
 from unrolled.data.vocabulary import END, SPECIALS
 from unrolled.models import Cloze, LanguageModel, TokenModel, fill
 from unrolled.training import Run
 
+CORPUS = "tatoeba-zh"
 BLANKS = 500
 TUNED = 300  # sentences of the validation split, for the 4-gram model's one number
 RESCORINGS = (0.0, 0.25, 0.5, 1.0)
@@ -43,22 +45,29 @@ SENTENCES = (
 Scorer = Callable[[list[int], int], Any]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="a minute, one seed, fewer blanks")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    minutes, seeds = arguments.minutes, arguments.seeds
-    if arguments.quick:
-        minutes, seeds = 0.5, seeds[:1]
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
+    if given.smallest:
+        with tempfile.TemporaryDirectory() as folder:
+            data = results.few_sentences(CORPUS, Path(folder))
+            measure(data, 0.01, [0], Path(folder), given.json)
+    else:
+        measure([CORPUS], given.minutes, given.seeds, given.runs, given.json)
 
+
+def measure(
+    sources: list[str], minutes: float, seeds: list[int], directory: Path, json: Path | None
+) -> None:
+    """Train, measure, print, and write what was found to ``json``."""
     rows: dict[str, Any] = {"minutes": minutes}
     for seed in seeds:
         name = f"two-sided, seed {seed}"
-        run, seconds = trained(arguments.runs / f"cloze-{seed}", "cloze", minutes, seed, [])
+        run, seconds = trained(directory / f"cloze-{seed}", "cloze", sources, minutes, seed, [])
         data, model = run.dataset(), run.model()
         assert isinstance(model, Cloze)
         rows[name] = {"seconds": seconds, "parameters": size(model)} | characters(model, data)
@@ -68,15 +77,17 @@ def main() -> None:
             }
         rows[name]["sentences"] = {s: candidates(model, run, s) for s in SENTENCES}
         show(name, rows[name])
+        results.write(json, rows)
 
     hidden = same_size(run, size(model))
     forward, seconds = trained(
-        arguments.runs / "lm", "lm", minutes, seeds[0], ["--hidden", str(hidden)]
+        directory / "lm", "lm", sources, minutes, seeds[0], ["--hidden", str(hidden)]
     )
     language = forward.model()
     rows["forward only"] = {"seconds": seconds, "parameters": size(language)}
     rows["forward only"] |= characters(language, forward.dataset())
     show("forward only", rows["forward only"])
+    results.write(json, rows)
 
     start = time.perf_counter()
     peer = two_sided(data, len(run.vocabulary))
@@ -86,16 +97,15 @@ def main() -> None:
     }
     rows["two-sided 4-gram"]["seconds"] = round(time.perf_counter() - start, 1)
     show("two-sided 4-gram", rows["two-sided 4-gram"])
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+    results.write(json, rows)
 
 
 def trained(
-    directory: Path, kind: str, minutes: float, seed: int, options: list[str]
+    directory: Path, kind: str, data: list[str], minutes: float, seed: int, options: list[str]
 ) -> tuple[Run, float]:
     """A run made by the command, and the seconds that the whole command took (0 if it was there)."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "unrolled", "train", kind, "--data", "tatoeba-zh", "--resume"]
+    command = [sys.executable, "-m", "unrolled", "train", kind, "--data", *data, "--resume"]
     command += ["--minutes", str(minutes), "--seed", str(seed), "--out", str(directory), *options]
     subprocess.run(command, check=True)
     return Run(directory), round(time.perf_counter() - start, 1)

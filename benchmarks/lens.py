@@ -1,16 +1,14 @@
 """What watching costs: a training step inside ``unrolled.watch``, over the same step without it.
 
-    python -m benchmarks.lens [--rounds N] [--sizes T,B,H …] [--json FILE]
+    python -m benchmarks.lens [--rounds N] [--sizes T,B,H …] [--smallest] [--json FILE]
 
 Forward and backward of the twins, float32, D = H, on the sizes of ``benchmarks.layers``. Both are timed in
 turn, and the median of the ratios counts. When nothing watches, a layer looks at one attribute a call.
 """
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
@@ -18,8 +16,9 @@ import torch
 from torch import nn
 
 import unrolled
+from benchmarks import results
 from benchmarks.cells import seconds
-from benchmarks.layers.tables import SIZES
+from benchmarks.layers.tables import SIZES, SMALLEST
 
 LAYERS: dict[str, Callable[[int, int], nn.RNNBase]] = {
     "RNN": unrolled.RNN,
@@ -28,29 +27,28 @@ LAYERS: dict[str, Callable[[int, int], nn.RNNBase]] = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of each size (7)")
     parser.add_argument("--sizes", nargs="+", metavar="T,B,H", help="by default all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
-    arguments = parser.parse_args()
-    given = arguments.sizes
-    sizes = [tuple(map(int, text.split(","))) for text in given] if given else SIZES
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
+    sizes = [tuple(map(int, text.split(","))) for text in given.sizes] if given.sizes else SIZES
+    rounds = given.rounds
+    if given.smallest:
+        sizes, rounds = SMALLEST, 1
     rows = []
     print(f"{'T, B, H':<16} " + " ".join(f"{name:>7}" for name in LAYERS))
     for steps, lanes, units in sizes:
-        ratios = {
-            n: measured(kind, steps, lanes, units, arguments.rounds) for n, kind in LAYERS.items()
-        }
+        ratios = {n: measured(kind, steps, lanes, units, rounds) for n, kind in LAYERS.items()}
         rows.append({"T": steps, "B": lanes, "H": units, **ratios})
+        results.write(given.json, rows)
         shown = " ".join(f"{ratio:>7.3f}" for ratio in ratios.values())
         print(f"{f'{steps}, {lanes}, {units}':<16} {shown}", flush=True)
     means = " ".join(f"{geometric_mean(float(row[n]) for row in rows):>7.3f}" for n in LAYERS)
     print(f"{'geometric mean':<16} {means}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def measured(

@@ -1,6 +1,6 @@
 """Peak memory and time of one training step on long sequences: full BPTT against checkpointed.
 
-    python -m benchmarks.memory [--quick] [--budget SIZE] [--json FILE]
+    python -m benchmarks.memory [--budget SIZE] [--rounds N] [--smallest] [--json FILE]
 
 An LSTM with H = 256 and B = 8 lanes reads D = 32 features a step, a linear head predicts 32 numbers at
 every step, and the loss is their mean squared error. Each row is a process of its own: it trains on a
@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +22,46 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from benchmarks import results
 from unrolled import bptt
 
 UNITS, LANES, FEATURES = 256, 8, 32
-BUDGETS = {1_000: "6 MiB", 10_000: "56 MiB", 100_000: "240 MiB"}  # by T
-QUICK = (1_000, 10_000)
-FULL = "full"  # in place of a budget
 SHORT = 100  # steps of the sequence that comes first
+BUDGETS = {1_000: "6 MiB", 10_000: "56 MiB", 100_000: "240 MiB"}  # by T
+SMALLEST = {SHORT: "2 MiB"}
+FULL = "full"  # in place of a budget
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="T = 1,000 and 10,000 alone, fewer rounds"
-    )
-    parser.add_argument(
         "--budget", metavar="SIZE", help="for every T; by default " + ", ".join(BUDGETS.values())
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="steps that are timed (5)"
     )
     parser.add_argument("--row", nargs=2, metavar=("T", "BUDGET"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
     if not CLEAR.exists():
         raise SystemExit("the peak of a process is read from /proc, which is Linux's")
-    rounds = 2 if arguments.quick else arguments.rounds
-    if arguments.row:
-        steps, budget = arguments.row
-        print(json.dumps(measured(int(steps), None if budget == FULL else budget, rounds)))
+    if given.row:
+        steps, budget = given.row
+        print(json.dumps(measured(int(steps), None if budget == FULL else budget, given.rounds)))
         return
+    budgets, rounds = (SMALLEST, 1) if given.smallest else (BUDGETS, given.rounds)
     rows = []
     print(
         f"{'T':>8}  {'mode':<12} {'budget':>8} {'seconds':>9} {'activations, MiB':>17}  {'of full':>14}"
     )
-    for steps in QUICK if arguments.quick else BUDGETS:
-        budget = arguments.budget or BUDGETS[steps]
+    for steps, usual in budgets.items():
+        budget = given.budget or usual
         full, less = row(steps, FULL, rounds), row(steps, budget, rounds)
         rows += [full, less]
+        results.write(given.json, rows)
         print(
             f"{steps:>8,}  {'full':<12} {'':>8} {full['seconds']:>9.3f} {full['activation_mib']:>17.1f}"
         )
@@ -71,8 +71,6 @@ def main() -> None:
             f"{steps:>8,}  {'checkpointed':<12} {budget:>8} {less['seconds']:>9.3f} "
             f"{less['activation_mib']:>17.1f}  {ratio:.2f} x time, -{saved:.1%}"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def row(steps: int, budget: str, rounds: int) -> dict[str, Any]:

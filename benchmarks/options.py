@@ -1,6 +1,7 @@
 """What each option costs: a training step with it, over one of the same layer without it.
 
-    python -m benchmarks.options [--rounds N] [--cells NAME …] [--sizes T,B,H …] [--json FILE]
+    python -m benchmarks.options [--rounds N] [--cells NAME …] [--sizes T,B,H …] [--smallest]
+                                 [--json FILE]
 
 Forward and backward through ``Recurrent`` in training, float32, D = H. Before anything is timed, the
 path that runs is compared with the reference, which meets the same random numbers. What is judged is
@@ -10,16 +11,16 @@ the end costs nothing, so their ratio may be below one.
 """
 
 import argparse
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks import results
 from benchmarks.cells import seconds
+from benchmarks.layers.tables import SMALLEST
 from unrolled import Recurrent, cells, explain
 from unrolled.scan import library
 
@@ -107,28 +108,32 @@ def size_of(text: str) -> Size:
     return T, B, H
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, time, print, and judge."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.options", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--sizes", nargs="+", type=size_of, default=SIZES, metavar="T,B,H")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
+    names, sizes, rounds = given.cells, given.sizes, given.rounds
+    if given.smallest:
+        names, sizes, rounds = ["Elman"], SMALLEST, 1
     print(
         f"{library.instruction_set()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     print(f"{'cell':8}{'T, B, H':>16}  {'option':24}{'ms':>9}{'of plain':>10}  path")
-    rows, missed = [], []
-    for cell in arguments.cells:
+    rows: list[dict[str, Any]] = []
+    missed = []
+    for cell in names:
         options = {name: o for name, o in OPTIONS.items() if applies(cell, o)}
         for name, option in options.items():
             error = compare(cell, option)
             assert error < 1e-9, f"{cell}, {name}: path and reference differ by {error:.1e}"
         plain = {"plain": Option(), "two layers": Option(TWO)}
-        for size in arguments.sizes:
+        for size in sizes:
             steps = {n: Step(cell, size, o, torch.float32) for n, o in (plain | options).items()}
-            times = seconds({name: step.__call__ for name, step in steps.items()}, arguments.rounds)
+            times = seconds({name: step.__call__ for name, step in steps.items()}, rounds)
             for name, step in steps.items():
                 option = options.get(name, Option())
                 against = "two layers" if option.against else "plain"
@@ -144,11 +149,10 @@ def main() -> None:
                     f"{f'{ratio:.2f}' if name in options else '':>10}  {path}",
                     flush=True,
                 )
+                results.write(given.json, {"rows": rows})
                 if option.judged and ratio > AT_MOST:
                     missed.append(f"{cell} {size}, {name}: {ratio:.2f} of {AT_MOST}")
     print("\nmissed: " + ("; ".join(missed) or "nothing"))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

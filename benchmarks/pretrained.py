@@ -1,18 +1,19 @@
 """The Chinese model in the box on Tatoeba's test split, beside its peers.
 
-``python -m benchmarks.pretrained [--runs NAME=DIR …] [--json FILE]`` prints top-1, top-5 and nats per
-character of the shipped file; of a two-sided 4-gram model of the same training split, without and with
-the text of reviews; and of any runs of 'unrolled train' on the same text. The end of a sentence, which
-only a language model predicts, is left out.
+``python -m benchmarks.pretrained [--runs NAME=DIR …] [--smallest] [--json FILE]`` prints top-1, top-5
+and nats per character of the shipped file; of a two-sided 4-gram model of the same training split,
+without and with the text of reviews; and of any runs of 'unrolled train' on the same text. The end of a
+sentence, which only a language model predicts, is left out.
 """
 
 import argparse
-import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cloze import characters, ngram_characters, size, two_sided
+from benchmarks import results
+from benchmarks.cloze import CORPUS, characters, ngram_characters, size, two_sided
 from unrolled.cli.runs import data_of
 from unrolled.data import sentences
 from unrolled.pretrained import load
@@ -21,33 +22,38 @@ from unrolled.training import Run
 REVIEWS = "reviews-zh"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=DIR")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
     box, rows = load("zh"), {}
     with tempfile.TemporaryDirectory() as directory:
-        data = data_of(box.run, None, Path(directory))
+        sources, reviews = None, [REVIEWS]
+        if given.smallest:
+            sources = results.few_sentences(CORPUS, Path(directory))
+            reviews = results.few_sentences(REVIEWS, Path(directory))
+        data = data_of(box.run, sources, Path(directory))
         rows["the model in the box"] = {"parameters": size(box.model)} | characters(box.model, data)
         show("the model in the box", rows)
-        for given in arguments.runs:
-            name, _, path = given.partition("=")
+        results.write(given.json, rows)
+        for named in given.runs:
+            name, _, path = named.partition("=")
             run = Run(Path(path))
             if run.vocabulary.tokens != box.run.vocabulary.tokens:
                 parser.error(f"--runs: {path} has another vocabulary, expected that of the box")
             model = run.model()
             rows[name] = {"parameters": size(model)} | characters(model, data)
             show(name, rows)
+            results.write(given.json, rows)
         encode, tokens = box.run.vocabulary.encode, box.run.tokenizer.tokens
-        more = (encode(tokens(text)) for text in sentences([REVIEWS]))
+        more = (encode(tokens(text)) for text in sentences(reviews))
         for name, others in (("two-sided 4-gram", ()), ("two-sided 4-gram, with reviews", more)):
             peer = two_sided(data, len(box.run.vocabulary), others)
             rows[name] = {"alpha": peer.alpha} | ngram_characters(peer, data)
             show(name, rows)
+            results.write(given.json, rows)
         del data  # its files are mapped
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def show(name: str, rows: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ H = 256, E = 128; windows of k1 = k2 = 35 characters in 24 lanes, and the state 
 window, through passages of 128 lines.
 """
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from unrolled.training import Run, Settings, Trainer, steps_of, write_data
 from unrolled.training.feeds import Windows
 
 K, LANES, PASSAGE, LONGEST = 35, 24, 128, 200
+SCENES = 10_000  # lines
 SIZES: dict[str, Any] = {"hidden_size": 256, "embedding_size": 128, "dropout": 0.05}
+SMALLEST: dict[str, Any] = {"hidden_size": 6, "embedding_size": 4, "dropout": 0.05}
 
 
 class Trained(NamedTuple):
@@ -31,13 +34,18 @@ class Trained(NamedTuple):
 
 @contextmanager
 def trained(
-    cell: str, *, seed: int, minutes: float, feed: type[Windows] = Windows
+    cell: str, *, seed: int, minutes: float, feed: type[Windows] = Windows, smallest: bool = False
 ) -> Iterator[Trained]:
-    """A model of ``cell``; its text is on disk for as long as the block."""
+    """A model of ``cell``; its text is on disk for as long as the block.
+
+    The ``smallest`` has a few units, and some scenes to train on for a moment.
+    """
+    text = itertools.islice(sentences(["shakespeare"]), SCENES if smallest else None)
+    minutes = 0.001 if smallest else minutes
     with tempfile.TemporaryDirectory() as place:
         directory, tokenizer = Path(place), Tokenizer("char")
         data, vocabulary = write_data(
-            directory, sentences(["shakespeare"]), tokenizer,
+            directory, text, tokenizer,
             longest=LONGEST, min_count=2, passage=PASSAGE,
         )  # fmt: skip
         settings = Settings(
@@ -45,7 +53,11 @@ def trained(
             learning_rate=1e-2, schedule="linear", weight_decay=0.0, clip=1.0, evaluations=4,
             patience=4, threads=torch.get_num_threads(), bptt="truncated", k1=K, k2=K, lanes=LANES,
         )  # fmt: skip
-        sizes = {"vocabulary_size": len(vocabulary), "cell": cell, **SIZES}
+        sizes = {
+            "vocabulary_size": len(vocabulary),
+            "cell": cell,
+            **(SMALLEST if smallest else SIZES),
+        }
         torch.manual_seed(seed)
         settings = settings.with_steps(steps_of(LanguageModel(**sizes), data, settings))
         run = Run.create(

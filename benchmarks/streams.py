@@ -1,6 +1,6 @@
 """Many independent streams of an LSTM, stepped together: D = H = 128, one step a call, float32.
 
-    python -m benchmarks.streams [--streams B …] [--rounds N] [--json FILE]
+    python -m benchmarks.streams [--streams B …] [--rounds N] [--smallest] [--json FILE]
 
 Beside ``torch.nn.LSTMCell`` and ONNX Runtime's LSTM on the same batch, with equal results; and with one
 stream in a hundred leaving and another joining before each step, which the peers have nothing for. The
@@ -9,19 +9,18 @@ in no cache, and to multiply and add. With one stream it is the row of ``benchma
 """
 
 import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.cells import bandwidth
+from benchmarks import results
+from benchmarks.cells import COPIED, bandwidth
 from benchmarks.layers import on_torch, streaming
 from benchmarks.layers.measuring import PAUSE, Problem, Row, compare, timed
 from benchmarks.layers.peers import installed, show_absent
-from benchmarks.peaks import FMA, Peaks
+from benchmarks.peaks import FMA, SIDE, Peaks
 from unrolled.layers.stream import Stream
 from unrolled.scan import library
 
@@ -100,34 +99,36 @@ def show(rows: list[Row], bounds: dict[str, float]) -> None:
         print(f"{lanes:8}  {row.contestant:28}{taken * 1e6:12.1f}{lanes / taken:14,.0f}{shares}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, time, and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 100, 10_000])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
+    counts, rounds, copied, side = given.streams, given.rounds, COPIED, SIDE
+    if given.smallest:
+        counts, rounds, copied, side = [1, 3], 1, 2**10, 8
     show_absent()
-    peaks = Peaks()
+    peaks = Peaks(side)
     peaks.sample(PAUSE)
-    moved, computed = bandwidth(arguments.rounds), peaks.typical(FMA)
+    moved, computed = bandwidth(rounds, copied), peaks.typical(FMA)
     print(
         f"{library.instruction_set()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     print(f"a large copy moves {moved:.0f} GB/s, multiply-adds reach {computed or 0:.0f} GFLOP/s")
+    peak = {"copy": moved, "multiply-adds": computed}
     found: list[dict[str, Any]] = []
     print(
         f"{'streams':>8}  {'':28}{'µs a step':>12}{'streams/s':>14}{'of memory':>12}{'of FMA':>12}"
     )
-    for lanes in arguments.streams:
+    for lanes in counts:
         alone = lanes == 1
-        rows = streaming.measure(arguments.rounds) if alone else measure(lanes, arguments.rounds)
+        rows = streaming.measure(rounds) if alone else measure(lanes, rounds)
         bounds = least(lanes, moved, computed)
         show(rows, bounds)
         found += [row.as_json() | {"bounds": bounds} for row in rows]
-    if arguments.json:
-        peak = {"copy": moved, "multiply-adds": computed}
-        arguments.json.write_text(json.dumps({"peaks": peak, "rows": found}, indent=1) + "\n")
+        results.write(given.json, {"peaks": peak, "rows": found})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How far the gradient of truncated BPTT is from that of full BPTT, by k2.
 
-    python -m benchmarks.truncation [--minutes N] [--seeds N …] [--cells NAME …] [--quick]
-                                    [--json FILE] [--picture FILE.svg|.png]
+    python -m benchmarks.truncation [--minutes N] [--seeds N …] [--cells NAME …]
+                                    [--smallest] [--json FILE] [--picture FILE.svg|.png]
 
 A language model over the characters of Shakespeare's plays is trained as in ``benchmarks.carry``. Then
 it reads 16 held-out passages without gradient for 400 characters, and 400 more, without dropout. Their
@@ -17,7 +17,6 @@ the table has the mean and the least cosine, and the mean norm, of the groups th
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import results
 from benchmarks.shakespeare import trained
 from unrolled import bptt
 from unrolled.data import Dataset
@@ -41,7 +41,7 @@ LANES, BEFORE = 16, 400
 CELLS = ("lstm", "gru", "elman")
 K2 = (1, 2, 5, 10, 20, 35, 70, 140, 280, 400)  # the last is T
 SCHEMES: dict[str, Callable[[int], int]] = {"k1 = 1": lambda _: 1, "k1 = k2": lambda k2: k2}
-DRAWS = (1, 4, 16, 64)
+DRAWS: Sequence[int] = (1, 4, 16, 64)
 RANDOM_K1, RANDOM_K2 = 5, 35
 PACKAGES = {"altair": "altair", "vl_convert": "vl-convert-python"}  # that draw, by their modules
 FLOOR, TINY, FONT = 1e-6, 1e-16, "Helvetica Neue, Helvetica, Arial, sans-serif"  # of the picture
@@ -164,7 +164,7 @@ def measured(passages: Passages, name: str, draws: Sequence[int]) -> list[dict[s
     return rows
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -173,20 +173,22 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="0")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
-    parser.add_argument("--quick", action="store_true", help="140 characters, k2 to 140, 16 draws")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    results.add_options(parser)
     parser.add_argument(
         "--picture", type=picture_file, metavar="FILE", help="draw them: .svg, .png"
     )
-    arguments = parser.parse_args()
-    refusal = arguments.picture and missing()
+    given = parser.parse_args(arguments)
+    refusal = given.picture and missing()
     if refusal:
         print(refusal, file=sys.stderr, flush=True)  # before the minutes, not after them
-    steps, draws = (140, DRAWS[:-1]) if arguments.quick else (K2[-1], DRAWS)
+    steps, draws, seeds, kinds = K2[-1], DRAWS, given.seeds, given.cells
+    if given.smallest:
+        steps, draws, seeds, kinds = K2[3], DRAWS[:1], [0], CELLS[-1:]
     rows = []
-    for seed in arguments.seeds:
-        for cell in arguments.cells:
-            with trained(cell, seed=seed, minutes=arguments.minutes) as (model, data, taken):
+    for seed in seeds:
+        for cell in kinds:
+            made = trained(cell, seed=seed, minutes=given.minutes, smallest=given.smallest)
+            with made as (model, data, taken):
                 torch.manual_seed(seed)
                 models = {"trained": model, "untrained": LanguageModel(**model.config)}
                 for kind, it in models.items():
@@ -194,12 +196,11 @@ def main() -> None:
                     name += f" in {taken:,} steps" if kind == "trained" else ""
                     found = measured(Passages(it, data, steps), name, draws)
                     rows += [{"seed": seed, "cell": cell, "model": kind, **row} for row in found]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+                    results.write(given.json, rows)
     if refusal:
         raise SystemExit(1)
-    if arguments.picture:
-        draw(rows, steps, arguments.minutes, arguments.picture)
+    if given.picture:
+        draw(rows, steps, given.minutes, given.picture)
 
 
 def picture_file(text: str) -> Path:

@@ -1,14 +1,16 @@
 """Draws the pictures of "Why gradients vanish and explode" from what that page's examples measure.
 
-    python -m benchmarks.vanishing [--to FOLDER]
+    python -m benchmarks.vanishing [--to FOLDER] [--smallest] [--json FILE]
 
 The examples of docs/tutorials/vanishing.md run from top to bottom, in one namespace; what they leave there
-is drawn. FOLDER is docs/tutorials by default.
+is drawn. FOLDER is docs/tutorials by default. What the examples print is written to FILE. With --smallest
+the pictures are thrown away.
 """
 
 import argparse
 import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -17,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks import results
 from unrolled.errors import MissingExtraError
 from unrolled.lens import Drawing, Trials
 
@@ -32,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--to", type=Path, default=TUTORIALS, metavar="FOLDER")
-    folder = parser.parse_args(arguments).to
-    if not folder.is_dir():
-        parser.error(f"--to: got {str(folder)!r}, expected a folder that is there")
+    results.add_options(parser)
+    given = parser.parse_args(arguments)
+    if not given.to.is_dir():
+        parser.error(f"--to: got {str(given.to)!r}, expected a folder that is there")
     try:
         from unrolled.report import require
 
@@ -42,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MissingExtraError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
-    names, _ = measured(TUTORIALS / "vanishing.md")
-    for path in draw(names, folder):
-        print(path)
+    names, printed = measured(TUTORIALS / "vanishing.md")
+    results.write(given.json, printed)
+    with tempfile.TemporaryDirectory() as thrown_away:
+        for path in draw(names, Path(thrown_away) if given.smallest else given.to):
+            print(path)
 
 
 def measured(page: Path) -> tuple[dict[str, Any], list[str]]:

@@ -1,8 +1,12 @@
-// Every built-in cell, for one instruction set: a file of isa/ defines UNROLLED_ISA and the vectors.
+// Every cell of the library, for one instruction set: a file of isa/ defines UNROLLED_ISA and the vectors.
+//
+// The few that have a name in Python, and steps of stages enough to test the sweep, are there for every
+// instruction set and dtype; all others, for float32 and vectors alone, since that is what is used.
 #pragma once
 #include "cross_entropy.h"
 #include "generated/cells.h"
 #include "kernel.h"
+#include "sweep.h"
 
 #define UNROLLED_JOIN_(a, b) a##b
 #define UNROLLED_JOIN(a, b) UNROLLED_JOIN_(a, b)
@@ -13,8 +17,23 @@ template <class V>
 const unrolled_kernel* kernel_at(int64_t i) {
 #define UNROLLED_KERNEL(Cell) &Kernel<V, Cell>::kernel,
   static constexpr const unrolled_kernel* all[] = {UNROLLED_CELLS(UNROLLED_KERNEL)};
+  constexpr int64_t count = sizeof(all) / sizeof(*all);
+  if (i < count) return all[i];
+#if !defined(UNROLLED_FEW)
+  if constexpr (sizeof(typename V::Scalar) == 4 && V::size > 1) {
+    static constexpr const unrolled_kernel* more[] = {UNROLLED_MORE_CELLS(UNROLLED_KERNEL)};
+    if (i - count < static_cast<int64_t>(sizeof(more) / sizeof(*more))) return more[i - count];
+  }
+#endif
 #undef UNROLLED_KERNEL
-  return i < static_cast<int64_t>(sizeof(all) / sizeof(*all)) ? all[i] : nullptr;
+  return nullptr;
+}
+
+template <class V>
+const unrolled_engine* engine() {
+  static constexpr unrolled_engine engine = {Sweep<V>::forward, Sweep<V>::backward, Sweep<V>::packed_bytes,
+                                             Sweep<V>::work_bytes, layout<V>};
+  return &engine;
 }
 
 template <class V>
@@ -29,6 +48,11 @@ namespace unrolled {
 const unrolled_kernel* UNROLLED_JOIN(kernel_at_, UNROLLED_ISA)(int64_t bytes, int64_t i) {
   if (bytes == 4) return kernel_at<Vector<float>>(i);
   return bytes == 8 ? kernel_at<Vector<double>>(i) : nullptr;
+}
+
+const unrolled_engine* UNROLLED_JOIN(engine_of_, UNROLLED_ISA)(int64_t bytes) {
+  if (bytes == 4) return engine<Vector<float>>();
+  return bytes == 8 ? engine<Vector<double>>() : nullptr;
 }
 
 const unrolled_entropy* UNROLLED_JOIN(entropy_of_, UNROLLED_ISA)(int64_t bytes) {

@@ -17,6 +17,7 @@
 namespace unrolled {
 #define UNROLLED_SET(name)                                   \
   const unrolled_kernel* kernel_at_##name(int64_t, int64_t); \
+  const unrolled_engine* engine_of_##name(int64_t);          \
   const unrolled_entropy* entropy_of_##name(int64_t);        \
   double fma_peak_##name(int64_t);
 UNROLLED_SETS(UNROLLED_SET)
@@ -40,11 +41,14 @@ struct Set {
   const char* name;
   bool (*supported)();
   const unrolled_kernel* (*kernel_at)(int64_t, int64_t);
+  const unrolled_engine* (*engine_of)(int64_t);
   const unrolled_entropy* (*entropy_of)(int64_t);
   double (*fma_peak)(int64_t);
 };
 const Set sets[] = {
-#define UNROLLED_SET(name) {#name, has_##name, unrolled::kernel_at_##name, unrolled::entropy_of_##name, unrolled::fma_peak_##name},
+#define UNROLLED_SET(name)                                                                                       \
+  {#name, has_##name, unrolled::kernel_at_##name, unrolled::engine_of_##name, unrolled::entropy_of_##name,        \
+   unrolled::fma_peak_##name},
     UNROLLED_SETS(UNROLLED_SET)
 #undef UNROLLED_SET
 };
@@ -71,6 +75,11 @@ int64_t unrolled_supports(const char* instruction_set) { return find(instruction
 const unrolled_kernel* unrolled_kernel_at(const char* instruction_set, int64_t element_bytes, int64_t i) {
   const Set* set = find(instruction_set);
   return set && i >= 0 ? set->kernel_at(element_bytes, i) : nullptr;
+}
+
+const unrolled_engine* unrolled_engine_of(const char* instruction_set, int64_t element_bytes) {
+  const Set* set = find(instruction_set);
+  return set ? set->engine_of(element_bytes) : nullptr;
 }
 
 const unrolled_entropy* unrolled_entropy_of(const char* instruction_set, int64_t element_bytes) {

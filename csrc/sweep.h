@@ -1,4 +1,4 @@
-// The sweep over time, forward and backward, of any compiled cell.
+// The sweep over time, forward and backward, of any compiled cell: what is the same for all cells.
 //
 // Only what must wait for the state is inside the loop over time: the product with the state, and the
 // cell's pointwise step right after it, panel by panel of units, while the product is still in the
@@ -67,40 +67,43 @@ struct Group {
   }
 };
 
-template <class V, class Cell>
+template <class V>
 class Sweep {
   using T = typename V::Scalar;
   static constexpr Index W = Tile<V>::width;
-  static constexpr int P = Cell::projected, G = Cell::products, S = Cell::states;
-  static constexpr int K = Cell::kept, Q = Cell::grads, U = Cell::vectors, N = Cell::noise;
-  // Blocks of H in a row of `kept`: the projection's memory is the kept values', unless later stages read it.
-  static constexpr Index slots = Cell::staged ? P + K : P > K ? P : K;
+  static constexpr Index squares_of_a_row = Squares<V>::of_a_row;
   using LaneGroup = Group;
-  friend struct Stages<V, Cell>;
+  friend struct Stages<V>;
 
  public:
-  static void forward(const unrolled_call* call) { Sweep(call, false, call->work).run_forward(); }
-  static void backward(const unrolled_call* call) { Sweep(call, true, call->work).run_backward(); }
-  static int64_t work_bytes(const unrolled_call* call, int64_t backward) {
-    return Sweep(call, backward, nullptr).arena_.used() + 64;
+  static void forward(const void* cell, const unrolled_call* call) {
+    Sweep(compiled(cell), call, false, call->work).run_forward();
   }
-  static int64_t packed_bytes(const unrolled_call* call) {
-    const Index inputs = call->weight_in ? panels<V>(P * call->units) * W * call->inputs : 0;
-    return (inputs + recurrent_size(call->units, false)) * static_cast<Index>(sizeof(T)) + 192;
+  static void backward(const void* cell, const unrolled_call* call) {
+    Sweep(compiled(cell), call, true, call->work).run_backward();
+  }
+  static int64_t work_bytes(const void* cell, const unrolled_call* call, int64_t backward) {
+    return Sweep(compiled(cell), call, backward, nullptr).arena_.used() + 64;
+  }
+  static int64_t packed_bytes(const void* cell, const unrolled_call* call) {
+    const Numbers& numbers = compiled(cell).numbers;
+    const Index inputs = call->weight_in ? panels<V>(numbers.projected * call->units) * W * call->inputs : 0;
+    return (inputs + recurrent_size(numbers, call->units, false)) * static_cast<Index>(sizeof(T)) + 192;
   }
 
  private:
+  static const Compiled<V>& compiled(const void* cell) { return *static_cast<const Compiled<V>*>(cell); }
+
   // How many numbers the packed weights of the products in the loop are.
-  static Index recurrent_size(Index units, bool backward) {
-    if constexpr (Cell::staged) {
-      return Stages<V, Cell>::packed_size(units, backward);
-    } else {
-      return G * panels<V>(units) * W * units;
-    }
+  static Index recurrent_size(const Numbers& numbers, Index units, bool backward) {
+    if (numbers.staged) return Stages<V>::packed_size(backward ? numbers.backward : numbers.forward, units);
+    return numbers.products * panels<V>(units) * W * units;
   }
 
-  Sweep(const unrolled_call* call, bool backward, void* work)
-      : call_(*call), arena_(work ? aligned(work) : nullptr) {
+  Sweep(const Compiled<V>& cell, const unrolled_call* call, bool backward, void* work)
+      : cell_(cell), P(cell.numbers.projected), G(cell.numbers.products), S(cell.numbers.states),
+        K(cell.numbers.kept), Q(cell.numbers.grads), U(cell.numbers.vectors), staged_(cell.numbers.staged),
+        slots(staged_ ? P + K : std::max(P, K)), call_(*call), arena_(work ? aligned(work) : nullptr) {
     T_ = call->steps, B_ = call->lanes, D_ = call->inputs, H_ = call->units;
     padded_ = panels<V>(H_) * W;
     choose_team(backward);
@@ -112,7 +115,7 @@ class Sweep {
     if (backward) {
       grads_ = arena_.take<T>(rows_ * Q * H_);
       previous_rows_ = arena_.take<const T*>(rows_);
-      packed_ = arena_.take<T>(recurrent_size(H_, true));
+      packed_ = arena_.take<T>(recurrent_size(cell_.numbers, H_, true));
       packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
       sums_ = arena_.take<T>(members_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
@@ -132,11 +135,9 @@ class Sweep {
     for (int s = 0; s < S; ++s)
       if (s == 0 || call->every || call->keep) prefer_large_pages(call->states[s], places * H_ * number);
     std::fill_n(zeros_, std::max<Index>(Q + 1, slots) * padded_, T(0));
-    if constexpr (U > 0) {
-      for (int j = 0; j < U; ++j) {
-        std::fill_n(vectors_ + j * padded_, padded_, T(0));
-        if (call->vectors) std::memcpy(vectors_ + j * padded_, as(call->vectors) + j * H_, H_ * sizeof(T));
-      }
+    for (int j = 0; j < U; ++j) {
+      std::fill_n(vectors_ + j * padded_, padded_, T(0));
+      if (call->vectors) std::memcpy(vectors_ + j * padded_, as(call->vectors) + j * H_, H_ * sizeof(T));
     }
   }
 
@@ -151,7 +152,7 @@ class Sweep {
 
   // Whether members share out lanes, and never wait for one another, or units, and meet at every step.
   void choose_team(bool backward) {
-    const double step = 2.0 * B_ * H_ * (static_cast<double>(recurrent_size(H_, backward)) / H_ + 40.0 * S);
+    const double step = 2.0 * B_ * H_ * (static_cast<double>(recurrent_size(cell_.numbers, H_, backward)) / H_ + 40.0 * S);
     const double all = step * T_;
     const double outside = 2.0 * T_ * B_ * P * H_ * D_ * (backward ? 3 : 1);
     Index threads = std::max<Index>(1, call_.threads);
@@ -159,7 +160,7 @@ class Sweep {
     if (all + outside < 8e6) threads = 1;  // done before a sleeping thread has woken
     members_ = static_cast<int>(threads);
     // With few lanes each member would read all the weights for a row or two.
-    by_units_ = !Cell::staged && threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
+    by_units_ = !staged_ && threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
   }
 
   void plan_lanes() {
@@ -191,12 +192,20 @@ class Sweep {
     rows_ = 0;
     for (Index b = 0; b < B_; ++b) first_row_[b] = rows_, rows_ += lengths[b];
   }
-  Index row(Index t, Index b) const { return call_.offsets ? at(t, b) : first_row_[b] + t * row_step_; }
+  Places places() const { return {&call_, first_row_.data(), row_step_}; }
+  Index row(Index t, Index b) const { return places().row(t, b); }
+  Index at(Index t, Index b) const { return places().at(t, b); }
+  Index at(Index t, Index b, Index t_stride, Index b_stride) const { return places().at(t, b, t_stride, b_stride); }
 
-  // Where step t of lane b stands in the caller's arrays: which row, and how many numbers from the first.
-  Index at(Index t, Index b) const { return call_.offsets ? call_.offsets[t] + b : t * B_ + b; }
-  Index at(Index t, Index b, Index t_stride, Index b_stride) const {
-    return call_.offsets ? at(t, b) * b_stride : t * t_stride + b * b_stride;
+  // What the statements of the cell are given at every step of a group.
+  Step<V> steps_of(const Member& me, const Group& group) const {
+    Step<V> at = {};
+    static_cast<Places&>(at) = places();
+    at.H = H_, at.padded = padded_, at.width = W, at.lane = group.lane.data(), at.vectors = vectors_;
+    at.clips = clips(), at.wants_squares = wants_squares_;
+    if (sums_) at.sums = sums_ + me.id * Q * padded_;
+    at.grads = grads_, at.carry = carry_;
+    return at;
   }
 
   Index largest_group() const {
@@ -213,7 +222,7 @@ class Sweep {
   // and sums of squares.
   Index scratch_of_member() const {
     const Index n = largest_group();
-    if constexpr (Cell::staged) return Stages<V, Cell>::scratch(n, H_);
+    if (staged_) return Stages<V>::scratch(cell_.numbers, n, H_);
     const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
     return products_of_member(n) + (addresses + S * n * squares_of_a_row + 64 + 15) / 16 * 16;  // of addresses too
   }
@@ -272,9 +281,9 @@ class Sweep {
       if (pack_now) {
         const auto in = me.part(panels<V>(P * H_));
         if (call_.weight_in) pack<V>(as(call_.weight_in), 1, D_, D_, P * H_, in.first, in.last, packed_in_);
-        if constexpr (Cell::staged) {
-          Stages<V, Cell>::pack_all(*this, me, false);
-        } else if constexpr (G > 0) {
+        if (staged_) {
+          Stages<V>::pack_all(*this, me, cell_.numbers.forward);
+        } else if (G > 0) {
           const Index blocks = panels<V>(H_) * G;
           const auto mine = me.part(blocks);
           for (Index i = mine.first; i < mine.last; ++i) pack_recurrent(i / G, i % G);
@@ -294,8 +303,8 @@ class Sweep {
       }
       me.barrier->wait();
       sweep(me, [&](const Group& group, Index units0, Index units1) {
-        if constexpr (Cell::staged) {
-          Stages<V, Cell>(*this, me, group).forward();
+        if (staged_) {
+          Stages<V>(*this, me, group).forward();
         } else {
           forward_in(me, group, units0, units1);
         }
@@ -308,7 +317,7 @@ class Sweep {
     T* out = packed_ + (panel * G + g) * H_ * W;
     const Index j = panel * W, n = std::min(W, H_ - j);
     const T* w = as(call_.weight);
-    if (Cell::transposed) {
+    if (cell_.numbers.transposed) {
       pack<V>(w + (g * H_ + j) * H_, 1, H_, H_, n, 0, 1, out);
     } else {
       pack<V>(w + g * H_ + j, G * H_, 1, H_, n, 0, 1, out);
@@ -336,27 +345,19 @@ class Sweep {
   void forward_in(const Member& me, const Group& group, Index first, Index last) {
     const Index most = static_cast<Index>(group.lane.size());
     T* z = member_scratch(me);
-    const T** before_rows[S];
-    T** now_rows[S];
-    for (int s = 0; s < S; ++s) {
-      before_rows[s] = addresses(me, most, 2 * s);
-      now_rows[s] = const_cast<T**>(addresses(me, most, 2 * s + 1));
-    }
+    Step<V> at = steps_of(me, group);
+    find_addresses(me, most, at);
     const std::vector<Segment> parts = chunks<V>({{0, 0, H_}});
     Index n = most;
     for (Index i = 0; i < T_; ++i) {
       const Index t = step(i);
       n = group.live(t, n);
-      for (Index q = 0; q < n; ++q)
-        for (int s = 0; s < S; ++s) {
-          const Index b = group.lane[q];
-          before_rows[s][q] = previous(s, t, b, group.length[q]);
-          now_rows[s][q] = state(s, t, b);
-        }
+      at.t = t, at.n = n;
+      for (Index q = 0; q < n; ++q) find_rows(at, q, group.length[q]);
       const bool narrow = n <= narrow_rows;
       if (G > 0 && narrow && n) {
         const Index panel = first / W;
-        multiply_narrow<V>(before_rows[0], n, packed_ + panel * G * H_ * W, H_ * W, G * (panels<V>(last) - panel), H_,
+        multiply_narrow<V>(at.old[0], n, packed_ + panel * G * H_ * W, H_ * W, G * (panels<V>(last) - panel), H_,
                            z, n * W, false);
       }
       for (Index j = first; j < last; j += W) {
@@ -366,7 +367,7 @@ class Sweep {
             for (size_t part = 0; part < parts.size(); ++part)
               for_tiles<V>(n, [&](Index q, int m) {
                 const T* rows[Tile<V>::rows];
-                for (int r = 0; r < m; ++r) rows[r] = before_rows[0][q + r] + parts[part].a;
+                for (int r = 0; r < m; ++r) rows[r] = at.old[0][q + r] + parts[part].a;
                 const T* b = packed_ + ((j / W * G + g) * H_ + parts[part].b) * W;
                 tile_for<V>(m, columns)(rows, b, parts[part].length, z + (g * n + q) * W, W,
                                         part ? Start::sum : Start::zero, nullptr);
@@ -374,53 +375,26 @@ class Sweep {
         const T* products = z + (narrow ? (j - first) * G * n : 0);
         for (int c = 0; c < columns; ++c) {
           const Index u = j + c * V::size;
-          if (u + V::size <= H_) {
-            forward_step<true>(group, t, u, n, products + c * V::size, before_rows, now_rows, V::size);
-          } else {
-            forward_step<false>(group, t, u, n, products + c * V::size, before_rows, now_rows,
-                                static_cast<int>(H_ - u));
-          }
+          const bool whole = u + V::size <= H_;
+          cell_.forward[whole](at, u, whole ? V::size : static_cast<int>(H_ - u), products + c * V::size);
         }
       }
       if (by_units_) me.barrier->wait();
     }
   }
 
-  template <bool whole>
-  static UNROLLED_INLINE V load(const T* p, int some) {
-    return whole ? V::load(p) : V::load(p, some);
+  // The states of one lane before a step and after it.
+  void find_rows(const Step<V>& at, Index q, Index length) const {
+    const Index b = at.lane[q];
+    for (int s = 0; s < S; ++s) {
+      at.old[s][q] = previous(s, at.t, b, length);
+      at.now[s][q] = state(s, at.t, b);
+    }
   }
-  template <bool whole>
-  static UNROLLED_INLINE void store(V v, T* p, int some) {
-    whole ? v.store(p) : v.store(p, some);
-  }
-
-  const T* noise_row(Index t, Index b) const {
-    return as(call_.noise) + t * call_.noise_step + b * call_.noise_lane;
-  }
-  template <bool whole>
-  UNROLLED_INLINE void load_noise(V* noise, Index t, Index b, Index u, int some) const {
-    if constexpr (N > 0)
-      for (int i = 0; i < N; ++i) noise[i] = load<whole>(noise_row(t, b) + i * H_ + u, some);
-  }
-
-  template <bool whole>
-  void forward_step(const Group& group, Index t, Index u, Index n, const T* z, const T** const* before_rows,
-                    T** const* now_rows, int some) {
-    T* const kept = as(call_.kept) + u;
-    V vectors[U + 1];
-    for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
-    for (Index q = 0; q < n; ++q) {
-      T* slot = kept + row(t, group.lane[q]) * slots * H_;
-      V projected[P + 1], noise[N + 1], product[G + 1], old[S], now[S], keep[K + 1];
-      for (int i = 0; i < P; ++i) projected[i] = load<whole>(slot + i * H_, some);
-      for (int g = 0; g < G; ++g) product[g] = V::load(z + (g * n + q) * W);
-      for (int s = 0; s < S; ++s) old[s] = load<whole>(before_rows[s][q] + u, some);
-      load_noise<whole>(noise, t, group.lane[q], u, some);
-      Cell::forward(projected, noise, product, vectors, old, now, keep);
-      for (int s = 0; s < S; ++s) store<whole>(now[s], now_rows[s][q] + u, some);
-      if (call_.keep)
-        for (int i = 0; i < K; ++i) store<whole>(keep[i], slot + i * H_, some);
+  void find_addresses(const Member& me, Index most, Step<V>& at) const {
+    for (int s = 0; s < S; ++s) {
+      at.old[s] = addresses(me, most, 2 * s);
+      at.now[s] = const_cast<T**>(addresses(me, most, 2 * s + 1));
     }
   }
 
@@ -468,17 +442,18 @@ class Sweep {
   }
 
   void run_backward() {
-    const std::vector<Segment> product_runs = runs(Cell::d_product.data(), G, H_);
-    const std::vector<Segment> projected_runs = runs(Cell::d_projected.data(), P, H_);
+    const Numbers& numbers = cell_.numbers;
+    const std::vector<Segment> product_runs = runs(numbers.d_product, G, H_);
+    const std::vector<Segment> projected_runs = runs(numbers.d_projected, P, H_);
     const std::vector<Segment> parts = chunks<V>(product_runs);
     wants_squares_ = wants_norms() || clips();
     unrolled::parallel(members_, [&](const Member& me) {
-      if constexpr (Cell::staged) {
-        Stages<V, Cell>::pack_all(*this, me, true);
-      } else if constexpr (G > 0) {
+      if (staged_) {
+        Stages<V>::pack_all(*this, me, numbers.backward);
+      } else if (G > 0) {
         const auto mine = me.part(panels<V>(H_));
         const T* w = as(call_.weight);
-        pack<V>(w, Cell::transposed ? H_ : 1, Cell::transposed ? 1 : G * H_, G * H_, H_, mine.first, mine.last,
+        pack<V>(w, numbers.transposed ? H_ : 1, numbers.transposed ? 1 : G * H_, G * H_, H_, mine.first, mine.last,
                 packed_);
       }
       if (call_.d_x && call_.weight_in) {
@@ -486,7 +461,7 @@ class Sweep {
         pack<V>(as(call_.weight_in), D_, 1, P * H_, D_, mine.first, mine.last, packed_in_);
       }
       if (call_.d_weight_in) find_x_rows(me);
-      if (call_.d_weight && !Cell::staged) {
+      if (call_.d_weight && !staged_) {
         const auto steps = me.part(T_);
         for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index length) {
           previous_rows_[row] = previous(0, t, b, length);
@@ -497,8 +472,8 @@ class Sweep {
       if (lengths_) std::fill_n(lengths_ + me.id * S * T_ * B_, S * T_ * B_, T(0));
       me.barrier->wait();
       sweep(me, [&](const Group& group, Index u0, Index u1) {
-        if constexpr (Cell::staged) {
-          Stages<V, Cell>(*this, me, group).backward();
+        if (staged_) {
+          Stages<V>(*this, me, group).backward();
         } else {
           backward_in(me, group, parts, u0, u1);
         }
@@ -560,80 +535,53 @@ class Sweep {
     if (parts.empty()) std::fill_n(z, count * n * W, T(0));
   }
 
-  struct BackRows {
-    const T** old[S];   // the state before the step
-    const T** now[S];   // and after it
-    const T** later;    // gradients of the lane's next step, or zeros
-  };
-
   void backward_in(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
                    Index last) {
     const Index most = static_cast<Index>(group.lane.size());
     T* z = member_scratch(me);
-    BackRows rows;
-    for (int s = 0; s < S; ++s) rows.old[s] = addresses(me, most, 2 * s), rows.now[s] = addresses(me, most, 2 * s + 1);
-    rows.later = addresses(me, most, 2 * S);
-    T* squares = squares_of(me, most);
+    Step<V> at = steps_of(me, group);
+    find_addresses(me, most, at);
+    const T** later = addresses(me, most, 2 * S);  // gradients of each lane's next step, or zeros
+    T* const squares = at.squares = squares_of(me, most);
     Index n = 0;
     for (Index i = T_; i-- > 0;) {
       const Index t = step(i);
       n = group.live(t, n);
+      at.t = t, at.n = n;
       for (Index q = 0; q < n; ++q) {
         const Index b = group.lane[q], length = group.length[q];
-        for (int s = 0; s < S; ++s) {
-          rows.old[s][q] = previous(s, t, b, length);
-          rows.now[s][q] = state(s, t, b);
-        }
+        find_rows(at, q, length);
         const bool last_step = ends(t, length) || cut(after(t), b);
-        rows.later[q] = last_step ? zeros_ : grad_row(group, after(t), q);
+        later[q] = last_step ? zeros_ : grad_row(group, after(t), q);
         if (last_step)
           for (int s = 0; s < S; ++s) begin_carry(s, b, ends(t, length), first, last);
       }
       if (wants_squares_) std::fill_n(squares, S * n * squares_of_a_row, T(0));
       const bool narrow = n <= narrow_rows;
-      if (narrow && n) product_back_narrow(rows.later, n, first, last, parts, z);
-      if (clips()) clip(me, group, t, n, first, last, parts, rows, z, squares);
+      if (narrow && n) product_back_narrow(later, n, first, last, parts, z);
+      if (clips()) clip(me, at, first, last, parts, later, z);
       for (Index j = first; j < last; j += W) {
-        if (!narrow && !clips()) product_back(rows.later, n, j, parts, z);
+        if (!narrow && !clips()) product_back(later, n, j, parts, z);
         const T* products = z + (narrow ? (j - first) * n : 0);
         const int columns = vectors_of<V>(H_, j);
         for (int c = 0; c < columns; ++c) {
           const Index u = j + c * V::size;
-          if (u + V::size <= H_) {
-            backward_step<true>(me, group, t, u, n, products + c * V::size, rows, squares, V::size);
-          } else {
-            backward_step<false>(me, group, t, u, n, products + c * V::size, rows, squares,
-                                 static_cast<int>(H_ - u));
-          }
+          const bool whole = u + V::size <= H_;
+          cell_.backward[whole](at, u, whole ? V::size : static_cast<int>(H_ - u), products + c * V::size);
         }
       }
-      if (wants_squares_ && !clips()) note_norms(me, group, t, n, squares);
+      if (wants_squares_ && !clips()) note_norms(me, at);
       if (by_units_) me.barrier->wait();
     }
-    finish_lanes(group, parts, first, last, rows.later, z);
+    finish_lanes(group, parts, first, last, later, z);
   }
 
-  // Sums of squares whose roots T can hold, although it cannot hold the squares: of d times a large number,
-  // of d, and of d times a small one. The first that does not overflow has lost nothing to underflow.
-  static constexpr int sums_of_squares = 3;
-  static constexpr Index squares_of_a_row = sums_of_squares * V::size;
-  static constexpr T large = sizeof(T) == 4 ? T(0x1p76) : T(0x1p600), small = 1 / large;
-
-  UNROLLED_INLINE static void add_squares(V d, T* sums) {
-    const V scaled[] = {d * V(large), d, d * V(small)};
-    for (int i = 0; i < sums_of_squares; ++i)
-      (V::load(sums + i * V::size) + scaled[i] * scaled[i]).store(sums + i * V::size);
-  }
-  static void add_squares(T d, T* sums) {
-    const T scaled[] = {d * large, d, d * small};
-    for (int i = 0; i < sums_of_squares; ++i) sums[i] += scaled[i] * scaled[i];
-  }
   // From the three sums, each `size` numbers that are still to be added up.
   template <class Sum>
   static T norm_of(const T* sums, int size, Sum sum) {
     const T up = sum(sums), plain = sum(sums + size);
-    if (std::isfinite(up)) return std::sqrt(up) * small;
-    return std::isfinite(plain) ? std::sqrt(plain) : std::sqrt(sum(sums + 2 * size)) * large;
+    if (std::isfinite(up)) return std::sqrt(up) * Squares<V>::small;
+    return std::isfinite(plain) ? std::sqrt(plain) : std::sqrt(sum(sums + 2 * size)) * Squares<V>::large;
   }
   static T norm_of(const T* sums) {
     return norm_of(sums, V::size, [](const T* p) { return V::load(p).sum(); });
@@ -652,52 +600,44 @@ class Sweep {
     }
   }
 
-  // ∂L/∂state_t of one vector of units: what comes from later steps, and from the caller.
-  template <bool whole>
-  UNROLLED_INLINE V reaching(int s, Index t, Index b, Index u, const T* z, int some) const {
-    V d = load<whole>(carry_ + (s * B_ + b) * padded_ + u, some);
-    if (call_.d_states[s])
-      d = d + load<whole>(as(call_.d_states[s]) + at(t, b, call_.d_step[s], call_.d_lane[s]) + u, some);
-    if (G > 0 && s == 0) d = d + load<whole>(z, some);
-    return d;
-  }
-
   // Gathers ∂L/∂state_t of all units in the carry, and scales it down where its norm is above the bound:
   // the norm is known only when every panel has been added.
-  void clip(const Member& me, const Group& group, Index t, Index n, Index first, Index last,
-            const std::vector<Segment>& parts, const BackRows& rows, T* z, T* squares) {
+  void clip(const Member& me, const Step<V>& at, Index first, Index last, const std::vector<Segment>& parts,
+            const T* const* later, T* z) {
+    const Index n = at.n;
     const bool narrow = n <= narrow_rows;
     for (Index j = first; j < last; j += W) {
-      if (!narrow) product_back(rows.later, n, j, parts, z);
+      if (!narrow) product_back(later, n, j, parts, z);
       const T* products = z + (narrow ? (j - first) * n : 0);
       const int columns = vectors_of<V>(H_, j);
       for (int c = 0; c < columns; ++c) {
         const Index u = j + c * V::size;
         if (u + V::size <= H_) {
-          gather<true>(group, t, u, n, products + c * V::size, squares, V::size);
+          gather<true>(at, u, products + c * V::size, V::size);
         } else {
-          gather<false>(group, t, u, n, products + c * V::size, squares, static_cast<int>(H_ - u));
+          gather<false>(at, u, products + c * V::size, static_cast<int>(H_ - u));
         }
       }
     }
-    note_norms(me, group, t, n, squares);
+    note_norms(me, at);
     if (by_units_) me.barrier->wait();
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < n; ++q) {
-        const Index b = group.lane[q];
-        const T norm = by_units_ ? norm_of_all(me, s, t * B_ + b) : norm_of(squares + (s * n + q) * squares_of_a_row);
-        shorten(carry_ + (s * B_ + b) * padded_, first, last, norm);
+        const Index b = at.lane[q];
+        const T norm =
+            by_units_ ? norm_of_all(me, s, at.t * B_ + b) : norm_of(at.squares + (s * n + q) * squares_of_a_row);
+        shorten(at.carry_row(s, b), first, last, norm);
       }
   }
 
   template <bool whole>
-  void gather(const Group& group, Index t, Index u, Index n, const T* z, T* squares, int some) const {
+  void gather(const Step<V>& at, Index u, const T* z, int some) const {
     for (int s = 0; s < S; ++s)
-      for (Index q = 0; q < n; ++q) {
-        const Index b = group.lane[q];
-        const V d = reaching<whole>(s, t, b, u, z + q * W, some);
-        add_squares(d, squares + (s * n + q) * squares_of_a_row);
-        store<whole>(d, carry_ + (s * B_ + b) * padded_ + u, some);
+      for (Index q = 0; q < at.n; ++q) {
+        const Index b = at.lane[q];
+        const V d = at.template reaching<whole>(s, b, u, G ? z + q * W : nullptr, some);
+        Squares<V>::add(d, at.squares + (s * at.n + q) * squares_of_a_row);
+        store<V, whole>(d, at.carry_row(s, b) + u, some);
       }
   }
 
@@ -711,55 +651,20 @@ class Sweep {
 
   // The norm of a row of which each member has its units'.
   T norm_of_all(const Member& me, int s, Index at) const {
-    T squares[sums_of_squares] = {};
-    for (int m = 0; m < me.count; ++m) add_squares(lengths_[(m * S + s) * T_ * B_ + at], squares);
+    T squares[Squares<V>::sums] = {};
+    for (int m = 0; m < me.count; ++m) Squares<V>::add(lengths_[(m * S + s) * T_ * B_ + at], squares);
     return norm_of_numbers(squares);
   }
 
-  template <bool whole>
-  void backward_step(const Member& me, const Group& group, Index t, Index u, Index n, const T* z,
-                     const BackRows& rows, T* squares, int some) {
-    V vectors[U + 1], sums[Q + 1];
-    for (int i = 0; i < U; ++i) vectors[i] = V::load(vectors_ + i * padded_ + u);
-    T* const total = sums_ + me.id * Q * padded_ + u;
-    const bool summing = call_.d_bias || call_.d_vectors;
-    for (int i = 0; i < Q; ++i) sums[i] = V::load(total + i * padded_);
-    const T* const all_kept = as(call_.kept) + u;
-    for (Index q = 0; q < n; ++q) {
-      const Index b = group.lane[q];
-      const T* kept = all_kept + row(t, b) * slots * H_;
-      V keep[K + 1], noise[N + 1], old[S], now[S], d[S], grad[Q + 1], d_old[S];
-      for (int i = 0; i < K; ++i) keep[i] = load<whole>(kept + i * H_, some);
-      for (int s = 0; s < S; ++s) {
-        old[s] = load<whole>(rows.old[s][q] + u, some);
-        now[s] = load<whole>(rows.now[s][q] + u, some);
-        d[s] = clips() ? load<whole>(carry_ + (s * B_ + b) * padded_ + u, some)
-                       : reaching<whole>(s, t, b, u, z + q * W, some);
-      }
-      if (wants_squares_ && !clips())
-        for (int s = 0; s < S; ++s) add_squares(d[s], squares + (s * n + q) * squares_of_a_row);
-      load_noise<whole>(noise, t, b, u, some);
-      Cell::backward(keep, noise, vectors, old, now, d, grad, d_old);
-      T* out = grad_row(group, t, q) + u;
-      for (int i = 0; i < Q; ++i) {
-        store<whole>(grad[i], out + i * H_, some);
-        sums[i] = sums[i] + grad[i];
-      }
-      for (int s = 0; s < S; ++s) store<whole>(d_old[s], carry_ + (s * B_ + b) * padded_ + u, some);
-    }
-    if (summing)
-      for (int i = 0; i < Q; ++i) sums[i].store(total + i * padded_);
-  }
-
-  void note_norms(const Member& me, const Group& group, Index t, Index n, const T* squares) {
+  void note_norms(const Member& me, const Step<V>& at) {
     for (int s = 0; s < S; ++s)
-      for (Index q = 0; q < n; ++q) {
-        const T norm = norm_of(squares + (s * n + q) * squares_of_a_row);
-        const Index at = t * B_ + group.lane[q];
+      for (Index q = 0; q < at.n; ++q) {
+        const T norm = norm_of(at.squares + (s * at.n + q) * squares_of_a_row);
+        const Index place = at.t * B_ + at.lane[q];
         if (by_units_) {
-          lengths_[(me.id * S + s) * T_ * B_ + at] = norm;
+          lengths_[(me.id * S + s) * T_ * B_ + place] = norm;
         } else if (call_.norms[s]) {
-          as(call_.norms[s])[at] = bounded(norm);
+          as(call_.norms[s])[place] = bounded(norm);
         }
       }
   }
@@ -801,6 +706,7 @@ class Sweep {
   // The products over all rows, and the sums over rows.
   void after_backward(const Member& me, const std::vector<Segment>& product_runs,
                       const std::vector<Segment>& projected_runs) {
+    const Numbers& numbers = cell_.numbers;
     T* scratch = scratch_base_ + me.id * outer_;
     const Rows<const T> grads{grads_, Q * H_};
     const auto outer = [&](const std::vector<Segment>& all, const T* const* rows, Index n, void* out) {
@@ -811,19 +717,19 @@ class Sweep {
       }
     };
     if (call_.d_weight_in) {
-      clear_unread(me, Cell::d_projected.data(), P, D_, call_.d_weight_in);
+      clear_unread(me, numbers.d_projected, P, D_, call_.d_weight_in);
       outer(projected_runs, x_rows_, D_, call_.d_weight_in);
     }
-    if constexpr (Cell::staged) {
-      if (call_.d_weight) Stages<V, Cell>::weight_gradients(*this, me, scratch);
-    } else if constexpr (G > 0) {
+    if (staged_) {
+      if (call_.d_weight) Stages<V>::weight_gradients(*this, me, scratch);
+    } else if (G > 0) {
       if (call_.d_weight) {
-        if (Cell::transposed) {
-          clear_unread(me, Cell::d_product.data(), G, H_, call_.d_weight);
+        if (numbers.transposed) {
+          clear_unread(me, numbers.d_product, G, H_, call_.d_weight);
           outer(product_runs, previous_rows_, H_, call_.d_weight);
         } else {
           for (int g = 0; g < G && !me.id; ++g)
-            for (Index u = 0; u < H_ && Cell::d_product[g] < 0; ++u)
+            for (Index u = 0; u < H_ && numbers.d_product[g] < 0; ++u)
               std::fill_n(as(call_.d_weight) + u * G * H_ + g * H_, H_, T(0));
           for (const Segment& run : product_runs) {
             const auto part = me.part(H_, Tile<V>::rows);
@@ -853,10 +759,10 @@ class Sweep {
       } else {
         for (Index r = rows.first; r < rows.last; ++r)
           for (int i = 0; i < P; ++i) {
-            if (Cell::d_projected[i] < 0) {
+            if (numbers.d_projected[i] < 0) {
               std::fill_n(out[r] + i * H_, H_, T(0));
             } else {
-              std::memcpy(out[r] + i * H_, grads[r] + Cell::d_projected[i] * H_, H_ * sizeof(T));
+              std::memcpy(out[r] + i * H_, grads[r] + numbers.d_projected[i] * H_, H_ * sizeof(T));
             }
           }
       }
@@ -875,8 +781,8 @@ class Sweep {
         }
       }
     };
-    give(call_.d_bias, Cell::d_projected.data(), P);
-    give(call_.d_vectors, Cell::d_vector.data(), U);
+    give(call_.d_bias, numbers.d_projected, P);
+    give(call_.d_vectors, numbers.d_vector, U);
     if (lengths_)
       for (int s = 0; s < S; ++s) {
         if (!call_.norms[s]) continue;
@@ -885,6 +791,11 @@ class Sweep {
       }
   }
 
+  const Compiled<V>& cell_;
+  const int P, G, S, K, Q, U;
+  const bool staged_;
+  // Blocks of H in a row of `kept`: the projection's memory is the kept values', unless later stages read it.
+  const Index slots;
   const unrolled_call call_;
   Arena arena_;
   Index T_, B_, D_, H_, padded_, rows_, scratch_, outer_ = 0;

@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define UNROLLED_API __attribute__((visibility("default")))
-#define UNROLLED_VERSION 5
+#define UNROLLED_VERSION 6
 #define UNROLLED_STATES 4  // state tensors a cell may have
 
 // What a compiled cell computes, and what it calls the parameters of its Python class.
@@ -27,6 +27,7 @@ typedef struct {
   int64_t projected, products, vectors, states;
   int64_t kept;              // blocks of H that the forward pass keeps for the backward pass
   int64_t grads;             // distinct blocks of H of gradients
+  int64_t weight_blocks;     // blocks of H × H of the weights of all products
 } unrolled_cell;
 
 // One call, forward or backward. Pointers that are "or 0" may be null. Strides count elements.
@@ -84,6 +85,15 @@ typedef struct {
   int64_t (*work_bytes)(const unrolled_call*, int64_t backward);
 } unrolled_kernel;
 
+// The sweep over time of any cell that was compiled for the same vectors (see step.h).
+typedef struct {
+  void (*forward)(const void* cell, const unrolled_call*);
+  void (*backward)(const void* cell, const unrolled_call*);
+  int64_t (*packed_bytes)(const void* cell, const unrolled_call*);
+  int64_t (*work_bytes)(const void* cell, const unrolled_call*, int64_t backward);
+  int64_t layout;  // of what the two pass each other: a cell of another layout is not run
+} unrolled_engine;
+
 // Softmax over C classes and its cross-entropy, of N rows of E features; every array is dense.
 typedef struct {
   int64_t rows, inputs, classes;  // N, E, C
@@ -113,6 +123,8 @@ UNROLLED_API int64_t unrolled_supports(const char* instruction_set);
 // The i-th kernel of an instruction set for elements of 4 or 8 bytes, or 0 beyond the last.
 UNROLLED_API const unrolled_kernel* unrolled_kernel_at(const char* instruction_set, int64_t element_bytes,
                                                        int64_t i);
+// What runs a cell of one's own, of an instruction set for elements of 4 or 8 bytes, or 0.
+UNROLLED_API const unrolled_engine* unrolled_engine_of(const char* instruction_set, int64_t element_bytes);
 // The cross-entropy of an instruction set for elements of 4 or 8 bytes, or 0.
 UNROLLED_API const unrolled_entropy* unrolled_entropy_of(const char* instruction_set, int64_t element_bytes);
 // Run parallel regions on this OpenMP runtime (its GOMP_parallel, omp_get_thread_num and

@@ -7,7 +7,7 @@ copyright = "the unrolled contributors"
 version = release = unrolled.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**/.*"]
 smartquotes = False  # U' and ... are equations here
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

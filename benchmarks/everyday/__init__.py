@@ -1,6 +1,6 @@
 """Everyday sentences with one blank: two test lists, and how many of their blanks a cloze run fills.
 
-    python -m benchmarks.everyday [RUN_DIR] [--list zh|en] [--json FILE] [--show]
+    python -m benchmarks.everyday [RUN_DIR] [--list zh|en] [--show] [--smallest] [--json FILE]
 
 The lists are test sets: nothing is trained, tuned or selected on them.
 """

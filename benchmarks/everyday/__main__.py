@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import benchmarks.everyday
-from benchmarks import cloze
+from benchmarks import cloze, results
 from benchmarks.everyday import LISTS, TOP, Sentence, Shares, met, rank, read, scored
 from benchmarks.ngram import TwoSided
 from unrolled.cli import runs
@@ -35,27 +34,29 @@ class Result(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parsed(arguments)
     chosen = runs.chosen(given.run, None, given.list, Cloze)
-    run, sentences = chosen.run, read(given.list)
+    run, sentences = chosen.run, read(given.list)[: TOP if given.smallest else None]
     several = chosen.model.join_words is not None
     meets = met(sentences, run.vocabulary.tokens[len(SPECIALS) :], several=several)
-    peer = built(run)
+    peer = built(run, smallest=given.smallest)
     guesses = {"network": network(chosen), "two-sided 4-gram": ngram(run, peer)}
-    results = {name: judged(sentences, meets, guess) for name, guess in guesses.items()}
+    report: dict[str, Any] = {"list": given.list, "sentences": len(sentences), "met": sum(meets)}
+    found: dict[str, Result] = {}
+    for name, guess in guesses.items():
+        found[name] = judged(sentences, meets, guess)
+        report[name] = row_json(found[name])
+        if name != "network":
+            report[name]["alpha"] = peer.alpha
+        results.write(given.json, report)
 
     print(
         f"{len(sentences)} sentences ({given.list}); {sum(meets)} can be met by "
         f"{'one to four tokens' if several else 'one token'} of the "
         f"{len(run.vocabulary) - len(SPECIALS):,} that {chosen.name} knows"
     )
-    show(results, len(sentences), sum(meets))
+    show(found, len(sentences), sum(meets))
     if given.show:
-        for name, result in results.items():
+        for name, result in found.items():
             show_misses(name, sentences, result)
-    if given.json:
-        report = {"list": given.list, "sentences": len(sentences), "met": sum(meets)}
-        report |= {name: row_json(result) for name, result in results.items()}
-        report["two-sided 4-gram"] |= {"alpha": peer.alpha}
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +73,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of 'unrolled train cloze'; by default the model in the box",
     )
     parser.add_argument("--list", choices=LISTS, default="zh", help="of which language (zh)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    results.add_options(parser)
     parser.add_argument(
         "--show",
         action="store_true",
@@ -92,10 +93,12 @@ def network(chosen: runs.Chosen[Cloze]) -> Guess:
     return guess
 
 
-def built(run: Run) -> TwoSided:
-    """The peer, of the run's training split."""
+def built(run: Run, *, smallest: bool = False) -> TwoSided:
+    """The peer, of the run's training split; if ``smallest``, of a few sentences."""
     with tempfile.TemporaryDirectory() as directory:
-        data = runs.data_of(run, None, Path(directory))
+        folder = Path(directory)
+        few = results.few_sentences(run.command["data"][0], folder) if smallest else None
+        data = runs.data_of(run, few, folder)
         peer = cloze.two_sided(data, len(run.vocabulary))
         del data  # its files are mapped
     return peer

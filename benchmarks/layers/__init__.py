@@ -1,6 +1,6 @@
 """The layers against their peers on a CPU: torch.nn, JAX, ONNX Runtime, all in one run.
 
-``python -m benchmarks.layers [--quick] [--only SECTION …] [--cells …] [--sizes T,B,H …] [--rounds N]
+``python -m benchmarks.layers [--only SECTION …] [--cells …] [--sizes T,B,H …] [--rounds N] [--smallest]
 [--json FILE]`` measures, in this order:
 
 - ``training``: forward and backward of a fixed random cotangent, with the gradients of the input and
@@ -8,7 +8,7 @@
   directions, D = H, float32.
 - ``streaming``: one step of an LSTM for one lane, the state carried on.
 - ``ragged``: lanes of lengths evenly spread over 1 … T, in random order.
-- ``model``: whole steps of the demo's training, and where their time goes.
+- ``model``: whole steps of training a cloze model, and where their time goes.
 
 How it is measured:
 

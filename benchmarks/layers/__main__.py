@@ -1,10 +1,10 @@
 """The command: arguments in, tables and JSON out."""
 
 import argparse
-import json
 import os
 import platform
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,19 @@ import torch
 
 import benchmarks.layers
 from benchmarks import peaks as machine_peaks
+from benchmarks import results
 from benchmarks.layers import model, peers, ragged, streaming, tables
-from benchmarks.layers.judging import all_ratios, targets
+from benchmarks.layers.judging import Target, all_ratios, targets
 from benchmarks.layers.measuring import FEWEST, GATES, PAUSE, Row
 from benchmarks.layers.showing import show, show_targets
-from benchmarks.peaks import FMA, XLA, Peaks
+from benchmarks.peaks import FMA, SIDE, XLA, Peaks
 
 SECTIONS = ("training", "inference", "streaming", "ragged", "model")
-ROUNDS, QUICK_ROUNDS = 7, 3
+ROUNDS = 7
 
 
-def main() -> None:
-    arguments = parsed()
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parsed(arguments)
     threads = torch.get_num_threads()
     numpy_set = machine_peaks.set_numpy_threads(threads)
     peers.show_absent()
@@ -37,60 +38,75 @@ def main() -> None:
         print(f"{name}: {value}")
 
     began = time.perf_counter()
-    peaks = Peaks()
+    peaks = Peaks(8 if given.smallest else SIDE)
+    peaks.sample(PAUSE)
     rows: list[Row] = []
     profiles: list[dict[str, Any]] = []
-    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else ROUNDS)
-    sizes = arguments.sizes or (tables.QUICK if arguments.quick else tables.SIZES)
-    ragged_sizes = arguments.sizes or (ragged.QUICK if arguments.quick else ragged.SIZES)
-    peaks.sample(PAUSE)
-    for mode in ("training", "inference"):
-        if mode in arguments.only:
-            for problem in tables.problems(mode, arguments.cells, sizes):
-                rows += tables.measure(problem, rounds)
-                peaks.sample(PAUSE)
-    if "streaming" in arguments.only:
-        rows += streaming.measure(rounds)
-    if "ragged" in arguments.only:
-        for problem in ragged.problems(arguments.cells, ragged_sizes):
-            rows += ragged.measure(problem, rounds)
-            peaks.sample(PAUSE)
-    if "model" in arguments.only:
-        more, profiles = model.measure(rounds)
+    for more, where in measured(given):
         rows += more
-    peaks.sample(PAUSE)
-
-    judged = targets(rows, peaks.typical("sgemm"), peaks.typical(XLA))
+        profiles += where
+        peaks.sample(PAUSE)
+        machine["minutes"] = round((time.perf_counter() - began) / 60, 1)
+        results.write(given.json, report(machine, rows, profiles, peaks))
     show(rows, profiles, peaks)
-    show_targets(judged)
-    machine["minutes"] = round((time.perf_counter() - began) / 60, 1)
+    show_targets(judged(rows, peaks))
     print(f"\n{machine['minutes']} minutes")
-    if arguments.json:
-        report = {
-            "machine": machine,
-            "peaks": peaks.notes(),
-            "rows": [row_json(row, peaks) for row in rows],
-            "ratios": all_ratios(rows),
-            "targets": [asdict(target) for target in judged],
-            "profiles": profiles,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def parsed() -> argparse.Namespace:
+Measured = tuple[list[Row], list[dict[str, Any]]]  # and where the time of the model's steps goes
+
+
+def measured(given: argparse.Namespace) -> Iterator[Measured]:
+    """What is asked for, problem by problem."""
+    rounds = FEWEST if given.smallest else given.rounds
+    sizes, ragged_sizes = given.sizes or tables.SIZES, given.sizes or ragged.SIZES
+    if given.smallest:
+        sizes = ragged_sizes = tables.SMALLEST
+    for mode in ("training", "inference"):
+        if mode in given.only:
+            for problem in tables.problems(mode, given.cells, sizes):
+                yield tables.measure(problem, rounds), []
+    if "streaming" in given.only:
+        yield streaming.measure(rounds), []
+    if "ragged" in given.only:
+        for problem in ragged.problems(given.cells, ragged_sizes):
+            yield ragged.measure(problem, rounds), []
+    if "model" in given.only:
+        yield from model.measure(rounds, smallest=given.smallest)
+
+
+def judged(rows: Sequence[Row], peaks: Peaks) -> list[Target]:
+    return targets(rows, peaks.typical("sgemm"), peaks.typical(XLA))
+
+
+def report(
+    machine: dict[str, Any], rows: Sequence[Row], profiles: list[dict[str, Any]], peaks: Peaks
+) -> dict[str, Any]:
+    """For JSON: all that was measured so far."""
+    return {
+        "machine": machine,
+        "peaks": peaks.notes(),
+        "rows": [row_json(row, peaks) for row in rows],
+        "ratios": all_ratios(rows),
+        "targets": [asdict(target) for target in judged(rows, peaks)],
+        "profiles": profiles,
+    }
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.layers",
         description=benchmarks.layers.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: two minutes")
     parser.add_argument("--cells", nargs="+", choices=list(GATES), default=list(GATES))
     parser.add_argument("--sizes", nargs="+", type=size, metavar="T,B,H")
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"{FEWEST} at the least")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, metavar="N", help=f"{ROUNDS}; {FEWEST} at the least"
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    return parser.parse_args()
+    results.add_options(parser)
+    return parser.parse_args(arguments)
 
 
 def size(text: str) -> tuple[int, int, int]:

@@ -1,16 +1,17 @@
-"""Whole steps of the demo's training, on ``unrolled`` and on ``torch.nn``'s layers.
+"""Whole steps of training a cloze model, on ``unrolled`` and on ``torch.nn``'s layers.
 
-Vocabulary, sentences and their lengths are drawn at random, about as the demo's are; batches, sizes
-and settings are the demo's own. ``torch.nn``'s network is the same model with the same weights, of
-PyTorch's parts alone: its directions are two layers, and each lane is turned round within its length
-for the second; its head is ``nn.Linear`` and ``F.cross_entropy``, its optimizer AdamW, fused. A row
-of its own gives it the head of ``unrolled``, so that layers and head can be told apart.
+Vocabulary, sentences and their lengths are drawn at random, about as Tatoeba's Chinese ones are;
+batches, sizes and settings are those that 'unrolled train' has for every kind of model. ``torch.nn``'s
+network is the same model with the same weights, of PyTorch's parts alone: its directions are two
+layers, and each lane is turned round within its length for the second; its head is ``nn.Linear`` and
+``F.cross_entropy``, its optimizer AdamW, fused. A row of its own gives it the head of ``unrolled``, so
+that layers and head can be told apart.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -38,6 +39,12 @@ PHASES = ("embedding", "layers", "head and loss", "backward", "clipping", "optim
 Phases = dict[str, float]
 
 
+class Outputs(NamedTuple):
+    """What a model reads of its layers."""
+
+    y: tuple[Tensor, Tensor]
+
+
 class TorchLayers(nn.Module):
     """What ``Recurrent(…, bidirectional=True, merge="apart")`` computes, with two of ``torch.nn``'s."""
 
@@ -49,13 +56,13 @@ class TorchLayers(nn.Module):
             layer.load_state_dict({f"{k}_l0": v for k, v in source.state_dict().items()})
             self.directions.append(layer)
 
-    def forward(self, x: Tensor, *, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], None]:
+    def forward(self, x: Tensor, *, lengths: Tensor) -> Outputs:
         """Beyond a lane's length the outputs are without meaning; the model does not read them."""
         forward, backward = self.directions
         t = torch.arange(len(x)).unsqueeze(1)
         turned = torch.where(t < lengths, lengths - 1 - t, t)  # its own inverse
         lanes = torch.arange(x.shape[1])
-        return (forward(x)[0], backward(x[turned, lanes])[0][turned, lanes]), None
+        return Outputs((forward(x)[0], backward(x[turned, lanes])[0][turned, lanes]))
 
 
 class PlainHead(Cloze):
@@ -65,11 +72,11 @@ class PlainHead(Cloze):
         return F.cross_entropy(self.logits(context), targets)
 
 
-def measure(rounds: int) -> tuple[list[Row], list[dict[str, Any]]]:
-    """A row for each cell and contestant, a step's seconds; and where the time of a step goes."""
-    batches = drawn()
-    rows, profiles = [], []
+def measure(rounds: int, *, smallest: bool) -> Iterator[tuple[list[Row], list[dict[str, Any]]]]:
+    """For each cell a row a contestant, a step's seconds; and where the time of a step goes."""
+    batches = drawn()[: 1 if smallest else BATCHES]
     for name in CELLS:
+        rows, profiles = [], []
         T = round(np.mean([len(batch.tokens) for batch in batches]))
         B = round(np.mean([batch.tokens.shape[1] for batch in batches]))
         problem = Problem("model", name, T, B, DECISIVE["hidden"][0], 2, "training")
@@ -88,11 +95,11 @@ def measure(rounds: int) -> tuple[list[Row], list[dict[str, Any]]]:
                 {"cell": name, "contestant": contestant}
                 | {k: median(p[k] for p in phases) for k in phases[0]}
             )
-    return rows, profiles
+        yield rows, profiles
 
 
 def drawn() -> list[Batch]:
-    """Batches of the demo's size, of random tokens, from short to long sentences."""
+    """Batches of as many tokens as a training's, of random tokens, from short to long sentences."""
     random = np.random.default_rng(0)
     words = np.clip(np.round(random.lognormal(2.25, 0.45, SENTENCES)), 1, 60).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(words + 2)])
@@ -156,7 +163,7 @@ def one_pass(model: Cloze, batches: list[Batch]) -> tuple[Callable[[], None], li
     """
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}
     fields = Settings.__dataclass_fields__
-    given = {k: defaults[k] for k in fields if k in defaults}
+    given = {k: defaults[k] for k in fields if k in defaults} | {"k2": defaults["k1"]}
     given |= {"steps": 1, "threads": torch.get_num_threads(), "learning_rate": RATE}
     settings = Settings(**given)
     optimizer = make_optimizer(model, settings)

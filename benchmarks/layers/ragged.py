@@ -22,7 +22,6 @@ from benchmarks.layers.tables import Sizes
 from unrolled import Recurrent, cells
 
 SIZES: Sizes = ((100, 64, 256), (100, 32, 128))
-QUICK: Sizes = SIZES[1:]
 CELLS = {"RNN": cells.Elman, "LSTM": cells.LSTM, "GRU": cells.GRU}
 
 

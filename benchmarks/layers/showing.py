@@ -108,7 +108,7 @@ def show_model(table: Table, profiles: list[dict[str, Any]]) -> None:
             line += [f"{by_name[p.cell, name][phase] * 1e3:.2f}" for phase in phases]
             lines.append(line)
     heads = ["cell", "contestant", "tokens/s", "× torch.nn", "× with our head", "a step", *phases]
-    show_lines("model: a step of the demo's training (ms)", heads, lines)
+    show_lines("model: a step of training a cloze model (ms)", heads, lines)
 
 
 def show_targets(targets: Sequence[Target]) -> None:

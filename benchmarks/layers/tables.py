@@ -18,7 +18,7 @@ SIZES: Sizes = (
     (50, 64, 512),
     (20, 128, 1024),
 )
-QUICK: Sizes = ((100, 1, 128), (100, 32, 128), (100, 64, 256))
+SMALLEST: Sizes = ((3, 2, 5),)
 
 
 def problems(mode: str, cells: Sequence[str], sizes: Sizes) -> Iterator[Problem]:

@@ -1,11 +1,92 @@
-// The built-in cells; `make generate` writes it, a test compares.
+// The library's cells; `make generate` writes it, a test compares.
 #pragma once
+#include "antisymmetric_rnn.h"
+#include "co_rnn.h"
+#include "coupled_lstm.h"
+#include "coupled_lstm_layer_norm.h"
+#include "coupled_lstm_layer_norm_recurrent_dropout.h"
+#include "coupled_lstm_layer_norm_recurrent_dropout_zoneout.h"
+#include "coupled_lstm_layer_norm_zoneout.h"
+#include "coupled_lstm_layer_norm_zoneout_evaluated.h"
+#include "coupled_lstm_layer_norm_zoneout_half_evaluated.h"
+#include "coupled_lstm_recurrent_dropout.h"
+#include "coupled_lstm_recurrent_dropout_zoneout.h"
+#include "coupled_lstm_unbiased.h"
+#include "coupled_lstm_zoneout.h"
+#include "coupled_lstm_zoneout_evaluated.h"
+#include "coupled_lstm_zoneout_half_evaluated.h"
 #include "elman_identity.h"
+#include "elman_layer_norm.h"
+#include "elman_layer_norm_recurrent_dropout.h"
+#include "elman_layer_norm_recurrent_dropout_zoneout.h"
+#include "elman_layer_norm_zoneout.h"
+#include "elman_layer_norm_zoneout_evaluated.h"
+#include "elman_layer_norm_zoneout_half_evaluated.h"
+#include "elman_recurrent_dropout.h"
+#include "elman_recurrent_dropout_zoneout.h"
 #include "elman_relu.h"
 #include "elman_sigmoid.h"
 #include "elman_tanh.h"
+#include "elman_zoneout.h"
+#include "elman_zoneout_evaluated.h"
+#include "elman_zoneout_half_evaluated.h"
 #include "gru.h"
+#include "gru_layer_norm.h"
+#include "gru_layer_norm_recurrent_dropout.h"
+#include "gru_layer_norm_recurrent_dropout_zoneout.h"
+#include "gru_layer_norm_zoneout.h"
+#include "gru_layer_norm_zoneout_evaluated.h"
+#include "gru_layer_norm_zoneout_half_evaluated.h"
+#include "gru_recurrent_dropout.h"
+#include "gru_recurrent_dropout_zoneout.h"
+#include "gru_zoneout.h"
+#include "gru_zoneout_evaluated.h"
+#include "gru_zoneout_half_evaluated.h"
+#include "ind_rnn.h"
+#include "lem.h"
+#include "lru.h"
 #include "lstm.h"
+#include "lstm_layer_norm.h"
+#include "lstm_layer_norm_recurrent_dropout.h"
+#include "lstm_layer_norm_recurrent_dropout_zoneout.h"
+#include "lstm_layer_norm_zoneout.h"
+#include "lstm_layer_norm_zoneout_evaluated.h"
+#include "lstm_layer_norm_zoneout_half_evaluated.h"
+#include "lstm_recurrent_dropout.h"
+#include "lstm_recurrent_dropout_zoneout.h"
+#include "lstm_zoneout.h"
+#include "lstm_zoneout_evaluated.h"
+#include "lstm_zoneout_half_evaluated.h"
+#include "mgu.h"
+#include "mgu_layer_norm.h"
+#include "mgu_layer_norm_recurrent_dropout.h"
+#include "mgu_layer_norm_recurrent_dropout_zoneout.h"
+#include "mgu_layer_norm_zoneout.h"
+#include "mgu_layer_norm_zoneout_evaluated.h"
+#include "mgu_layer_norm_zoneout_half_evaluated.h"
+#include "mgu_recurrent_dropout.h"
+#include "mgu_recurrent_dropout_zoneout.h"
+#include "mgu_unbiased.h"
+#include "mgu_zoneout.h"
+#include "mgu_zoneout_evaluated.h"
+#include "mgu_zoneout_half_evaluated.h"
+#include "min_gru.h"
+#include "min_lstm.h"
+#include "peephole_lstm.h"
+#include "peephole_lstm_layer_norm.h"
+#include "peephole_lstm_layer_norm_recurrent_dropout.h"
+#include "peephole_lstm_layer_norm_recurrent_dropout_zoneout.h"
+#include "peephole_lstm_layer_norm_zoneout.h"
+#include "peephole_lstm_layer_norm_zoneout_evaluated.h"
+#include "peephole_lstm_layer_norm_zoneout_half_evaluated.h"
+#include "peephole_lstm_recurrent_dropout.h"
+#include "peephole_lstm_recurrent_dropout_zoneout.h"
+#include "peephole_lstm_unbiased.h"
+#include "peephole_lstm_zoneout.h"
+#include "peephole_lstm_zoneout_evaluated.h"
+#include "peephole_lstm_zoneout_half_evaluated.h"
+#include "recurrent_highway.h"
+#include "un_icornn.h"
 
 #define UNROLLED_CELLS(X) \
   X(ElmanTanh) \
@@ -13,4 +94,87 @@
   X(ElmanSigmoid) \
   X(ElmanIdentity) \
   X(Lstm) \
-  X(Gru)
+  X(Gru) \
+  X(Mgu) \
+  X(LstmRecurrentDropoutZoneout)
+
+#define UNROLLED_MORE_CELLS(X) \
+  X(AntisymmetricRnn) \
+  X(CoRnn) \
+  X(CoupledLstm) \
+  X(CoupledLstmUnbiased) \
+  X(CoupledLstmZoneout) \
+  X(CoupledLstmZoneoutEvaluated) \
+  X(CoupledLstmZoneoutHalfEvaluated) \
+  X(CoupledLstmRecurrentDropout) \
+  X(CoupledLstmRecurrentDropoutZoneout) \
+  X(CoupledLstmLayerNorm) \
+  X(CoupledLstmLayerNormZoneout) \
+  X(CoupledLstmLayerNormZoneoutEvaluated) \
+  X(CoupledLstmLayerNormZoneoutHalfEvaluated) \
+  X(CoupledLstmLayerNormRecurrentDropout) \
+  X(CoupledLstmLayerNormRecurrentDropoutZoneout) \
+  X(ElmanZoneout) \
+  X(ElmanZoneoutEvaluated) \
+  X(ElmanZoneoutHalfEvaluated) \
+  X(ElmanRecurrentDropout) \
+  X(ElmanRecurrentDropoutZoneout) \
+  X(ElmanLayerNorm) \
+  X(ElmanLayerNormZoneout) \
+  X(ElmanLayerNormZoneoutEvaluated) \
+  X(ElmanLayerNormZoneoutHalfEvaluated) \
+  X(ElmanLayerNormRecurrentDropout) \
+  X(ElmanLayerNormRecurrentDropoutZoneout) \
+  X(GruZoneout) \
+  X(GruZoneoutEvaluated) \
+  X(GruZoneoutHalfEvaluated) \
+  X(GruRecurrentDropout) \
+  X(GruRecurrentDropoutZoneout) \
+  X(GruLayerNorm) \
+  X(GruLayerNormZoneout) \
+  X(GruLayerNormZoneoutEvaluated) \
+  X(GruLayerNormZoneoutHalfEvaluated) \
+  X(GruLayerNormRecurrentDropout) \
+  X(GruLayerNormRecurrentDropoutZoneout) \
+  X(IndRnn) \
+  X(Lem) \
+  X(Lru) \
+  X(LstmZoneout) \
+  X(LstmZoneoutEvaluated) \
+  X(LstmZoneoutHalfEvaluated) \
+  X(LstmRecurrentDropout) \
+  X(LstmLayerNorm) \
+  X(LstmLayerNormZoneout) \
+  X(LstmLayerNormZoneoutEvaluated) \
+  X(LstmLayerNormZoneoutHalfEvaluated) \
+  X(LstmLayerNormRecurrentDropout) \
+  X(LstmLayerNormRecurrentDropoutZoneout) \
+  X(MguUnbiased) \
+  X(MguZoneout) \
+  X(MguZoneoutEvaluated) \
+  X(MguZoneoutHalfEvaluated) \
+  X(MguRecurrentDropout) \
+  X(MguRecurrentDropoutZoneout) \
+  X(MguLayerNorm) \
+  X(MguLayerNormZoneout) \
+  X(MguLayerNormZoneoutEvaluated) \
+  X(MguLayerNormZoneoutHalfEvaluated) \
+  X(MguLayerNormRecurrentDropout) \
+  X(MguLayerNormRecurrentDropoutZoneout) \
+  X(MinGru) \
+  X(MinLstm) \
+  X(PeepholeLstm) \
+  X(PeepholeLstmUnbiased) \
+  X(PeepholeLstmZoneout) \
+  X(PeepholeLstmZoneoutEvaluated) \
+  X(PeepholeLstmZoneoutHalfEvaluated) \
+  X(PeepholeLstmRecurrentDropout) \
+  X(PeepholeLstmRecurrentDropoutZoneout) \
+  X(PeepholeLstmLayerNorm) \
+  X(PeepholeLstmLayerNormZoneout) \
+  X(PeepholeLstmLayerNormZoneoutEvaluated) \
+  X(PeepholeLstmLayerNormZoneoutHalfEvaluated) \
+  X(PeepholeLstmLayerNormRecurrentDropout) \
+  X(PeepholeLstmLayerNormRecurrentDropoutZoneout) \
+  X(RecurrentHighway) \
+  X(UnIcornn)

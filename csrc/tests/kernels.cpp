@@ -81,8 +81,8 @@ struct Given {
   Shape shape;
   Options options;
   Index rows;
-  Buffer<T> x, weight_in, bias[2], weight, vectors, initial[S], d_states[S], d_finals[S];
-  Index x_step, x_lane, d_step, d_lane;
+  Buffer<T> x, weight_in, bias[2], weight, vectors, noise, initial[S], d_states[S], d_finals[S];
+  Index x_step, x_lane, noise_step, d_step, d_lane;
   Buffer<int64_t> lengths;
   Buffer<uint8_t> resets;
 
@@ -90,7 +90,7 @@ struct Given {
       : cell(c), shape(size), options(o) {
     Random random(seed);
     const auto [steps, lanes, D, H] = shape;
-    const Index P = cell->projected, G = cell->products;
+    const Index P = cell->projected, N = cell->noise;
     const auto make = [&](Index n, double by) {
       Buffer<T> b(n);
       for (Index i = 0; i < n; ++i) b[i] = static_cast<T>(by * random.uniform());
@@ -103,8 +103,11 @@ struct Given {
     weight_in = make(P * H * D, weights);
     if (o.bias) bias[0] = make(P * H, scale);
     if (o.second_bias) bias[1] = make(P * H, 1);
-    if (G) weight = make(G * H * H, weights);
+    if (cell->weight_blocks) weight = make(cell->weight_blocks * H * H, weights);
     if (cell->vectors && o.vectors) vectors = make(cell->vectors * H, 1);
+    noise_step = o.layout == 2 ? 0 : lanes * N * H;
+    if (N) noise = Buffer<T>((noise_step ? steps : 1) * lanes * N * H);
+    for (Index i = 0; i < noise.size(); ++i) noise[i] = static_cast<T>((random.uniform() + 1) / 2);
     d_step = o.d_layout == 2 ? 0 : o.d_layout == 1 ? H : lanes * H;
     d_lane = o.d_layout == 2 ? 0 : o.d_layout == 1 ? steps * H : H;
     for (int s = 0; s < cell->states; ++s) {
@@ -150,7 +153,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   const Options& o = given.options;
   const unrolled_cell* cell = given.cell;
   const auto [steps, lanes, D, H] = given.shape;
-  const Index P = cell->projected, G = cell->products;
+  const Index P = cell->projected, K = cell->kept, blocks = cell->weight_blocks;
   Result<T> result;
   unrolled_call call = {};
   call.steps = steps, call.lanes = lanes, call.inputs = D, call.units = H;
@@ -158,6 +161,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   call.x = given.x.data(), call.x_step = given.x_step, call.x_lane = given.x_lane;
   call.lengths = given.lengths.data(), call.resets = given.resets.data();
   call.weight_in = given.weight_in.data(), call.weight = given.weight.data(), call.vectors = given.vectors.data();
+  call.noise = given.noise.data(), call.noise_step = given.noise_step, call.noise_lane = cell->noise * H;
   for (int i = 0; i < 2; ++i) call.bias[i] = given.bias[i].data();
   Buffer<T> scratch_states[S];
   for (int s = 0; s < cell->states; ++s) {
@@ -170,7 +174,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
     }
     call.finals[s] = result.add("final " + std::to_string(s), lanes * H).data();
   }
-  const Buffer<T> kept(given.rows * std::max(P, cell->kept) * H);
+  const Buffer<T> kept(given.rows * (cell->staged ? P + K : std::max(P, K)) * H);
   call.kept = kept.data();
   const auto bytes = [](Index n) { return Buffer<char>(n); };
   const Buffer<char> packed = bytes(kernel->packed_bytes(&call));
@@ -207,7 +211,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   if (o.unwanted != 2) call.d_x = result.add("d x", steps * lanes * D).data();
   if (o.unwanted != 3) call.d_weight_in = result.add("d weight_in", P * H * D).data();
   if (o.unwanted != 4) call.d_bias = result.add("d bias", P * H).data();
-  if (o.unwanted != 5 && G) call.d_weight = result.add("d weight", G * H * H).data();
+  if (o.unwanted != 5 && blocks) call.d_weight = result.add("d weight", blocks * H * H).data();
   if (o.unwanted != 4 && cell->vectors) call.d_vectors = result.add("d vectors", cell->vectors * H).data();
   const Buffer<char> work = bytes(kernel->work_bytes(&call, 1));
   call.work = work.data();
@@ -396,7 +400,7 @@ int differentiate(int cell) {
     check("d x", given.x);
     check("d weight_in", given.weight_in);
     check("d bias", given.bias[0]);
-    if (serial->cell->products) check("d weight", given.weight);
+    if (serial->cell->weight_blocks) check("d weight", given.weight);
     if (serial->cell->vectors) check("d vectors", given.vectors);
     for (int s = 0; s < serial->cell->states; ++s) check("d initial " + std::to_string(s), given.initial[s]);
   }

@@ -29,3 +29,7 @@ class MissingExtraError(UnrolledError, ImportError):
             f"{purpose} needs the package {package}, which is not installed; "
             f"install it with: pip install {package} (the extra '{extra}' of unrolled)"
         )
+
+
+class DataWarning(UserWarning):
+    """A corpus or a file can be used, but is hardly what is meant; its text says what to do."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,12 @@ class Done(NamedTuple):
 
 
 Call = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def _no_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, standard error has what a command has to say alone."""
+    monkeypatch.setattr("unrolled.training.watchers.EVERY", math.inf)
 
 
 @pytest.fixture
@@ -56,6 +63,14 @@ def trained(directory: Path, *arguments: object) -> Path:
 def cloze_run(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A character cloze model that has learnt the grammar."""
     options = (*SMALL, "--epochs", 14, "--learning-rate", 0.02)
+    options += (
+        "--cell",
+        "gru",
+        "--weight-drop",
+        0,
+        "--token-dropout",
+        0,
+    )  # few units: none to spare
     return trained(
         tmp_path_factory.mktemp("cloze") / "run", "cloze", "--data", corpus_file, *options
     )

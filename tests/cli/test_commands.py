@@ -19,28 +19,30 @@ import torch
 import unrolled
 from tests.cli.conftest import SMALL, Call, Done
 from tests.text import corpus, write_corpus
+from unrolled.cli.train import DECISIVE, RECIPES
 from unrolled.data import Batch
 from unrolled.models import LanguageModel
 from unrolled.scan import library, native
-from unrolled.training import Run, Scores
+from unrolled.training import Run, Scores, Trainer, feeds
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
+from unrolled.training.watchers import TIME
 
 QUICK = (*SMALL, "--epochs", "1")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``."""
+    """Every file below ``directory``, but for how long it took."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != TIME
     }
 
 
 def nothing_in(directory: Path) -> bool:
-    """Whether ``directory`` is not there, or empty but for the lock."""
-    return {path.name for path in directory.rglob("*")} <= {LOCK}
+    """Whether ``directory`` is not there."""
+    return not directory.exists()
 
 
 def failed(done: Done, code: int, *parts: str) -> None:
@@ -67,9 +69,17 @@ def misused(done: Done, *parts: str) -> None:
 # Training
 
 
-@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
-@pytest.mark.parametrize("unit", ["char", "word"])
-@pytest.mark.parametrize("kind", ["cloze", "lm"])
+@pytest.mark.parametrize(
+    ("kind", "unit", "cell"),
+    [
+        ("cloze", "char", "elman"),
+        ("cloze", "word", "lstm"),
+        ("cloze", "char", "gru"),
+        ("lm", "word", "elman"),
+        ("lm", "char", "lstm"),
+        ("lm", "word", "gru"),
+    ],
+)
 def test_every_kind_unit_and_cell_trains_and_is_used(
     kind: str, unit: str, cell: str, corpus_file: Path, tmp_path: Path, call: Call
 ) -> None:
@@ -88,7 +98,7 @@ def test_every_kind_unit_and_cell_trains_and_is_used(
 
 
 def test_a_run_directory_holds_what_it_should_and_nothing_else(cloze_run: Path) -> None:
-    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
+    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, TIME, "data"}
     assert {path.name for path in cloze_run.iterdir()} - {LOCK} == names
     config = json.loads((cloze_run / "config.json").read_text())
     assert config["format"] == 1 and config["unrolled"] == unrolled.__version__
@@ -133,7 +143,8 @@ def test_the_layers_options_are_part_of_the_run(
     assert run.model_config.items() >= expected.items()
     assert run.command.items() >= expected.items()
     layers = run.model().layers
-    assert (layers.weight_drop, layers.cells[1].zoneout, layers.residual) == (0.3, (0.1,), True)
+    assert (layers.weight_drop, layers.residual) == (0.3, True)
+    assert set(layers.cells[1].zoneout) == {0.1}
     used = call("fill", out, "我今天____一本书。") if kind == "cloze" else call("generate", out)
     assert (used.code, used.err) == (0, "")
     scores = json.loads(call("evaluate", out, "--json").out)
@@ -163,6 +174,72 @@ def test_a_run_of_before_the_layers_options_is_one_without_them(
     done = call("train", "cloze", "--out", out, "--resume", "--zoneout", 0.1)
     failed(done, 2, "--zoneout: got 0.1", "begun with 0.0")
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_each_kind_has_its_recipe_and_the_help_tells_it(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    out, given = tmp_path / "run", ("--epochs", 0.01, "--dropout", 0.07)
+    assert call("train", kind, "--data", corpus_file, "--out", out, *given).code == 0
+    run, options = Run(out), {n: default for n, (default, _, _) in DECISIVE.items()}
+    options |= RECIPES.get(kind, {}) | {"dropout": 0.07}
+    shown = " ".join(call("train", "--help").out.split())
+    for name in RECIPES["cloze"]:
+        assert run.command[name] == options[name], name
+        assert f"; cloze: {RECIPES['cloze'][name]})" in shown, name
+    assert run.model_config["hidden_size"] == options["hidden"]
+    assert run.model_config.items() >= {n: options[n] for n in ("cell", "weight_drop")}.items()
+    settings = run.settings
+    assert (settings.schedule, settings.average) == (options["schedule"], options["average"])
+    assert (settings.schedule == "inverse-sqrt") == (kind == "cloze")
+
+
+def test_a_run_begun_by_another_recipe_goes_on_as_it_was_begun(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    out = Path(shutil.copytree(cloze_run, tmp_path / "run"))
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    assert config["command"].pop("average") == config["training"].pop("average") == 0.9999
+    config["command"]["schedule"] = config["training"]["schedule"] = "linear"
+    (out / "config.json").write_text(json.dumps(config), "utf-8")
+    resume = ("train", "cloze", "--out", out, "--resume")
+    failed(call(*resume, "--average", 0.9999), 2, "--average: got 0.9999", "begun with 0.0")
+    failed(call(*resume, "--schedule", "inverse-sqrt"), 2, "--schedule", "begun with linear")
+    settings = Run(out).settings
+    assert (settings.schedule, settings.average) == ("linear", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("nats", "said"), [((3.0, 2.5, 2.25), True), ((3.0, 2.5, 2.4999), False), ((2.0, 2.5, 2.6), False)]
+)  # fmt: skip
+def test_a_training_that_ends_while_it_learns_says_so(
+    nats: tuple[float, ...], said: bool, corpus_file: Path, tmp_path: Path, call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    scores = iter(nats)
+    monkeypatch.setattr(feeds, "evaluate", lambda *_: Scores(next(scores), 0.5, 0.5, 10))
+    command = ("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
+    done = call(*command, "--evaluations", 3)
+    assert done.code == 0, done.err
+    assert ("more --epochs" in done.out) == said
+    if said:
+        steps = Run(tmp_path / "run").settings.steps
+        last = steps - (2 * steps + 2) // 3  # from one evaluation to the next
+        assert f"still learning, by 0.250 nats in the last {last} steps" in done.out
+
+
+def test_a_training_that_has_not_read_all_of_its_text_says_so(
+    corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    done = call(
+        "train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *SMALL, "--epochs", 0.5
+    )
+    assert done.code == 0, done.err
+    trainer = Trainer(Run(tmp_path / "run"))
+    share = trainer.settings.steps / len(trainer.feed)
+    assert f"it has read {share:.0%} of the training text" in done.out and 0.4 < share < 0.6
+    assert "still learning" not in done.out
 
 
 def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: Call) -> None:
@@ -199,6 +276,23 @@ def test_standard_input_several_files_and_gz_are_read(
     assert done.code == 0, done.err
     data = Run(tmp_path / "run").dataset()
     assert sum(map(data.sentences, ("train", "validation", "test"))) == 300
+
+
+def test_a_table_is_learnt_as_it_is_but_not_without_a_word(
+    cloze_run: Path, tmp_path: Path, call: Call
+) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(
+        "id,text\n" + "".join(f"{k},{s}\n" for k, s in enumerate(corpus(200))), "utf-8"
+    )
+    done = call("train", "lm", "--data", table, "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert done.err.startswith(
+        f"unrolled: note: {table}: it looks like CSV with the fields id, text,"
+    )
+    assert f"{table} {tmp_path / 'a.text.txt'}" in done.err
+    for command in (("evaluate", cloze_run, "--data"), ("fill", cloze_run, "--input")):
+        assert call(*command, table).err.count("it looks like CSV") == 1
 
 
 def test_a_named_corpus_is_credited_and_simplified(
@@ -357,7 +451,7 @@ BAD_TEXT: dict[str, tuple[bytes, str]] = {
     "one sentence, no newline": ("今天天气很好。".encode(), "one sentence"),
     "binary": (bytes(range(256)), "line 1"),
     "GB18030": ("今天天气很好。\n明天也好。\n".encode("gb18030"), "not UTF-8"),
-    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "line 1"),
+    "UTF-16": ("今天天气很好。\n".encode("utf-16"), "UTF-16, expected UTF-8"),
     "10 MB line": (b"a" * 10_000_000, "line 1 has more than"),
     "every character once": ("甲乙\n丙丁\n戊己\n庚辛\n壬癸\n".encode(), "--min-count"),
 }
@@ -900,7 +994,7 @@ def test_info_works_without_any_optional_package(
 
 def test_version_and_help_go_to_standard_output(call: Call) -> None:
     assert call("--version").out == f"unrolled {unrolled.__version__}\n"
-    for command in ("train", "fill", "generate", "evaluate", "info"):
+    for command in ("train", "fill", "generate", "evaluate", "compare", "info", "completion"):
         done = call(command, "--help")
         assert done.code == 0 and done.err == "" and f"unrolled {command}" in done.out
 
@@ -990,15 +1084,45 @@ def test_a_budget_that_is_none_is_refused(memory: str, tmp_path: Path, call: Cal
 
 
 @pytest.mark.parametrize("options", [("--epochs", "1"), ("--minutes", "0.01")])
+@pytest.mark.parametrize(("memory", "got"), [("1KiB", "1024 B"), ("1", "1 B")])
 def test_too_small_a_budget_says_which_would_do(
-    options: tuple[str, ...], corpus_file: Path, tmp_path: Path, call: Call
+    memory: str,
+    got: str,
+    options: tuple[str, ...],
+    corpus_file: Path,
+    tmp_path: Path,
+    call: Call,
 ) -> None:
     train = ("train", "lm", "--data", corpus_file, *TRUNCATED, *options, "--out", tmp_path / "run")
-    done = call(*train, "--memory", "1KiB")
-    failed(done, 2, "--memory: got 1024 B, expected at least", "for this model and text")
+    done = call(*train, "--memory", memory)
+    failed(done, 2, f"--memory: got {got}, expected at least", "for this model and text")
     assert nothing_in(tmp_path / "run")
     needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
     assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("kind", ["cloze", "lm"])
+def test_one_byte_for_sentences_says_what_would_do(
+    kind: str, corpus_file: Path, tmp_path: Path, call: Call
+) -> None:
+    train = ("train", kind, "--data", corpus_file, *QUICK, "--out", tmp_path / "run")
+    done = call(*train, "--memory", 1)
+    failed(done, 2, "--memory: got 1 B, expected at least")
+    needed = done.err.split("expected at least ")[1].split(" for")[0].replace(" ", "")
+    assert call(*train, "--memory", needed).code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--bptt", "truncated", "--k1", "5", "--lanes", "2")])
+@pytest.mark.parametrize("count", [12, 400])
+def test_a_short_text_has_something_to_validate_on(
+    count: int, options: tuple[str, ...], tmp_path: Path, call: Call
+) -> None:
+    text, out = write_corpus(tmp_path / "a.txt", count), tmp_path / "run"
+    model = ("--hidden", "8", "--embedding", "8", "--threads", "1", "--epochs", "1")
+    done = call("train", "lm", "--data", text, "--out", out, *model, *options)
+    assert (done.code, done.err) == (0, "") and "best on the validation split: " in done.out
+    assert call("evaluate", out).out.startswith("test, ")
+    assert call("evaluate", out, "--data", text).out == call("evaluate", out).out
 
 
 def test_a_window_that_is_longer_than_the_text_is_refused(

@@ -105,7 +105,7 @@ def test_killed_while_it_prepares_and_while_it_trains_it_ends_at_the_same_bits(
     assert notes == expected_notes
     assert all(tensors[name].equal(expected[name]) for name in expected)
     assert (out / WEIGHTS).read_bytes() == (tmp_path / "undisturbed" / WEIGHTS).read_bytes()
-    names = {"config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
+    names = {"time.json", "config.json", "vocabulary.json", WEIGHTS, TRAINING, "data"}
     assert {path.name for path in out.iterdir()} - {f".{TRAINING}.partial", LOCK} == names
 
     # And what was trained is of use.

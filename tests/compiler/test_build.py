@@ -4,9 +4,12 @@ import ctypes
 import hashlib
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,8 +74,7 @@ def test_another_source_is_another_library(calls):
 
 
 def test_the_key_depends_on_all_that_a_library_is_made_of(tmp_path, monkeypatch):
-    for name in ("sweep.h", "team.cpp"):
-        (tmp_path / name).write_text("")
+    (tmp_path / "sweep.h").write_text("")
     given = (SOURCE, ("g++",), ("-O3",), tmp_path)
     keys = [build._key(*given)]
     assert build._key(*given) == keys[0]
@@ -95,25 +97,86 @@ def test_what_is_put_together_is_not_taken_for_something_else(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "what"),
     [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]),
-        lambda path: path.write_bytes(path.read_bytes() + b"x"),
-        lambda path: path.write_text("not a library at all"),
-        lambda path: (path.unlink(), path.symlink_to(path.parent / "nowhere")),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
+        (lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "damaged"),
+        (lambda path: path.write_text("not a library at all"), "damaged"),
+        (lambda path: moved_to_a_link(path).unlink(), "a link, not a file"),
+        (lambda path: moved_to_a_link(path), "a link, not a file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "not a regular file"),
+        (lambda path: path.chmod(0o620), "writable by others"),
+        (lambda path: path.chmod(0o602), "writable by others"),
     ],
-    ids=["empty", "truncated", "one byte", "longer", "text", "dangling"],
+    ids=[
+        *("empty", "truncated", "one byte", "longer", "text", "dangling", "link", "pipe"),
+        *("group", "others"),
+    ],
 )
-def test_a_damaged_library_is_built_anew(cache, calls, caplog, damage):
+def test_a_library_that_may_not_be_loaded_is_built_anew(cache, calls, caplog, damage, what):
     path = build.build(SOURCE, "serial")
     damage(path)
     assert build.build(SOURCE, "serial") == path
     assert len(calls) == 2
     assert run(path) == 42
     assert list(cache.iterdir()) == [path]
-    assert f"{path} is damaged, and is built anew" in caplog.text
+    assert f"{path} is {what}, and is built anew" in caplog.text
+
+
+def moved_to_a_link(path: Path) -> Path:
+    """Put a link to the very same file in its place; where the file is now."""
+    elsewhere = path.parent.parent / "elsewhere.so"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    return elsewhere
+
+
+def test_what_is_not_the_user_s_own_is_told():
+    mine = {"st_uid": os.getuid(), "st_mode": 0o644}
+    assert build._strange(SimpleNamespace(**mine)) is None
+    other = SimpleNamespace(**{**mine, "st_uid": os.getuid() + 1})
+    assert f"owned by user {os.getuid() + 1}, not by you" in build._strange(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda path: moved_to_a_link(path), "links"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "it is damaged; remove it"),
+        (lambda path: path.chmod(0o666), "it is writable by others; remove it"),
+    ],
+)
+def test_what_was_changed_after_it_was_found_is_not_loaded(change, what):
+    path = build.build(SOURCE, "serial")
+    change(path)
+    with pytest.raises(OSError, match=what):
+        build.load(path)
+
+
+def test_what_was_found_is_loaded():
+    for answer in (42, 43):
+        path = build.build(SOURCE.replace("42", str(answer)), "serial")
+        assert build.load(path).answer() == answer
+
+
+def test_a_folder_that_others_may_rename_is_not_used(cache, monkeypatch, caplog):
+    shared = cache / "shared"
+    shared.mkdir(parents=True)
+    shared.chmod(0o777)
+    monkeypatch.setenv("UNROLLED_CACHE", str(shared / "mine"))
+    assert build.build(SOURCE, "serial").parent == build._temporary()
+    assert "is not used: it is in a folder that others may write to" in caplog.text
+
+
+def test_compiling_is_told_and_what_it_took(caplog, cache):
+    build.build(SOURCE, "serial", "Leaky for float32")
+    first, last = [record.getMessage() for record in caplog.records]
+    assert first == f"unrolled: compiling Leaky for float32, at its first use and kept in {cache}"
+    assert re.fullmatch(r"unrolled: compiled Leaky for float32 in \d+\.\d s", last)
+    build.build(SOURCE, "serial", "Leaky for float32")
+    assert len(caplog.records) == 2
 
 
 def test_a_foreign_library_of_the_right_key_is_never_loaded(cache, calls):
@@ -183,7 +246,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(cache, caplog, mode):
     path = build.build(SOURCE, "serial")
     assert path != planted
     assert path.parent == build._temporary()
-    assert f"{cache} is not used: others may write to it" in caplog.text
+    assert f"{cache} is not used: it is writable by others" in caplog.text
 
 
 def test_where_nothing_can_be_written_it_is_told(cache, monkeypatch):
@@ -259,23 +322,34 @@ def test_else_the_first_that_is_found(monkeypatch):
 
 
 def _build(results, cache: str, meeting) -> None:
-    """Put what stands where, and what it answers."""
+    """Put what stands where, what it answers, and what was said."""
     os.environ["UNROLLED_CACHE"] = cache
-    meeting.wait(30)  # so that all begin together
-    path = build.build(SOURCE, "serial")
-    results.put((path, ctypes.CDLL(str(path)).answer()))
+    said, compile_ = [], build._compile
+
+    def compile_slowly(*arguments):
+        time.sleep(0.3)  # while the others wait
+        return compile_(*arguments)
+
+    build.SILENCE, build._compile = 0.1, compile_slowly
+    build._log.addFilter(lambda record: said.append(record.getMessage()))
+    meeting.wait(300)  # so that all begin together
+    path = build.build(SOURCE, "serial", "Leaky")
+    results.put((path, ctypes.CDLL(str(path)).answer(), said))
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_at_once_find_a_whole_library(cache, count):
-    context = multiprocessing.get_context("spawn")
+def test_several_processes_at_once_compile_once_and_the_others_say_that_they_wait(cache):
+    count, context = 4, multiprocessing.get_context("spawn")
     meeting, results = context.Barrier(count), context.Queue()
     arguments = (results, str(cache), meeting)
     processes = [context.Process(target=_build, args=arguments) for _ in range(count)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in processes]
+    found = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join(60)
-    assert [answer for _, answer in found] == [42] * count
-    assert {path for path, _ in found} == set(cache.iterdir())
+    assert [answer for _, answer, _ in found] == [42] * count
+    assert {path for path, _, _ in found} == set(cache.iterdir())
+    said = sorted(tuple(lines)[:1] for _, _, lines in found)
+    waiting = ("unrolled: waiting for another process, which compiles Leaky",)
+    assert said[1:] == [waiting] * (count - 1)
+    assert said[0][0].startswith("unrolled: compiling Leaky")

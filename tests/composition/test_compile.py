@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+import unrolled
 from tests.compare import assert_close_by_name
 from tests.composition.layers import (
     CELLS,
@@ -139,6 +141,46 @@ def test_packed_sequences_are_taken_where_a_graph_may_end() -> None:
     expected, h_n = layer(packed)
     assert isinstance(y, PackedSequence)
     assert_close_by_name({"y": y.data, "h": h}, {"y": expected.data, "h": h_n}, 5)
+
+
+OTHERS = {
+    "proj_size": lambda: unrolled.LSTM(3, 5, proj_size=2),
+    "reference": lambda: unrolled.LSTM(3, 5, backend="reference"),
+    "half": lambda: unrolled.LSTM(3, 5).bfloat16(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning")
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a model"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_was_compiled_before_does_not_matter(other: str, inside: bool) -> None:
+    """Whether a layer that the kernels do not take went through the compiler first, or between."""
+    layer, refused = unrolled.LSTM(3, 5), OTHERS[other]()
+    x = torch.randn(4, 2, 3)
+    for first in (True, False):
+        torch.compiler.reset()
+        if not first:
+            torch.compile(layer, backend="eager", fullgraph=True)(x)
+        model = Model(refused) if inside else refused
+        like = x.to(next(refused.parameters()).dtype)
+        call = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            for _ in range(2):
+                assert_close_by_name(named(call(like)), named(model(like)), 4)
+        seen = CompileCounter()
+        y, _ = torch.compile(layer, backend=seen, fullgraph=True)(x)
+        assert torch.equal(y, layer(x)[0])
+        assert seen.frame_count == 1
+        native = Model(unrolled.LSTM(3, 5))
+        assert_close_by_name(named(compiled(native, "eager")(x)), named(native(x)), 4)
+
+
+def test_a_mode_in_which_it_was_compiled_before_does_not_matter() -> None:
+    layer, x = unrolled.GRU(3, 5), torch.randn(4, 2, 3)
+    with torch.autocast("cpu"), torch.no_grad():
+        torch.compile(layer, backend="eager")(x)
+    y, _ = torch.compile(layer, backend="eager", fullgraph=True)(x)
+    assert torch.equal(y, layer(x)[0])
 
 
 def test_the_compiler_is_imported_by_whoever_compiles_alone() -> None:

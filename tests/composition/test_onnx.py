@@ -105,6 +105,26 @@ class Stack(nn.Sequential):
         return x
 
 
+class FromState(WithLengths):
+    """The same from a state that is given."""
+
+    def forward(self, x: Tensor, lengths: Tensor, *state: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
+        return tuple(self.layer(x, state, lengths=lengths))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_lane_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: Path) -> None:
+    cell = getattr(cells, kind.split()[-1])
+    layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).eval()
+    state = tuple(torch.randn(shape) for shape in layer.state_shapes(3))
+    x = torch.randn(4, 3, 3)
+    model = FromState(layer)
+    exported = Exported(model, tmp_path / "model.onnx", x, torch.tensor([4, 0, 2]), *state)
+    for lengths in (torch.tensor([4, 0, 2]), torch.tensor([0, 0, 0]), torch.tensor([1, 4, 0])):
+        want = named(model(x, lengths, *state))
+        assert_close_by_name(exported(x, lengths, *state), want, 4)
+
+
 def test_every_activation_of_elman_is_written(tmp_path: Path) -> None:
     stack = Stack(
         *(Recurrent(cells.Elman, 3, 3, activation=a) for a in ("relu", "sigmoid", "identity"))

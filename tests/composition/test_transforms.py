@@ -182,8 +182,7 @@ def test_a_parametrised_weight_is_computed_once_a_call_not_at_every_step(
     layer(input_of())
     counter.calls = 0
     layer(input_of())
-    # The kernel of a cell of one's own holds the parametrization itself, and calls it no more.
-    assert counter.calls == (0 if explain(layer).path == "native" and kind not in NATIVE else 1)
+    assert counter.calls == 1
 
 
 @pytest.mark.skipif(library.missing() is not None, reason="no native library")

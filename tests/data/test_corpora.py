@@ -3,6 +3,8 @@ import gzip
 import io
 import itertools
 import os
+import shutil
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -185,8 +187,12 @@ def write(path: Path, content: bytes | str) -> str:
         TEXT.replace("\n", "\r\n").encode(),
         ("\n\n" + TEXT.replace("\n", "\n \n\u3000\n\t\n")).encode(),
         codecs.BOM_UTF8 + b"\r\n" + TEXT.replace("\n", "\r\n").encode(),
+        TEXT.replace("\n", "\r").encode(),
+        TEXT.rstrip("\n").replace("\n", "\r").encode(),
+        codecs.BOM_UTF8 + TEXT.encode().replace(b"\n", b"\n" + codecs.BOM_UTF8, 1),
     ],
-    ids=["plain", "no final newline", "BOM", "CRLF", "blank lines", "BOM on a blank line"],
+    ids=["plain", "no final newline", "BOM", "CRLF", "blank lines", "BOM on a blank line"]
+    + ["CR", "CR, none at the end", "two files with a BOM, joined"],
 )
 def test_the_same_sentences_come_from_every_way_of_writing_a_file(
     content: bytes, tmp_path: Path
@@ -246,14 +252,25 @@ def test_a_file_wins_no_quarrel_with_a_corpus_of_its_name(
     assert next(sentences(["./tatoeba-en"])) == "一。"
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b", "\x0c", "\r"])
-def test_only_a_line_feed_ends_a_line(separator: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0b", "\x0c"])
+def test_nothing_else_ends_a_line(separator: str, tmp_path: Path) -> None:
     assert list(sentences([write(tmp_path / "a", f"一{separator}二\n")])) == [f"一{separator}二"]
 
 
 def test_a_line_of_the_longest_length_is_read(tmp_path: Path) -> None:
     content = "a" * (LONGEST_LINE - 1) + "\nb\n"
     assert list(map(len, sentences([write(tmp_path / "a", content)]))) == [LONGEST_LINE - 1, 1]
+
+
+def test_lines_that_end_in_cr_may_be_more_than_a_line_is_long(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", "abcdefgh\r" * (LONGEST_LINE // 5) + "b\r\nc")
+    found = list(lines(path))
+    assert found[:-2] == ["abcdefgh"] * (LONGEST_LINE // 5) and found[-2:] == ["b", "c"]
+
+
+def test_an_end_of_two_bytes_that_is_read_in_two_parts_is_one(tmp_path: Path) -> None:
+    first = "a" * (LONGEST_LINE - 5) + "\rbcde\r\nf"  # read up to the last "\r"
+    assert [line[-4:] for line in lines(write(tmp_path / "a", first))] == ["aaaa", "bcde", "f"]
 
 
 # Files that are not
@@ -276,13 +293,23 @@ BAD = {
     "zero byte in line 3": (b"a\nb\nc\0\n", "line 3 has a zero byte"),
     "GB18030": (GB18030, "line 1 is not UTF-8"),
     "GB18030 in line 2": ("好\n".encode() + GB18030, "line 2 is not UTF-8"),
-    "UTF-16 with BOM": (TEXT.encode("utf-16"), "line 1"),
-    "UTF-16 without BOM": (TEXT.encode("utf-16-le"), "line 1"),
-    "UTF-32": (TEXT.encode("utf-32"), "line 1"),
+    "UTF-16 with BOM": (TEXT.encode("utf-16"), "UTF-16, expected UTF-8; convert"),
+    "UTF-16 without BOM": (TEXT.encode("utf-16-le"), "UTF-16LE; convert"),
+    "UTF-16 without BOM, big end first": ("Good.\n".encode("utf-16-be"), "UTF-16BE; convert"),
+    "UTF-32": (TEXT.encode("utf-32"), "UTF-32, expected UTF-8; convert"),
     "latin-1": ("café\n".encode("latin-1"), "line 1 is not UTF-8 (byte 4 "),
+    "German": ("Die Bären können über Flüsse.\n".encode("latin-1"), "if it is Western European"),
+    "Big5": ("今天天氣很好,我們的學校。\n".encode("big5"), "looks like BIG5"),
+    "Shift-JIS": ("東京は日本の首都です。\n".encode("shift_jis"), "looks like SHIFT_JIS"),
+    "Korean": ("나는 학교에 간다.\n".encode("euc-kr"), "looks like EUC-KR"),
+    "random bytes": (bytes(range(254, 0, -1)) * 9, "the file is binary, expected UTF-8 text"),
+    "damaged": ("好天气。\n".encode() * 9 + b"\xff\n", "line 10 is not UTF-8 (byte 1 of the line)"),
+    "Parquet": (b"PAR1\x15\x04\x15", "a Parquet table, expected UTF-8 text; export"),
+    "a spreadsheet": (b"PK\x03\x04\x14\0\x06", "a zip archive, as .xlsx, .docx"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3", "a PDF, expected UTF-8 text; export"),
     "a character cut in two": ("好".encode()[:2], "line 1 is not UTF-8"),
     "an encoded surrogate": (b"a\xed\xa0\x80\n", "line 1 is not UTF-8"),
-    "an ELF program": (b"\x7fELF\x02\x01\x01\0\0\0", "line 1"),
+    "an ELF program": (b"\x7fELF\x02\x01\x01\0\0\0", "a program, expected UTF-8 text"),
     "10 MB line": (b"a" * 10_000_000, "line 1 has more than 1,000,000 bytes"),
     "10 MB line, the second": (b"a\n" + b"b" * 10_000_000 + b"\n", "line 2 has more than"),
 }
@@ -347,10 +374,48 @@ def test_text_that_is_only_called_gz_is_refused(tmp_path: Path) -> None:
         list(sentences([path]))
 
 
-def test_a_gz_file_without_the_name_is_refused_as_not_text(tmp_path: Path) -> None:
+def test_a_gz_file_without_the_name_is_told_to_take_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", gzip.compress(TEXT.encode()))
-    with pytest.raises(DataError, match="line 1"):
+    with pytest.raises(DataError) as caught:
         list(sentences([path]))
+    one_line(caught, "gzip-compressed", f"mv {path} {path}.gz")
+
+
+@pytest.mark.parametrize("has_iconv", [True, False])
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("a b.txt", "gb18030"), ("a.txt", "utf-16"), ("a.txt", "utf-16-le"), ("b.txt.gz", "gb18030")],
+)
+def test_the_command_that_converts_can_be_pasted(
+    name: str, encoding: str, has_iconv: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    write(tmp_path / name, pack(TEXT.encode(encoding)))
+    monkeypatch.chdir(tmp_path)
+    if not has_iconv:
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(DataError) as caught:
+        list(sentences([name]))
+    one_line(caught, f"{name}: ")
+    command = str(caught.value).split("for example with: ")[1]
+    assert ("iconv" in command) == (has_iconv and not name.endswith(".gz"))
+    places = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": places})
+    new = name.replace(".txt", ".utf8.txt")
+    assert list(sentences([new])) == LINES
+
+
+@pytest.mark.parametrize(
+    "content", ["好天气。\n".encode() * 9 + b"\xff\n", "好天气。\n".encode() * 9 + b"\0\n"]
+)
+def test_so_can_that_which_mends(content: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", content)
+    with pytest.raises(DataError) as caught:
+        list(sentences([path]))
+    command = str(caught.value).split("for example with: ")[1]
+    places = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": places})
+    assert list(sentences([str(tmp_path / "a.utf8.txt")])) == ["好天气。"] * 9
 
 
 def test_a_bomb_of_one_line_is_refused_in_little_memory(tmp_path: Path) -> None:

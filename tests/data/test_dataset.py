@@ -14,7 +14,7 @@ import torch
 from tests.text import corpus
 from unrolled.data import Dataset, Tokenizer, Vocabulary, split_of
 from unrolled.data import dataset as module
-from unrolled.data.dataset import SPLITS, pieces
+from unrolled.data.dataset import SPLITS, assigned, pieces
 from unrolled.data.vocabulary import END, PAD, START, UNKNOWN
 from unrolled.errors import DataError
 
@@ -406,10 +406,39 @@ def test_the_corpus_is_normalised_text_only_once(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+# Short text
+
+
+@pytest.mark.parametrize("passage", [None, 1, 128])
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 400])
+def test_no_split_is_empty_that_need_not_be(count: int, passage: int | None) -> None:
+    text = [f"第{k}句。" for k in range(count)]
+    found = list(assigned(text, passage))
+    assert [sentence for sentence, _ in found] == text
+    assert {split for _, split in found} == set(SPLITS[:count])
+    assert found == list(assigned(iter(text), passage))
+    if count == 400:
+        assert sum(split == "train" for _, split in found) > 0.8 * count
+
+
+def test_of_a_text_with_all_splits_each_is_that_of_the_hash() -> None:
+    text = [f"第{k}句。" for k in range(5000)]
+    assert [split for _, split in assigned(text, None)] == list(map(split_of, text))
+    by_passage = [split_of(f"passage {k // 128}") for k in range(5000)]
+    assert [split for _, split in assigned(text, 128)] == by_passage
+
+
+def test_a_sentence_that_goes_over_does_so_wherever_it_stands() -> None:
+    text = ["甲。", "乙。", "丙。", "甲。", "乙。", "丙。", "甲。"]
+    sides = dict(assigned(text, None))
+    assert all(sides[sentence] == split for sentence, split in assigned(text, None))
+    assert set(sides.values()) == set(SPLITS)
+
+
 # Continuous text
 
 
-@pytest.mark.parametrize("passage", [1, 7, 64])
+@pytest.mark.parametrize("passage", [1, 7])
 def test_a_passage_stays_together_and_in_order(passage: int, tmp_path: Path) -> None:
     data, vocabulary = written(tmp_path, passage=passage)
     expected: dict[str, list[list[str]]] = {split: [] for split in SPLITS}

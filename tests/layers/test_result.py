@@ -3,10 +3,13 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from tests.compare import assert_close_by_name
 from unrolled import Recurrent, Result, cells
@@ -70,13 +73,69 @@ def test_it_unpacks_indexes_and_copies_as_a_pair() -> None:
     y, state = result
     assert y is result.y is result[0] and state is result.state is result[1]
     detached = Result(*(y.detach(), tuple(s.detach() for s in state)))
-    assert torch.equal(detached.final, result.final)
     same = Result(y.detach(), detached.state, tuple(s.detach() for s in result.states), 1, 0)
-    for twin in (copy.deepcopy(same), pickle.loads(pickle.dumps(same))):
+    for twin in (copy.copy(same), copy.deepcopy(same), pickle.loads(pickle.dumps(same))):
         assert torch.equal(twin.y, y)
         assert torch.equal(twin.final, result.final)
         assert torch.equal(twin.states[1], result.states[1])
     assert repr(detached).startswith("Result(y=tensor(")
+
+
+REBUILT: dict[str, Callable[[Any], Any]] = {
+    "items": lambda result: type(result)(*result),
+    "generator": lambda result: type(result)(part for part in result),
+    "list": lambda result: type(result)(list(result)),
+    "copy": copy.copy,
+    "pytree": lambda result: pytree.tree_map(lambda t: t.view_as(t), result),
+}
+
+
+@pytest.mark.parametrize("sizes", [[H, H], [5, H]], ids=["even", "uneven"])
+@pytest.mark.parametrize("how", REBUILT)
+def test_one_rebuilt_of_its_items_says_what_the_first_said(how: str, sizes: list[int]) -> None:
+    layer = Recurrent(cells.LSTM, D, sizes, bidirectional=True)
+    for states in (True, False):
+        result = layer(torch.randn(T, B, D), states=states)
+        rebuilt = REBUILT[how](result)
+        assert type(rebuilt) is Result
+        assert torch.equal(rebuilt.y, result.y) and torch.equal(rebuilt.final, result.final)
+        assert (rebuilt.states is None) == (not states)
+        if states:
+            assert all(map(torch.equal, rebuilt.states, result.states))
+
+
+def test_a_full_backward_hook_leaves_it_as_it_is() -> None:
+    layer = Recurrent(cells.LSTM, D, H, bidirectional=True)
+    x = torch.randn(T, B, D, requires_grad=True)
+    want = layer(x, states=True)
+    seen = []
+    layer.register_full_backward_hook(lambda _, __, given: seen.append(given[0]))
+    got = layer(x, states=True)
+    assert torch.equal(got.final, want.final) and torch.equal(got.states[1], want.states[1])
+    got.y.sum().backward()
+    assert torch.equal(seen[0], torch.ones_like(got.y))
+
+
+def test_of_one_put_together_from_single_tensors_only_the_items_are_known() -> None:
+    result = Recurrent(cells.LSTM, D, H, bidirectional=True)(torch.randn(T, B, D), states=True)
+    y, state = result
+    moved = type(result)((y.detach(), type(state)(s.detach() for s in state)))
+    assert torch.equal(moved.y, y) and torch.equal(moved.state[1], state[1])
+    for name in ("final", "states"):
+        with pytest.raises(RuntimeError, match=f"{name}: got a Result that was put together"):
+            getattr(moved, name)
+    with pytest.raises(TypeError, match="got 3 items, expected two"):
+        type(result)([y, y, y])
+
+
+def test_a_saved_state_is_loaded_as_a_plain_tuple_of_tensors_alone() -> None:
+    _, state = Recurrent(cells.LSTM, D, H)(torch.randn(T, B, D), states=True)
+    file = io.BytesIO()
+    torch.save({"state": tuple(state), "as given": pytree.tree_map(torch.detach, state)}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert type(loaded["as given"]) is tuple
+    assert all(map(torch.equal, loaded["as given"], state))
 
 
 class Named(nn.Module):

@@ -169,3 +169,23 @@ def test_a_report_is_saved_by_its_suffix(name: str, tmp_path: Path) -> None:
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: got 'r.txt', expected a name that ends in .html"):
         seen(make("GRU")).save(tmp_path / "r.txt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_underflow_is_said(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = nn.RNN(3, 8, bidirectional=True).to(dtype)
+    with watch(layer) as lens_:
+        y, _ = layer(torch.randn(400, 2, 3, dtype=dtype))
+        y[300].sum().backward()
+    forward, backward = lens_.report().rows
+    assert forward.verdict is not None
+    if dtype == torch.float64:
+        assert "underflow" not in str(lens_.report())
+        return
+    small = int((forward.norms[:301] < torch.finfo(dtype).tiny).sum())
+    assert forward.norms[0] == 0 and (forward.norms[301:] == 0).all()
+    assert forward.ends == "underflow … 0.0e+00 ±0e+00"  # the loss does not depend on the last
+    said = f"; underflow: too small for float32 at {small} of 400 steps"
+    assert small > 100 and forward.verdict.evidence.endswith(said)
+    assert backward.ends == "0.0e+00 ±0e+00 … underflow"

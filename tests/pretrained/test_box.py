@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from unrolled.training.files import read_tensors
 PHONE = "我的手机坏了,我打算____一部新手机。"
 NAMES = pytest.mark.parametrize("name", pretrained.NAMES)
 ROOT = Path(pretrained.__file__).parent
+FILES = ("config.json", "vocabulary.json", "weights.safetensors")
 
 
 # What is shipped
@@ -29,9 +31,7 @@ ROOT = Path(pretrained.__file__).parent
 
 @NAMES
 def test_a_model_takes_four_megabytes_at_the_most_and_credits_its_text(name: str) -> None:
-    files = sorted(path.name for path in (ROOT / name).iterdir())
-    assert files == ["config.json", "vocabulary.json", "weights.safetensors"]
-    assert sum((ROOT / name / file).stat().st_size for file in files) <= 4_000_000
+    assert sum((ROOT / name / file).stat().st_size for file in FILES) <= 4_000_000
     config = json.loads((ROOT / name / "config.json").read_bytes())
     assert config["credit"] == pretrained.CREDITS[name]
     assert "Tatoeba" in config["credit"] and "CC-BY" in config["credit"]
@@ -56,10 +56,15 @@ def test_matrices_are_stored_as_int8(name: str) -> None:
 def test_the_package_takes_the_models_with_it() -> None:
     project = tomllib.loads((ROOT.parents[2] / "pyproject.toml").read_text())
     assert project["tool"]["scikit-build"]["wheel"]["packages"] == ["src/unrolled"]
-    tracked = subprocess.run(
-        ["git", "check-ignore", *map(str, ROOT.glob("*/*"))], capture_output=True, cwd=ROOT
-    )
-    assert tracked.returncode != 0  # none is ignored, as build tools leave out what is
+    ignored = (ROOT.parents[2] / ".gitignore").read_text().split()
+
+    def left_out(path: Path) -> bool:
+        """As build tools leave out what Git ignores."""
+        return any(fnmatch(part, line.rstrip("/")) for part in path.parts for line in ignored)
+
+    assert left_out(Path("src/unrolled/__pycache__/cli.cpython-311.pyc"))
+    within = ROOT.relative_to(ROOT.parents[2])
+    assert not any(left_out(within / name / file) for name in pretrained.NAMES for file in FILES)
 
 
 # From Python

@@ -92,7 +92,7 @@ def verdict(**changes: Any) -> Record:
 
 
 def view(**changes: Any) -> Record:
-    shown = {"states": [[0.5]], "lags": [[1.0]], "estimated": False, "eigenvalues": {}}
+    shown = {"states": [[0.5]], "every": 1, "lags": [[1.0]], "estimated": False, "eigenvalues": {}}
     return shown | {"gate": None, "slopes": None, "factors": None} | changes
 
 

@@ -2,10 +2,10 @@
 
 import json
 import os
+import runpy
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from tests.report import records
 from unrolled.report import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if BROWSER is None or DRIVER is None:
+    MISSING = "no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver"
+    if os.environ.get("UNROLLED_NEEDS_BROWSER") == "1":
+        pytest.fail(MISSING, pytrace=False)
+    pytest.skip(f"the page in a browser: {MISSING}", allow_module_level=True)  # one line for all
+
 QUIET = (
     "--headless=new",
     "--no-sandbox",
@@ -36,9 +42,6 @@ STEPS, UNITS, SECONDS = 12, 6, 60
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    if BROWSER is None or DRIVER is None:
-        refuse = pytest.fail if os.environ.get("UNROLLED_NEEDS_BROWSER") == "1" else pytest.skip
-        refuse("no chromium or chromedriver; on Debian: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = BROWSER
     for argument in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -270,21 +273,67 @@ def test_steps_without_a_gradient_are_counted_apart(opened: Any) -> None:
     assert (
         opened({0: records.whole(row)})
         .text("#gradient .about")
-        .endswith(" It is 0 at 2 of 4 steps. None came, or no finite one, at 1 of 4 steps.")
+        .endswith(
+            " It is 0 at 2 of 4 steps, on which the loss does not depend."
+            " None came, or no finite one, at 1 of 4 steps."
+        )
     )
 
 
-@pytest.mark.parametrize(("needed", "word"), [("1", "error"), ("0", "skipped")])
-def test_without_a_browser_tests_fail_only_where_one_is_needed(needed: str, word: str) -> None:
-    one = f"{__file__}::test_the_worst_scan_comes_first"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", one],
-        env=os.environ | {"PATH": "", "UNROLLED_NEEDS_BROWSER": needed},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert f"1 {word} in" in done.stdout and done.returncode == (needed == "1"), done.stdout
+def test_an_underflow_is_told_from_a_zero(opened: Any) -> None:
+    norms = [0.0, 0.0, 1e-40, 1e-30, 1.0, 0.0]
+    row = records.empty_row(norms=norms, spread=[0.0] * 6) | {"least": 1.1755e-38}
+    about = opened({0: records.whole(row)}).text("#gradient .about")
+    assert "underflowed, too small for its dtype, at 3 of 6 steps." in about
+    assert about.endswith(" It is 0 at 1 of 6 steps, on which the loss does not depend.")
+
+
+def test_it_opens_at_the_last_step_that_is_read(opened: Any) -> None:
+    shown = opened(
+        records.history(count=3, steps=70, hidden=3)
+    )  # of more steps than are taken apart
+    assert shown.text("#at") == "200" and "Step 69 is selected" in shown.text("#said")
+    assert shown.text("#by_lag .about").startswith("The mean over the first 64 steps")
+    shown = opened({0: records.lstm(STEPS, UNITS)})
+    for scan, step in ((1, 0), (2, STEPS - 1)):  # a scan backward reads the first step last
+        shown.click(shown.find(f"[data-scan='{scan}']")[0])
+        assert f"Step {step} is selected" in shown.text("#said")
+    shown.move("step", 5)
+    shown.click(shown.find("[data-scan='1']")[0])
+    assert "Step 5 is selected" in shown.text("#said")  # what was chosen stays
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("steps", [5, 70, 300])
+def test_the_pictures_by_step_share_an_axis_whose_labels_are_apart(
+    opened: Any, width: int, steps: int
+) -> None:
+    shown = opened({0: records.elman(steps, 3)}, width=width)
+    axes = {}
+    for name in ("states", "gradient", "by_lag", "lags", "eigenvalues"):
+        for k, group in enumerate(shown.find(f"#{name} svg g.role-axis-label")):
+            texts = group.find_elements(By.CSS_SELECTOR, "text")
+            boxes = [
+                (t.text, t.rect) for t in texts if t.get_attribute("opacity") != "0" and t.text
+            ]
+            axes[name, k] = [(text, round(box["x"])) for text, box in boxes]
+            for (_, one), (_, next_one) in pairwise(boxes):
+                across = abs(next_one["x"] - one["x"]) - one["width"]
+                upwards = abs(next_one["y"] - one["y"]) - one["height"]
+                assert max(across, upwards) > -1, (name, k, boxes)
+    assert axes["states", 0] == axes["gradient", 0] and len(axes["states", 0]) > 2
+
+
+@pytest.mark.parametrize(
+    ("needed", "outcome"), [("1", pytest.fail.Exception), ("0", pytest.skip.Exception)]
+)
+def test_without_a_browser_this_file_fails_only_where_one_is_needed(
+    needed: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("UNROLLED_NEEDS_BROWSER", needed)
+    with pytest.raises(outcome, match="no chromium or chromedriver"):
+        runpy.run_path(__file__)
 
 
 @pytest.mark.parametrize("name", records.STRANGE)

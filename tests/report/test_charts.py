@@ -15,7 +15,7 @@ from torch import nn
 
 import unrolled.report
 from tests.report import records
-from unrolled import lens
+from unrolled import Recurrent, cells, lens
 from unrolled.errors import MissingExtraError
 from unrolled.report import charts, picture
 
@@ -70,6 +70,52 @@ def test_the_spread_is_a_factor_and_no_gradient_is_no_division() -> None:
     (found,) = charts.rows_of({0: records.whole(row)})
     assert found["factors"] == [1.5, 1, 1]
     assert found["norm_ends"] == pytest.approx([2.0 / 1.5 / 1.2, 2.0 * 1.5 * 1.2])
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_states_use_all_colours(activation: str) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cells.Elman, records.FEATURES, UNITS, activation=activation)
+    record = records.record(layer, torch.randn(STEPS, records.LANES, records.FEATURES))
+    (row,) = charts.rows_of({0: record})
+    states = [value for line in row["states"] for value in line]
+    low, high = row["state_ends"]
+    if activation == "sigmoid":
+        assert [low, high] == [min(states), max(states)]
+    else:
+        assert -low == high == max(map(abs, states))
+    svg = drawn(charts.chart({0: record}))
+    seen = {path.get("fill") for path in svg.iter("{http://www.w3.org/2000/svg}path")}
+    ends = {"#0b4884": "rgb(11, 72, 132)", "#8a3f00": "rgb(138, 63, 0)"}
+    assert sum(one in seen or two in seen for one, two in ends.items()) >= 1 + (low > 0)
+
+
+def test_a_long_sequence_shows_some_of_its_states() -> None:
+    (row,) = charts.rows_of({0: records.elman(300, 3)})
+    assert row["every"] == 3 and len(row["states"]) == 100 and len(row["lags"]) == 64
+    torch.manual_seed(0)
+    layer, x = nn.RNN(records.FEATURES, 3), torch.randn(300, records.LANES, records.FEATURES)
+    expected = layer(x)[0][::3, 0].double()
+    found = torch.tensor(row["states"], dtype=torch.float64)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norms", "shown"),
+    [
+        ([1e-30, 1.0], {"1e-30", "1e-10"}),  # powers alone
+        ([0.011, 0.9], {"0.02", "0.05", "0.1", "0.2", "0.5"}),
+        ([0.5, 0.9], {"0.6", "0.7"}),
+    ],
+)
+def test_a_logarithmic_axis_is_not_crowded(norms: list[float], shown: set[str]) -> None:
+    row = records.empty_row(norms=norms, spread=[0.0] * 2)
+    chart = charts.gradient(300).properties(
+        datasets={"rows": charts.rows_of({0: records.whole(row)})}
+    )
+    chart.params = [alt.VariableParameter(n, value=0) for n in ("step", "scan", "snapshot")]
+    found = texts(drawn(chart))
+    assert shown <= found and "0.03" not in found
 
 
 def test_axes_stay_while_training_goes_on() -> None:

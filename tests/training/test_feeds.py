@@ -267,11 +267,9 @@ def test_text_that_was_encoded_by_sentences_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_split_without_text_has_no_windows(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", kind="lm", passage=10_000)
+    run = make_run(tmp_path / "run", kind="lm", count=1, passage=128)
     data = run.dataset()
-    empty = [split for split in ("validation", "test") if not data.sentences(split)]
-    assert empty
-    for split in empty:
+    for split in ("validation", "test"):
         assert list(evaluation_windows(data, split)) == []
 
 

@@ -12,8 +12,9 @@ from tests.text import make_run
 from unrolled.data import Batch
 from unrolled.errors import DataError, RunError
 from unrolled.training import Run, Scores, Settings, Step, Trainer, feeds, loop, steps_of
+from unrolled.training import settings as settings_module
 from unrolled.training.files import read_tensors
-from unrolled.training.run import TRAINING, WEIGHTS
+from unrolled.training.run import TRAINING, WEIGHTS, weights_of
 from unrolled.training.settings import SCHEDULES
 
 
@@ -124,6 +125,52 @@ def test_the_rate_rises_for_a_20th_and_then_follows_the_schedule(
     assert rates[0] == pytest.approx(1 / 5)  # of 5 steps, the first
     assert rates[:5] == sorted(rates[:5])
     assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_the_inverse_root_rises_for_250_steps_and_falls_without_regard_to_the_end() -> None:
+    given = settings(schedule="inverse-sqrt", steps=7_000, learning_rate=0.3)
+    rates = [given.rate(k) / 0.3 for k in range(6_001)]
+    assert rates[0] == pytest.approx(1 / 250)
+    assert rates[:250] == sorted(rates[:250]) and rates[249:] == sorted(rates[249:], reverse=True)
+    assert [rates[2_000], rates[6_000]] == pytest.approx([2**-0.5, 0.5])
+    for steps in (5_000, 6_001):
+        assert all(given.with_steps(steps).rate(k) == given.rate(k) for k in range(steps))
+    few = given.with_steps(40)  # too few to rise so long
+    assert [few.rate(k) / 0.3 for k in (0, 1)] == pytest.approx([0.5, (1 + 1 / 2_000) ** -0.5])
+
+
+@pytest.mark.parametrize("schedule", ["inverse-sqrt", "linear"])
+def test_a_training_without_regard_to_its_end_passes_through_all_shorter_ones(
+    schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "OPEN_WARM_UP", 0.35)  # of 7 steps, a 20th
+    given = {"schedule": schedule, "average": 0.9999, "model": {"weight_drop": 0.2}}
+    short = make_run(tmp_path / "short", steps=7, evaluations=1, **given)
+    Trainer(short).train()
+    long = make_run(tmp_path / "long", steps=21, evaluations=3, **given)
+    trainer = Trainer(long)
+
+    def state() -> dict[str, bytes]:
+        return {
+            f"{owner}.{name}": tensor.detach().numpy().tobytes()
+            for owner, model in trainer.models.items()
+            for name, tensor in weights_of(model).items()
+        }
+
+    class AfterSeven(Diary):
+        def evaluated(self, step: int, scores: Scores) -> None:
+            super().evaluated(step, scores)
+            if step == 7:
+                found.append((state(), bits(long.directory / WEIGHTS)))
+
+    found: list[tuple[dict[str, bytes], dict[str, bytes]]] = []
+    trainer.train((AfterSeven(),))
+    saved = bits(short.directory / TRAINING)
+    of_short = {name: b for name, b in saved.items() if not name.startswith("optimizer.")}
+    ((of_long, kept),) = found
+    assert of_short.keys() == of_long.keys()
+    assert (of_short == of_long) == (schedule == "inverse-sqrt")
+    assert (bits(short.directory / WEIGHTS) == kept) == (schedule == "inverse-sqrt")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 19, 20, 21])

@@ -13,7 +13,7 @@ import torch
 from tests.text import make_run
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.training import Outcome, Scores, Step, Trainer
-from unrolled.training.watchers import JsonLog, logs, progress_bar
+from unrolled.training.watchers import JsonLog, ProgressLines, logs, progress_bar
 
 STEPS = 25
 
@@ -21,7 +21,8 @@ STEPS = 25
 def train(directory: Path, **places: Path) -> Outcome:
     trainer = Trainer(make_run(directory, steps=STEPS, evaluations=2))
     with logs(**places) as told, progress_bar(STEPS, 0) as bar:
-        assert (len(told), bar) == (len(places), [])  # no bar: standard error is no terminal
+        assert len(told) == len(places)
+        assert [type(one) for one in bar] == [ProgressLines]  # standard error is no terminal
         return trainer.train(told)
 
 
@@ -69,7 +70,7 @@ def test_a_log_holds_strict_json_even_where_there_is_nothing_to_validate_on(
         raise AssertionError(f"{name} is no JSON")
 
     log = tmp_path / "log.jsonl"
-    trainer = Trainer(make_run(tmp_path / "run", count=10, steps=10))
+    trainer = Trainer(make_run(tmp_path / "run", count=1, steps=10))
     assert trainer.data.sentences("validation") == 0
     with logs(log=log) as told:
         trainer.train(told)
@@ -154,6 +155,32 @@ def test_on_a_terminal_there_is_a_bar(
     shown = capsys.readouterr().err
     for part in ("8/10", "loss 2.000", "validation 1.500", "0.25", "tokens/s"):
         assert part in shown
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("unrolled.training.watchers.time.monotonic", lambda: now)
+    with progress_bar(1000, 0) as told:
+        said = []
+        for k in range(1, 101):
+            now = 1.5 * k
+            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300))
+            if k == 2:
+                told[0].evaluated(k, Scores(1.5, 0.5, 0.5, 10))
+            if shown := capsys.readouterr().err:
+                said.append((k, shown))
+    assert [k for k, _ in said] == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]  # a hundredth each
+    line = (
+        "step 10 of 1,000: loss 2.000 (validation 1.500), |gradient| 0.25, 200 tokens/s, 24:45 left"
+    )
+    assert said[0][1] == f"{line}\n"
+    with progress_bar(10_000, 0) as told:  # where a hundredth takes long, every minute
+        for k in range(1, 101):
+            now += 1.5
+            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300))
+    assert capsys.readouterr().err.count("\n") == 2
 
 
 def test_a_line_of_the_log_is_written_to_its_end() -> None:

@@ -130,7 +130,7 @@ class Carry:
         if lanes is None:
             self.kept[mode], self._ended[mode] = {}, None
             return
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             relay = self.relay({}, None, None)
             for name, state in self.kept[mode].items():
                 count = state[0].shape[1]
@@ -163,6 +163,7 @@ class Carry:
                 saved[f"{mode}:ended"] = ended.clone()
         return saved
 
+    @torch.inference_mode(False)  # so that a window outside of it can begin with them
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave.
 
@@ -182,6 +183,7 @@ class Carry:
         self.kept = {mode: self.states_from(found) for mode, found in states.items()}
         self._ended = ended
 
+    @torch.inference_mode(False)
     def states_from(self, saved: Mapping[str, Tensor]) -> States:
         """States from tensors under names such as ``encoder/0``, or an error."""
         found: dict[str, dict[int, Tensor]] = {}
@@ -223,8 +225,7 @@ class Carry:
     def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
         """The next window begins with ``finals``, and with these lanes at an end."""
         if detach:
-            # the caller has these very tensors, and may write into them
-            finals = {n: tuple(map(copied, state)) for n, state in finals.items()}
+            finals = {n: tuple(s.detach() for s in state) for n, state in finals.items()}
         self.kept[mode] = {**self.kept[mode], **finals}
         self._ended[mode] = None if ended is None or not ended.any() else ended
 
@@ -285,8 +286,14 @@ class Carry:
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """The numbers of ``tensor`` alone: no graph, and no memory shared with anything."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    """The numbers of ``tensor`` alone: no graph, no memory shared, and fit for use in any mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def lasting(tensor: Tensor) -> Tensor:
+    """``tensor`` without its graph, fit for use in any mode; a copy only if inference mode made it."""
+    return copied(tensor) if tensor.is_inference() else tensor.detach()
 
 
 def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:

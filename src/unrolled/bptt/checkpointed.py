@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
@@ -17,7 +16,7 @@ from unrolled.bptt.carry import Carry
 from unrolled.bptt.recompute import Around, Chain, Parts, leaves_of, new_graph
 from unrolled.bptt.relay import States, layers_of
 from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
-from unrolled.cells import Cell, State
+from unrolled.cells import State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
 from unrolled.layers.twins import Twin
@@ -402,30 +401,12 @@ def _refused(layer: nn.Module) -> str:
 
 @contextmanager
 def _set(layer: Recurrent | Twin, in_segments: _InSegments) -> Iterator[None]:
-    """``layer`` takes its sweeps in parts, with weights that are computed once for all of them."""
+    """``layer`` takes its sweeps in parts."""
     before = vars(layer).get("through")
-    cells = layer.cells if isinstance(layer, Recurrent) else None
     layer.through = in_segments
     try:
-        if cells is not None:
-            layer.cells = nn.ModuleList(map(_computed, cast(Iterator[Cell], cells)))
         yield
     finally:
-        if cells is not None:
-            layer.cells = cells
         del layer.through
         if before is not None:
             layer.through = before
-
-
-def _computed(cell: Cell) -> Cell:
-    """A cell that shares all with ``cell``, but whose parametrised weights are tensors: as they are now."""
-    if not parametrize.is_parametrized(cell):
-        return cell
-    kind = cast(type[Cell], type(cell).__bases__[0])  # as it was before it got properties
-    plain = kind.__new__(kind)
-    plain.__dict__.update(cell.__dict__)
-    found = {n: getattr(cell, n) for n in cast(nn.ModuleDict, cell.parametrizations)}
-    plain._parameters = {**cell._parameters, **found}
-    plain._modules = {n: m for n, m in cell._modules.items() if n != "parametrizations"}
-    return plain

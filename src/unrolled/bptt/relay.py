@@ -102,7 +102,8 @@ class Relay:
             result = self._without_lanes(name, forward, x, named)
         else:
             result = self._begin(name, forward, x, named)
-        final = as_tuple(result[1])
+        # The caller has these very tensors, and may write into them.
+        final = tuple(s.clone() for s in as_tuple(result[1]))
         is_single = final[0].dim() == 2
         self.finals[name] = tuple(s.unsqueeze(1) for s in final) if is_single else final
         return result
@@ -326,5 +327,5 @@ def _in_parts(
         state = as_tuple(result[1])
     y = torch.cat(outputs, time)
     if isinstance(result, Result):
-        return Result(y, state, None, *result._which)
+        return Result(y, state, None, *result._known("final")[1:])
     return y, as_given(layer, state)

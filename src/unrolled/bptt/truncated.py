@@ -25,8 +25,9 @@ class Chunk(NamedTuple):
 
     def kept(self) -> "Chunk":
         """The same in memory of its own: the caller may fill a tensor anew for each window."""
-        flags = (None if f is None else f.clone() for f in (self.resets, self.real))
-        return Chunk(self.states, tuple(x.clone() for x in self.inputs), *flags)
+        own = copied if torch.is_inference_mode_enabled() else torch.clone
+        flags = (None if f is None else own(f) for f in (self.resets, self.real))
+        return Chunk(self.states, tuple(own(x) for x in self.inputs), *flags)
 
 
 class Truncated:
@@ -186,6 +187,7 @@ class Truncated:
             saved["pending"] = self._pending.clone()
         return saved
 
+    @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave.
 

@@ -1,5 +1,6 @@
 """The contract every cell keeps: ``project`` and ``step``."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypedDict, Unpack
@@ -178,10 +179,12 @@ class Options(TypedDict, total=False):
 
 
 class GatedCell(Cell):
-    """A cell of one product with the output: its equations in ``gates`` blocks of H rows.
+    """A cell whose output meets one W: its equations in ``gates`` blocks of H rows.
 
     A subclass writes ``project``, in which U meets x, and ``equations``, in which the result meets that
-    of W and h. What stands between them is done here, for all of them alike.
+    of W and h; or, where W meets more than h itself, ``next_state``. What stands around them is done
+    here, for all of them alike. One that writes ``step`` itself leaves that out: it is refused
+    ``layer_norm``, ``recurrent_dropout`` and ``zoneout``, unless it calls the ``step`` that it inherits.
 
     Parameters: ``weight_ih`` ``[G*H, D]`` (U), ``weight_hh`` ``[G*H, H]`` (W), ``bias_ih`` and
     ``bias_hh`` ``[G*H]`` (``None`` without ``bias``), named as in ``torch.nn``.
@@ -194,7 +197,8 @@ class GatedCell(Cell):
             itself over its units, with a gain and a shift of its own: ``norm_ih`` and ``norm_hh``
             (without shifts if not ``bias``). Over all G*H units at once, as in Ba, Kiros & Hinton,
             "Layer Normalization" (2016), supplement, equations 20 to 22; of a GRU, r and z together
-            and n by itself; of an LSTM also c on its way to tanh, by ``norm_c``.
+            and n by itself; of an MGU each of the two by itself; of every LSTM also c on its way to
+            tanh, by ``norm_c``.
         recurrent_dropout: the share of h_{t-1} that W does not see in training: one mask a lane, the
             same at every step, what remains scaled by 1 / (1 - p). Source: Gal & Ghahramani, "A
             Theoretically Grounded Application of Dropout in Recurrent Neural Networks", NeurIPS 2016.
@@ -223,6 +227,7 @@ class GatedCell(Cell):
         self.zoneout = _shares(options.pop("zoneout", 0.0), len(self.state_sizes))
         if options:
             raise TypeError(f"{type(self).__name__}: got an unknown option, {', '.join(options)}")
+        self._check_step()
         rows = self.gates * hidden_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
         self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
@@ -233,9 +238,57 @@ class GatedCell(Cell):
             self.norm_ih, self.norm_hh = Norm(groups, bias=bias), Norm(groups, bias=bias)
         self.reset_parameters()
 
+    def _check_step(self) -> None:
+        """Refuse options that a ``step`` of the subclass's own has no part for."""
+        step = inspect.unwrap(type(self).step)
+        if step is GatedCell.step:
+            return
+        said = set(getattr(getattr(step, "__code__", None), "co_names", ()))
+        for name, parts in _PARTS.items():
+            if getattr(self, name) and not said & {"step", name, *parts}:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r}, but {type(self).__name__} defines step "
+                    "itself, without it; write equations(u, w, state) in place of step, or leave it out"
+                )
+
+    def check_norms(self) -> None:
+        """Refuse ``layer_norm`` if a step does not read every gain and shift.
+
+        Raises:
+            ValueError: says which it does not read, and what to do.
+        """
+        if not self.layer_norm:
+            return
+        named = {
+            f"{norm}.{name}": parameter
+            for norm, module in self.named_modules()
+            if isinstance(module, Norm)
+            for name, parameter in module.named_parameters()
+        }
+        like, was_training = self.weight_ih, self.training
+        self.training = False
+        try:
+            with torch.enable_grad():
+                state = tuple(like.new_zeros(1, size) for size in self.state_sizes)
+                after = self.step(self.project(like.new_zeros(1, self.input_size)), state)
+                total = torch.cat(after, -1).sum()
+                found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        finally:
+            self.training = was_training
+        unread = [name for name, part in zip(named, found, strict=True) if part is None]
+        if unread:
+            raise ValueError(
+                f"layer_norm: got True, but project, step or equations of {type(self).__name__} read no "
+                f"{', '.join(unread)}; take U x from of_input(x, bias) and W h from of_state(h), or "
+                "leave it out"
+            )
+
     def reset_parameters(self) -> None:
         """As ``Cell`` does; gains of ``layer_norm`` become 1, its shifts 0."""
         super().reset_parameters()
+        self._reset_norms()
+
+    def _reset_norms(self) -> None:
         for norm in self.children():
             if isinstance(norm, Norm):
                 norm.reset_parameters()
@@ -258,15 +311,19 @@ class GatedCell(Cell):
         """The next state from ``u = project(x_t)`` and ``w = of_state(h_{t-1})``, both ``[B, G*H]``."""
         raise NotImplementedError(f"{type(self).__name__} must define equations(u, w, state)")
 
+    def next_state(self, u: Tensor, h: Tensor, state: State) -> State:
+        """The next state from ``u = project(x_t)`` and from ``h``, what W sees of h_{t-1}."""
+        return self.equations(u, self.of_state(h), state)
+
     def step(self, projected: Tensor, state: State) -> State:
-        """``equations``, with recurrent dropout before them and zoneout after, if there are such."""
+        """``next_state``, with recurrent dropout before it and zoneout after, if there are such."""
         if not (self.recurrent_dropout or self.zoneout):
-            return self.equations(projected, self.of_state(state[0]), state)
+            return self.next_state(projected, state[0], state)
         u, heard = projected[..., : self.gates * self.hidden_size], state[0]
         noise = torch.split(projected, self.hidden_size, -1)[self.gates :]  # none in evaluation
         if noise and self.recurrent_dropout:
             heard, noise = heard * noise[0], noise[1:]
-        after = self.equations(u, self.of_state(heard), state)
+        after = self.next_state(u, heard, state)
         if not self.zoneout:
             return after
         kept: Sequence[Tensor | float] = noise or self.zoneout
@@ -304,6 +361,14 @@ class GatedCell(Cell):
         return shown
 
 
+_PARTS = {
+    "layer_norm": ("of_state", "next_state", "norm_hh"),
+    "recurrent_dropout": (),
+    "zoneout": (),
+}
+"""What a ``step`` calls if it has a part for an option, besides a ``step`` that it inherits."""
+
+
 class Norm(nn.Module):
     """Layer normalisation of groups of units, each group by itself, with one gain and shift a unit.
 
@@ -333,10 +398,14 @@ class Norm(nn.Module):
         """Normalise ``z`` ``[..., units]``."""
         if len(self.groups) == 1:
             return F.layer_norm(z, self.groups, self.weight, self.bias)
-        gains = torch.split(self.weight, self.groups)
-        shifts = [None] * len(gains) if self.bias is None else torch.split(self.bias, self.groups)
-        parts = zip(torch.split(z, self.groups, -1), gains, shifts, strict=True)
-        return torch.cat([F.layer_norm(p, gain.shape, gain, shift) for p, gain, shift in parts], -1)
+        parts = torch.split(z, self.groups, -1)
+        return torch.cat([self.of_group(k, part) for k, part in enumerate(parts)], -1)
+
+    def of_group(self, k: int, z: Tensor) -> Tensor:
+        """Normalise ``z`` ``[..., units]`` of group k alone."""
+        gain = torch.split(self.weight, self.groups)[k]
+        shift = None if self.bias is None else torch.split(self.bias, self.groups)[k]
+        return F.layer_norm(z, gain.shape, gain, shift)
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.groups))

@@ -1,10 +1,11 @@
 """Long short-term memory whose input gate is what its forget gate leaves."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unrolled.cells.cell import GatedCell, State
+from unrolled.cells.cell import GatedCell, Norm, Options, State
 
 
 class CoupledLSTM(GatedCell):
@@ -21,9 +22,17 @@ class CoupledLSTM(GatedCell):
     Source: variant CIFG of Greff, Srivastava, Koutník, Steunebrink & Schmidhuber, "LSTM: A Search
     Space Odyssey", IEEE Transactions on Neural Networks and Learning Systems 28 (2017), here without
     peepholes.
+
+    Options: ``bias``, ``layer_norm`` (with it c_t goes through ``norm_c`` on its way to tanh, and is
+    carried on as it is), ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
     gates = 3
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Unpack[Options]) -> None:
+        super().__init__(input_size, hidden_size, **options)
+        if self.layer_norm:
+            self.norm_c = Norm([hidden_size], bias=self.bias_ih is not None)
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -31,17 +40,18 @@ class CoupledLSTM(GatedCell):
 
     def project(self, x: Tensor) -> Tensor:
         """U x_t + b for every gate and step: ``[..., D] -> [..., 3H]``."""
-        return F.linear(x, self.weight_ih, self.bias())
+        return self.of_input(x, self.bias())
 
-    def step(self, projected: Tensor, state: State) -> State:
-        """The equations above."""
-        h, c = state
-        f, g, o = (projected + h @ self.weight_hh.T).chunk(3, -1)
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:
+        """The equations above, from u = U x_t + b and w = W h_{t-1}."""
+        _, c = state
+        f, g, o = (u + w).chunk(3, -1)
         f = torch.sigmoid(f)
         c = f * c + (1 - f) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return torch.sigmoid(o) * torch.tanh(self.norm_c(c) if self.layer_norm else c), c
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from N(0, 0.1²), as the source does."""
-        for parameter in self.parameters():
+        """Draw every weight and bias from N(0, 0.1²), as the source does; norms as in ``GatedCell``."""
+        for parameter in self.parameters(recurse=False):
             nn.init.normal_(parameter, std=0.1)
+        self._reset_norms()

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unrolled.cells.cell import GatedCell, State
 
@@ -19,19 +18,28 @@ class MGU(GatedCell):
 
     Source: Zhou, Wu, Zhang & Zhou, "Minimal Gated Unit for Recurrent Neural Networks", International
     Journal of Automation and Computing 13 (2016).
+
+    Options: ``bias``, ``layer_norm`` (f and h̃ each by itself: U_f x, U_h x, W_f h and W_h (f ⊙ h) are
+    normalised one by one), ``recurrent_dropout`` (both products see the h that is left),
+    ``zoneout``; see ``GatedCell``.
     """
 
     gates = 2
+    normed = (1, 1)  # each by itself, since h̃ waits for f
 
     def project(self, x: Tensor) -> Tensor:
         """U x_t + b for the gate and the candidate: ``[..., D] -> [..., 2H]``."""
-        return F.linear(x, self.weight_ih, self.bias())
+        return self.of_input(x, self.bias())
 
-    def step(self, projected: Tensor, state: State) -> State:
-        """The equations above."""
-        (h,) = state
-        u_f, u_h = projected.chunk(2, -1)
-        w_f, w_h = self.weight_hh.chunk(2)
-        f = torch.sigmoid(u_f + h @ w_f.T)
-        candidate = torch.tanh(u_h + (f * h) @ w_h.T)
-        return ((1 - f) * h + f * candidate,)
+    def next_state(self, u: Tensor, h: Tensor, state: State) -> State:
+        """The equations above, from u = U x_t + b; W_f and W_h see ``h``."""
+        (before,) = state
+        u_f, u_h = u.chunk(2, -1)
+        f = torch.sigmoid(u_f + self._of_state(0, h))
+        candidate = torch.tanh(u_h + self._of_state(1, f * h))
+        return ((1 - f) * before + f * candidate,)
+
+    def _of_state(self, gate: int, h: Tensor) -> Tensor:
+        """W_f h or W_h h, normalised if asked: ``[B, H] -> [B, H]``."""
+        w = h @ self.weight_hh.chunk(2)[gate].T
+        return self.norm_hh.of_group(gate, w) if self.layer_norm else w

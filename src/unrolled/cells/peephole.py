@@ -1,9 +1,11 @@
 """Long short-term memory whose gates see the cell state."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
-from unrolled.cells.cell import State
+from unrolled.cells.cell import Options, State
 from unrolled.cells.lstm import LSTM
 
 
@@ -25,18 +27,28 @@ class PeepholeLSTM(LSTM):
     Schmidhuber, "Learning Precise Timing with LSTM Recurrent Networks", Journal of Machine Learning
     Research 3 (2002). The squashing functions are those of Greff et al., "LSTM: A Search Space
     Odyssey", IEEE Transactions on Neural Networks and Learning Systems 28 (2017).
+
+    Options: as in ``LSTM``. ``layer_norm`` works on U x and W h; the peepholes see c as it is carried.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
-        super().__init__(input_size, hidden_size, bias=bias)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        forget_bias: float | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(input_size, hidden_size, forget_bias=forget_bias, **options)
         self.weight_peephole = nn.Parameter(torch.empty(3 * hidden_size))
         self.reset_parameters()
 
-    def step(self, projected: Tensor, state: State) -> State:
-        """The equations above."""
-        h, c = state
-        i, f, g, o = (projected + h @ self.weight_hh.T).chunk(4, -1)
+    def equations(self, u: Tensor, w: Tensor, state: State) -> State:
+        """The equations above, from u = U x_t + b and w = W h_{t-1}."""
+        _, c = state
+        i, f, g, o = (u + w).chunk(4, -1)
         p_i, p_f, p_o = self.weight_peephole.chunk(3)
         i, f = torch.sigmoid(i + p_i * c), torch.sigmoid(f + p_f * c)
         c = f * c + i * torch.tanh(g)
-        return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
+        shown = self.norm_c(c) if self.layer_norm else c
+        return torch.sigmoid(o + p_o * c) * torch.tanh(shown), c

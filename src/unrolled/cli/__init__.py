@@ -3,11 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import unrolled
-from unrolled.cli.printing import note
+from unrolled.cli import config
+from unrolled.cli.language import Parser, logs_translated, translated
+from unrolled.cli.options import add_common
+from unrolled.cli.printing import note, speaking, warnings_as_notes
 from unrolled.errors import UnrolledError
 
 
@@ -18,9 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
                 stream.reconfigure(errors="backslashreplace", line_buffering=True)
-        arguments = parser().parse_args(argv)
+        arguments = parsed(sys.argv[1:] if argv is None else argv)
         hint = "; go on with the same command and --resume" if "out" in arguments else ""
-        arguments.command(arguments)
+        given = vars(arguments)
+        with (
+            speaking(quiet="quiet" in given, json=bool(given.get("json"))),
+            warnings_as_notes(),
+            logs_translated(),
+        ):
+            arguments.command(arguments)
         return 0
     except UnrolledError as error:
         return _failed(str(error), error.exit_code, error)
@@ -39,24 +48,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(text: str, code: int, error: BaseException) -> int:
     if sys.stderr is not None:
-        print(f"unrolled: error: {text}", file=sys.stderr)
+        print(translated(f"unrolled: error: {text}", sys.stderr), file=sys.stderr)
     for said in getattr(error, "__notes__", ()):
         note(said)
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of every command; each puts the function to call into ``command``."""
-    from unrolled.cli import diagnose, evaluate, fill, generate, info, show, train
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments: those of ``argv``, over those of the file of ``--config`` if one is named."""
+    root, commands = parser()
+    path = config.named_in(argv)
+    if path is not None:
+        config.apply(path, commands)
+    return root.parse_args(argv)
 
-    root = argparse.ArgumentParser(
+
+def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and that of every command; each puts the function to call into ``command``."""
+    from unrolled.cli import (
+        compare,
+        completion,
+        diagnose,
+        evaluate,
+        fill,
+        generate,
+        info,
+        show,
+        train,
+    )
+
+    root = Parser(
         prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
     )
     root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, fill, generate, evaluate, diagnose, show, info):
+    for command in (train, fill, generate, evaluate, diagnose, compare, show, info, completion):
         command.add_to(commands)
-    return root
+    found: Mapping[str, argparse.ArgumentParser] = commands.choices
+    for name, parser in found.items():
+        if name not in ("info", "completion"):
+            add_common(parser)
+    return root, found
 
 
 def entry() -> NoReturn:

@@ -3,9 +3,11 @@
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +16,18 @@ from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
 from unrolled.cli.options import CELLS, file, whole
-from unrolled.cli.printing import print_json, print_report
-from unrolled.cli.runs import add_model, chosen, data_of
+from unrolled.cli.printing import print_json, print_report, tell
+from unrolled.cli.runs import add_model, check_split, chosen, data_of
+from unrolled.cli.train import again
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
 from unrolled.layers import Recurrent
+from unrolled.lens import Remedy, Report, Verdict
 from unrolled.models import LanguageModel, TokenModel
 from unrolled.models.token_model import DEEPEST, WIDEST
+from unrolled.training import Run
+from unrolled.training.baselines import Bigrams
 from unrolled.training.feeds import evaluation_windows
 from unrolled.training.measures import real
 
@@ -51,6 +57,14 @@ class Question(NamedTuple):
     measure: str
     """What the loss is."""
     batch: tuple[Tensor, ...]
+    run: Run | None = None
+    """Of which the model is, if it was trained by a command."""
+    plain: float | None = None
+    """The loss where each token is told from the one before it alone."""
+    lag: int | None = None
+    """The longest dependency of the task, in steps, where it is known."""
+    longest: int = 0
+    """Tokens of the longest sequence of the split."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -95,6 +109,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--bidirectional", action="store_true", help="read in both directions")
     parser.add_argument("--seed", type=whole(0), metavar="N", help="source of chance (0)")
     parser.add_argument(
+        "--lag",
+        type=whole(1),
+        metavar="N",
+        help="the longest dependency of the task, in steps, if you know it: it is judged over these",
+    )
+    parser.add_argument(
         "--try", dest="tries", action="store_true", help="try every remedy, and look again"
     )
     parser.add_argument(
@@ -117,7 +137,11 @@ def command(arguments: argparse.Namespace) -> None:
     with unrolled.watch(asked.model) as seen:
         loss = asked.loss(asked.model, *asked.batch)
         torch.autograd.backward(loss)
-    report = seen.report()
+    report = seen.report(lag=given.get("lag", asked.lag))
+    learnt = _learnt(asked, loss.item())
+    commands: dict[str, str] = {}
+    if learnt or asked.run is not None:
+        report, commands = _of_a_new_run(report, asked, given.get("lag"), learnt)
     trials = None
     if "tries" in given:
         model = _Asked(asked.model, asked.loss)
@@ -125,12 +149,15 @@ def command(arguments: argparse.Namespace) -> None:
     tried = None if trials is None else trials.record()
     try:
         if "json" in given:
-            print_json(report.record() | (tried or {}))
+            about = {"plain": asked.plain, "commands": commands} if asked.run is not None else {}
+            print_json(report.record() | (tried or {}) | about)
         else:
-            print(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
+            tell(f"{asked.title}, {asked.measure}: {loss.item():.4g}")
             print_report(report)
+            for name, line in commands.items():
+                tell(f"a new run with {name}:\n  {line}")
             if trials is not None:
-                print(f"\n{trials}")
+                tell(f"\n{trials}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
             from unrolled.report import page
@@ -139,7 +166,7 @@ def command(arguments: argparse.Namespace) -> None:
                 given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
             )
     if "html" in given and "json" not in given:
-        print(f"the page: {given['html']}")
+        tell(f"the page: {given['html']}")
 
 
 class _Asked(nn.Module):
@@ -162,17 +189,79 @@ def _run(given: dict[str, Any], directory: Path) -> Question:
     name, run, model, _ = chosen(given.get("run"), given.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
     split = given.get("split", "validation")
     data = data_of(run, given.get("data"), directory)
-    if not data.sentences(split):
-        raise DataError(
-            f"the {split} split is empty: give more text with --data, or another --split"
-        )
+    check_split(data, split)
     about = (f"{name}, {split}", run.weights_step(), model)
+    pairs = Bigrams(data, len(run.vocabulary))
+    whole: dict[str, Any] = {"run": run if "run" in given else None}
     if isinstance(model, LanguageModel) and data.is_continuous:
-        return Question(*about, _of_window, NATS, _window(data, split))
+        window = _window(data, split)
+        before, after, counted = window[:3]
+        plain = pairs.nats(before[counted.bool()], after[counted.bool()])
+        lag = run.settings.k2 if run.settings.bptt == "truncated" else None
+        whole |= {"plain": plain, "lag": lag, "longest": run.settings.k2}
+        return Question(*about, _of_window, NATS, window, **whole)
+    whole["longest"] = int(np.diff(data.offsets[split]).max())
     batches = data.batches(split, run.settings.batch_tokens)
     rows = list(batches.rows())  # from short to long
     tokens, lengths, _ = batches.read(rows[len(rows) // 2])
-    return Question(*about, _of_sentences, NATS, (tokens, lengths))
+    ends = lengths - (1 if model.kind == "cloze" else 0)  # which does not predict </s>
+    told = torch.arange(1, len(tokens)).unsqueeze(1) < ends
+    whole["plain"] = pairs.nats(tokens[:-1][told], tokens[1:][told])
+    return Question(*about, _of_sentences, NATS, (tokens, lengths), **whole)
+
+
+def _learnt(asked: Question, loss: float) -> str:
+    """What speaks for it that the network has learnt its task; empty if nothing does."""
+    if asked.plain is None or not asked.step or not loss < asked.plain:
+        return ""
+    return (
+        f"it has learnt its task: {loss:.3g} nats per token, where the token before alone gives "
+        f"{asked.plain:.3g}; it needs no remedy"
+    )
+
+
+def _of_a_new_run(
+    report: Report, asked: Question, lag: int | None, learnt: str
+) -> tuple[Report, dict[str, str]]:
+    """``report`` on a network that has been trained, and the commands of the new runs that it advises.
+
+    Weights are drawn at the beginning, so that a remedy is one of a new run; of a network that has learnt
+    its task there is none.
+    """
+    run = asked.run
+    options: dict[str, Remedy] = {}
+    rows = []
+    for row in report.rows:
+        verdict = row.verdict
+        if verdict is not None:
+            advised = () if learnt or run is None else _advised(verdict, run, lag or asked.longest)
+            options |= {remedy.name: remedy for remedy in advised}
+            row = replace(row, verdict=replace(verdict, remedies=tuple(advised)))
+        rows.append(row)
+    notes = (*report.notes, learnt) if learnt else report.notes
+    commands = {}
+    if run is not None:
+        commands = {name: again(run, name.split()) for name in options}
+    return replace(report, rows=tuple(rows), notes=notes), commands
+
+
+def _advised(verdict: Verdict, run: Run, longest: int) -> list[Remedy]:
+    """The remedies of ``verdict`` as options of ``unrolled train``, but for those that the run had."""
+    forms = {
+        "clip_norm": "--remedy clip_states=1",
+        "chrono_bias": f"--remedy chrono_bias={max(2, longest)}",
+        "forget_bias": "--remedy forget_bias=2",
+        "identity_weights, with ReLU": "--remedy with_activation=relu",  # which begins with it
+        "as_lstm": "--cell lstm",
+        "as_gru": "--cell gru",
+    }
+    found = []
+    for remedy in verdict.remedies:
+        name = remedy.name.removeprefix("remedies.").split(", remedies.")[0]
+        form = forms.get(name)  # W is orthogonal, or of ReLU the identity, without being asked for
+        if form is not None and form.split()[-1].partition("=")[0] not in run.settings.remedy:
+            found.append(Remedy(form, remedy.effect))
+    return found
 
 
 def _of_sentences(model: TokenModel, tokens: Tensor, lengths: Tensor) -> Tensor:

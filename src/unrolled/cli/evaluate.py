@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from unrolled.cli.printing import print_json
-from unrolled.cli.runs import add_model, chosen, data_of
+from unrolled.cli.printing import print_json, tell
+from unrolled.cli.runs import add_model, check_split, chosen, data_of
+from unrolled.data import Dataset
 from unrolled.data.dataset import SPLITS
-from unrolled.errors import DataError
 from unrolled.models import LanguageModel, TokenModel
-from unrolled.training import evaluate, evaluate_continuous
+from unrolled.training import Scores, evaluate, evaluate_continuous
 from unrolled.training.feeds import evaluation_windows
 
 BATCH_TOKENS = 4096
@@ -43,26 +43,27 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.set_defaults(command=command)
 
 
+def scored(model: TokenModel, data: Dataset, split: str) -> Scores:
+    """The scores of ``model`` on a split, read as the text was encoded."""
+    if isinstance(model, LanguageModel) and data.is_continuous:
+        return evaluate_continuous(model, evaluation_windows(data, split))
+    return evaluate(model, data.batches(split, BATCH_TOKENS))
+
+
 def command(arguments: argparse.Namespace) -> None:
     """Evaluate, and print the scores."""
     _, run, model, _ = chosen(arguments.run, arguments.model, "zh", TokenModel)  # type: ignore[type-abstract]
     with tempfile.TemporaryDirectory() as directory:
         data = data_of(run, arguments.data, Path(directory))
-        if not data.sentences(arguments.split):
-            raise DataError(
-                f"the {arguments.split} split is empty: give more text with --data, or another --split"
-            )
-        if isinstance(model, LanguageModel) and data.is_continuous:
-            scores = evaluate_continuous(model, evaluation_windows(data, arguments.split))
-        else:
-            scores = evaluate(model, data.batches(arguments.split, BATCH_TOKENS))
+        check_split(data, arguments.split)
+        scores = scored(model, data, arguments.split)
         del data  # its files are mapped, and must go before their directory does
     if arguments.json:
         result = {**asdict(scores), "perplexity": scores.perplexity, "split": arguments.split}
         known = {k: v if k == "split" or math.isfinite(v) else None for k, v in result.items()}
         print_json(known)
         return
-    print(
-        f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, ", end=""
+    tell(
+        f"{arguments.split}, {scores.tokens:,} tokens: {scores.nats:.4f} nats per token, "
+        f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}"
     )
-    print(f"perplexity {scores.perplexity:.2f}, top-1 {scores.top1:.4f}, top-5 {scores.top5:.4f}")

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unrolled.cli.options import not_negative, whole
-from unrolled.cli.printing import note, note_unknown, print_json, print_why
+from unrolled.cli.printing import is_quiet, note, note_unknown, print_json, print_why, tell
 from unrolled.cli.runs import add_model, chosen
 from unrolled.data import Tokenizer, Vocabulary
-from unrolled.data.corpora import lines, listed
+from unrolled.data.corpora import lines, listed, texts
 from unrolled.errors import CallError, DataError
 from unrolled.models import Cloze, Filled, Why, fill, fill_all, why
 from unrolled.models.filling import RESCORING, share_unknown
@@ -91,7 +91,7 @@ def command(arguments: argparse.Namespace) -> None:
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):
         found = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
-        print(f"blank {number}: {found}")
+        tell(f"blank {number}: {found}")
     for reason in reasons:
         print_why(reason, filler.tokenizer)
 
@@ -141,13 +141,15 @@ def _fill_lines(arguments: argparse.Namespace) -> None:
     """
     source: str = arguments.input
     _check_files(source, arguments.output)
-    asked = ((n, t) for n, t in enumerate(lines(source), start=1) if t.strip())
+    asked: Iterator[tuple[int, str]] = filter(
+        lambda line: line[1].strip(), enumerate(texts(source), start=1)
+    )
     first_line = next(asked, None)
     if first_line is None:
         raise DataError(f"{listed([source])}: empty, expected one text a line")
     filler = _filler(arguments, first_line[1])
-    numbers, texts = tee(chain([first_line], asked))
-    results = fill_all(*filler.parts, (text for _, text in texts), **filler.options)
+    numbers, asked = tee(chain([first_line], asked))
+    results = fill_all(*filler.parts, (text for _, text in asked), **filler.options)
     done = unknown = strange = faults = 0
     named: list[int] = []
     first = ""
@@ -198,7 +200,7 @@ def _check_files(source: str, output: Path | None) -> None:
 def _progress(source: str, output: Path | None) -> Iterator[Callable[[], None]]:
     """A progress bar, if standard error is a terminal that shows no answers."""
     answers = output is None and sys.stdout is not None and sys.stdout.isatty()
-    if sys.stderr is None or not sys.stderr.isatty() or answers:
+    if sys.stderr is None or not sys.stderr.isatty() or answers or is_quiet():
         yield lambda: None
         return
     total = None

@@ -5,10 +5,40 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from unrolled import cells
 from unrolled.bptt.schedule import parse as parse_memory
 from unrolled.cells import Cell
+from unrolled.training.treatment import read as read_remedy
+
+
+class Collecting(argparse.Action):
+    """An option that may be given again and again: each value, a pair, adds an entry to a dictionary."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        before = getattr(namespace, self.dest, None) or {}
+        setattr(namespace, self.dest, before | dict([values]))
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what every command takes."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="a TOML file of options, with a table for each command; the command line wins",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", default=argparse.SUPPRESS, help="no notes, no progress"
+    )
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -67,6 +97,14 @@ def file(suffix: str) -> Callable[[str], Path]:
         return path
 
     return parse
+
+
+def remedy(text: str) -> tuple[str, float | str | None]:
+    """A remedy with its value, from a text such as "chrono_bias=100"."""
+    try:
+        return read_remedy(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 LARGEST = 1e6

@@ -1,23 +1,30 @@
 """What the commands print, and to whom."""
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from unrolled.cli.language import columns, is_chinese, translated
 from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
+from unrolled.errors import DataWarning
 from unrolled.lens import Report
 from unrolled.models import ContextToken, Why
 from unrolled.models.filling import share_unknown
 
 NEUTRAL, FOR, AGAINST = (140, 140, 140), (224, 127, 28), (42, 143, 208)  # grey, orange, blue
 UNITS: dict[Unit, str] = {"char": "characters", "word": "words"}
+QUIET, JSON = ContextVar("quiet", default=False), ContextVar("json", default=False)
 STRONGEST = 3  # tokens for, and as many against
 
 
@@ -30,10 +37,29 @@ def print_json(value: object, file: TextIO | None = None) -> None:
 
 def print_report(report: Report) -> None:
     """Print ``report``: on a terminal as a table in colours, else as plain text."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty() and not is_chinese():
         Console().print(report)
     else:
-        print(report)
+        tell(str(report))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in plain text: a line for each row, or on a narrower terminal a block."""
+    head = [translated(name) for name in head]
+    widths = [max(map(columns, column)) for column in zip(head, *rows, strict=True)]
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if is_terminal and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        for row in rows:
+            print(row[0])
+            for name, cell in zip(head[1:], row[1:], strict=True):
+                print(f"  {_padded(name, max(map(columns, head)))}  {cell}".rstrip())
+        return
+    for line in (head, *rows):
+        print("  ".join(map(_padded, line, widths)).rstrip())
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
 
 
 def print_why(why: Why, tokenizer: Tokenizer) -> None:
@@ -44,7 +70,7 @@ def print_why(why: Why, tokenizer: Tokenizer) -> None:
     told = [one for one in ranked if abs(one.influence) >= 0.005]  # else it would read 0.00
     spoke_for = _named([one for one in told if one.influence > 0])
     against = _named([one for one in reversed(told) if one.influence < 0])
-    print(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
+    tell(f"why {why.blank + 1}: {_seen(why.text)}  for: {spoke_for}  against: {against}")
 
 
 def _named(tokens: Sequence[ContextToken]) -> str:
@@ -80,10 +106,55 @@ def _style(share: float) -> Style:
     return Style(color=Color.from_rgb(*mixed))
 
 
+@contextmanager
+def speaking(*, quiet: bool, json: bool) -> Iterator[None]:
+    """Inside, notes and progress are left out if ``quiet``; with ``json`` standard output is left alone."""
+    before = QUIET.set(quiet), JSON.set(json)
+    try:
+        yield
+    finally:
+        QUIET.reset(before[0])
+        JSON.reset(before[1])
+
+
+def is_quiet() -> bool:
+    """Whether notes and progress are left out."""
+    return QUIET.get()
+
+
+def say(text: str) -> None:
+    """Say what is being done: on standard output, or if that is to hold JSON alone, on standard error."""
+    if not is_quiet():
+        file = sys.stderr if JSON.get() else sys.stdout
+        print(translated(text, file), file=file)
+
+
+def tell(text: str) -> None:
+    """Tell what came of it, on standard output."""
+    print(translated(text))
+
+
 def note(text: str) -> None:
     """Say ``text`` on standard error."""
-    if sys.stderr is not None:
-        print(f"unrolled: note: {text}", file=sys.stderr)
+    if sys.stderr is not None and not is_quiet():
+        print(translated(f"unrolled: note: {text}", sys.stderr), file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside, a ``DataWarning`` is a note."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, DataWarning):
+                note(str(message))
+            else:
+                others(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def note_unknown(unknown: Sequence[str], tokens: Sequence[str] = (), unit: Unit = "char") -> None:

@@ -6,7 +6,8 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 from unrolled.cli.printing import note
 from unrolled.data import Dataset, Tokenizer, sentences
-from unrolled.errors import CallError, RunError
+from unrolled.data.dataset import SPLITS
+from unrolled.errors import CallError, DataError, RunError
 from unrolled.models import TokenModel
 from unrolled.pretrained import NAMES
 from unrolled.pretrained import load as load_pretrained
@@ -64,6 +65,17 @@ def data_of(run: Run, sources: list[str] | None, directory: Path) -> Dataset:
     if not sources and (run.directory / DATA).exists():
         return run.dataset()
     return encoded(run, sources or list(run.command["data"]), directory)
+
+
+def check_split(data: Dataset, split: str) -> None:
+    """Refuse an empty split, and say which is not."""
+    if data.sentences(split):
+        return
+    full = [f"--split {other} (of {data.sentences(other):,})" for other in SPLITS]
+    others = [said for said, other in zip(full, SPLITS, strict=True) if data.sentences(other)]
+    raise DataError(
+        f"the {split} split is empty: give more text with --data, or {' or '.join(others)}"
+    )
 
 
 def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:

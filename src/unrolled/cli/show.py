@@ -4,7 +4,7 @@ import argparse
 
 from unrolled import lens
 from unrolled.cli.options import CELLS, file, whole
-from unrolled.cli.printing import note
+from unrolled.cli.printing import note, tell
 from unrolled.errors import CallError
 from unrolled.layers import Recurrent
 from unrolled.lens.formula import MOST_STEPS
@@ -59,7 +59,7 @@ def command(arguments: argparse.Namespace) -> None:
         note(f"no formula: {error}")
     else:
         print(formula.latex if arguments.latex else formula)
-        print(f"where {formula.where}")
+        tell(f"where {formula.where}")
     if arguments.svg is not None:
         drawing.save(arguments.svg)
         note(f"the picture is in {arguments.svg}")

@@ -1,15 +1,29 @@
 """``unrolled train``: a model from text."""
 
 import argparse
-from collections.abc import Iterator
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unrolled.bptt.schedule import TooSmallError, spoken
-from unrolled.cli.options import fraction, memory, not_negative, positive, whole
+from unrolled.cli.language import translated
+from unrolled.cli.options import (
+    Collecting,
+    fraction,
+    memory,
+    not_negative,
+    positive,
+    remedy,
+    whole,
+)
+from unrolled.cli.printing import is_quiet, note, print_json, say
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -21,19 +35,28 @@ from unrolled.training import (
     Run,
     Settings,
     Trainer,
-    prepare_directory,
     steps_of,
     write_data,
 )
 from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
-from unrolled.training.run import beginning, locked
+from unrolled.training.run import beginning, place_of_a_run
 from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
-from unrolled.training.watchers import logs, progress_bar
+from unrolled.training.treatment import (
+    CLIPPING,
+    NETWORK,
+    REMEDIES,
+    begun,
+    check_remedies,
+    forms,
+    reshaped,
+)
+from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
+LEARNING = 0.01  # nats gained from one evaluation to the next: it would go on learning
 
 # Every option that decides what the weights become: its default, its help, argparse's settings. The
 # parser leaves out what was not given, so that --resume can tell what was.
@@ -99,6 +122,36 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "evaluations": (8, "on the validation split, evenly spread", {"type": whole(1)}),
     "patience": (3, "evaluations without a gain before it stops early", {"type": whole(1)}),
     "threads": (None, "processor threads; by default all", {"type": whole(1, 1024)}),
+    "remedy": (
+        {},
+        "begin with a remedy against vanishing or exploding gradients; again for another",
+        {"action": Collecting, "type": remedy, "metavar": "NAME[=VALUE]"},
+    ),
+}
+
+# What --help lists together; what is in none of these is listed with the training.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "the most used": ("minutes", "epochs", "cell", "hidden", "depth", "unit", "seed"),
+    "text": ("words", "simplify", "min_count", "max_vocabulary", "longest"),
+    "model": (
+        *("embedding", "tied", "residual", "layer_norm"),
+        *("dropout", "token_dropout", "variational_dropout", "weight_drop", "zoneout"),
+    ),
+    "continuous text, and memory": ("bptt", "k1", "k2", "lanes", "passage", "memory"),
+    "training": (),
+}
+
+# What a kind of model is trained with in place of the above, chosen on Tatoeba's validation split.
+RECIPES: dict[str, dict[str, Any]] = {
+    "cloze": {
+        "cell": "lstm",
+        "hidden": 208,
+        "dropout": 0.1,
+        "token_dropout": 0.1,
+        "weight_drop": 0.2,
+        "schedule": "inverse-sqrt",
+        "average": 0.9999,
+    },
 }
 
 
@@ -108,30 +161,51 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "train",
         help="train a model on text",
         description="Train a model on text into a run directory.",
+        usage="unrolled train cloze|lm --data NAME|FILE… --out DIR [options]",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("kind", choices=sorted(KINDS), help="fill in the blank, or language model")
-    parser.add_argument(
+    placed = {name for names in GROUPS.values() for name in names}
+    others = tuple(name for name in DECISIVE if name not in placed)
+    first, *groups = (
+        (parser.add_argument_group(title), names or others) for title, names in GROUPS.items()
+    )
+    first[0].add_argument(
         "--data",
         nargs="+",
         metavar="NAME|FILE",
         help=f"corpora ({', '.join(CORPORA)}), UTF-8 files (.gz too), or - for standard input",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run directory")
-    parser.add_argument("--resume", action="store_true", help="go on where DIR stopped, if it did")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="append JSON lines to FILE")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events")
-    parser.add_argument(
+    first[0].add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the run directory"
+    )
+    first[0].add_argument(
+        "--resume", action="store_true", help="go on where DIR stopped, if it did"
+    )
+    for group, names in (first, *groups):
+        for name in names:
+            default, text, settings = DECISIVE[name]
+            usual = [] if default is None or name == "remedy" else [str(default)]
+            usual += [f"{kind}: {of[name]}" for kind, of in RECIPES.items() if name in of]
+            shown = f" ({'; '.join(usual)})" if usual else ""
+            if not settings.keys() & {"choices", "action"}:
+                settings = {**settings, "metavar": "N"}
+            group.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings)
+    following = parser.add_argument_group("following it")
+    following.add_argument("--log", type=Path, metavar="FILE", help="append JSON lines to FILE")
+    following.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events"
+    )
+    following.add_argument(
         "--watch", type=whole(1), metavar="N", help="look where the gradient goes, every N steps"
     )
-    parser.add_argument(
+    following.add_argument(
         "--checkpoint-seconds", type=positive, metavar="N", help="time between checkpoints (30)"
     )
-    for name, (default, text, settings) in DECISIVE.items():
-        shown = "" if default is None else f" ({default})"
-        if not settings.keys() & {"choices", "action"}:
-            settings = {**settings, "metavar": "N"}
-        parser.add_argument(f"--{name.replace('_', '-')}", help=text + shown, **settings)
+    following.add_argument("--json", action="store_true", help="print what came of it as JSON")
+    listed_remedies = "\n".join(f"  {form:<34} {about}" for form, about in forms())
+    parser.epilog = f"remedies (NAME[=VALUE] of --remedy):\n{listed_remedies}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(command=train)
 
 
@@ -139,7 +213,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Make a run, or take it up again, and train it to its end."""
     given = vars(arguments)
     directory: Path = given["out"]
-    if {"minutes", "epochs"} <= given.keys():
+    if {"minutes", "epochs"} <= given.keys() and not _dropped_for_the_call(given):
         raise CallError("--minutes and --epochs: got both, expected one of them")
     _refuse_contradictions(given)
     if "watch" in given:
@@ -151,45 +225,85 @@ def train(arguments: argparse.Namespace) -> None:
             logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
         )
         resumed = "resume" in given and Run.exists(directory)
-        if not resumed:
-            prepare_directory(directory)
-        stack.enter_context(locked(directory))
+        stack.enter_context(place_of_a_run(directory, is_new=not resumed))
         if resumed:
             run = Run(directory)
             _refuse_changes(run, given)
         else:
             with beginning(directory):
-                run = _begun(directory, given)
+                run = begin_run(directory, given)
         torch.set_num_threads(run.settings.threads)
         trainer = Trainer(run)
         if resumed:
             trainer.restore()
-            print(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
+            say(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
         if "watch" in given:
             followers += stack.enter_context(history(directory, trainer.step))
-        followers += stack.enter_context(progress_bar(run.settings.steps, trainer.step))
+        followers += stack.enter_context(clock(directory))
+        if not is_quiet():
+            followers += stack.enter_context(
+                progress_bar(
+                    run.settings.steps, trainer.step, lambda text: translated(text, sys.stderr)
+                )
+            )
         outcome = trainer.train(
             followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
         )
+    if "json" in given:
+        print_json(
+            {
+                "run": str(directory),
+                "step": outcome.step,
+                "steps": run.settings.steps,
+                "stopped_early": outcome.stopped_early,
+                "validation_nats": outcome.best if math.isfinite(outcome.best) else None,
+                "sentences": {split: trainer.data.sentences(split) for split in SPLITS},
+                "vocabulary": len(run.vocabulary),
+                "seconds": round(seconds_of(directory) or 0.0, 1),
+            }
+        )
     early = ", stopped early" if outcome.stopped_early else ""
-    print(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
+    say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.data.sentences("validation"):
-        print(f"best on the validation split: {outcome.best:.4f} nats per token")
+        say(f"best on the validation split: {outcome.best:.4f} nats per token")
+        _say_if_short(trainer)
     else:
-        print("the validation split is empty: the last weights are kept")
+        say("the validation split is empty: the last weights are kept")
     if "watch" in given and (directory / PAGE).exists():
-        print(f"the gradient over the training: {directory / PAGE}")
+        say(f"the gradient over the training: {directory / PAGE}")
 
 
-def _begun(directory: Path, given: dict[str, Any]) -> Run:
-    """A new run in the empty ``directory``: the text encoded, the number of steps known."""
+def _say_if_short(trainer: Trainer) -> None:
+    """Say that a longer training would be better, where what there is shows it."""
+    more = "minutes" if trainer.settings.epochs is None else "epochs"
+    share = trainer.step / len(trainer.feed)
+    if share < 1:
+        say(f"it has read {share:.0%} of the training text: a run of more --{more} will be better")
+        return
+    for (before, was, *_), (after, nats, *_) in pairwise(trainer.evaluations[-2:]):
+        if was - nats > LEARNING:
+            say(
+                f"it was still learning, by {was - nats:.3f} nats in the last {after - before:,} "
+                f"steps: a run of more --{more} will be better"
+            )
+
+
+def begin_run(directory: Path, given: dict[str, Any]) -> Run:
+    """A new run in the empty ``directory``: the text encoded, the number of steps known.
+
+    ``given`` are options by name, and ``kind``; others are as in the kind's recipe, or as always.
+    """
     if "data" not in given:
         raise CallError("--data: missing, expected a corpus's name or a file")
-    options = {name: given.get(name, default) for name, (default, _, _) in DECISIVE.items()}
+    recipe = RECIPES.get(given["kind"], {})
+    options = {
+        name: given.get(name, recipe.get(name, default))
+        for name, (default, _, _) in DECISIVE.items()
+    }
     sources: list[str] = given["data"]
     for source in sources:
         if source in CORPORA:
-            print(f"{source}: {CORPORA[source].credit}")
+            say(f"{source}: {CORPORA[source].credit}")
     if options["simplify"] is None:
         options["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
     if options["minutes"] is None and options["epochs"] is None:
@@ -224,7 +338,13 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
             "more text is needed, or a smaller --min-count"
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    print(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
+    say(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
+    if not counts["validation"]:
+        cure = "a smaller --passage" if options["bptt"] == "truncated" else "other sentences"
+        note(
+            "the validation split is empty, so that the last weights are kept, not the best: "
+            f"give more text, or {cure}"
+        )
 
     model_config = {
         "vocabulary_size": len(vocabulary),
@@ -233,15 +353,21 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
         **{name: options[name] for name in ("cell", "token_dropout", "tied", *OF_THE_LAYERS)},
         **({"words": True} if options["words"] else {}),
     }
+    model_config |= reshaped(options["remedy"])
     fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
     settings = Settings(**{name: options[name] for name in fields}, steps=1)
     torch.manual_seed(settings.seed)
-    model = KINDS[given["kind"]](**model_config)
+    try:
+        model = begun(given["kind"], model_config, settings)
+    except (TypeError, ValueError) as error:
+        if not settings.remedy:
+            raise
+        raise CallError(f"--remedy: {error}") from None
     settings = settings.with_steps(steps_of(model, data, settings))
     through = ""
     if settings.bptt == "truncated":
         through = f", every {settings.k1} tokens back through {settings.k2}"
-    print(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
+    say(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
     return Run.create(
         directory,
         kind=given["kind"],
@@ -253,13 +379,39 @@ def _begun(directory: Path, given: dict[str, Any]) -> Run:
     )
 
 
+def again(run: Run, more: Sequence[str]) -> str:
+    """The command that trains a run as ``run`` was trained, with the options ``more``, beside it."""
+    began = run.command
+    parts = ["unrolled", "train", run.kind, "--data", *began["data"]]
+    for name, (default, _, settings) in DECISIVE.items():
+        value = began.get(name, default)
+        option = f"--{name.replace('_', '-')}"
+        if value is None or value == default or option in more[:1] or name == "threads":
+            continue
+        if name == "k2" and value == began.get("k1"):
+            continue
+        if name == "simplify" and value == any(
+            CORPORA[s].simplify for s in began["data"] if s in CORPORA
+        ):
+            continue
+        if name == "remedy":
+            for key, given in value.items():
+                parts += [option, key if given is None else f"{key}={given}"]
+        elif settings.get("action") is argparse.BooleanOptionalAction:
+            parts.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            parts += [option, str(value)]
+    mark = "-".join(part.lstrip("-").partition("=")[0] for part in more[1:])
+    return shlex.join([*parts, *more, "--out", f"{run.directory}-{mark}"])
+
+
 @contextmanager
 def _memory_that_is_too_small(given: dict[str, Any]) -> Iterator[None]:
     """Where the model does not fit into ``--memory``, it is the call that is at fault."""
     try:
         yield
     except TooSmallError as error:
-        least = spoken(int(error.least * HEADROOM))
+        least = spoken(math.ceil(error.least * HEADROOM))
         raise CallError(
             f"--memory: got {spoken(given['memory'])}, expected at least {least} for this model and text"
         ) from None
@@ -269,6 +421,7 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
     if "resume" in given and Run.exists(given["out"]):
         return  # all are held against those that the run was begun with
+    _refuse_remedies(given)
     if given.get("words") and (given["kind"], given.get("unit", "char")) != ("cloze", "char"):
         raise CallError("--words: is for cloze with --unit char; elsewhere a token is a word")
     if given.get("bptt", "whole") == "truncated":
@@ -292,13 +445,48 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
             raise CallError(f"--{name}: got {given[name]}, which is for --bptt truncated")
 
 
+def _dropped_for_the_call(given: dict[str, Any]) -> bool:
+    """Whether one of --minutes and --epochs came from --config alone: it is left out for the other."""
+    configured: dict[str, Any] = given.get("configured", {})
+    for name, other in (("minutes", "epochs"), ("epochs", "minutes")):
+        if configured.get(name) == given[name] and other not in configured:
+            del given[name]
+            return True
+    return False
+
+
+def _refuse_remedies(given: dict[str, Any]) -> None:
+    """Refuse remedies that do not go together, or not with another option."""
+    chosen = given.get("remedy", {})
+    try:
+        check_remedies(chosen)
+    except ValueError as error:
+        raise CallError(f"--remedy: {error}") from None
+    cell = given.get("cell", DECISIVE["cell"][0])
+    for name in chosen:
+        if REMEDIES[name].sets == NETWORK and cell != "elman":
+            raise CallError(f"--remedy {name}: got --cell {cell}, expected --cell elman")
+        if REMEDIES[name].sets == CLIPPING and "clip" in given:
+            raise CallError(
+                f"--clip: got {given['clip']:g} with --remedy {name}, expected one of them"
+            )
+
+
+def _told(value: Any) -> str:
+    """An option's value as it is given."""
+    if isinstance(value, dict):
+        parts = (key if given is None else f"{key}={given}" for key, given in value.items())
+        return " ".join(parts) or "none"
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
     for name, began in {**defaults, **run.command}.items():
         if name in given and given[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
-            got, before = (" ".join(v) if isinstance(v, list) else v for v in (given[name], began))
+            got, before = map(_told, (given[name], began))
             raise CallError(
                 f"{option}: got {got}, but the run in {run.directory} was begun with "
                 f"{before}; leave it out, or begin a new run in another --out"

@@ -6,13 +6,14 @@
 ``csrc/generated``; ``python -m unrolled.compiler`` writes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.compiler.emit import Names, emit, struct_name
+from unrolled.compiler.ready import Canonical, brought, canonical
 from unrolled.compiler.schedule import Schedule, Stage, schedule
 from unrolled.compiler.staged import StagedSchedule, schedule_stages
-from unrolled.compiler.trace import Trace, Unsupported, trace
+from unrolled.compiler.trace import Trace, Unsupported, apart, trace
 from unrolled.compiler.units import Unit
 
 BUILTINS: dict[str, Callable[[], Cell]] = {
@@ -24,6 +25,11 @@ BUILTINS: dict[str, Callable[[], Cell]] = {
     "gru": lambda: GRU(3, 7),
 }
 """The library's own cells, by the name of their kernel; what is compiled does not depend on the sizes."""
+EVERYWHERE = ("mgu", "lstm_recurrent_dropout_zoneout")
+"""Beside them, what is compiled for every instruction set and dtype: steps of stages, to be tested.
+
+Those tests draw vectors at random; so none that is given constants, such as an ε, belongs here.
+"""
 
 
 def compiled(cell: Cell, name: str) -> str:
@@ -41,12 +47,16 @@ def plan(cell: Cell) -> tuple[Trace, Schedule | StagedSchedule]:
     Raises:
         Unsupported: the cell's step or projection is beyond the compiler; the text says why.
     """
-    try:
-        traced = trace(cell)
-        return traced, planned(traced)
-    except Unsupported:
-        traced = trace(cell, fused=False)
-        return traced, planned(traced)
+
+    def plan_now() -> tuple[Trace, Schedule | StagedSchedule]:
+        try:
+            traced = trace(cell)
+            return traced, planned(traced)
+        except Unsupported:
+            traced = trace(cell, fused=False)
+            return traced, planned(traced)
+
+    return apart(plan_now)
 
 
 def planned(traced: Trace) -> Schedule | StagedSchedule:
@@ -62,10 +72,28 @@ def planned(traced: Trace) -> Schedule | StagedSchedule:
     return schedule_stages(traced)
 
 
+_NOTE = "; `make generate` writes it, a test compares."
+
+
 def generated(name: str) -> str:
     """The header of a built-in cell, as ``csrc/generated`` holds it."""
-    note = "; `make generate` writes it, a test compares."
-    return emit(schedule(trace(BUILTINS[name]())), name, note=note)
+    return emit(schedule(trace(BUILTINS[name]())), name, note=_NOTE)
+
+
+def others(names: Container[str] | None = None) -> dict[str, str]:
+    """The headers of all other cells and options there, or of some, by the names of their kernels."""
+    headers, seen = {}, set()
+    for name, cell in brought((Elman, LSTM, GRU)):
+        if names is not None and name not in names:
+            continue
+        try:
+            found = canonical(*plan(cell))
+        except Unsupported:
+            continue
+        if found.digest not in seen:
+            seen.add(found.digest)
+            headers[name] = found.header(name, _NOTE)
+    return headers
 
 
 def show(cell: Cell) -> str:
@@ -79,6 +107,8 @@ def show(cell: Cell) -> str:
 
 __all__ = [
     "BUILTINS",
+    "Canonical",
+    "EVERYWHERE",
     "Names",
     "Schedule",
     "StagedSchedule",
@@ -86,9 +116,11 @@ __all__ = [
     "Trace",
     "Unit",
     "Unsupported",
+    "canonical",
     "compiled",
     "emit",
     "generated",
+    "others",
     "plan",
     "planned",
     "schedule",

@@ -4,20 +4,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from unrolled.compiler import BUILTINS, generated, struct_name
+from unrolled.compiler import BUILTINS, EVERYWHERE, generated, others, struct_name
 
 FOLDER = Path(__file__).parents[3] / "csrc" / "generated"
 
 
 def files() -> dict[Path, str]:
     """Each generated file and its text."""
-    headers = {FOLDER / f"{name}.h": generated(name) for name in BUILTINS}
-    includes = "\n".join(f'#include "{path.name}"' for path in sorted(headers))
-    cells = " \\\n  ".join(f"X({struct_name(name)})" for name in BUILTINS)
-    text = (
-        "// The built-in cells; `make generate` writes it, a test compares.\n"
-        f"#pragma once\n{includes}\n\n#define UNROLLED_CELLS(X) \\\n  {cells}\n"
-    )
+    made = {**{name: generated(name) for name in BUILTINS}, **others()}
+    more = [name for name in made if name not in (*BUILTINS, *EVERYWHERE)]
+    lists = {"UNROLLED_CELLS": (*BUILTINS, *EVERYWHERE), "UNROLLED_MORE_CELLS": more}
+    text = "// The library's cells; `make generate` writes it, a test compares.\n#pragma once\n"
+    text += "".join(f'#include "{name}.h"\n' for name in sorted(made))
+    for title, names in lists.items():
+        cells = " \\\n  ".join(f"X({struct_name(name)})" for name in names)
+        text += f"\n#define {title}(X) \\\n  {cells}\n"
+    headers = {FOLDER / f"{name}.h": header for name, header in made.items()}
     return {**headers, FOLDER / "cells.h": text}
 
 

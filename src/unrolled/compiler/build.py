@@ -2,22 +2,29 @@
 
 What has been built stands in the user's cache folder under a name made of two digests: of all that it
 was built from, and of what it holds. So a file of another source, another compiler, other flags or
-another processor is never found, and a damaged one is never loaded; both are built anew.
+another processor is never found, and a damaged one is never loaded, nor one that somebody else could have
+put there; both are built anew. Several processes that need the same one build it once.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from unrolled.errors import UnrolledError
@@ -32,8 +39,10 @@ FLAGS = {
 }
 """As in CMakeLists.txt: what each instruction set is compiled with."""
 BYTES = {"serial": 0, "avx2": 32, "avx512": 64, "neon": 16}
+SILENCE = 2.0
+"""Seconds that a process waits for another one before it says so."""
 _COMMON = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-std=c++17", "-O3", "-fPIC", "-shared"),
     *("-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden", "-w"),
 )
 
@@ -45,15 +54,20 @@ using Vector = {vector};
 }}
 #include "kernel.h"
 {struct_text}
-#include "team.cpp"
+namespace {{
+using Units = Vector<{number}>;
+const unrolled_engine* given_engine;
+template <class V>
+const unrolled_engine* engine() {{
+  return given_engine;
+}}
+}}
 
 extern "C" {{
-UNROLLED_API int64_t unrolled_version(void) {{ return UNROLLED_VERSION; }}
-UNROLLED_API const unrolled_kernel* unrolled_own_kernel(void) {{
-  return &Kernel<Vector<{number}>, {struct}>::kernel;
-}}
-UNROLLED_API void unrolled_use_openmp(void* parallel, void* thread_num, void* num_threads) {{
-  unrolled::use_openmp(parallel, thread_num, num_threads);
+// The cell, run by that engine; 0 if it passes another layout than these headers say.
+UNROLLED_API const unrolled_kernel* unrolled_own_kernel(const unrolled_engine* engine) {{
+  given_engine = engine;
+  return engine->layout == layout<Units> ? &Kernel<Units, {struct}>::kernel : nullptr;
 }}
 }}
 """
@@ -146,8 +160,13 @@ def unit(struct_text: str, struct: str, instructions: str, number: str) -> str:
     )
 
 
-def build(source: str, instructions: str) -> Path:
+def build(source: str, instructions: str, what: str = "a cell") -> Path:
     """The library of ``source``, from the cache, or built now.
+
+    Args:
+        source: all of it.
+        instructions: the instruction set, a key of ``FLAGS``.
+        what: what it holds, for those who wait.
 
     Raises:
         CannotBuild: there is no compiler, or it fails.
@@ -157,16 +176,44 @@ def build(source: str, instructions: str) -> Path:
         raise CannotBuild(str(obstacle()))
     flags = (*_COMMON, *FLAGS[instructions])
     key = _key(source, command, flags, folder)
-    places = _places()
-    for place in places:
-        for found in place.glob(f"{key}-*.so"):
-            if _is_sound(found):
-                return found
-            _log.warning("%s is damaged, and is built anew", found)
-            _remove(found)
+    place = _place()
+    if place is None:
+        return _built(source, command, flags, folder, key, None, what)
+    found = _found(place, key)
+    if found is not None:
+        return found
+    with _alone(place / f"{key}.lock", what):
+        return _found(place, key) or _built(source, command, flags, folder, key, place, what)
+
+
+def _found(place: Path, key: str) -> Path | None:
+    """What has been built before; what must not be loaded is taken away."""
+    for path in place.glob(f"{key}-*.so"):
+        why = _fault(path)
+        if why is None:
+            return path
+        _log.warning("%s is %s, and is built anew", path, why)
+        _remove(path)
+    return None
+
+
+def _built(
+    source: str,
+    command: tuple[str, ...],
+    flags: tuple[str, ...],
+    folder: Path,
+    key: str,
+    place: Path | None,
+    what: str,
+) -> Path:
+    """Compile, and keep it in ``place``, or for this process alone."""
+    kept = f"and kept in {place}" if place else "for this process alone"
+    _log.warning("unrolled: compiling %s, at its first use %s", what, kept)
+    begin = time.monotonic()
     content = _compile(source, command, flags, folder)
+    _log.warning("unrolled: compiled %s in %.1f s", what, time.monotonic() - begin)
     name = f"{key}-{hashlib.sha256(content).hexdigest()}.so"
-    stored = next(filter(None, (_store(content, place, name) for place in places)), None)
+    stored = None if place is None else _store(content, place, name)
     if stored is None and (temporary := _temporary()) is not None:
         stored = _store(content, temporary, name)
     if stored is None:
@@ -176,12 +223,50 @@ def build(source: str, instructions: str) -> Path:
     return stored
 
 
+@contextmanager
+def _alone(path: Path, what: str) -> Iterator[None]:
+    """No other process builds the same meanwhile, where the folder knows locks; a wait is told."""
+    lock = FileLock(path, mode=0o600)
+    try:
+        try:
+            lock.acquire(timeout=SILENCE)
+        except Timeout:
+            _log.warning("unrolled: waiting for another process, which compiles %s", what)
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        _log.debug("%s cannot be locked", path)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            _remove(path)  # whoever waits for it holds it open, and then finds what was built
+            lock.release()
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load what was built, if it is still that, and the user's own.
+
+    Raises:
+        OSError: it is not, or cannot be loaded.
+    """
+    handle = _opened(path)
+    try:
+        why = _fault_of(handle, path)
+        if why is not None:
+            raise OSError(f"it is {why}; remove it")
+        if not os.path.samestat(os.fstat(handle), path.lstat()):
+            raise OSError("it was replaced meanwhile")
+        return ctypes.CDLL(str(path))  # in a folder in which nobody else can replace it
+    finally:
+        os.close(handle)
+
+
 def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path) -> str:
     """The digest of all that a library is built from."""
     digest = hashlib.sha256()
     parts = [source, *command, _version(command), *flags, platform.machine(), sys.platform]
     parts.append(_processor())
-    for path in sorted((*folder.glob("*.h"), *folder.glob("team.cpp"))):
+    for path in sorted(folder.glob("[!.]*.h")):
         parts += [path.name, path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(part.encode())
@@ -189,18 +274,30 @@ def _key(source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: 
     return digest.hexdigest()[:32]
 
 
-def _places() -> tuple[Path, ...]:
+def _place() -> Path | None:
     """The cache folder, if it can be made, and is the user's own."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
+        why = _strange(folder.stat())
+        above = [parent.stat() for parent in folder.resolve().parents]
     except OSError:
-        return ()
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        _log.warning("%s is not used: others may write to it", folder)
-        return ()
-    return (folder,)
+        return None
+    if any(status.st_mode & 0o1002 == 0o002 for status in above):  # not as /tmp, whose names stay
+        why = "in a folder that others may write to"
+    if why is not None:
+        _log.warning("%s is not used: it is %s", folder, why)
+        return None
+    return folder
+
+
+def _strange(status: os.stat_result) -> str | None:
+    """What makes a file or folder somebody else's; ``None`` if nothing does."""
+    if not hasattr(os, "getuid"):
+        return None
+    if status.st_uid != os.getuid():
+        return f"owned by user {status.st_uid}, not by you, {os.getuid()}"
+    return "writable by others" if status.st_mode & 0o022 else None
 
 
 @cache
@@ -216,13 +313,37 @@ def _temporary() -> Path | None:
     return Path(folder)
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether a file is the one its name says."""
+def _opened(path: Path) -> int:
+    """The file itself, and not what a link leads to."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _fault(path: Path) -> str | None:
+    """Why a library must not be loaded, said after "it is"; ``None`` if it may."""
+    if path.is_symlink():
+        return "a link, not a file"
     try:
-        content = path.read_bytes()
+        handle = _opened(path)
     except OSError:
-        return False
-    return path.stem.rpartition("-")[2] == hashlib.sha256(content).hexdigest()
+        return "damaged"
+    try:
+        return _fault_of(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _fault_of(handle: int, path: Path) -> str | None:
+    """The same of an open file: what is asked of it cannot change with its name."""
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    why = _strange(status)
+    if why is None:
+        with os.fdopen(os.dup(handle), "rb") as file:
+            content = file.read()
+        if path.stem.rpartition("-")[2] != hashlib.sha256(content).hexdigest():
+            why = "damaged"
+    return why
 
 
 def _remove(path: Path) -> None:
@@ -254,7 +375,7 @@ def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], fold
             path, result = Path(work) / "cell.cpp", Path(work) / "cell.so"
             path.write_text(source, encoding="utf-8")
             call = [*command, *flags, f"-I{folder}", "-o", str(result), str(path)]
-            _log.info("compiling a cell: %s", shlex.join(call))
+            _log.info("%s", shlex.join(call))
             done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)
             if not done.returncode:
                 return result.read_bytes()

@@ -40,7 +40,7 @@ namespace {{
 
 {equations}
 struct {struct} {{
-  static constexpr const char* name = "{name}";
+  static constexpr const char* name = "{label}";
   static constexpr const char* projection = "{projection}";  // x weightᵀ + biases
   static constexpr const char* weight = "{weight}";
   static constexpr bool transposed = {transposed};  // product = h {product}
@@ -94,8 +94,18 @@ class Names:
     vectors: str
 
 
+_WRITTEN = (0.0, 1.0, -1.0, 2.0, -2.0)
+"""Constants of the equations, and not of a cell's settings or sizes: they are always written out."""
+
+
 def emit(
-    schedule: Schedule | StagedSchedule, name: str, *, note: str = "", names: Names | None = None
+    schedule: Schedule | StagedSchedule,
+    name: str,
+    *,
+    note: str = "",
+    names: Names | None = None,
+    label: str | None = None,
+    constants: list[float] | None = None,
 ) -> str:
     """A header that defines the cell as a struct for the sweep.
 
@@ -104,6 +114,10 @@ def emit(
         name: lower case, as in "elman_tanh"; the struct is ``struct_name(name)``.
         note: what the first line says beyond where the struct comes from.
         names: of the parameters; by default the cell's own.
+        label: what the library calls the kernel; by default ``name``.
+        constants: by default they are written out. Else what depends on the cell's settings or sizes is
+            put here in the order in which the kernel is to be given it, as so many vectors after its
+            own: so that the text is the same for all of them.
 
     Raises:
         ValueError: the name is not lower case letters, digits and underscores.
@@ -112,13 +126,15 @@ def emit(
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"name: got {name!r}, expected lower case letters, digits and underscores")
     if isinstance(schedule, StagedSchedule):
-        return _emit_stages(schedule, name, note, names)
+        return _emit_stages(schedule, name, note, names, label or name, constants)
     s, (stage,) = schedule, schedule.forward
     vectors = [(vector, j) for vector, count in s.vectors.items() for j in range(count)]
     leaves = {("vector", vector, j): f"vector[{k}]" for k, (vector, j) in enumerate(vectors)}
     names = names or Names(" ".join(s.projection), stage.weight, " ".join(s.vectors))
 
     def leaf(unit: Unit) -> str:
+        if unit.op == "constant":
+            return _constant(unit, "vector[{}]", len(vectors), constants)
         return leaves.get((unit.op, unit.name, unit.index), f"{unit.op}[{unit.index}]")
 
     forward = _body(_array("next", s.next) + _array("keep", s.kept), leaf, {})
@@ -135,25 +151,36 @@ def emit(
         note=note or ".",
         equations="\n".join(f"// {line}".rstrip() for line in s.equations),
         struct=struct_name(name),
-        name=name,
+        label=label or name,
         projection=names.projection,
         weight=names.weight,
         transposed=str(stage.transposed).lower(),
         product="weightᵀ" if stage.transposed else "weight",
-        vector_names=names.vectors,
+        vector_names=names.vectors if vectors or constants else "",
         projected=s.projected,
         noise=s.noise,
         products=stage.products,
-        vectors=len(vectors),
+        vectors=len(vectors) + len(constants or ()),
         states=len(s.next),
         kept=len(s.kept),
         grads=len(s.grads),
         d_projected=", ".join(map(str, s.d_projected)),
         d_product=", ".join(map(str, s.d_product)),
-        d_vector=", ".join(map(str, s.d_vector)),
+        d_vector=", ".join(map(str, (*s.d_vector, *[-1] * len(constants or ())))),
         forward=forward,
         backward=backward,
     )
+
+
+def _constant(unit: Unit, place: str, first: int, constants: list[float] | None) -> str:
+    """A constant as it is written, or the place of its vector: the ``first``, or one after it."""
+    if not math.isfinite(unit.value):
+        raise Unsupported(f"the step has a constant that is not finite: {unit.value}")
+    if constants is None or unit.value in _WRITTEN:
+        return f"V({unit.value!r})"
+    if unit.value not in constants:
+        constants.append(unit.value)
+    return place.format(first + constants.index(unit.value))
 
 
 def _array(name: str, units: Sequence[Unit]) -> list[tuple[str, Unit]]:
@@ -180,11 +207,6 @@ def _body(
         return f"({text})" if own < tightness else text
 
     for unit in order:
-        if unit.op == "constant":
-            if not math.isfinite(unit.value):
-                raise Unsupported(f"the step has a constant that is not finite: {unit.value}")
-            names[unit] = (f"V({unit.value!r})", 9)
-            continue
         if not unit.args:
             names[unit] = (leaf(unit), 9)
             continue
@@ -214,13 +236,13 @@ _STAGED = """\
 #include <array>
 
 #include "../inline.h"
-#include "../stages.h"
+#include "../step.h"
 
 namespace {{
 
 {equations}
 struct {struct} {{
-  static constexpr const char* name = "{name}";
+  static constexpr const char* name = "{label}";
   static constexpr const char* projection = "{projection}";  // x weightᵀ + biases
   static constexpr const char* weight = "{weight}";
   static constexpr bool transposed = true;
@@ -254,7 +276,14 @@ struct {struct} {{
 """
 
 
-def _emit_stages(s: StagedSchedule, name: str, note: str, names: Names | None) -> str:
+def _emit_stages(
+    s: StagedSchedule,
+    name: str,
+    note: str,
+    names: Names | None,
+    label: str,
+    constants: list[float] | None,
+) -> str:
     names = names or Names(" ".join(s.projection), " ".join(s.weights), " ".join(s.vectors))
     starts = blocks_of(s.weights)
     grads = {unit: k for k, unit in enumerate(s.grads)}
@@ -277,23 +306,25 @@ def _emit_stages(s: StagedSchedule, name: str, note: str, names: Names | None) -
         for part in (s.forward, s.backward)
         for stage in part.stages
     ]
+    forward = _bodies(s.forward, vectors, {}, constants)
+    backward = _bodies(s.backward, vectors, there, constants)
     return _STAGED.format(
         cell=s.cell,
         note=note or ".",
         equations="\n".join(f"// {line}".rstrip() for line in s.equations),
         struct=struct_name(name),
-        name=name,
+        label=label,
         projection=names.projection,
         weight=names.weight,
-        vector_names=names.vectors,
+        vector_names=names.vectors if vectors or constants else "",
         projected=s.projected,
         noise=s.noise,
-        vectors=len(vectors),
+        vectors=len(vectors) + len(constants or ()),
         states=s.states,
         kept=len(s.kept),
         grads=len(s.grads),
         d_projected=", ".join(map(str, s.d_projected)),
-        d_vector=", ".join(map(str, s.d_vector)),
+        d_vector=", ".join(map(str, (*s.d_vector, *[-1] * len(constants or ())))),
         weight_blocks=sum(math.prod(shape) for shape in s.weights.values()),
         widest=max(widths),
         desk=max(len(s.forward.desk), len(s.backward.desk), 1),
@@ -301,8 +332,8 @@ def _emit_stages(s: StagedSchedule, name: str, note: str, names: Names | None) -
         tables="\n".join(tables),
         weight_gradient_count=len(gradients),
         weight_gradients=", ".join(gradients),
-        forward=_bodies(s.forward, vectors, {}),
-        backward=_bodies(s.backward, vectors, there),
+        forward=forward,
+        backward=backward,
     )
 
 
@@ -358,10 +389,17 @@ def _weight_gradient(
     )
 
 
-def _bodies(part: Pass, vectors: list[tuple[str, int]], there: dict[Unit, str]) -> str:
+def _bodies(
+    part: Pass,
+    vectors: list[tuple[str, int]],
+    there: dict[Unit, str],
+    constants: list[float] | None,
+) -> str:
     """The statements of each stage."""
 
     def leaf(unit: Unit) -> str:
+        if unit.op == "constant":
+            return _constant(unit, "at.vector({})", len(vectors), constants)
         if unit.op == "vector":
             return f"at.vector({vectors.index((unit.name, unit.index))})"
         return f"at.{unit.op}({unit.index})"

@@ -2,13 +2,15 @@
 
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unrolled.cells import Cell, State
 from unrolled.errors import UnrolledError
 
+Result = TypeVar("Result")
 _TORCH = str(Path(torch.__file__).parent)
 STATES = 4
 """The most state tensors a compiled cell may have: UNROLLED_STATES in csrc/unrolled.h."""
@@ -105,23 +108,47 @@ class _Method(nn.Module):
         return getattr(self.cell, self.method)(*arguments)
 
 
+def apart(call: Callable[[], Result]) -> Result:
+    """``call()`` in none of the modes that the caller may be in.
+
+    A thread of its own has none that belong to a thread: hooks of saved tensors, dispatch, function and
+    fake modes, a default device, autocast, inference, transforms of ``torch.func``. The others, which
+    belong to the process, are set aside. What is called from within is there already: a cell may hold
+    a layer, whose cells are traced then.
+    """
+
+    def called() -> Result:
+        _here.is_apart = True
+        return call()
+
+    if getattr(_here, "is_apart", False):
+        return call()
+    with _alone, _plain(), ThreadPoolExecutor(1) as thread:
+        return thread.submit(called).result()
+
+
+_here = threading.local()
+_alone = threading.Lock()
+
+
 @contextmanager
 def _plain() -> Iterator[None]:
-    """None of the modes that the caller may be in, and none of the random numbers it will draw."""
-    cached, parametrize._cache_enabled = (
+    """None of the process's modes, and none of the random numbers that the caller will draw."""
+    caching, parametrize._cache_enabled = (
         parametrize._cache_enabled,
         0,
     )  # what is traced is no result
+    dtype, strict = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.random.fork_rng(devices=[]),
-        ):
+        torch.set_default_dtype(torch.float32)
+        torch.use_deterministic_algorithms(False)
+        with torch.autograd.set_detect_anomaly(False), torch.random.fork_rng(devices=[]):
             yield
     finally:
-        parametrize._cache_enabled = cached
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        parametrize._cache_enabled = caching
 
 
 def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
@@ -149,7 +176,6 @@ def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
     return new
 
 
-@_plain()
 def trace(cell: Cell, *, fused: bool = True) -> Trace:
     """Record ``cell.step``, its gradient, and what ``cell.project`` is made of.
 
@@ -161,6 +187,10 @@ def trace(cell: Cell, *, fused: bool = True) -> Trace:
     Raises:
         Unsupported: the step depends on values, or the projection is not linear.
     """
+    return apart(partial(_trace, cell, fused))
+
+
+def _trace(cell: Cell, fused: bool) -> Trace:
     sizes = cell.state_sizes
     if len(sizes) > STATES:
         raise Unsupported(f"there are {len(sizes)} state tensors; {STATES} is the most")
@@ -586,7 +616,7 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _where(function: Callable[..., Any], arguments: tuple[Tensor, ...], node: fx.Node) -> str:
     same = [other for other in node.graph.nodes if other.target is node.target]
-    with _plain(), _Calls(node.target) as calls:
+    with _Calls(node.target) as calls:
         function(*arguments)
     return calls.lines[same.index(node)] if len(calls.lines) == len(same) else ""
 

@@ -1,9 +1,11 @@
 """Sentences from named corpora, files and standard input."""
 
+import codecs
 import gzip
 import html
 import json
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,12 @@ from typing import BinaryIO
 
 import regex
 
+from unrolled.data import encodings, structured
 from unrolled.data.text import Tokenizer
-from unrolled.errors import CallError, DataError, MissingExtraError
+from unrolled.errors import CallError, DataError, DataWarning, MissingExtraError
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is a file of another kind
+SAMPLE = 1 << 16  # bytes of a file by which its kind is told
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def sentences(sources: Sequence[str]) -> Iterator[str]:
         raise CallError("data: standard input, '-', can be read only once")
     empty = True
     for source in sources:
-        for line in CORPORA[source].sentences() if source in CORPORA else lines(source):
+        for line in CORPORA[source].sentences() if source in CORPORA else texts(source):
             if line.strip():
                 empty = False
                 yield line
@@ -165,8 +169,32 @@ def listed(sources: Iterable[str]) -> str:
     return ", ".join("standard input" if source == "-" else source for source in sources)
 
 
+def texts(path: str) -> Iterator[str]:
+    """As ``lines``, of a file that is to hold one text a line: if it is a table, JSON or markup, a
+    ``DataWarning`` says so, and what to do.
+    """
+    head: list[str] = []
+    for line in lines(path):
+        if len(head) < structured.HEAD:
+            head.append(line)
+            if len(head) == structured.HEAD:
+                _warn_of_structure(head, path)
+        yield line
+    if len(head) < structured.HEAD:
+        _warn_of_structure(head, path)
+
+
+def _warn_of_structure(head: Sequence[str], path: str) -> None:
+    found = structured.structure_of(head, path)
+    if found is not None:
+        text = f"{listed([path])}: {structured.advice(found, path)}"
+        warnings.warn(text, DataWarning, stacklevel=2)
+
+
 def lines(path: str) -> Iterator[str]:
     """The lines of the UTF-8 file at ``path`` (``-``: standard input), without their ends.
+
+    A line ends as on any system: with a line feed, a carriage return, or both.
 
     Raises:
         DataError: it cannot be read, is not text, or has a line of more than ``LONGEST_LINE`` bytes.
@@ -176,10 +204,10 @@ def lines(path: str) -> Iterator[str]:
         if path == "-":
             if sys.stdin is None:
                 raise DataError(f"{name}: closed, expected text")
-            yield from _decoded(sys.stdin.buffer, name)
+            yield from _decoded(sys.stdin.buffer, path)
             return
         with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as file:
-            yield from _decoded(file, name)
+            yield from _decoded(file, path)
     except FileNotFoundError:
         raise DataError(
             f"{name}: no such file, and no corpus of that name; corpora: {', '.join(CORPORA)}"
@@ -190,24 +218,47 @@ def lines(path: str) -> Iterator[str]:
         raise DataError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
-def _decoded(file: BinaryIO | gzip.GzipFile, name: str) -> Iterator[str]:
-    number = 0
-    while raw := file.readline(LONGEST_LINE + 1):
-        number += 1
+def _decoded(file: BinaryIO | gzip.GzipFile, path: str) -> Iterator[str]:
+    name, seen = listed([path]), b""
+    for number, raw in enumerate(_ended(file), start=1):
+        seen += (raw + b"\n")[: SAMPLE - len(seen)]
+        if number == 1 and (fault := encodings.refused_at_once(raw, path)):
+            raise DataError(f"{name}: {fault}")
         if len(raw) > LONGEST_LINE:
             raise DataError(
                 f"{name}: line {number} has more than {LONGEST_LINE:,} bytes; "
                 "expected one sentence or paragraph a line"
             )
         if b"\0" in raw:
-            raise DataError(
-                f"{name}: line {number} has a zero byte; expected UTF-8 text, not binary"
-            )
+            why = encodings.with_zero_bytes(_sample(path) or seen + file.readline(SAMPLE), path)
+            raise DataError(f"{name}: line {number} has a zero byte; {why}")
         try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = raw.removeprefix(codecs.BOM_UTF8).decode()  # one of each file that was joined
         except UnicodeDecodeError as error:
+            why = encodings.not_utf8(_sample(path) or seen + file.readline(SAMPLE), path)
             raise DataError(
-                f"{name}: line {number} is not UTF-8 (byte {error.start + 1} of the line); "
-                f"convert the file, for example with: iconv -f GB18030 -t UTF-8"
+                f"{name}: line {number} is not UTF-8 (byte {error.start + 1} of the line); {why}"
             ) from None
-        yield text.rstrip("\r\n")
+        yield text
+
+
+def _ended(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    """The lines of ``file`` without their ends. One that is too long is the last, and cut."""
+    rest = b""
+    while len(rest) <= LONGEST_LINE and (part := file.readline(LONGEST_LINE + 1)):
+        if part.find(b"\r") < 0 and not rest and part.endswith(b"\n"):
+            yield part[:-1]
+            continue
+        found = (rest + part).splitlines(keepends=True)
+        rest = b"" if found[-1].endswith(b"\n") else found.pop()  # which may go on, if only by "\n"
+        yield from (line.rstrip(b"\r\n") for line in found)
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
+def _sample(path: str) -> bytes:
+    """The beginning of what is at ``path``, if it can be read twice."""
+    if path == "-" or not Path(path).is_file():
+        return b""
+    with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as file:
+        return file.read(SAMPLE)

@@ -7,9 +7,10 @@ only its distinct tokens are held. What is written is all that training and eval
 import hashlib
 import json
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ from unrolled.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.90, 0.05, 0.05)
+BOUNDS = np.cumsum(SHARES)[:-1].tolist()
 BLOCK = 1 << 20  # sentences that are shuffled and sorted together
+HELD = 1 << 17  # sentences that are held at most to see whether a split is empty
+PASSAGES = 40  # of a short text, at least
 CHUNK = 1 << 22  # numbers that are recoded at a time
 
 
@@ -44,9 +48,64 @@ def split_of(sentence: str) -> str:
     >>> split_of("今天天气很好。"), split_of("Good morning.")
     ('train', 'train')
     """
-    digest = hashlib.blake2b(sentence.encode(), digest_size=8).digest()
-    position = int.from_bytes(digest, "big") / 2**64
-    return SPLITS[int(np.searchsorted(np.cumsum(SHARES)[:-1], position, side="right"))]
+    return SPLITS[bisect_right(BOUNDS, _position(sentence))]
+
+
+def _position(part: str) -> float:
+    """From 0 to 1, by its hash."""
+    digest = hashlib.blake2b(part.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def assigned(texts: Iterable[str], passage: int | None) -> Iterator[tuple[str, str]]:
+    """Each of ``texts`` with its split: that of its hash, or with ``passage`` that of its passage's number.
+
+    Of a short text some splits would be empty by chance. Then a part goes over from the largest split, that
+    with the largest hash: of two different sentences one is for validation, of three one for each
+    split. With ``passage``, passages of a short text are shorter: some 40 of them, if there are sentences
+    enough. What is decided depends on the text alone, of which only a beginning is held that shows it.
+
+    >>> [split for _, split in assigned(["a", "b", "c"], None)]
+    ['test', 'validation', 'train']
+    """
+    texts = iter(texts)
+    head: list[str] = []
+    missing = set(SPLITS)
+    for text in texts:
+        head.append(text)
+        if passage is None:
+            missing.discard(split_of(text))
+        else:
+            missing.discard(split_of(f"passage {(len(head) - 1) // passage}"))
+        if not missing or len(head) > HELD:
+            break
+    else:  # it is all there
+        passage = passage and max(1, min(passage, len(head) // PASSAGES))
+        moved = _moved(head if passage is None else _passages(len(head), passage))
+        for number, text in enumerate(head):
+            part = text if passage is None else f"passage {number // passage}"
+            yield text, moved.get(part) or split_of(part)
+        return
+    for number, text in enumerate(chain(head, texts)):
+        yield text, split_of(text if passage is None else f"passage {number // passage}")
+
+
+def _passages(sentences: int, passage: int) -> list[str]:
+    return [f"passage {k}" for k in range(-(-sentences // passage))]
+
+
+def _moved(parts: Iterable[str]) -> dict[str, str]:
+    """Which of ``parts`` are in another split than that of their hash, so that none is empty."""
+    ranked = sorted(dict.fromkeys(parts), key=_position)
+    found = {split: [part for part in ranked if split_of(part) == split] for split in SPLITS}
+    moved = {}
+    for split in SPLITS[: len(ranked)]:
+        if not found[split]:
+            largest = max(SPLITS, key=lambda other: len(found[other]))
+            part = found[largest].pop()
+            found[split].append(part)
+            moved[part] = split
+    return moved
 
 
 def pieces(tokens: list[str], longest: int) -> Iterator[list[str]]:
@@ -115,8 +174,8 @@ class Dataset:
 
         The vocabulary is that of the training split, unless one is given. A sentence of more than
         ``longest`` tokens is cut. With ``passage``, the text is continuous: so many sentences that
-        follow each other fall into one split, and ``documents`` reads them on. With ``words``, a
-        batch also says where words end.
+        follow each other fall into one split, fewer of a short text, and ``documents`` reads them on. With
+        ``words``, a batch also says where words end. No split is empty that need not be: see ``assigned``.
         """
         numbers = {
             token: n for n, token in enumerate(vocabulary.tokens if vocabulary else SPECIALS)
@@ -135,14 +194,10 @@ class Dataset:
                 for s in (SPLITS if words else ())
             }
             position = dict.fromkeys(SPLITS, 0)
-            for number, sentence in enumerate(sentences):
-                text = tokenizer.normalise(sentence)
-                if passage is None:
-                    split = split_of(text)
-                elif number % passage == 0:
-                    before, split = split, split_of(f"passage {number // passage}")
-                    if split != before:
-                        begun[split].append(written[split])
+            for text, chosen in assigned(map(tokenizer.normalise, sentences), passage):
+                before, split = split, chosen
+                if passage is not None and split != before:
+                    begun[split].append(written[split])
                 last = iter(tokenizer.ends(text) if words else ())
                 for piece in pieces(tokenizer.cut(text), longest):
                     encoded = array("I", [START])

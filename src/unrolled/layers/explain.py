@@ -12,6 +12,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Hidden, Twin, check_kinds, obstacles, weights_of, why_no_twin
 from unrolled.scan import native, obstacles_of_resets
+from unrolled.scan.computed import settled
 from unrolled.shapes import Lengths
 
 Path = Literal["native", "reference", "refused"]
@@ -57,9 +58,9 @@ def explain(
     resets: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Explanation:
-    """Which path ``module(x, hx)`` takes, and why it is not the native one. Nothing is run.
+    """Which path ``module(x, hx)`` takes, and why it is not the native one.
 
-    A cell that is compiled on first use is compiled now.
+    Nothing is run, and nothing compiled: a cell of one's own is at its first call.
 
         >>> import torch
         >>> from unrolled import layers
@@ -125,7 +126,7 @@ def obstacles_of(
             check_kinds(layer, x, hx)
             if lengths is not None or resets is not None:
                 layer.checked(x, lengths, resets)
-        return obstacles(layer, weights_of(layer), x, hx)
+        return obstacles(layer, weights_of(settled(layer)), x, hx)
     held = (*layer.parameters(), *layer.buffers())
     tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
     if x is not None:
@@ -134,10 +135,12 @@ def obstacles_of(
         tensors = [x, *tensors, *(state or ())]
     missing = native.missing()
     reasons = [] if missing is None else [missing]
+    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
     for cell in cast(Sequence[Cell], layer.cells):
-        reasons += native.obstacles_of_cell(cell, tensors[0].dtype) if missing is None else []
+        if missing is None:
+            reasons += native.obstacles_of_cell(settled(cell), dtype, compiled=False)
         reasons += obstacles_of_resets(cell, resets)
-    return reasons + native.obstacles_of_tensors(*tensors)
+    return reasons + (native.obstacles_of_tensors(*tensors) if tensors else [])
 
 
 def _explanation(

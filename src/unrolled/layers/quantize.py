@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell
+from unrolled.scan.computed import computed_names
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -58,9 +59,10 @@ def quantize(model: Model) -> Model:
     found = list(_matrices(model))
     if not found:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
-    for module, name in found:
-        getattr(module, name).requires_grad_(False)
-        parametrize.register_parametrization(module, name, Int8())
+    with torch.inference_mode(False):  # whose tensors nothing outside of it could write to
+        for module, name in found:
+            getattr(module, name).requires_grad_(False)
+            parametrize.register_parametrization(module, name, Int8())
     return model
 
 
@@ -68,10 +70,10 @@ def _matrices(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Each matrix of a recurrent layer or a cell: whose it is, and its name there."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | Cell):
-            if parametrize.is_parametrized(module):
+            if names := computed_names(module):
                 raise ValueError(
-                    f"{name or 'model'}: got parametrised weights, expected plain ones; "
-                    "call torch.nn.utils.parametrize.remove_parametrizations first"
+                    f"{name or 'model'}: got parametrised weights, {', '.join(names)}, expected plain "
+                    "ones; call torch.nn.utils.parametrize.remove_parametrizations or prune.remove first"
                 )
             for own, parameter in module.named_parameters(recurse=False):
                 if parameter.dim() == 2:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
 from unrolled.layers.result import Result
 from unrolled.layers.tracing import as_leaf, is_symbolic
 from unrolled.scan import Backend, Through, Watcher, check_backend, read, scan
+from unrolled.scan.computed import computed
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -337,7 +338,7 @@ class Recurrent(nn.Module):
         cell = cast(Cell, self.cells[k])
         if not (self.weight_drop and self.training):
             return cell
-        return _with_weight_drop(cell, self.weight_drop)
+        return _with_weight_drop(computed(cell), self.weight_drop)
 
     def joined(self, level: int, outputs: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
         """What a layer gives: its directions' ``outputs`` merged, projected, joined to what it ``read``."""
@@ -465,10 +466,20 @@ def _made(
     cell: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, object]
 ) -> Cell:
     """A new cell, or an error if it is none."""
-    made = cell(input_size, hidden_size, **options)
+    advice = "expected super().__init__(input_size, hidden_size) at the start of its __init__"
+    try:
+        made = cell(input_size, hidden_size, **options)
+    except AttributeError as error:
+        if "before Module.__init__() call" not in str(error):
+            raise
+        raise TypeError(f"cell: got {cell!r}, which sets up no Cell, {advice}") from error
+    if isinstance(made, Cell) and not {"_parameters", "hidden_size"} <= vars(made).keys():
+        raise TypeError(f"cell: got {cell!r}, which sets up no Cell, {advice}")
     if not isinstance(made, Cell):
         raise TypeError(
             f"cell: got {cell!r}, which makes a {type(made).__name__}; "
             "expected a Cell class, such as cells.GRU"
         )
+    if isinstance(made, GatedCell):
+        made.check_norms()
     return made

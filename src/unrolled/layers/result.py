@@ -10,36 +10,69 @@ from torch.utils import _pytree as pytree
 from unrolled.cells import State
 
 
+class LayerState(tuple[Tensor, ...]):
+    """A layer's state: a tuple, which also knows what a ``Result`` says by name.
+
+    It is here, since others put a ``Result`` together again: a full backward hook of ``torch.nn``, from
+    its two items. Of what has been put together from single tensors nothing is known.
+    """
+
+    _known: tuple[State | None, int, int] | None = None
+    """The states at every step, if asked for; S; where in the state the last layer's outputs are."""
+
+    def __reduce__(self) -> Any:
+        return tuple, (list(self),)
+
+
 class Result(tuple[Tensor | tuple[Tensor, Tensor], State]):
     """What a layer returns; it unpacks as ``y, state``, and has more by name.
 
+    As any tuple it can be made of an iterable of its two items, too. If the second is the very state of
+    a result, the new one says all that this said; else it has no ``states`` and no ``final``.
+
     Args:
-        y: the outputs.
+        y: the outputs, or both items.
         state: after each direction's last step.
         states: at every step, if asked for.
-        directions: S.
+        directions: S; by default what ``state`` says.
         last: where in ``state`` the outputs of the last layer are.
     """
 
-    states: State | None
-    """With ``states=True`` in the call, the states after every step: as ``state``, but with time,
-    ``[L*S, T, B, size]`` each (``[L*S, B, T, size]`` if ``batch_first``); zero at steps that are not
-    real. Otherwise ``None``."""
-
     def __new__(
         cls,
-        y: Tensor | tuple[Tensor, Tensor],
-        state: State,
+        y: Tensor | tuple[Tensor, Tensor] | Iterable[Any],
+        state: State | None = None,
         states: State | None = None,
-        directions: int = 1,
+        directions: int | None = None,
         last: int = 0,
     ) -> Self:
-        result = super().__new__(cls, (y, state))
-        result.states = states
-        result._which = (directions, last)
-        return result
+        items: tuple[Any, ...] = tuple(y) if state is None else (y, state)
+        if len(items) != 2:
+            raise TypeError(f"Result: got {len(items)} items, expected two, y and state")
+        if directions is not None:
+            knowing = LayerState(items[1])
+            knowing._known = (states, directions, last)
+            items = (items[0], knowing)
+        return super().__new__(cls, items)
 
-    _which: tuple[int, int]
+    def _known(self, name: str) -> tuple[State | None, int, int]:
+        """What the state knows, or an error that speaks of ``name``."""
+        known: tuple[State | None, int, int] | None = getattr(self.state, "_known", None)
+        if known is None:
+            raise RuntimeError(
+                f"{name}: got a Result that was put together from single tensors (moved to a device, "
+                f"detached or gathered), expected the one that the layer returned; take {name} from that"
+            )
+        return known
+
+    @property
+    def states(self) -> State | None:
+        """With ``states=True`` in the call, the states after every step; otherwise ``None``.
+
+        As ``state``, but with time, ``[L*S, T, B, size]`` each (``[L*S, B, T, size]`` if
+        ``batch_first``); zero at steps that are not real.
+        """
+        return self._known("states")[0]
 
     @property
     def y(self) -> Tensor | tuple[Tensor, Tensor]:
@@ -67,29 +100,46 @@ class Result(tuple[Tensor | tuple[Tensor, Tensor], State]):
         backward cell what it says after a single step.) However the directions are merged, and before
         projection and residual.
         """
-        directions, last = self._which
+        _, directions, last = self._known("final")
         h = self.state[last]
         return torch.cat(h.narrow(-3, h.shape[-3] - directions, directions).unbind(-3), -1)
 
-    def __getnewargs__(self) -> Any:
-        return (*self, self.states, *self._which)
+    def __reduce__(self) -> Any:
+        known = getattr(self.state, "_known", None)
+        return type(self), (self.y, tuple(self.state), *(known or ()))
 
     def __repr__(self) -> str:
-        shown = "" if self.states is None else f", states={self.states!r}"
+        known = getattr(self.state, "_known", None)
+        shown = "" if known is None or known[0] is None else f", states={known[0]!r}"
         return f"Result(y={self.y!r}, state={self.state!r}{shown})"
 
 
-def _flatten(result: Result) -> tuple[list[Any], tuple[int, int]]:
-    every = [] if result.states is None else [result.states]
-    return [result.y, result.state, *every], result._which
+def _flatten(state: LayerState) -> tuple[list[Any], Any]:
+    if state._known is None:
+        return [*state], None
+    states, *which = state._known
+    return [*state, *([] if states is None else [states])], (len(state), *which)
 
 
-def _unflatten(parts: Iterable[Any], which: Any) -> Result:
-    y, state, *every = parts
-    return Result(y, state, every[0] if every else None, *which)
+def _unflatten(parts: Iterable[Any], known: Any) -> LayerState:
+    if known is None:
+        return LayerState(parts)
+    (*tensors,), (count, directions, last) = parts, known
+    state = LayerState(tensors[:count])
+    state._known = (tensors[count] if len(tensors) > count else None, directions, last)
+    return state
 
 
-# So that torch.func and torch.export see through it.
+# So that torch.load(…, weights_only=True) reads a state that torch.save has written.
+torch.serialization.add_safe_globals([tuple])
+
+# So that torch.func and torch.export see through them.
 pytree.register_pytree_node(
-    Result, _flatten, _unflatten, serialized_type_name="unrolled.layers.Result"
+    Result,
+    lambda result: (list(result), None),
+    lambda items, _: Result(items),
+    serialized_type_name="unrolled.layers.Result",
+)
+pytree.register_pytree_node(
+    LayerState, _flatten, _unflatten, serialized_type_name="unrolled.layers.LayerState"
 )

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from unrolled.cells import Cell, State
 from unrolled.layers.explain import obstacles_of
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import fresh_state, state_shapes
+from unrolled.layers.states import fresh_state, state_shapes, weight_of
 from unrolled.layers.twins import KERNELS, Twin, weights_of
 from unrolled.scan import native
+from unrolled.scan.computed import computed, hooked
 from unrolled.scan.operators import Step, Weights
-from unrolled.shapes import Shape, check_resets, check_size, check_state
+from unrolled.shapes import Shape, check_dense, check_resets, check_size, check_state
 
 
 class Saved(TypedDict):
@@ -31,7 +32,7 @@ class Stream:
     The state stays inside. Everything is as in evaluation, whether or not the layer is training:
     nothing is dropped. With the kernels nothing is allocated or packed again at a step. Weights that
     an optimizer or ``load_state_dict`` changes take effect at the next one; a change through
-    ``weight.data`` in place, or of weights that a parametrization computes, cannot be seen.
+    ``weight.data`` in place cannot be seen.
 
         >>> import torch, unrolled
         >>> layer = unrolled.LSTM(3, 5)
@@ -95,6 +96,7 @@ class Stream:
             ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
         """
         first = self.layer.batch_first
+        check_dense("x", x, f"[{self.lanes}, {self.layer.input_size}]")
         is_chunk = x.dim() == 3
         given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
         row = [self.lanes, self.layer.input_size]
@@ -232,6 +234,8 @@ class Stream:
         self._prepare()
         self.state = state
 
+    @torch.inference_mode(False)  # whose tensors could not be written to once it is left
+    @torch.no_grad()
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
         layer = self.layer
@@ -239,15 +243,12 @@ class Stream:
             reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
             reasons = reasons or obstacles_of(layer)
             kernels = [] if reasons else _kernels(layer)
-            if None in kernels:
+            if None in kernels or any(True for _ in hooked(layer)):
                 kernels = []  # a scan of one step, by the kernel all the same
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
-        self._like = next(
-            iter(weights_of(layer)[0] if isinstance(layer, Twin) else layer.parameters()),
-            torch.empty(0),
-        )
+        self._like = weight_of(layer)
         self._seen = self._signature()
         self._is_chained = isinstance(layer, Twin) or not (layer.projection or layer.residual)
         self._width = (
@@ -267,14 +268,14 @@ class Stream:
         for module in self._holders():
             for weight in module._parameters.values():
                 if weight is not None:
-                    seen += (weight._version, weight.data_ptr())
+                    version = 0 if weight.is_inference() else weight._version
+                    seen += (version, weight.data_ptr())
         return seen
 
     def _holders(self) -> Sequence[nn.Module]:
         """What holds the weights that the kernels read."""
-        if isinstance(self.layer, Twin):
-            return [self.layer]
-        return [part for cell in self.layer.cells for part in cell.modules()]
+        owners = [self.layer] if isinstance(self.layer, Twin) else self.layer.cells
+        return [part for owner in owners for part in owner.modules()]
 
     def _tensors(self) -> State:
         """The state of all rows that there is memory for; a copy if the kernels hold it."""
@@ -310,11 +311,11 @@ class Stream:
 
 def _kernels(layer: Recurrent | Twin) -> Sequence[tuple[str, Weights] | None]:
     """The kernel of each layer, and its weights; ``None`` where it cannot take a bare step."""
-    if isinstance(layer, Twin):
-        name = KERNELS[layer.mode]
-        return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in weights_of(layer)]
     with torch.no_grad():
-        return [native.kernel_of(cell) for cell in cast(Sequence[Cell], layer.cells)]
+        if isinstance(layer, Twin):
+            name, groups = KERNELS[layer.mode], weights_of(computed(layer))
+            return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in groups]
+        return [native.kernel_of(computed(cell)) for cell in cast(Sequence[Cell], layer.cells)]
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
+import torch
 from torch import fx, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -48,6 +50,9 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     ``allow_rnn`` is on, since it would unroll PyTorch's loops. The kernels' operators have no loop to
     unroll. The setting is on for the one look at such an instance, so that other layers are treated as
     ever; where this PyTorch has no such setting, nothing is done.
+
+    Of an instance that is not welcome ``forward`` itself leaves the graph, by ``outside_graphs``. A
+    refusal by Dynamo would hold for that method's code, and so for every other instance from then on.
     """
 
     def enter(builder: ModuleType) -> None:
@@ -57,16 +62,61 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
             return
         wrap_module = builder.VariableBuilder.wrap_module
 
+        @cache
+        def never_traced() -> None:  # late, since Dynamo is not whole yet
+            import torch._dynamo
+
+            alone: Any = torch._dynamo.disable  # has no types
+            kind.outside_graphs = alone(kind.outside_graphs)  # type: ignore[attr-defined]
+
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:
-            if not (isinstance(value, kind) and welcome(value)):
+            if not isinstance(value, kind):
                 return wrap_module(self, value)
+            value.__dict__["enters_graphs"] = welcome(value)
+            never_traced()
             with config.patch(allow_rnn=True):
                 return wrap_module(self, value)
 
         builder.VariableBuilder.wrap_module = wrap
 
     when_imported(BUILDER, enter)
+
+
+def script_copies(kind: type[nn.Module]) -> None:
+    """Let ``torch.jit.script`` prepare a copy of a model that holds a ``kind``, not the model itself.
+
+    It puts what ``__prepare_scriptable__`` gives into the modules that hold it; so these are copied
+    first. Parameters, buffers and all else stay shared. Where this PyTorch does it otherwise, nothing
+    is done.
+    """
+    from torch.jit import _script
+
+    prepare = getattr(_script, "call_prepare_scriptable_func", None)
+    if prepare is None:
+        return
+
+    @functools.wraps(prepare)
+    def prepare_copy(model: Any) -> Any:
+        if isinstance(model, nn.Module) and any(isinstance(m, kind) for m in model.modules()):
+            model = _with_own_modules(model, {})
+        return prepare(model)
+
+    _script.call_prepare_scriptable_func = prepare_copy
+
+
+def _with_own_modules(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    """A module that shares all with ``module`` but the modules inside, which are such copies too."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
+    if id(module) not in copies:
+        copies[id(module)] = copy = type(module).__new__(type(module))
+        copy.__dict__.update(module.__dict__)
+        copy._modules = {
+            name: None if part is None else _with_own_modules(part, copies)
+            for name, part in module._modules.items()
+        }
+    return copies[id(module)]
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:

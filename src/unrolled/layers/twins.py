@@ -18,10 +18,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic
+from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
-from unrolled.shapes import Lengths, check_lengths, check_resets
+from unrolled.shapes import Lengths, check_dense, check_lengths, check_like, check_resets
 
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
@@ -44,6 +44,8 @@ class Twin(nn.RNNBase):
     """What looks on at the backward pass; see ``unrolled.watch``."""
     clip: float | None = None
     """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    enters_graphs = True
+    """Whether ``torch.compile`` may take it into a graph, as it found when it last looked."""
 
     def __init__(self, *args: Any, backend: Backend = "auto", **kwargs: Any) -> None:
         check_backend(backend)
@@ -82,13 +84,15 @@ class Twin(nn.RNNBase):
         if is_symbolic(input):
             given = {"lengths": lengths, "resets": resets}
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
+        if torch.compiler.is_dynamo_compiling() and not self.enters_graphs:
+            return self.outside_graphs(input, hx, lengths, resets)
         is_whole = lengths is None and resets is None and self.through is None
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
+        check_kinds(self, input, hx)
         if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
-        check_kinds(self, input, hx)
         weights = weights_of(self)
         run: Run = native.run
         if self.backend == "reference":
@@ -96,14 +100,20 @@ class Twin(nn.RNNBase):
         elif reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
+            _check_alike(self, weights, input, hx)
             run = native.run_reference
             is_transformed = not self.proj_size and _is_transformed(weights, input, hx)
             if is_plain and not (is_watched or is_transformed):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        if isinstance(input, PackedSequence) and is_plain and run is not native.run:
+        if (
+            isinstance(input, PackedSequence)
+            and is_plain
+            and not is_watched
+            and run is not native.run
+        ):
             return super().forward(input, hx)
         if self.clip is not None:
-            run = self._clipped(run, input)
+            run = partial(run, clip=self.clip)
         if not is_whole or is_watched:
             counts, begins = (None, None) if is_whole else self.checked(input, lengths, resets)
             run = self._in_parts(run, {"lengths": counts, "resets": begins})
@@ -130,6 +140,16 @@ class Twin(nn.RNNBase):
         y, final = self._sweep(input, state, weights, run=run)
         return y, self._as_hidden(final)
 
+    def outside_graphs(
+        self,
+        x: Tensor | PackedSequence,
+        hx: Hidden | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+    ) -> Any:
+        """``forward``, where a compiler does not look."""
+        return self.forward(x, hx, lengths=lengths, resets=resets)
+
     def checked(
         self, x: Tensor | PackedSequence, lengths: Lengths | None, resets: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -149,15 +169,6 @@ class Twin(nn.RNNBase):
         if resets is not None:
             resets = check_resets(resets, steps, lanes, batch_first=first)
         return lengths, resets
-
-    def _clipped(self, run: Run, x: Tensor | PackedSequence) -> Run:
-        """``run`` with ``clip``, or an error where nothing can clip."""
-        if isinstance(x, PackedSequence) and run is native.run_reference:
-            raise ValueError(
-                f"clip: got {self.clip} with a PackedSequence, which the reference cannot take; "
-                "expected a tensor [T, B, D], with lengths="
-            )
-        return partial(run, clip=self.clip)
 
     def _in_parts(self, run: Run, masks: Masks) -> Run:
         """``run`` with ``masks``, and through what takes it in parts, if there is such."""
@@ -422,6 +433,7 @@ def obstacles(
 enter_graphs(
     Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
 )
+script_copies(Twin)
 
 
 def check_kinds(layer: Twin, x: object, hx: object) -> None:
@@ -435,6 +447,8 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
             f"input: got {type(x).__name__}, expected a tensor or a PackedSequence; "
             "make a tensor of it with torch.as_tensor()"
         )
+    if isinstance(x, Tensor):
+        check_dense("input", x, f"[T, B, {layer.input_size}]")
     if hx is None:
         return
     if layer.mode == "LSTM":
@@ -447,6 +461,23 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
         if isinstance(hx, tuple | list):
             got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
         raise TypeError(f"hx: got {got}, expected {expected}")
+
+
+def _check_alike(
+    layer: Twin, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
+) -> None:
+    """Refuse what torch.nn would fail on: other dtypes or devices, or transforms of ``proj_size``."""
+    data = x.data if isinstance(x, PackedSequence) else x
+    for names, group in zip(layer._all_weights, weights, strict=True):
+        for name, weight in zip(names, group, strict=True):
+            check_like("input", data, weight, name)
+    for state in _as_state(hx):
+        check_like("hx", state, data, "input")
+    if layer.proj_size and _is_transformed(weights, x, hx):
+        raise RuntimeError(
+            f"proj_size: got {layer.proj_size} under a transform of torch.func (vmap, grad, jvp …), which "
+            "torch.nn's loops do not take, expected 0; use Recurrent with projection="
+        )
 
 
 def as_recurrent(layer: nn.RNNBase, weights: Groups) -> Recurrent:

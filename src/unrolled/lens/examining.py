@@ -12,7 +12,7 @@ from unrolled.lens.causes import PROBES, WIDE, Causes, causes_of, slopes_of
 from unrolled.lens.flow import Flow, Stretch
 from unrolled.lens.recurrence import Recurrence, recurrences
 from unrolled.lens.verdict import Verdict, judge
-from unrolled.lens.view import View, view_of
+from unrolled.lens.view import REACH, View, view_of
 
 LANES = 32  # over which, at most, the slopes of an activation are taken
 
@@ -21,7 +21,12 @@ Place = tuple[int, int]
 
 
 def examined(
-    layer: Layer, x: Tensor, flows: Mapping[Place, Flow], steps: int, views: bool
+    layer: Layer,
+    x: Tensor,
+    flows: Mapping[Place, Flow],
+    steps: int,
+    views: bool,
+    lag: int | None = None,
 ) -> dict[Place, tuple[Verdict, View | None]]:
     """The verdict on each scan of ``layer`` in the call that ``flows`` are of, and what there is to show.
 
@@ -34,26 +39,33 @@ def examined(
         flows: of every scan.
         steps: S.
         views: whether there is anything to show.
+        lag: over how many steps back the verdict is, if not over the whole stretch.
     """
     any_flow = next(iter(flows.values()))
     stretch = any_flow.longest()
     if stretch is None:
         return {}
     length, lanes = len(stretch.steps), _lanes(any_flow, stretch)
-    x, chosen = any_flow.padded(x), stretch.steps[:steps]
-    part = x[chosen.to(x.device)][:, lanes.to(x.device)]
-    starts = [
-        _start(flows.get(place), stretch, lanes, is_whole=length <= steps)
-        for place in sorted(flows)
-    ]
+    x = any_flow.padded(x)
+
+    def taken(count: int, lanes: Tensor) -> tuple[Recurrence, ...]:
+        """The scans over the first ``count`` steps of the stretch."""
+        part = x[stretch.steps[:count].to(x.device)][:, lanes.to(x.device)]
+        starts = [
+            _start(flows.get(place), stretch, lanes, is_whole=length <= count)
+            for place in sorted(flows)
+        ]
+        return recurrences(layer, part.transpose(0, 1) if layer.batch_first else part, starts)
+
+    scans = taken(steps, lanes)
+    wholes = taken(REACH, lanes[:1]) if views and steps < length else scans
     found = {}
-    given = part.transpose(0, 1) if layer.batch_first else part
-    for scan in recurrences(layer, given, starts):
+    for scan, whole in zip(scans, wholes, strict=True):
         if not _is_finite(scan):
             continue
         causes = _causes(scan)
-        view = view_of(scan, causes) if views else None
-        verdict = judge(any_flow.layer, causes, length)
+        view = view_of(scan, causes, whole) if views else None
+        verdict = judge(any_flow.layer, causes, length if lag is None else min(length, lag + 1))
         found[scan.level, scan.direction] = verdict, view
     return found
 

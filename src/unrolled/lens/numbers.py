@@ -1,7 +1,10 @@
 """Numbers as data and as words."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+NEAR = 1e7  # times the least normal number: from a larger one no step brings a gradient to 0 by its size
 
 
 def plain(value: Any) -> Any:
@@ -17,6 +20,28 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def underflowed(norms: Sequence[float | None], least: float | None) -> list[bool]:
+    """Which ``norms`` of a gradient, by step, are too small for its dtype.
+
+    They are under ``least``, the dtype's least normal number, and so of few digits; or 0, and the steps of
+    0 around them end at a norm that is nearly as small. Any other 0 is one: no gradient leads there.
+
+    >>> underflowed([0.0, 0.0, 1e-40, 1e-36, 1e-20, 0.0], 1.18e-38)
+    [True, True, True, False, False, False]
+    """
+    found = [False] * len(norms)
+    for order in (range(len(norms)), reversed(range(len(norms)))):
+        is_near = False
+        for t in order:
+            norm = norms[t]
+            if norm is None or least is None or math.isnan(norm):
+                is_near = False
+            else:
+                is_near = norm < NEAR * least and (norm > 0 or is_near)
+                found[t] |= is_near and norm < least
+    return found
 
 
 def steps_in_words(horizon: float) -> str:

@@ -14,6 +14,7 @@ from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer, weight_of
 from unrolled.layers.twins import Twin, weights_of, why_no_twin
 from unrolled.scan import scan
+from unrolled.scan.computed import computed
 from unrolled.shapes import check_input, check_size
 
 # How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
@@ -201,10 +202,11 @@ def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
 def as_recurrent(layer: Layer) -> Recurrent:
     """A ``Recurrent`` over the very weights of ``layer``, time first, in evaluation, untrained."""
     if isinstance(layer, Recurrent):
-        view = _in_evaluation(layer)
+        view = computed(_in_evaluation(layer))
         view.batch_first, view.through = False, None
         vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
         return view
+    layer = computed(_in_evaluation(layer))
     groups = [[weight.detach() for weight in group] for group in weights_of(layer)]
     return twins.as_recurrent(layer, groups).eval()
 

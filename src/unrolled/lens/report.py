@@ -17,7 +17,7 @@ from torch import Tensor
 from unrolled.files import replace
 from unrolled.lens.breaks import Broken
 from unrolled.lens.flow import Flow, scan_name
-from unrolled.lens.numbers import plain, steps_in_words
+from unrolled.lens.numbers import plain, steps_in_words, underflowed
 from unrolled.lens.spikes import Clipping
 from unrolled.lens.verdict import Verdict, worst
 from unrolled.lens.view import View
@@ -46,7 +46,7 @@ class Row:
     ``calls``: how many calls a gradient came to. ``norms``: the mean over lanes, and over the calls with
     the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``; NaN where none came. ``spread``: the standard
     deviation over lanes, ``[T]``. ``verdict`` and ``view`` are missing where there was no real step, or a
-    number was not finite.
+    number was not finite. ``least``: the least normal number of the gradient's dtype, 0 if that is unknown.
     """
 
     layer: str
@@ -57,6 +57,7 @@ class Row:
     spread: Tensor = field(repr=False)
     verdict: Verdict | None
     view: View | None = field(default=None, repr=False)
+    least: float = field(default=0.0, repr=False)
 
     @property
     def place(self) -> str:
@@ -65,14 +66,16 @@ class Row:
 
     @property
     def ends(self) -> str:
-        """The first and the last norm, and how far the lanes spread there."""
+        """The first and the last norm, and how far the lanes spread there; "underflow" if too small."""
         came = ~self.norms.isnan()
         if not came.any():
             return "NaN" if self.calls else "no gradient came"
-        pairs = list(zip(self.norms[came].tolist(), self.spread[came].tolist(), strict=True))
+        norms = self.norms.tolist()
+        small = underflowed(norms, self.least)
+        steps = came.nonzero().flatten().tolist()
         first, last = (
-            f"{norm:.1e} ±{spread:.0e}" if math.isfinite(spread) else f"{norm:.1e}"
-            for norm, spread in (pairs[0], pairs[-1])
+            "underflow" if small[t] else _with_spread(norms[t], float(self.spread[t]))
+            for t in (steps[0], steps[-1])
         )
         return f"{first} … {last}"
 
@@ -88,6 +91,10 @@ class Row:
             return []
         evidence = f"{self.verdict.evidence}; horizon {steps_in_words(self.verdict.horizon)}"
         return [evidence, *(f"try {r.name}: {r.effect}" for r in self.verdict.remedies)]
+
+
+def _with_spread(norm: float, spread: float) -> str:
+    return f"{norm:.1e} ±{spread:.0e}" if math.isfinite(spread) else f"{norm:.1e}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ class Report:
                 "norms": row.norms.tolist(),
                 "spread": row.spread.tolist(),
                 "ends": row.ends,
+                "least": row.least,
                 "verdict": None if row.verdict is None else asdict(row.verdict),
                 "view": None if row.view is None else row.view.record(),
             }

@@ -26,7 +26,7 @@ class Bias:
 
     ``window``: k2, how many steps the gradient goes back. ``cosine``: of the angle between the two; NaN
     if nothing is left of the truncated one. ``ratio``: of their norms, truncated over full. ``bias``:
-    ``‖g_truncated - g‖ / ‖g‖``. ``horizon``: after how many steps a gradient has fallen to a hundredth,
+    ``‖g_truncated - g‖ / ‖g‖``. ``horizon``: the number of steps back after which a hundredth is left,
     in the scan in which it falls the slowest. ``steps``: T.
     """
 

@@ -16,7 +16,7 @@ GROWN = 1e3  # what it may grow to before it has exploded
 IDLE = (
     0.5  # the share of units that are dead, or of slopes that are saturated, from which it counts
 )
-FRACTION = 0.01  # the horizon is where a gradient has fallen to this
+FRACTION = 0.01  # of a gradient is left at its horizon
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Remedy:
 class Verdict:
     """How the gradient fares in one scan of a layer, why, and what to do.
 
-    ``growth``: the factor by which a gradient changes in one step back. ``horizon``: after how many
-    steps it has fallen to a hundredth; infinite if it does not fall. ``evidence``: in words.
+    ``growth``: the factor by which a gradient changes in one step back. ``horizon``: the number of steps
+    back after which a hundredth of it is left; infinite if it does not fade. ``evidence``: in words.
     """
 
     layer: str
@@ -89,7 +89,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 def horizon(growth: float, fraction: float = FRACTION) -> float:
-    """After how many steps a gradient that changes by ``growth`` a step has fallen to ``fraction``.
+    """The number of steps back after which ``fraction`` of a gradient is left that changes by ``growth``.
 
     >>> horizon(0.1), horizon(1.2)
     (2.0, inf)

@@ -1,5 +1,6 @@
 """What there is to show of one scan."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +11,8 @@ from unrolled.lens.causes import Causes
 from unrolled.lens.lags import estimated_lags, lags_of
 from unrolled.lens.recurrence import Recurrence
 
-UNITS = 64  # of a state, at most
+UNITS, COLUMNS = 64, 128  # of a state, at most; the steps at which it is shown
+REACH = 4096  # steps of which the states are computed, at most
 EXACT = 128  # the widest state whose lags are measured in all directions
 PROBES = 16  # random directions, of a wider one
 
@@ -19,12 +21,13 @@ PROBES = 16  # random directions, of a wider one
 class View:
     """What there is to show of one scan: of one lane, over the steps that were taken apart, S of them.
 
-    ``states``: h_t of at most 64 units, evenly chosen, ``[S, U]``. ``lags``: as ``lag_matrix``,
-    ``[S, S]``; ``estimated`` from 16 random directions where the state is wider than 128. Both in the
-    order of time.
+    ``states``: h_t of at most 64 units, evenly chosen, at each of its steps or ``every`` so many, up to the
+    4096th, ``[C, U]``. ``lags``: as ``lag_matrix``, ``[S, S]``; ``estimated`` from 16 random directions
+    where the state is wider than 128. Both in the order of time.
     """
 
     states: Tensor = field(repr=False)
+    every: int
     lags: Tensor = field(repr=False)
     estimated: bool
     causes: Causes
@@ -39,6 +42,7 @@ class View:
         gate = causes.gate
         return {
             "states": self.states.tolist(),
+            "every": self.every,
             "lags": self.lags.tolist(),
             "estimated": self.estimated,
             "eigenvalues": values,
@@ -49,12 +53,13 @@ class View:
         }
 
 
-def view_of(scan: Recurrence, causes: Causes) -> View:
-    """What there is to show of the first lane of ``scan``."""
+def view_of(scan: Recurrence, causes: Causes, whole: Recurrence) -> View:
+    """What there is to show of the first lane of ``scan``, and of ``whole``, which may have more steps."""
     scan = scan.of_lanes(slice(0, 1))
     estimated = scan.width > EXACT
     lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
-    states = scan.states[0][1:, 0]
+    states = whole.in_time(whole.states[0][1:, 0])
+    every = math.ceil(whole.steps / COLUMNS)
     units = torch.linspace(0, states.shape[1] - 1, min(UNITS, states.shape[1])).long()
-    chosen = states[:, units.to(states.device)].double()
-    return View(scan.in_time(chosen).cpu(), scan.in_time(lags).cpu(), estimated, causes)
+    chosen = states[::every, units.to(states.device)].double()
+    return View(chosen.cpu(), every, scan.in_time(lags).cpu(), estimated, causes)

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
 from unrolled.lens.examining import examined
 from unrolled.lens.flow import Flow, version_of
+from unrolled.lens.numbers import underflowed
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
 from unrolled.shapes import check_size
@@ -159,20 +161,23 @@ class Lens:
         """What ``clipped`` was told; ``None`` if nothing."""
         return Clipping.of(self._clips) if self._clips else None
 
-    def report(self, *, steps: int = 64, views: bool = True) -> Report:
+    def report(self, *, steps: int = 64, views: bool = True, lag: int | None = None) -> Report:
         """Where the gradient went, and for each scan a verdict.
 
         The verdict is on the layer as it is now, and on its last call: of the longest stretch of one lane
         without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation, from the
         state that the call was given. Where the state is wider than 256, the growth is measured in 32
         random directions (the same at every call), in place of all. Without ``views`` there is less to
-        show on a page, for less time.
+        show on a page, for less time. With ``lag``, the longest dependency that the task has, in steps, a
+        gradient need not reach back farther: the verdict is on so many steps.
 
         Raises:
             RuntimeError: no recurrent layer of the model ran inside the block.
-            TypeError, ValueError: ``steps`` is no whole number from 2 up.
+            TypeError, ValueError: ``steps`` is no whole number from 2 up, or ``lag`` from 1.
         """
         check_size("steps", steps, least=2)
+        if lag is not None:
+            check_size("lag", lag)
         notes = [f"{name or 'layer'} is not watched: {why}" for name, why in self.unseen.items()]
         if not self.flows:
             names = ", ".join(map(repr, self.layers)) or "; ".join(notes)
@@ -192,17 +197,30 @@ class Lens:
                 notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
                 found = {}
             else:
-                found = examined(layer, x, last, steps, views)
+                found = examined(layer, x, last, steps, views, lag)
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)
-                judged = found.get(place, (None, None))
-                rows.append(Row(name, *place, count, *summed_up(here), *judged))
+                verdict, view = found.get(place, (None, None))
+                norms, spread = summed_up(here)
+                dtype = here[-1].h.dtype
+                least = torch.finfo(dtype).tiny
+                small = sum(underflowed(norms.tolist(), least))
+                if verdict is not None and small:
+                    said = f"{verdict.evidence}; {_too_small(small, len(norms), dtype)}"
+                    verdict = replace(verdict, evidence=said)
+                rows.append(Row(name, *place, count, norms, spread, verdict, view, least))
         if not any(flow.reached for flow in self.flows):
             notes.append(
                 "no backward pass came through a recurrent layer; call loss.backward() inside"
             )
         return Report(tuple(rows), tuple(notes), self.broken(), self.clipping())
+
+
+def _too_small(count: int, steps: int, dtype: torch.dtype) -> str:
+    """That a gradient has underflowed, in words."""
+    name = str(dtype).removeprefix("torch.")
+    return f"underflow: too small for {name} at {count} of {steps} steps"
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

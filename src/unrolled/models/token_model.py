@@ -63,6 +63,7 @@ class TokenModel(nn.Module, ABC):
         zoneout: as in ``GatedCell``; one number, or one for each state tensor.
         residual: as in ``Recurrent``; nothing with one layer.
         layer_norm: as in ``GatedCell``.
+        activation: of ``cell="elman"``, as in ``cells.Elman``; by default tanh.
     """
 
     kind: ClassVar[str]
@@ -84,6 +85,7 @@ class TokenModel(nn.Module, ABC):
         zoneout: float | Sequence[float] = 0.0,
         residual: bool | Literal["highway"] = False,
         layer_norm: bool = False,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         check_size("vocabulary_size", vocabulary_size, least=len(SPECIALS) + 1, most=2**31 - 1)
@@ -116,6 +118,12 @@ class TokenModel(nn.Module, ABC):
         self.token_dropout = token_dropout
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         options = {name: self.config[name] for name in OF_THE_LAYERS}
+        if activation is not None:
+            if cell != "elman":
+                raise ValueError(
+                    f"activation: got {activation!r} with cell={cell!r}, expected 'elman'"
+                )
+            self.config["activation"] = options["activation"] = activation
         layers = self.recurrent(CELLS[cell], embedding_size, hidden_size, **options)
         self.layers = sensible_weights(layers)
         self.join = nn.Linear(self.directions * hidden_size, embedding_size)

@@ -67,6 +67,7 @@ counts as much."""
 SHARED: dict[str, Any] = {
     "cell": "lstm",
     "learning_rate": 5e-3,
+    "schedule": "linear",
     "dropout": 0.2,
     "token_dropout": 0.1,
     "weight_drop": 0.35,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from unrolled.cells import LSTM, MGU, CoupledLSTM, Elman
 from unrolled.cells.cell import Cell, GatedCell
@@ -13,6 +12,7 @@ from unrolled.cells.gru import GRU
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer
 from unrolled.layers.twins import weights_of
+from unrolled.scan.computed import computed_names
 
 MODES: dict[str, tuple[type[GatedCell], str]] = {
     "RNN_TANH": (Elman, "tanh"),
@@ -84,11 +84,12 @@ def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterato
         ValueError: a weight is parametrised, so that what is written into it would be lost.
     """
     layer = check_layer(layer)
-    if parametrize.is_parametrized(layer) or any(map(parametrize.is_parametrized, layer.modules())):
-        raise ValueError(
-            f"layer: got a {type(layer).__name__} with parametrised weights, expected plain ones; "
-            "call this before torch.nn.utils.parametrize"
-        )
+    for part in layer.modules():
+        if names := computed_names(part):
+            raise ValueError(
+                f"layer: got a {type(layer).__name__} with parametrised weights, {', '.join(names)}, "
+                "expected plain ones; call this before torch.nn.utils.parametrize, prune or weight_norm"
+            )
     if isinstance(layer, Recurrent):
         for cell in cast(list[Cell], list(layer.cells)):
             if isinstance(cell, GatedCell):

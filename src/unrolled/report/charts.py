@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 
 from unrolled.lens.flow import scan_name
+from unrolled.lens.numbers import underflowed
 
 Record = Mapping[str, Any]
 Place = tuple[str, int, int]
@@ -34,6 +35,13 @@ SHORT = "replace(datum.label, 'remedies.', '')"
 MOST_SHOWN = 1e300  # on an axis
 WHOLE = "datum.value % 1 ? '' : datum.label"
 POWERS = "format(datum.value, datum.value < 0.001 || datum.value >= 10000 ? '~e' : '~g')"
+# Of the ticks of a logarithmic axis the powers of ten; over a hundredfold or less 2 and 5 too, over less
+# than tenfold all. Where the axis has another name than "y", its length is not known.
+POWER = "log(datum.value) / LN10"
+DIGIT = f"round(10 * datum.value / pow(10, floor({POWER} + 1e-9)))"
+TIMES = "log(domain('y')[1] / domain('y')[0]) / LN10"
+IS_POWER = f"abs({POWER} - round({POWER})) < 1e-9"
+SHOWN = f"({IS_POWER} || {TIMES} < 1 || (!({TIMES} > 2.2) && ({DIGIT} == 20 || {DIGIT} == 50)))"
 
 # Of the chosen snapshot and scan; these and ``step`` are set by a notebook's widgets or a page's script.
 ROWS = alt.NamedData("rows")
@@ -107,16 +115,21 @@ def rows_of(records: Mapping[int, Record]) -> list[dict[str, Any]]:
 def _row(row: Record) -> dict[str, Any]:
     verdict, view = row["verdict"] or {}, row["view"] or {}
     scales = (view.get("gate") or {}).get("time_scale") or []
+    small = underflowed(row["norms"], row.get("least"))
+    zeros = (norm == 0 and not is_small for norm, is_small in zip(row["norms"], small, strict=True))
     return {
         "state": verdict.get("state"),
         "growth": verdict.get("growth"),
         "norms": row["norms"],
         "ends": row["ends"],
+        "underflow": sum(small),
+        "zero": sum(zeros),
         "factors": [
             min(1 + (s or 0) / n, MOST_SHOWN) if n else 1
             for n, s in zip(row["norms"], row["spread"], strict=True)
         ],
         "states": view.get("states", []),
+        "every": view.get("every", 1),
         "lags": view.get("lags", []),
         "mean_lags": _means(view.get("lags", [])),
         "estimated": view.get("estimated", False),
@@ -144,7 +157,6 @@ def _ends_of(rows: Sequence[Record]) -> dict[str, list[float]]:
     lags = _known(v for r in rows for line in r["lags"] for v in line)
     states = _known(v for r in rows for line in r["states"] for v in line)
     scales = [v for r in rows for v in r["scales"]]
-    widest = max((abs(v) for v in states), default=0.0) or 1.0
     decades = max([1.0, *(abs(math.log10(v)) for v in lags if v)])
     radius = max([1.0, *(math.hypot(v["re"], v["im"]) for r in rows for v in r["eigenvalues"])])
     radius = min(radius, MOST_SHOWN)
@@ -157,11 +169,24 @@ def _ends_of(rows: Sequence[Record]) -> dict[str, list[float]]:
         "norm_ends": [low / 1.2, min(1.2 * high, MOST_SHOWN)],
         "lag_ends": [min([HUNDREDTH, *(v for v in lags if v)]), max([1.0, *lags])],
         "power_ends": [-min(decades, DECADES), min(decades, DECADES)],
-        "state_ends": [-widest, widest],
+        "state_ends": _state_ends(states),
         "rank_ends": _edges_of(len(r["scales"]) for r in rows),
         "scale_ends": [1, min(1.05 * max([2.0, *scales]), MOST_SHOWN)],
         "plane_ends": [-1.1 * radius, 1.1 * radius],
     }
+
+
+def _state_ends(states: Sequence[float]) -> list[float]:
+    """Where the colours begin and end: around 0, or, of states of one sign, at the least and the greatest.
+
+    >>> _state_ends([-0.2, 0.5]), _state_ends([0.4, 0.6]), _state_ends([0.5]), _state_ends([])
+    ([-0.5, 0.5], [0.4, 0.6], [0.0, 0.5], [-1.0, 1.0])
+    """
+    low, high = min(states, default=0.0), max(states, default=0.0)
+    if low == high:
+        low, high = min(0.0, low), max(0.0, high)
+    widest = max(abs(low), abs(high)) or 1.0
+    return [low, high] if low < high and low * high >= 0 else [-widest, widest]
 
 
 def _edges_of(counts: Iterable[int]) -> list[float]:
@@ -212,6 +237,13 @@ def _colour(field: str) -> alt.Color:
     return alt.Color(f"{field}:Q").scale(domainMid=0, nice=False, interpolate="rgb")
 
 
+def _shade(field: str) -> alt.Color:
+    """From the one end of the colours to the other, as ``field`` goes from end to end."""
+    return alt.Color(f"{field}:Q").scale(
+        range="diverging", nice=False, zero=False, interpolate="rgb"
+    )
+
+
 def _whole(channel: type[alt.X | alt.Y], field: str, title: str) -> Any:
     """An axis of whole numbers, to the edges of the cells around them."""
     extent = {"minExtent": EXTENT} if channel is alt.Y else {}
@@ -220,20 +252,28 @@ def _whole(channel: type[alt.X | alt.Y], field: str, title: str) -> Any:
 
 
 def _log(field: str, title: str) -> alt.Y:
-    power = "log(datum.value) / LN10"
-    lines = alt.condition(f"abs({power} - round({power})) < 1e-9", alt.value(1), alt.value(0))
-    axis = alt.Axis(labelExpr=POWERS, tickCount=5, minExtent=EXTENT, gridOpacity=lines)
+    lines, ticks = (alt.condition(test, alt.value(1), alt.value(0)) for test in (IS_POWER, SHOWN))
+    axis = alt.Axis(
+        labelExpr=f"{SHOWN} ? {POWERS} : ''",
+        tickCount=5,
+        minExtent=EXTENT,
+        gridOpacity=lines,
+        tickOpacity=ticks,
+    )
     return alt.Y(f"{field}:Q", title=title, axis=axis).scale(type="log", nice=False)
 
 
-def _columns(chart: alt.Chart) -> alt.Chart:
-    """Each step t as a rectangle over the whole height."""
-    return _wide(chart, "t").mark_rect().encode(x=_whole(alt.X, "t0", "step t"), x2="t1:Q")
+def _columns(chart: alt.Chart, steps: str = "1") -> alt.Chart:
+    """Each step t as a rectangle over the whole height, so many ``steps`` wide."""
+    wide = chart.transform_calculate(t0="datum.t - 0.5", t1=f"datum.t - 0.5 + {steps}")
+    return wide.mark_rect().encode(x=_whole(alt.X, "t0", "step t"), x2="t1:Q")
 
 
-def _cells(chart: alt.Chart, y: str, title: str, colour: alt.Color, *tooltip: Any) -> alt.Chart:
-    """A heat map over the steps, and ``y``."""
-    return _columns(_wide(chart, y)).encode(
+def _cells(
+    chart: alt.Chart, y: str, title: str, colour: alt.Color, *tooltip: Any, steps: str = "1"
+) -> alt.Chart:
+    """A heat map over the steps, each cell so many ``steps`` wide, and ``y``."""
+    return _columns(_wide(chart, y), steps).encode(
         y=_whole(alt.Y, f"{y}0", title),
         y2=f"{y}1:Q",
         color=colour,
@@ -264,14 +304,17 @@ def _number(field: str, title: str) -> alt.Tooltip:
 
 def states(width: Width) -> alt.LayerChart:
     """h_t, unit by unit, over the steps."""
-    cells = _nested("t", "unit", "states", "h")
-    colour = _colour("h").title("h_t").legend(_bar(".2~g"))
+    cells = _nested("column", "unit", "states", "h")
+    cells = cells.transform_calculate(t="datum.column * datum.every")
+    colour = _shade("h").title("h_t").legend(_bar(".2~g"))
     return alt.layer(
-        _ends("x", "view_ends"),
+        _ends("x", "step_ends"),
         _ends("y", "unit_ends"),
-        _ends("color", "state_ends"),
-        _cells(cells, "unit", "unit", colour, _number("h", "h_t")).properties(name="states"),
-        _cursor("states"),
+        _ends("color", "state_ends", _shade("end")),
+        _cells(cells, "unit", "unit", colour, _number("h", "h_t"), steps="datum.every").properties(
+            name="states"
+        ),
+        _cursor("norms"),
     ).properties(width=width, height=150)
 
 
@@ -467,7 +510,7 @@ def chart(records: Mapping[int, Record], width: int = 560) -> alt.VConcatChart:
     if not rows:
         raise ValueError("records: got no rows, expected at least one; did a recurrent layer run?")
     names = {row["scan"]: row["name"] for row in rows}
-    last = max(1, *(len(row["lags"] or row["norms"]) for row in rows)) - 1
+    last = max(1, *(len(row["norms"]) for row in rows)) - 1
     at_step = alt.Title(alt.expr("'step ' + step + ' is selected'"))
     at_time = alt.Title(alt.expr(f"'training step ' + {list(kept)}[snapshot]"))
     parts = [
@@ -506,6 +549,7 @@ def config(dark: bool = False) -> dict[str, Any]:
         "background": "transparent",
         "font": FONT,
         "axis": words | lines | {"labelOverlap": "greedy"},
+        "axisX": {"labelSeparation": 8},
         "legend": words | {"titleOrient": "left", "offset": 6, "gradientStrokeWidth": 0},
         "header": {"labelColor": ink, "labelFontSize": 11, "labelPadding": 2},
         "title": {"color": ink, "anchor": "start", "fontSize": 12, "fontWeight": "normal"},

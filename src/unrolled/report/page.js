@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const worst = ["exploding", "vanishing", "dead", "saturated", "healthy", null];
-const chosen = { snapshot: data.at.length - 1, scan: 0, step: Infinity };
+const chosen = { snapshot: data.at.length - 1, scan: 0, step: null }; // null: that which is read last
 let views = {}; // promises, by the name of the chart
 let shown = 0; // how often something was shown
 
@@ -19,7 +19,7 @@ const figures = {
     about: (row) =>
       row.states.length &&
       `h_t of one lane: ${count(row.states[0].length, "unit")}, ` +
-        (row.states.length < row.norms.length ? `the first ${count(row.states.length, "step")}. ` : "all steps. ") +
+        `${steps(row)}. ` +
         "Click on a step to select it.",
   },
   gradient: {
@@ -27,20 +27,21 @@ const figures = {
     about: (row) => {
       if (!row.norms.length) return "";
       if (!any(row.norms)) return `‖∂L/∂h_t‖, first to last step: ${row.ends}.`;
-      const at = (value) => row.norms.filter((norm) => norm === value).length;
+      const none = row.norms.filter((norm) => norm === null).length;
       const of = `of ${count(row.norms.length, "step")}`;
       return "‖∂L/∂h_t‖, the mean over lanes and its spread." +
-        (at(0) ? ` It is 0 at ${at(0)} ${of}.` : "") +
-        (at(null) ? ` None came, or no finite one, at ${at(null)} ${of}.` : "");
+        (row.underflow ? ` It underflowed, too small for its dtype, at ${row.underflow} ${of}.` : "") +
+        (row.zero ? ` It is 0 at ${row.zero} ${of}, on which the loss does not depend.` : "") +
+        (none ? ` None came, or no finite one, at ${none} ${of}.` : "");
     },
   },
   by_lag: {
-    drawn: (row) => any(row.lags[chosen.step] ?? []),
+    drawn: (row) => any(row.mean_lags),
     about: (row) =>
       row.lags.length &&
-      (chosen.step < row.lags.length
-        ? `‖∂s_t/∂s_{t${row.direction ? "+" : "−"}k}‖ at t = ${chosen.step}: ${reach(row)}`
-        : `Step ${chosen.step} lies beyond the ${count(row.lags.length, "step")} taken apart.`),
+      (stepOf(row) < row.lags.length
+        ? `‖∂s_t/∂s_{t${row.direction ? "+" : "−"}k}‖ at t = ${stepOf(row)}: ${horizon(row)}`
+        : `The mean over the first ${count(row.lags.length, "step")}, which were taken apart; step ${stepOf(row)} was not.`),
   },
   lags: {
     drawn: (row) => row.lags.some(any),
@@ -63,12 +64,30 @@ const figures = {
   },
 };
 
-function reach(row) {
-  const line = row.lags[chosen.step].filter((value) => value !== null);
+/** Which steps have a state to show. */
+function steps(row) {
+  const reached = Math.min(row.states.length * row.every, row.norms.length);
+  const of = reached < row.norms.length ? `the first ${reached} of ${row.norms.length}` : `all ${row.norms.length}`;
+  return `${of} steps${row.every > 1 ? `, one shown of every ${row.every}` : ""}`;
+}
+
+/** In the words of the verdicts: after how many steps a hundredth is left. */
+function horizon(row) {
+  const line = row.lags[stepOf(row)].filter((value) => value !== null);
   const end = line.findIndex((value) => value < 0.01);
-  const way = row.direction ? "ahead" : "back";
-  if (end >= 0) return `under a hundredth ${count(end, "step")} ${way}.`;
-  return line.length > 1 ? `${digits(line.at(-1))} is left ${count(line.length - 1, "step")} ${way}.` : "there is no lag.";
+  if (end > 0) {
+    const [above, below] = [line[end - 1], line[end]];
+    const between = below > 0 ? Math.log(above / 0.01) / Math.log(above / below) : 1; // as lens.horizon
+    return `horizon ${count(Math.round(end - 1 + between), "step")}.`;
+  }
+  if (line.length < 2) return "it is the first step that is read.";
+  return `horizon beyond its ${count(line.length - 1, "step")}, after which ${digits(line.at(-1))} is left.`;
+}
+
+/** The selected step; unless one was chosen, the last that is read. */
+function stepOf(row) {
+  const last = row ? row.norms.length - 1 : 0;
+  return Math.max(0, Math.min(chosen.step ?? (row?.direction ? 0 : last), last));
 }
 
 const rowOf = ({ snapshot, scan }) => data.rows.find((row) => row.snapshot === snapshot && row.scan === scan);
@@ -77,11 +96,10 @@ const rowOf = ({ snapshot, scan }) => data.rows.find((row) => row.snapshot === s
 function choose(change) {
   Object.assign(chosen, change);
   const row = rowOf(chosen);
-  const last = row ? row.norms.length - 1 : 0;
-  chosen.step = Math.max(0, Math.min(chosen.step, last));
-  element("step").max = last;
-  for (const id of ["snapshot", "scan", "step"]) if (element(id)) element(id).value = chosen[id];
-  element("chosen").value = chosen.step;
+  element("step").max = row ? Math.max(0, row.norms.length - 1) : 0;
+  const now = { ...chosen, step: stepOf(row) };
+  for (const id of ["snapshot", "scan", "step"]) if (element(id)) element(id).value = now[id];
+  element("chosen").value = now.step;
   tell(row);
   return draw(row);
 }
@@ -95,7 +113,7 @@ function tell(row) {
   element("view").hidden = !data.rows.length;
   element("name").textContent = element("scan").selectedOptions[0]?.textContent ?? "";
   element("said").textContent = row?.norms.length
-    ? `Step ${chosen.step} is selected: ‖∂L/∂h_t‖ is ${digits(row.norms[chosen.step] ?? null)}.`
+    ? `Step ${stepOf(row)} is selected: ‖∂L/∂h_t‖ is ${digits(row.norms[stepOf(row)] ?? null)}.`
     : "This scan did not run here.";
   for (const [name, { drawn, about }] of Object.entries(figures)) {
     const text = row ? about(row) : "";
@@ -109,7 +127,7 @@ function tell(row) {
 /** Everything that is a chart; `data-shown` counts when all of it is there. */
 async function draw(row) {
   const mine = ++shown;
-  const signals = { ...chosen };
+  const signals = { ...chosen, step: stepOf(row) };
   const growth = data.rows.map(({ states, lags, ...rest }) => rest);
   for (const name of Object.keys(data.charts)) {
     const chart = element(name)?.querySelector(".chart");
@@ -167,4 +185,4 @@ dark.addEventListener("change", async () => {
 const last = data.rows.filter((row) => row.snapshot === chosen.snapshot);
 const rank = (row) => worst.indexOf(row.state);
 const first = last.sort((a, b) => rank(a) - rank(b))[0];
-choose({ scan: first?.scan ?? 0, step: (first?.lags.length || Infinity) - 1 });
+choose({ scan: first?.scan ?? 0 });

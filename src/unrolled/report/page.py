@@ -31,12 +31,14 @@ FIGURES = {
 TRAINING = "A line for each scan, the selected one in blue. Click on a point to go there."
 READING = {
     "Growth": "what a step back in time multiplies the gradient by: below 1 it vanishes, above 1 it "
-    "explodes. The horizon is the number of steps after which a hundredth is left.",
-    "State by step": "the state of one lane, unit by unit; colours are centred at 0.",
+    "explodes. The horizon is the number of steps back after which a hundredth is left.",
+    "State by step": "the state of one lane, unit by unit; colours are centred at 0, or, where no state "
+    "has the other sign, go from the least to the greatest.",
     "Gradient by step": "the mean over lanes, on a logarithmic axis, where a constant growth is a "
-    "straight line. The band is one standard deviation up, and by the same factor down.",
+    "straight line. The band is one standard deviation up, and by the same factor down. Underflow: the "
+    "gradient is too small for its dtype, and so 0 or of few digits.",
     "Gradient by lag": "how much of the state k steps earlier is still in the state at the selected step. "
-    "The dashed line is a hundredth.",
+    "The dashed line is a hundredth, which is left at the horizon.",
     "Every step and lag": "the same for all steps: blue has faded, orange has grown, by a thousand or "
     "more where the colour is full.",
     "Eigenvalues of W": "inside the circle a direction fades by W alone, outside it grows.",
@@ -75,9 +77,9 @@ def page(
     """The text of the page; ``count``: of how many records these are a choice."""
     kept = charts.thinned(records)
     here = files("unrolled.report")
-    library = _library()
+    drawn = library()
     script = (here / "page.js").read_text("utf-8")
-    allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (library, script))
+    allowed = " ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script))
     scans = charts.scans_of(kept)
     told = (words.snapshot(record, scans) for record in kept.values())
     return Template((here / "page.html").read_text("utf-8")).substitute(
@@ -91,8 +93,8 @@ def page(
         figures="".join(_figure(*item) for item in FIGURES.items()),
         trials=_trials(trials) if trials and trials["trials"] else "",
         reading="".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
-        data=_json(_data(kept, trials)),
-        library=library,
+        data=json_of(_data(kept, trials)),
+        library=drawn,
         script=script,
     )
 
@@ -103,17 +105,18 @@ def encoded(text: str) -> bytes:
 
 
 @cache
-def _library() -> str:
+def library() -> str:
     """The JavaScript that draws, of the version that altair writes for."""
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """By which a page allows a script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(value: object) -> str:
+def json_of(value: object) -> str:
     """As JSON that no HTML parser takes for the end of its element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

@@ -1,23 +1,25 @@
 """One cell over time, in one direction: by a compiled kernel where there is one, else by PyTorch."""
 
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args, overload
+from functools import partial
+from typing import Any, Literal, Protocol, get_args, overload
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import native, reference
+from unrolled.scan.computed import called, computed
 from unrolled.scan.skipping import Skipping
 from unrolled.shapes import (
     check_input,
     check_lengths,
+    check_like,
     check_mask,
     check_noise,
     check_resets,
     check_state,
+    is_autocast,
     real_steps,
 )
 
@@ -87,10 +89,6 @@ class Watcher(Protocol):
         """It has run, with ``y`` or the first tensor of the state at every step; or packed rows of it."""
 
 
-Arguments = ParamSpec("Arguments")
-Returned = TypeVar("Returned")
-
-
 def check_backend(backend: Backend) -> Backend:
     """``backend``, or an error unless it is "auto", "reference" or "native"."""
     if backend not in get_args(Backend):
@@ -105,21 +103,6 @@ def obstacles_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
     if resets is None or cell.starts_at_zero:
         return []
     return ["resets begin with the cell's own initial state; the kernels begin with zeros"]
-
-
-def _weights_once(call: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """``call`` of a cell, in which a parametrised weight is computed once, not at every step."""
-
-    @wraps(call)
-    def once(*arguments: Arguments.args, **options: Arguments.kwargs) -> Returned:
-        cell = arguments[0] if arguments else options["cell"]
-        in_parts = options.get("through") is not None  # each then computes it, within its own graph
-        if in_parts or not parametrize.is_parametrized(cell):  # type: ignore[arg-type]
-            return call(*arguments, **options)
-        with parametrize.cached():
-            return call(*arguments, **options)
-
-    return once
 
 
 @overload
@@ -170,7 +153,6 @@ def scan(
     through: Through | None = ...,
     clip: float | None = ...,
 ) -> tuple[Tensor | State, State]: ...
-@_weights_once
 def scan(
     cell: Cell,
     x: Tensor,
@@ -226,6 +208,45 @@ def scan(
         RuntimeError: ``backend`` is "native", and the kernel cannot take the call.
     """
     check_backend(backend)
+
+    # Dynamo evaluates the annotations of a function within one: they stay text.
+    def run(x: Tensor, state: "State | None") -> "tuple[Tensor | State, State]":
+        return _scan(
+            plain,
+            x,
+            state,
+            lengths=lengths,
+            resets=resets,
+            mask=mask,
+            reverse=reverse,
+            every=every,
+            norms=norms,
+            backend=backend,
+            through=through,
+            clip=clip,
+        )
+
+    plain = computed(cell)
+    found: tuple[Tensor | State, State] = called(cell, run, x, state)
+    return found
+
+
+def _scan(
+    cell: Cell,
+    x: Tensor,
+    state: State | None,
+    *,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    mask: Tensor | None,
+    reverse: bool,
+    every: bool,
+    norms: Sequence[Tensor] | None,
+    backend: Backend,
+    through: Through | None,
+    clip: float | None,
+) -> tuple[Tensor | State, State]:
+    """``scan`` of a cell whose weights are tensors, within its hooks."""
     check_input(x, cell.input_size, batch_first=False)
     steps, lanes, _ = x.shape
     if lengths is not None:
@@ -287,7 +308,6 @@ def read(
     return y
 
 
-@_weights_once
 def _sweep(
     cell: Cell,
     x: Tensor,
@@ -320,6 +340,9 @@ def _sweep(
             )
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
+    if isinstance(cell, GatedCell) and not is_autocast(x):  # others may mix them as they like
+        for name, weight in cell.named_parameters():
+            check_like("x", x, weight, name)
     return reference.scan(
         cell,
         x,

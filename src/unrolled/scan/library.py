@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 5  # UNROLLED_VERSION in csrc/unrolled.h
+VERSION = 6  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 
@@ -60,6 +60,7 @@ class _Cell(ctypes.Structure):
                 "states",
                 "kept",
                 "grads",
+                "weight_blocks",
             )
         ),
     ]
@@ -118,6 +119,8 @@ def _load() -> ctypes.CDLL | str:
     loaded.unrolled_supports.argtypes = [ctypes.c_char_p]
     loaded.unrolled_kernel_at.restype = ctypes.POINTER(_Kernel)
     loaded.unrolled_kernel_at.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64]
+    loaded.unrolled_engine_of.restype = ctypes.c_void_p
+    loaded.unrolled_engine_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     loaded.unrolled_entropy_of.restype = ctypes.POINTER(_Entropy)
     loaded.unrolled_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     loaded.unrolled_fma_peak.restype = ctypes.c_double
@@ -226,11 +229,13 @@ def _entropy(instructions: str, dtype: torch.dtype) -> Entropy:
 
 @cache
 def _kernels(instructions: str, dtype: torch.dtype) -> dict[str, Kernel]:
+    """Those in the library: by name, or by the digest of what they were compiled from."""
     library, found = _library(), {}
     i = 0
     while pointer := library.unrolled_kernel_at(instructions.encode(), dtype.itemsize, i):
         made = _described(pointer.contents)
-        found[made.name] = made
+        name, _, digest = made.name.partition(" ")
+        found[digest or name] = made
         i += 1
     return found
 
@@ -255,13 +260,39 @@ def _described(native: _Kernel) -> Kernel:
 
 # --- Cells of one's own --------------------------------------------------------------------------
 
-_own: dict[str, tuple[str, str]] = {}
+
+class Own(NamedTuple):
+    """A cell of one's own."""
+
+    cell: str
+    """What it is called."""
+    text: str
+    """The C++ that defines it."""
+    struct: str
+    digest: str
+    """Of the C++: the library's kernel of the same code is its kernel too."""
+
+
+_own: dict[str, Own] = {}
+_found: dict[tuple[str, str, torch.dtype], Kernel | str] = {}
+"""What was compiled and loaded, or why it could not be: what has failed is not tried at every call."""
 _building = threading.Lock()
 
 
-def add_own(name: str, text: str, struct: str) -> None:
-    """Make ``kernel(name, …)`` find the cell that C++ ``text`` defines as ``struct``."""
-    _own[name] = (text, struct)
+def add_own(name: str, own: Own) -> None:
+    """Make ``kernel(name, …)`` find the kernel of a cell of one's own."""
+    _own[name] = own
+
+
+def obstacle_of_own(name: str, dtype: torch.dtype) -> str | None:
+    """Why there is no kernel of ``add_own``, and can be none; nothing is compiled."""
+    from unrolled.compiler import build
+
+    instructions = _in_use()
+    found = _found.get((name, instructions, dtype))
+    if found is None and _own[name].digest not in _kernels(instructions, dtype):
+        return build.obstacle()
+    return found if isinstance(found, str) else None
 
 
 def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
@@ -270,8 +301,11 @@ def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
     Raises:
         CannotBuild: there is no compiler, or it fails.
     """
-    with _building:  # one thread at a time
-        found = _loaded(name, instructions, dtype)
+    key = (name, instructions, dtype)
+    found = _found.get(key)
+    if found is None:
+        with _building:  # one thread at a time
+            found = _found.setdefault(key, _found.get(key) or _loaded(*key))
     if isinstance(found, str):
         from unrolled.compiler.build import CannotBuild
 
@@ -279,25 +313,32 @@ def _own_kernel(name: str, instructions: str, dtype: torch.dtype) -> Kernel:
     return found
 
 
-@cache
 def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel | str:
-    """The kernel, or why there is none: what has failed is not tried at every call."""
+    """The kernel, or why there is none."""
+    own = _own[name]
+    brought = _kernels(instructions, dtype).get(own.digest)
+    if brought is not None:
+        return brought
     from unrolled.compiler import build
 
-    text, struct = _own[name]
     number = {4: "float", 8: "double"}[dtype.itemsize]
+    what = f"{own.cell} for {str(dtype).removeprefix('torch.')} and {instructions}"
     try:
-        path = build.build(build.unit(text, struct, instructions, number), instructions)
+        source = build.unit(own.text, own.struct, instructions, number)
+        path = build.build(source, instructions, what)
     except build.CannotBuild as error:
         return str(error)
     try:
-        loaded = ctypes.CDLL(str(path))
-        loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
+        loaded = build.load(path)
         loaded.unrolled_own_kernel.restype = ctypes.POINTER(_Kernel)
+        loaded.unrolled_own_kernel.argtypes = [ctypes.c_void_p]
     except (OSError, AttributeError) as error:
         return f"the compiled cell {path} cannot be loaded: {error}"
-    _share_threads(loaded)
-    return _described(loaded.unrolled_own_kernel().contents)
+    engine = _library().unrolled_engine_of(instructions.encode(), dtype.itemsize)
+    found = loaded.unrolled_own_kernel(engine)
+    if not found:
+        return "the kernel library is older than its sources; reinstall unrolled"
+    return _described(found.contents)
 
 
 def fma_peak() -> float:

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import library, onnx, own, reference
+from unrolled.scan.computed import hooked
 from unrolled.scan.operators import (
     Optional,
     Weights,
@@ -45,13 +46,22 @@ def kernel_name(cell: Cell) -> str | None:
     return "lstm" if kind is LSTM else "gru" if kind is GRU else None
 
 
-def obstacles_of_cell(cell: Cell, dtype: torch.dtype = torch.float32) -> list[str]:
-    """Why no kernel computes what ``cell`` does: a line each, none if one does, compiled if need be."""
+def obstacles_of_cell(
+    cell: Cell, dtype: torch.dtype = torch.float32, *, compiled: bool = True
+) -> list[str]:
+    """Why no kernel computes what ``cell`` does: a line each, none if one does.
+
+    It is compiled now if need be, unless not ``compiled``.
+    """
     if kernel_name(cell) is not None:
         return []
     if torch.compiler.is_compiling():
         return ["torch.compile is on, and takes a cell of your own by the reference"]
-    reason = own.built(cell, dtype)
+    for name in hooked(cell):
+        return [
+            f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
+        ]
+    reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
 
 
@@ -231,7 +241,7 @@ def scan(
     if name is None:
         recipe = own.recipe(cell)
         assert isinstance(recipe, own.Recipe)
-        name, weights = recipe.name, recipe.tensors(cell)
+        name, weights = recipe.name, recipe.tensors(cell, x)
         if noise is not None:
             noise = noise.to(x.dtype)
         recipe.check_noise(cell, noise)
@@ -313,13 +323,17 @@ def run_reference(
     *,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
     reverse: bool = False,
     norms: Sequence[Tensor] | None = None,
     clip: float | None = None,
     **_: None,
 ) -> tuple[State, State]:
-    """As ``run``, by the reference over these very tensors; packed rows it does not take."""
-    return reference.scan(
+    """As ``run``, by the reference over these very tensors."""
+    rows: Tensor | None = None
+    if batch_sizes is not None:
+        x, lengths, rows = _padded(x, batch_sizes)
+    states, final = reference.scan(
         cell_over(name, weights),
         x,
         state,
@@ -330,6 +344,22 @@ def run_reference(
         norms=norms,
         clip=clip,
     )
+    if rows is not None:
+        states = _rows_of(states, rows)
+    return states, final
+
+
+def _padded(x: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed rows as ``[T, B, D]``, the lengths, and where in ``[T * B]`` each row stands."""
+    real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
+    rows = real.flatten().nonzero().squeeze(1).to(x.device)
+    padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
+    return padded.view(*real.shape, x.shape[1]), real.sum(0), rows
+
+
+def _rows_of(states: State, rows: Tensor) -> State:
+    """``[T, B, size]`` each as packed rows."""
+    return tuple(s.flatten(0, 1).index_select(0, rows) for s in states)
 
 
 class _Sweep(torch.autograd.Function):
@@ -358,10 +388,16 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         masks = (lengths, resets, batch_sizes, noise)
-        ctx.save_for_backward(*tensors, *states, kept, *masks)
+        shown = states if every else states[:1]
+        # The caller may write into what is shown: the backward pass asks whether, and then runs anew.
+        if torch.compiler.is_compiling():  # where nobody can ask
+            ctx.versions, held = None, [s.clone() for s in states]
+        else:
+            ctx.versions, held = _Versions(shown), [s.data for s in states]
+        ctx.save_for_backward(*tensors, *held, kept, *masks)
         ctx.settings = (name, reverse, every, norms, clip, count, len(tensors))
         ctx.set_materialize_grads(False)
-        return (*states, *final) if every else (states[0], *final)
+        return (*shown, *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -381,6 +417,10 @@ class _Sweep(torch.autograd.Function):
                 name, masks, reverse, tensors, wanted, d_states, d_final, norms, clip
             )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
+        if ctx.versions is not None and ctx.versions.have_changed():
+            call = (name, *tensors[:5], start, *masks, reverse, True, True)
+            outputs = forward_operator()(*call)
+            states, kept = outputs[:count], outputs[-1]
         results = backward_operator()(
             name,
             x,
@@ -405,6 +445,19 @@ class _Sweep(torch.autograd.Function):
         return nothing + tuple(
             result if want else None for result, want in zip(results[:inputs], wanted, strict=True)
         )
+
+
+class _Versions:
+    """Whether somebody has written into tensors since; of the tensors themselves it holds nothing."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._witnesses = [tensor.detach() for tensor in tensors]  # whose count of writes is theirs
+        self._then = [tensor._version for tensor in tensors]
+        for witness in self._witnesses:
+            witness.data = witness.new_empty(0)
+
+    def have_changed(self) -> bool:
+        return [witness._version for witness in self._witnesses] != self._then
 
 
 Masks = tuple[Optional, Optional, Optional, Optional]
@@ -469,10 +522,7 @@ def _differentiate(
     cell = cell_over(name, Weights(*tensors[1:5]))
     lengths, resets, batch_sizes, noise = masks
     if batch_sizes is not None:
-        real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
-        lengths, rows = real.sum(0), real.flatten().nonzero().squeeze(1)
-        padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
-        x = padded.view(*real.shape, x.shape[1])
+        x, lengths, rows = _padded(x, batch_sizes)
     states, final = reference.scan(
         cell,
         x,
@@ -485,7 +535,7 @@ def _differentiate(
         clip=clip,
     )
     if batch_sizes is not None:
-        states = tuple(s.flatten(0, 1).index_select(0, rows) for s in states)
+        states = _rows_of(states, rows)
     pairs = [
         (y, d)
         for y, d in zip((*states, *final), (*d_states, *d_final), strict=True)

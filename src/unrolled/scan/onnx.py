@@ -84,7 +84,11 @@ def run(
         shapes=[[steps, 1, lanes, units], *[[1, lanes, units]] * count],
         version=14,
     )
-    return (y.squeeze(1),), tuple(s.squeeze(0) for s in final)
+    final = [s.squeeze(0) for s in final]
+    if lengths is not None and start:  # ONNX Runtime ends in zeros where it has read nothing
+        empty = lengths.to(x.device).eq(0).unsqueeze(1)
+        final = [torch.where(empty, s, f) for s, f in zip(state or (), final, strict=True)]
+    return (y.squeeze(1),), tuple(final)
 
 
 def _reordered(kind: str, weight: Tensor | None) -> Tensor | None:

@@ -1,7 +1,6 @@
 """Kernels for cells that none is built in for: compiled from their ``step`` on first use."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import FunctionType
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from unrolled.cells import Cell, State
 from unrolled.scan import library
@@ -29,14 +29,21 @@ class Recipe:
     vectors: dict[str, int]
     weights: dict[str, tuple[int, int]]
     """The weights of the products in the step; rows and columns in blocks of H."""
+    constants: tuple[float, ...]
+    """What the kernel is given as further vectors, each the same for all units."""
 
     @property
     def is_projected(self) -> bool:
         """Whether the kernel computes the projection, as x weightᵀ + biases."""
         return bool(self.trace.projection)
 
-    def tensors(self, cell: Cell) -> Weights:
-        """The cell's parameters as its kernel takes them; autograd leads back to the cell's own."""
+    def tensors(self, cell: Cell, x: Tensor | None = None) -> Weights:
+        """The cell's parameters as its kernel takes them; autograd leads back to the cell's own.
+
+        Args:
+            cell: the cell.
+            x: of the dtype of a cell that has no tensors.
+        """
         trace = self.trace
         own: dict[str, Tensor] = dict(cell.named_parameters())
         buffers = {name: buffer for name, buffer in cell.named_buffers() if name in trace.buffers}
@@ -48,6 +55,10 @@ class Recipe:
         projecting = [own[name] for name in trace.projection]
         weight, biases = projecting[0] if projecting else None, projecting[1:]
         vectors = [own[n].flatten().expand(k * trace.units) for n, k in self.vectors.items()]
+        if self.constants:
+            like = x if x is not None else next(iter(own.values()))
+            numbers = torch.tensor(self.constants, dtype=like.dtype, device="cpu")
+            vectors.append(numbers.repeat_interleave(trace.units))
         products = [own[name] for name in self.weights]
         if len(products) > 1:
             products = [torch.cat([product.reshape(-1) for product in products])]
@@ -102,8 +113,9 @@ class _Canonical(Cell):
         shapes = {**trace.parameters, **trace.buffers}
         if weights.bias_hh is not None:
             counts = [count * trace.units for count in recipe.vectors.values()]
+            counts.append(len(recipe.constants) * trace.units)  # which the step has written out
             parts = torch.split(weights.bias_hh, counts)
-            for name, part in zip(recipe.vectors, parts, strict=True):
+            for name, part in zip(recipe.vectors, parts, strict=False):
                 shape = torch.Size(shapes[name])  # of one number, which was spread over the units
                 own[name] = part[: shape.numel()].view(shape)
         # What the step does not read may be anything.
@@ -120,14 +132,13 @@ class _Canonical(Cell):
     def step(self, projected: Tensor, state: State) -> State:
         # The trace holds the number of lanes it was made with: so many at a time.
         lanes, count = self.recipe.trace.lanes, projected.shape[0]
-        missing = -count % lanes
+        missing = lanes - count % lanes if count % lanes or not count else 0
         padded = [F.pad(t, (0, 0, 0, missing)) for t in (projected, *state)]
         parts = zip(*(torch.split(t, lanes) for t in padded), strict=True)
         after = [self.recipe.trace.step(*part, *self.tensors) for part in parts]
         return tuple(torch.cat(tensors)[:count] for tensors in zip(*after, strict=True))
 
 
-_lock = threading.RLock()
 _recipes: dict[tuple[Any, ...], Recipe | str] = {}
 _MOST = 1000
 _by_name: dict[str, Recipe] = {}
@@ -191,7 +202,8 @@ def _shown(value: object, depth: int = 4) -> object:
     if isinstance(value, dict) and depth:
         return dict, *((_shown(k, depth - 1), _shown(v, depth - 1)) for k, v in value.items())
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
-        return value.dtype, value.item()
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return value.dtype, value.item()
     inside = not isinstance(value, Tensor | nn.Module | type) and getattr(value, "__dict__", None)
     return (_Same(value), _shown(dict(inside), depth - 1)) if inside and depth else _Same(value)
 
@@ -201,46 +213,32 @@ def recipe(cell: Cell) -> Recipe | str:
     signature = _signature(cell)
     found = _recipes.get(signature)
     if found is None:
-        with _lock:
-            if len(_recipes) >= _MOST:
-                _recipes.clear()
-            found = _recipes.setdefault(signature, _made(cell))
+        made = _made(cell)
+        if len(_recipes) >= _MOST:
+            _recipes.clear()
+        found = _recipes.setdefault(signature, made)
     return found
 
 
 def _made(cell: Cell) -> Recipe | str:
     from unrolled import compiler
-    from unrolled.compiler import build
 
-    why = build.obstacle()
-    if why is not None:
-        return why
+    kind = type(cell).__name__
     try:
         traced, planned = compiler.plan(cell)
-        if isinstance(planned, compiler.StagedSchedule):
-            weights = planned.weights
-        else:
-            (stage,) = planned.forward
-            shape = traced.parameters.get(stage.weight, ())
-            rows, columns = (n // traced.units for n in shape) if shape else (0, 0)
-            weights = {stage.weight: (rows, columns)} if stage.weight else {}
-        projection = "weight_ih" if traced.projection else ""
-        names = compiler.Names(
-            projection + (" bias_ih" if len(traced.projection) > 1 else ""),
-            "weight_hh" if weights else "",
-            "bias_hh" if planned.vectors else "",
-        )
-        text = compiler.emit(planned, "own", names=names)
+        found = compiler.canonical(traced, planned)
     except compiler.Unsupported as error:
-        return f"{type(cell).__name__} is beyond the compiler: {error}"
+        return f"{kind} is beyond the compiler: {error}"
     prologue = "" if traced.prologue is None else traced.prologue.code
     names_and_shapes = (traced.parameters, traced.buffers, traced.projection, planned.vectors)
     sizes, constants = (traced.units, traced.lanes), tuple(_constants(traced.prologue))
-    what = repr((text, prologue, names_and_shapes, sizes, constants))
+    what = repr((found.text, found.constants, prologue, names_and_shapes, sizes, constants))
     name = f"own_{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-    library.add_own(name, text, compiler.struct_name("own"))
+    own = library.Own(kind, found.text, compiler.struct_name("own"), found.digest)
+    library.add_own(name, own)
     traced = replace(traced, where=lambda _: "")  # which the cell's own code hangs on
-    return _by_name.setdefault(name, Recipe(name, traced, planned.vectors, weights))
+    made = Recipe(name, traced, planned.vectors, found.weights, found.constants)
+    return _by_name.setdefault(name, made)
 
 
 def _constants(module: fx.GraphModule | None) -> Iterator[Any]:
@@ -253,6 +251,12 @@ def _constants(module: fx.GraphModule | None) -> Iterator[Any]:
 def by_name(name: str) -> Recipe:
     """The recipe of a kernel that has run."""
     return _by_name[name]
+
+
+def obstacle(cell: Cell, dtype: torch.dtype) -> str | None:
+    """Why no kernel can run ``cell``, or ``None``; nothing is compiled yet."""
+    found = recipe(cell)
+    return found if isinstance(found, str) else library.obstacle_of_own(found.name, dtype)
 
 
 def built(cell: Cell, dtype: torch.dtype) -> str | None:

@@ -81,10 +81,11 @@ def scan(
         else:
             pairs = zip(state, after, strict=True)
             state = tuple(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs)
-    return tuple(
+    states = tuple(
         torch.stack(tensors) if tensors else zeros.new_zeros(0, *zeros.shape)
         for tensors, zeros in zip(every, nothing, strict=True)
-    ), state
+    )
+    return states, tuple(s.clone() for s in state)  # the caller may write into what is returned
 
 
 class _Clip(torch.autograd.Function):
@@ -112,7 +113,7 @@ def _in_parallel(
     projected = cell.project(x)
     state = cell.initial_state(x.shape[1], projected) if state is None else state
     states = cell.parallel(projected.flip(0) if reverse else projected, state)
-    final = tuple(s[-1].clone() for s in states)  # the caller may write into what is returned
+    final = tuple(s[-1].clone() for s in states)  # as in ``scan``
     return tuple(s.flip(0) for s in states) if reverse else states, final
 
 

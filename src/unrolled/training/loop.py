@@ -27,6 +27,7 @@ from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.measures import Scores
 from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, weights_of
 from unrolled.training.settings import Settings
+from unrolled.training.treatment import Clipper, begun
 
 CALIBRATION_SECONDS = 6.0
 HEADROOM = 1.25  # of a budget of memory, over what the first batches need
@@ -82,7 +83,11 @@ class Trainer:
                 f"{run.directory}: no sentence in the training split; more text is needed"
             )
         torch.manual_seed(self.settings.seed)
-        self.model = run.new_model().train()
+        if self.settings.remedy:
+            self.model = begun(run.kind, run.model_config, self.settings).train()
+        else:
+            self.model = run.new_model().train()
+        self.clipper = Clipper(self.model, self.settings)
         self.models = {"model": self.model}  # by their names in a checkpoint
         if self.settings.average:
             self.models["average"] = copy.deepcopy(self.model)
@@ -94,6 +99,7 @@ class Trainer:
         self.best = math.inf
         self.worse = 0  # evaluations since the best
         self.stopped_early = False
+        self.evaluations: list[list[float]] = []  # of each: the step, and what ``Scores`` has
 
     def train(
         self,
@@ -107,8 +113,8 @@ class Trainer:
         Args:
             watchers: who follows.
             checkpoint_seconds: the time between checkpoints.
-            watch_every: the first step, and every so many, are run inside ``unrolled.watch``, which
-                changes no number; the report is that before the step's update.
+            watch_every: the first step, the last, and every so many, are run inside ``unrolled.watch``,
+                which changes no number; the report is that before the step's update.
 
         Raises:
             RunError: a loss or the gradient is not finite; the best weights so far are kept.
@@ -148,7 +154,9 @@ class Trainer:
         rate = settings.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        is_watched = watch_every is not None and (number == 1 or number % watch_every == 0)
+        is_watched = watch_every is not None and (
+            number in (1, settings.steps) or number % watch_every == 0
+        )
         fed = self.feed.state_dict() if watch_every else None
         with watch(self.model) if is_watched else nullcontext() as lens:
             nats, size = self._backward(item, lens)
@@ -170,9 +178,9 @@ class Trainer:
         loss = self.feed.loss(item)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        if lens is not None:
-            lens.clipped(norm, self.settings.clip)
+        norm, bound = self.clipper()
+        if lens is not None and bound is not None:
+            lens.clipped(norm, bound)
         return loss.item(), norm.item()
 
     def _once_more(self, item: Any, fed: Mapping[str, Tensor]) -> Lens:
@@ -185,6 +193,8 @@ class Trainer:
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
         scores = self.judge.scores()
+        if scores.tokens:
+            self.evaluations.append([self.step, scores.nats, scores.top1, scores.top5])
         if not (self._finite() if scores.tokens == 0 else math.isfinite(scores.nats)):
             raise self._diverged("loss on the validation split", scores.nats, self.step)
         if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
@@ -226,6 +236,7 @@ class Trainer:
                 if tensor is not None:
                     tensors[f"optimizer.{k}.{name}"] = tensor
         tensors |= {f"feed.{name}": tensor for name, tensor in self.feed.state_dict().items()}
+        tensors |= {f"clip.{name}": tensor for name, tensor in self.clipper.state_dict().items()}
         notes: dict[str, Any] = {name: getattr(self, name) for name in PROGRESS}
         write_tensors(self.run.directory / TRAINING, tensors, notes)
 
@@ -242,6 +253,7 @@ class Trainer:
         weights: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.models}
         state: dict[int, dict[str, Tensor]] = {}
         fed: dict[str, Tensor] = {}
+        clipped: dict[str, Tensor] = {}
         try:
             for name, tensor in tensors.items():
                 owner, rest = name.split(".", 1)
@@ -249,6 +261,8 @@ class Trainer:
                     weights[owner][rest] = tensor
                 elif owner == "feed":
                     fed[rest] = tensor
+                elif owner == "clip":
+                    clipped[rest] = tensor
                 elif owner != "optimizer":
                     raise ValueError(f"{name}: no state of this run has that name")
                 else:
@@ -259,8 +273,10 @@ class Trainer:
             self.step = check_size("step", notes["step"], least=0, most=self.settings.steps)
             self.worse = check_size("worse", notes["worse"], least=0)
             self.best, self.stopped_early = float(notes["best"]), bool(notes["stopped_early"])
+            self.evaluations = evaluations_of(notes)
             self._check_optimizer(state)
             self.feed.load_state_dict(fed)
+            self.clipper.load_state_dict(clipped)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: not the training state of this run ({error!r})") from None
         for owner, model in self.models.items():
@@ -283,7 +299,26 @@ class Trainer:
             raise ValueError("the optimizer's state has other names or shapes")
 
 
-PROGRESS = ("step", "best", "worse", "stopped_early")  # what a checkpoint notes beside the tensors
+def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
+    """The evaluations that a checkpoint notes: of each the step, nats per token, top-1, top-5.
+
+    Raises:
+        TypeError, ValueError: they are not such.
+    """
+    found: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
+    for row in found:
+        if len(row) != 4 or not all(isinstance(value, int | float) for value in row):
+            raise ValueError(f"evaluations: got {row!r}, expected four numbers")
+    return found
+
+
+PROGRESS = (
+    "step",
+    "best",
+    "worse",
+    "stopped_early",
+    "evaluations",
+)  # what a checkpoint notes beside the tensors
 OPTIMIZER_STATE = {"adam": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
@@ -316,7 +351,7 @@ def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
     kept = copy.deepcopy(trial) if settings.average else trial
     feed = feed_of(trial, data, settings)
     if settings.memory is not None:  # too little is to be known before the run is one
-        tight = replace(settings, memory=int(settings.memory / HEADROOM))
+        tight = replace(settings, memory=max(1, int(settings.memory / HEADROOM)))
         first = feed_of(trial, data, tight)
         with torch.random.fork_rng(devices=[]):
             first.loss(next(first.from_step(0))[1])

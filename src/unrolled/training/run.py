@@ -9,7 +9,7 @@ data/                  the encoded splits
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Run:
         self.directory = directory = Path(directory)
         if not directory.is_dir():
             raise RunError(f"{directory}: no such directory; 'unrolled train' makes one")
+        if not self.exists(directory):
+            raise RunError(f"{directory}: {_instead_of_a_run(directory)}")
         config = read_json(directory / CONFIG)
         version = config.get("format")
         if isinstance(version, int) and version > FORMAT:
@@ -126,7 +128,7 @@ class Run:
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether ``directory`` already is a run."""
-        return (directory / CONFIG).is_file()
+        return (directory / CONFIG).exists()
 
     def new_model(self) -> TokenModel:
         """The model with fresh weights."""
@@ -149,9 +151,12 @@ class Run:
 
     def weights_step(self) -> int:
         """After how many steps of training the best weights were written; 0: they are untrained."""
-        _, notes = read_tensors(self.directory / WEIGHTS)
-        step = notes.get("step")
+        step = self.weights_notes().get("step")
         return step if isinstance(step, int) else 0
+
+    def weights_notes(self) -> dict[str, Any]:
+        """What was noted with the best weights: the step, and the loss on the validation split if any."""
+        return read_tensors(self.directory / WEIGHTS)[1]
 
     def dataset(self) -> Dataset:
         """The encoded splits."""
@@ -190,6 +195,10 @@ def locked(directory: Path) -> Iterator[None]:
     lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
+        if not (directory / LOCK).exists():  # a start that failed has just taken it away
+            lock.release()
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise RunError(f"{directory}: another process is training this run") from None
     except OSError as error:
@@ -200,8 +209,31 @@ def locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make ``directory``, or refuse it as the place of a new run.
+@contextmanager
+def place_of_a_run(directory: Path, *, is_new: bool) -> Iterator[None]:
+    """Hold ``directory``, which is made if the run is new; without a run in the end it is as it was before.
+
+    Raises:
+        CallError, RunError: as ``prepare_directory`` and ``locked``.
+    """
+    made = prepare_directory(directory) if is_new else []
+    try:
+        with locked(directory):
+            try:
+                yield
+            finally:
+                if not Run.exists(directory):
+                    with suppress(OSError):  # some systems keep what is open
+                        (directory / LOCK).unlink()
+    finally:
+        if not Run.exists(directory):
+            for path in made:
+                with suppress(OSError):  # somebody else put something there
+                    path.rmdir()
+
+
+def prepare_directory(directory: Path) -> list[Path]:
+    """Make ``directory``, or refuse it as the place of a new run; return what was made, the last first.
 
     Only an empty directory becomes a run; it is marked before anything else is put into it, so that
     what a stopped beginning left behind is known from what is a user's own.
@@ -215,12 +247,31 @@ def prepare_directory(directory: Path) -> None:
             f"{directory}: already holds a run; go on with --resume, or choose another --out"
         )
     try:
+        made = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
     except OSError as error:
         raise RunError(f"{directory}: cannot be used ({error.strerror or error})") from None
     if found and BEGINNING not in found:
         raise CallError(f"{directory}: not empty ({found[0]}) and not a run; choose another --out")
+    return made
+
+
+def _instead_of_a_run(directory: Path) -> str:
+    """What is in ``directory``, which is no run, and what to do."""
+    try:
+        found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    if BEGINNING in found:
+        return (
+            "the start of a run that was stopped before its text was encoded; the same "
+            "'unrolled train' command begins it anew"
+        )
+    there = f"no run: it holds {', '.join(found[:3])}{', …' * (len(found) > 3)}, but no {CONFIG}"
+    if not found:
+        there = "an empty directory, expected a run"
+    return f"{there}; 'unrolled train' makes a run in the directory that --out names"
 
 
 @contextmanager

@@ -2,19 +2,39 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from unrolled.shapes import check_fraction, check_size
 
 WARM_UP = 0.05  # the share of the steps in which the learning rate rises
+OPEN_WARM_UP = 250  # steps of it at the most, where the end does not count
+SLOW = 2000  # steps after which such a rate has fallen by the root of two
 
 OPTIMIZERS = ("adam", "sgd")
 BPTT = ("whole", "truncated")
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda _: 1.0,
+
+
+def _rising(step: int, over: float) -> float:
+    return min(1.0, (step + 1) / max(1.0, over))
+
+
+def _to_the_end(fall: Callable[[float], float]) -> Callable[[int, int], float]:
+    """Rises, then follows ``fall``, of the share of the steps that is done."""
+    return lambda step, steps: _rising(step, WARM_UP * steps) * fall(step / steps)
+
+
+def _inverse_sqrt(step: int, steps: int) -> float:
+    return _rising(step, min(OPEN_WARM_UP, WARM_UP * steps)) / math.sqrt(1 + step / SLOW)
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "linear": _to_the_end(lambda done: 1 - done),
+    "cosine": _to_the_end(lambda done: (1 + math.cos(math.pi * done)) / 2),
+    "constant": _to_the_end(lambda _: 1.0),
+    "inverse-sqrt": _inverse_sqrt,
 }
+"""The share of the highest rate at a step, from 0, of so many."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +46,8 @@ class Settings:
 
     ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``lanes``, every ``k1``
     tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
-    ``average``: the decay of the average of the weights that is kept for use; 0: none.
+    ``average``: the decay of the average of the weights that is kept for use; 0: none. ``remedy``: what
+    it begins with, by the names of ``training.treatment.REMEDIES``, each with its value or ``None``.
 
     Raises:
         TypeError, ValueError: a field is of another type, or out of its range.
@@ -51,6 +72,7 @@ class Settings:
     lanes: int = 24
     memory: int | None = None
     average: float = 0.0
+    remedy: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)
@@ -86,9 +108,12 @@ class Settings:
         return replace(self, steps=steps)
 
     def rate(self, step: int) -> float:
-        """The learning rate of ``step``: it rises over ``WARM_UP``, then follows the schedule."""
-        rising = min(1.0, (step + 1) / max(1.0, WARM_UP * self.steps))
-        return self.learning_rate * rising * SCHEDULES[self.schedule](step / self.steps)
+        """The learning rate of ``step``: it rises, then follows the schedule.
+
+        That of "inverse-sqrt" does not depend on ``steps``, where they are 5,000 or more (after Vaswani
+        et al., "Attention Is All You Need", 2017): a long training passes through the shorter ones.
+        """
+        return self.learning_rate * SCHEDULES[self.schedule](step, self.steps)
 
     def evaluates(self, step: int) -> bool:
         """Whether the model is evaluated after ``step`` steps: ``evaluations`` times, evenly spread."""

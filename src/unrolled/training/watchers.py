@@ -3,12 +3,12 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +16,7 @@ from rich.table import Column
 
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
-from unrolled.training.files import append
+from unrolled.training.files import append, read_json, write_json
 from unrolled.training.history import figures
 from unrolled.training.loop import Step, Watcher
 from unrolled.training.measures import Scores
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LOG_EVERY = 10  # steps
+TIME = "time.json"
+EVERY, AT_LEAST = 10.0, 60.0  # seconds between two lines
 
 
 class Speed:
@@ -65,6 +67,55 @@ class ProgressBar:
     def seen(self, step: int, report: Report) -> None:  # noqa: ARG002
         found = report.verdict
         self.verdict = "" if found is None else f"{found.state} {found.growth:.2f}/step  "
+
+
+class ProgressLines:
+    """What ``ProgressBar`` shows, as a line now and then.
+
+    After ``EVERY`` seconds, if the training has come on by a hundredth of its steps, or ``AT_LEAST`` have
+    passed; so a short training has none.
+    """
+
+    def __init__(
+        self, file: TextIO, steps: int, done: int, told: Callable[[str], str] = str
+    ) -> None:
+        self.file, self.steps, self.first = file, steps, done
+        self.told = told
+        self.speed = Speed()
+        self.loss: float | None = None
+        self.validation = ""
+        self.said, self.at = time.monotonic(), done
+
+    def step(self, step: Step) -> None:
+        self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
+        speed, now = self.speed.after(step), time.monotonic()
+        waited = now - self.said
+        if waited < EVERY or (waited < AT_LEAST and step.step - self.at < self.steps / 100):
+            return
+        self.said, self.at = now, step.step
+        left = (now - self.speed.start) * (self.steps - step.step) / (step.step - self.first)
+        text = (
+            f"step {step.step:,} of {self.steps:,}: loss {self.loss:.3f}{self.validation}, "
+            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} tokens/s, {_clock(left)} left"
+        )
+        print(self.told(text), file=self.file, flush=True)
+
+    def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, it is in the next line
+        self.validation = f" (validation {scores.nats:.3f})"
+
+    def seen(self, step: int, report: Report) -> None:
+        """Nothing: the log has the reports."""
+
+
+def _clock(seconds: float) -> str:
+    """A time in the words of the progress bar.
+
+    >>> _clock(59.7), _clock(3700)
+    ('1:00', '1:01:40')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class JsonLog:
@@ -137,10 +188,15 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
 
 
 @contextmanager
-def progress_bar(steps: int, done: int) -> Iterator[list[Watcher]]:
-    """A progress bar, if standard error is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def progress_bar(
+    steps: int, done: int, said: Callable[[str], str] = str
+) -> Iterator[list[Watcher]]:
+    """A progress bar, if standard error is a terminal, or else a line now and then, as ``said`` has it."""
+    if sys.stderr is None:
         yield []
+        return
+    if not sys.stderr.isatty():
+        yield [ProgressLines(sys.stderr, steps, done, said)]
         return
     columns = (
         TextColumn("{task.completed}/{task.total}", table_column=Column()),
@@ -148,8 +204,51 @@ def progress_bar(steps: int, done: int) -> Iterator[list[Watcher]]:
         TextColumn("{task.fields[figures]}", table_column=Column()),  # which wraps
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield [ProgressBar(progress, steps, done)]
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield [ProgressBar(bar, steps, done)]
+
+
+class Clock:
+    """How many seconds a run was trained for in all, kept in its directory; pauses do not count."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.before, self.start = seconds_of(directory) or 0.0, time.monotonic()
+        self.has_run = False
+
+    def step(self, step: Step) -> None:  # noqa: ARG002
+        self.has_run = True
+
+    def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002
+        self.write()
+
+    def seen(self, step: int, report: Report) -> None:
+        """Nothing."""
+
+    def write(self) -> None:
+        """Keep the time until now."""
+        write_json(self.directory / TIME, {"seconds": self.before + time.monotonic() - self.start})
+
+
+@contextmanager
+def clock(directory: Path) -> Iterator[list[Watcher]]:
+    """Keep the time that the run in ``directory`` is trained for."""
+    found = Clock(directory)
+    try:
+        yield [found]
+    finally:
+        if found.has_run:
+            with suppress(RunError):  # a full disk has its own error
+                found.write()
+
+
+def seconds_of(directory: Path) -> float | None:
+    """How long the run in ``directory`` was trained for, if that was kept."""
+    try:
+        seconds = read_json(directory / TIME).get("seconds")
+    except RunError:
+        return None
+    return seconds if isinstance(seconds, float) else None
 
 
 def _summary_writer(directory: Path) -> "SummaryWriter":

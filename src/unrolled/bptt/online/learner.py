@@ -7,12 +7,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.carry import chosen_lanes
+from unrolled.bptt.carry import chosen_lanes, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
 from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import weights_of
+from unrolled.scan.computed import computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, is_autocast
 
 
@@ -37,6 +38,7 @@ class Learner:
     _kept: Tensors
     _fresh: Tensor
 
+    @torch.inference_mode(False)
     def __init__(self, layer: nn.Module, make: Callable[[Recurrent], Influence]) -> None:
         self.layer = layer
         self._recurrent = as_recurrent(layer)
@@ -86,6 +88,9 @@ class Learner:
                 learner was made.
             RuntimeError: something is random, as dropout is in training; or autocast is on.
         """
+        if torch.is_inference_mode_enabled():  # in which nothing can be differentiated
+            with torch.inference_mode(False), torch.no_grad():
+                return self(lasting(x) if isinstance(x, Tensor) else x, resets=resets)
         layer = self._current()
         first = bool(self.layer.batch_first)
         is_chunk = isinstance(x, Tensor) and x.dim() == 3
@@ -157,6 +162,7 @@ class Learner:
                 "the last call; call reset() to begin anew"
             )
 
+    @torch.inference_mode(False)
     def _begin(self, lanes: int, like: Tensor) -> None:
         """Lanes all of whose sequences are still to come."""
         cells = cast(Sequence[Cell], self._recurrent.cells)
@@ -231,7 +237,7 @@ class Learner:
         if lanes is None:
             self._begin(0, next(self._recurrent.parameters()).detach())
         else:
-            self._fresh = self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device)
+            self._fresh = lasting(self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state and the influence as tensors by name: for ``torch.save`` or safetensors."""
@@ -239,6 +245,7 @@ class Learner:
         saved |= {f"influence/{k}": part.clone() for k, part in enumerate(self._kept)}
         return saved | {"fresh": self._fresh.clone()}
 
+    @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave, in as many lanes as it has.
 
@@ -321,6 +328,12 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
             "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
         )
     if isinstance(layer, Recurrent):
+        for name, part in layer.cells.named_modules():
+            if computing_hooks(part) or has_hooks(part):
+                raise ValueError(
+                    f"layer: got hooks on cells.{name}, which a learner does not call, expected none; "
+                    "take torch.nn.utils.parametrizations, or prune.remove, or use BPTT"
+                )
         return layer
     if layer.proj_size:
         raise ValueError(

@@ -71,6 +71,7 @@ def _has_equations(cell: Cell) -> TypeGuard[GatedCell]:
     return (
         isinstance(cell, GatedCell)
         and type(cell).step is GatedCell.step
+        and type(cell).next_state is GatedCell.next_state
         and type(cell).of_state in (GatedCell.of_state, GRU.of_state)
         and not cell.layer_norm
     )
