@@ -63,10 +63,16 @@ def candidates(
         priors = find(around, max(top, RESCORED))
         firsts = [prior[:RESCORED] for prior in priors]
         tried = [(k, guess.tokens) for k, first in enumerate(firsts) for guess in first]
-        reads = _reads(around, tried) if rescoring else torch.zeros(len(tried)).double()
+        reads = (
+            _reads(around, tried)
+            if rescoring
+            else torch.zeros(len(tried), dtype=torch.float64, device="cpu")
+        )
         counts = [len(first) for first in firsts]
         for prior, first, read in zip(priors, firsts, torch.split(reads, counts), strict=True):
-            p = torch.tensor([guess.probability for guess in first], dtype=torch.float64)
+            p = torch.tensor(
+                [guess.probability for guess in first], dtype=torch.float64, device="cpu"
+            )
             share = p.sum() * torch.softmax((p.log() + rescoring * read) / temperature, -1)
             ranked = [Guess(g.tokens, q) for g, q in zip(first, share.tolist(), strict=True)]
             ranked = sorted([*ranked, *prior[RESCORED:]], key=lambda guess: -guess.probability)
@@ -82,7 +88,7 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
             (token,) = tokens
             found += [p for rows in around.single() for p in rows[:, token].tolist()]
             continue
-        total, left = torch.zeros(len(around), dtype=torch.float64), around.left
+        total, left = torch.zeros(len(around), dtype=torch.float64, device="cpu"), around.left
         for k, token in enumerate((*tokens, END)):
             if k:
                 left = left.onward([tokens[k - 1 : k]] * len(around))
@@ -124,7 +130,7 @@ class _Side:
         read: Sequence[Sequence[int]],
         state: State | None = None,
     ) -> Self:
-        lengths = torch.tensor([len(tokens) for tokens in read])
+        lengths = torch.tensor([len(tokens) for tokens in read], device="cpu")
         longest = int(lengths.max())
         device = model.embedding.weight.device
         padded = [[*tokens, *[PAD] * (longest - len(tokens))] for tokens in read]
@@ -226,7 +232,9 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
     estimates = (p for rows in around.single() for p in rows)
     for guesses, p in zip(found, estimates, strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
-        own = torch.tensor([guesses[k].probability for k in single], dtype=torch.float64)
+        own = torch.tensor(
+            [guesses[k].probability for k in single], dtype=torch.float64, device="cpu"
+        )
         other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
         shares = own.sum() * torch.softmax((own.log() + other) / 2, -1)
         for k, share in zip(single, shares.tolist(), strict=True):
@@ -277,7 +285,7 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
     through c to the tokens of the other side, where it meets what the other direction has read.
     """
     model = around.model
-    sums = torch.zeros(len(tried), dtype=torch.float64)
+    sums = torch.zeros(len(tried), dtype=torch.float64, device="cpu")
     for here, there in ((around.left, around.right), (around.right, around.left)):
         away = [tokens[:0:-1][:WINDOW] for tokens in there.read]  # as `here` meets them
         onward = 1 if here is around.left else -1
@@ -297,7 +305,9 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
                 for j, token in enumerate(away[k])
                 if token >= len(SPECIALS)
             ]
-            own, facing, targets, owners = torch.tensor(asked, dtype=torch.long).view(-1, 4).T
+            own, facing, targets, owners = (
+                torch.tensor(asked, dtype=torch.long, device="cpu").view(-1, 4).T
+            )
             device = y.device
             met = (y, there.y, own.to(device), facing.to(device))
             if onward < 0:
