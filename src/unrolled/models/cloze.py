@@ -71,10 +71,12 @@ class Cloze(TokenModel):
         context, targets = self._real(batch, _around(forward, backward))
         before, after, steps = steps_through_words(batch.tokens, batch.lengths, batch.ends)
         if self.training:
-            chosen = torch.rand(len(steps), device=steps.device) < SHARE_OF_WORDS
+            chosen = (
+                torch.rand(len(steps), dtype=torch.float32, device=steps.device) < SHARE_OF_WORDS
+            )
             before, after, steps = before[chosen], after[chosen], steps[chosen]
-        words = self._features(gathered(forward, backward, before, after), self.join_words)
-        features = torch.cat([self._features(context), words])
+        words = self.features(gathered(forward, backward, before, after), self.join_words)
+        features = torch.cat([self.features(context), words])
         return linear_cross_entropy(
             features, self.output.weight, self.output.bias, torch.cat([targets, steps])
         )
@@ -87,7 +89,7 @@ class Cloze(TokenModel):
         """
         if self.join_words is None:
             raise ValueError("words: got a model made without them, expected Cloze(…, words=True)")
-        logits: Tensor = self.output(self._features(context, self.join_words))
+        logits: Tensor = self.output(self.features(context, self.join_words))
         return logits
 
 
