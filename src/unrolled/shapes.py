@@ -97,10 +97,16 @@ def check_dense(name: str, tensor: Tensor, expected: str) -> None:
         )
 
 
+def as_tensor(given: Tensor | Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor where it is, and other numbers on the CPU, whatever the default device."""
+    device = given.device if isinstance(given, Tensor) else "cpu"
+    return torch.as_tensor(given, dtype=dtype, device=device)
+
+
 def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     """``lengths`` as an int64 tensor ``[B]``, or an error unless each is from 0 to T."""
     try:
-        numbers = torch.as_tensor(lengths)
+        numbers = as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"lengths: got {lengths!r}, expected whole numbers, one a lane") from None
     whole = numbers.dtype != torch.bool and not numbers.is_floating_point()

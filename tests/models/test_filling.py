@@ -392,15 +392,23 @@ def test_blanks_side_by_side_agree(text: str, verbs: str, of_words: Parts) -> No
 
 @pytest.mark.parametrize("rescoring", [0.0, 0.25])
 def test_words_probabilities_are_distinct_best_first_and_no_more_than_one(
-    rescoring: float, of_words: Parts
+    rescoring: float, of_words: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for blank in fill(*of_words, "我____天____一本书。", top=1000, rescoring=rescoring).blanks:
-        texts = [c.text for c in blank.candidates]
-        p = [c.probability for c in blank.candidates]
-        assert len({word_of(text) for text in texts}) == len(texts)  # one form of each
-        assert sum(search.FOLLOWED) - 8 < len(texts) <= sum(search.FOLLOWED)
+    text = "我今天____一本书。"
+    (blank,) = fill(*of_words, text, top=1000, rescoring=rescoring).blanks
+    monkeypatch.setattr(module, "one_a_word", lambda _, guesses: guesses)
+    (apart,) = fill(*of_words, text, top=1000, rescoring=rescoring).blanks
+    for found in (blank, apart):
+        texts = [c.text for c in found.candidates]
+        p = [c.probability for c in found.candidates]
+        assert len(set(texts)) == len(texts)
         assert not any(special in text for text in texts for special in SPECIALS)
         assert p == sorted(p, reverse=True) and min(p) >= 0 and sum(p) <= 1 + 1e-5
+    assert len(apart.candidates) == sum(search.FOLLOWED)
+    words: dict[str, float] = {}
+    for one in apart.candidates:
+        words[word_of(one.text)] = words.get(word_of(one.text), 0.0) + one.probability
+    assert {word_of(c.text): c.probability for c in blank.candidates} == pytest.approx(words)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6, 40.0])

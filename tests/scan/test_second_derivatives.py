@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tests.compare import as_function, assert_close_by_name, check_derivatives, leaves
+from tests.compiler.interpret import Leaky
+from tests.compiler.staged import SideBySide
 from tests.scan.calls import CELLS, make
-from unrolled import cells
+from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.scan import Backend, library, reference, scan
 
@@ -263,3 +265,43 @@ def test_a_weight_that_is_no_parameter_is_differentiated_too() -> None:
         for b in BACKENDS
     }
     assert_close_by_name({"factor": found["native"]}, {"factor": found["reference"]}, 5)
+
+
+NOTHING = {
+    "no real step": (4, 3, {"lengths": [0, 0, 0]}),
+    "all masked": (4, 3, {"mask": torch.zeros(4, 3, dtype=torch.bool)}),
+    "no lanes": (4, 0, {}),
+    "no lanes, lengths": (4, 0, {"lengths": []}),
+    "no steps": (0, 3, {}),
+    "no steps, lengths": (0, 3, {"lengths": [0, 0, 0]}),
+    "some empty": (4, 3, {"lengths": [0, 3, 0]}),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+@pytest.mark.parametrize("cell", [cells.GRU, cells.LSTM, cells.LRU, Leaky, SideBySide])
+def test_of_sequences_without_steps_too(cell: type[Cell], case: str) -> None:
+    steps, lanes, options = NOTHING[case]
+    layer = Recurrent(cell, 3, 5, depth=2).double()
+    x = torch.randn(steps, lanes, 3, dtype=torch.float64)
+    state = [torch.randn(shape, dtype=torch.float64) for shape in layer.state_shapes(lanes)]
+    for given in ((), state):
+        found = []
+        for backend in ("auto", "reference"):
+            layer.backend = backend
+            a, *start = leaves(x, *given)
+            y, final = layer(a, tuple(start) or None, **options)
+            value = y.square().sum() + sum(s.square().sum() for s in final)
+            sources = {"x": a} | {f"state {k}": s for k, s in enumerate(start)}
+            sources |= dict(layer.named_parameters())
+            every = list(sources.values())
+            first = torch.autograd.grad(value, every, create_graph=True, materialize_grads=True)
+            square = sum((g**2).sum() for g in first) + value
+            second = torch.autograd.grad(square, every, materialize_grads=True)
+            found.append(
+                {"y": y.detach()}
+                | {f"final {k}": s.detach() for k, s in enumerate(final)}
+                | {f"grad of {n}": g.detach() for n, g in zip(sources, first, strict=True)}
+                | {f"second of {n}": g for n, g in zip(sources, second, strict=True)}
+            )
+        assert_close_by_name(*found, 10)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unrolled.bptt.relay import Relay, States, check_initial, layers_of
 from unrolled.cells import State
 from unrolled.layers.states import state_shapes, weight_of
-from unrolled.shapes import check_lengths, check_resets
+from unrolled.shapes import as_tensor, check_lengths, check_resets
 
 MODES = ("training", "evaluation")
 
@@ -298,7 +298,7 @@ def lasting(tensor: Tensor) -> Tensor:
 
 def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
     """Which of ``count`` lanes are meant, as a boolean ``[B]``."""
-    numbers = torch.as_tensor(lanes)
+    numbers = as_tensor(lanes)
     if numbers.dtype == torch.bool and numbers.shape == (count,):
         return numbers.to(device)
     is_whole = numbers.dtype != torch.bool and not numbers.is_floating_point()

@@ -372,9 +372,11 @@ def _weights(like: Tensor, generator: torch.Generator) -> Tensor:
 
     None is so small that it would hide an entry, and no two are so equal that errors would cancel.
     """
-    size = 0.5 + 0.5 * torch.rand(like.shape, generator=generator, dtype=torch.float64)
-    sign = 2 * torch.randint(2, like.shape, generator=generator, dtype=torch.float64) - 1
-    return (sign * size).to(like.device)
+    size = 0.5 + 0.5 * torch.rand(
+        like.shape, generator=generator, dtype=torch.float64, device="cpu"
+    )
+    sign = torch.randint(2, like.shape, generator=generator, dtype=torch.float64, device="cpu")
+    return ((2 * sign - 1) * size).to(like.device)
 
 
 def _scale(values: Tensor) -> Tensor:
@@ -445,7 +447,7 @@ class _Point:
             self.loss.move(value + k * 2.0**-40 * line for value, line in pairs)
             losses.append(self.loss.value())
         self.loss.move(self.values)
-        thirds = torch.tensor(losses, dtype=torch.float64).diff(n=3)
+        thirds = torch.tensor(losses, dtype=torch.float64, device="cpu").diff(n=3)
         noise = float((thirds.square().mean() / 20).sqrt())
         return max(noise, EPS * abs(self.start)) if math.isfinite(noise) else math.inf
 
@@ -515,11 +517,17 @@ class _Search:
         if gradient is not None and not gradient.isfinite().all():
             return _not_finite(name, shape, gradient)
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randperm(base.numel(), generator=generator)[:entries].sort().values.tolist()
+        drawn = (
+            torch.randperm(base.numel(), generator=generator, device="cpu")[:entries]
+            .sort()
+            .values.tolist()
+        )
         scale = _scale(base)
         found = []
         for flat in drawn:
-            place = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), shape))
+            place = tuple(
+                int(i) for i in torch.unravel_index(torch.tensor(flat, device="cpu"), shape)
+            )
             direction = torch.zeros_like(base)
             direction[place] = scale[place]
             found.append(self._compare(k, direction, place, float(scale[place])))

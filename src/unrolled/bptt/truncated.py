@@ -266,7 +266,7 @@ class Truncated:
             return None
         lanes = chunks[0].inputs[0].shape[1 - self.time]
         filled = [
-            torch.full((self._steps_of(chunk.inputs), lanes), kind == "real")
+            torch.full((self._steps_of(chunk.inputs), lanes), kind == "real", device="cpu")
             if p is None
             else p.cpu()
             for chunk, p in zip(chunks, parts, strict=True)
@@ -320,7 +320,7 @@ class Truncated:
         """``resets`` and those that ``reset`` asked for."""
         if self._pending is None or len(self._pending) != lanes:
             return resets
-        asked = torch.zeros(steps, lanes, dtype=torch.bool)
+        asked = torch.zeros(steps, lanes, dtype=torch.bool, device="cpu")
         asked[0] = self._pending
         return asked if resets is None else asked | resets.cpu()
 

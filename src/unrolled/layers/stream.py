@@ -176,7 +176,7 @@ class Stream:
 
     def state_dict(self) -> Saved:
         """The state and whose it is, as tensors alone, to be saved with ``torch.save``."""
-        return {"ids": torch.tensor(self.ids, dtype=torch.int64), "state": self.state}
+        return {"ids": torch.tensor(self.ids, dtype=torch.int64, device="cpu"), "state": self.state}
 
     def load_state_dict(self, saved: Saved) -> None:
         """Go on from what ``state_dict`` gave, whatever sequences there are now.

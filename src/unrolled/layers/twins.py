@@ -214,7 +214,7 @@ class Twin(nn.RNNBase):
             steps, lanes, real = x.shape[0], x.shape[1], lengths
             if batch_sizes is not None:
                 steps, lanes = len(batch_sizes), int(batch_sizes[0])
-                real = (batch_sizes.unsqueeze(1) > torch.arange(lanes)).sum(0)
+                real = (batch_sizes.unsqueeze(1) > torch.arange(lanes, device="cpu")).sum(0)
             tensors = 2 if self.mode == "LSTM" else 1
             k = next(numbers)
             norms = watcher.begins(

@@ -164,7 +164,9 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
     cell = recurrence.cell
     rows = recurrence.steps * recurrence.lanes
     most = max(1, min(rows, SAMPLE, int(SAMPLE * (SAMPLE_WIDTH / recurrence.width) ** 3)))
-    chosen = torch.linspace(0, rows - 1, most, device=recurrence.x.device).long()
+    chosen = torch.linspace(
+        0, rows - 1, most, dtype=torch.float32, device=recurrence.x.device
+    ).long()
     state, projected = (t.flatten(0, 1)[chosen] for t in (recurrence.before, recurrence.projected))
     sample = recurrence.jacobians_at(state, projected)
     parts = _parts(cell)
@@ -246,7 +248,8 @@ def directions(recurrence: Recurrence, probes: int | None) -> Tensor:
     like, n = recurrence.before, recurrence.width
     if probes is None:
         return torch.eye(n, dtype=like.dtype, device=like.device)
-    drawn = torch.randn(probes, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(probes, n, generator=generator, dtype=torch.float64, device="cpu")
     return drawn.div(n**0.5).to(like)
 
 

@@ -72,7 +72,7 @@ def examined(
 
 def _lanes(flow: Flow, stretch: Stretch) -> Tensor:
     """The stretch's lane, and others that are real at its steps too and begin with them."""
-    own = torch.tensor([stretch.lane])
+    own = torch.tensor([stretch.lane], device="cpu")
     if flow.resets is not None or flow.mask is not None:
         return own
     others = flow.real[stretch.steps].all(0).nonzero().flatten()

@@ -73,7 +73,11 @@ class Flow:
     @property
     def real(self) -> Tensor:
         """Which steps are real, ``[T, B]``."""
-        real = torch.ones(self.shape, dtype=torch.bool) if self.mask is None else self.mask.cpu()
+        real = (
+            torch.ones(self.shape, dtype=torch.bool, device="cpu")
+            if self.mask is None
+            else self.mask.cpu()
+        )
         if self.lengths is not None:
             real = real & real_steps(self.lengths.cpu(), self.shape[0])
         return real

@@ -17,7 +17,7 @@ from unrolled.lens.recurrence import (
     pulling,
     recurrence_of,
 )
-from unrolled.shapes import check_size
+from unrolled.shapes import as_tensor, check_size
 
 Norm = Literal["rms", "spectral"]
 
@@ -111,7 +111,8 @@ def estimated_lags(recurrence: Recurrence, probes: int) -> Tensor:
     """
     steps, lanes = recurrence.steps, recurrence.lanes
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(steps, probes, recurrence.width, generator=generator, dtype=torch.float64)
+    shape = steps, probes, recurrence.width
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     drawn = drawn.to(recurrence.before)
     found = drawn.new_full((steps, lanes, steps), math.nan, dtype=torch.float64)
     found[..., 0] = 1.0
@@ -211,7 +212,7 @@ def horizon(decay: Tensor | Sequence[float], *, fraction: float = 0.01) -> float
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: got {fraction!r}, expected a number between 0 and 1")
-    values = torch.as_tensor(decay, dtype=torch.float64).detach()
+    values = as_tensor(decay, torch.float64).detach()
     if values.dim() != 1 or not len(values):
         advice = "; average a lag_matrix over its steps with .nanmean(0)"
         raise ValueError(f"decay: got shape {list(values.shape)}, expected [K]{advice}")

@@ -114,7 +114,7 @@ def _triangles(recurrence: Recurrence, k: int) -> Iterator[Tensor]:
     Q is drawn, since where units do not touch, the unit vectors would stay what they are.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(recurrence.width, k, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(recurrence.width, k, generator=generator, dtype=torch.float64, device="cpu")
     directions = torch.linalg.qr(drawn.to(recurrence.x.device))[0]
     for jacobian in recurrence.each_jacobian():
         directions, triangle = torch.linalg.qr(jacobian @ directions)

@@ -269,7 +269,7 @@ def last_step(returned: Any, *, batch_first: bool = False) -> Tensor:
         )
     if isinstance(first, PackedSequence):
         y, lengths = pad_packed_sequence(first)
-        first = y[lengths - 1, torch.arange(len(lengths))]
+        first = y[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
     elif first.dim() >= 3:
         if not first.shape[1 if batch_first else 0]:
             raise ValueError(

@@ -60,6 +60,9 @@ def view_of(scan: Recurrence, causes: Causes, whole: Recurrence) -> View:
     lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
     states = whole.in_time(whole.states[0][1:, 0])
     every = math.ceil(whole.steps / COLUMNS)
-    units = torch.linspace(0, states.shape[1] - 1, min(UNITS, states.shape[1])).long()
-    chosen = states[::every, units.to(states.device)].double()
+    width = states.shape[1]
+    units = torch.linspace(
+        0, width - 1, min(UNITS, width), dtype=torch.float32, device=states.device
+    )
+    chosen = states[::every, units.long()].double()
     return View(chosen.cpu(), every, scan.in_time(lags).cpu(), estimated, causes)

@@ -75,7 +75,9 @@ def candidates(
         reads = torch.split(_reads(around, tried), [counts[k] for k in range(len(priors))])
         for prior, read in zip(priors, reads, strict=True):
             first = prior[:RESCORED]
-            p = torch.tensor([guess.probability for guess in first], dtype=torch.float64)
+            p = torch.tensor(
+                [guess.probability for guess in first], dtype=torch.float64, device="cpu"
+            )
             scores = p.log()
             few = scores[: len(read)]
             few += few.logsumexp(0) - (few + rescoring * read).logsumexp(0) + rescoring * read
@@ -94,7 +96,7 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
             (token,) = tokens
             found += [p for rows in around.single() for p in rows[:, token].tolist()]
             continue
-        total, left = torch.zeros(len(around), dtype=torch.float64), around.left
+        total, left = torch.zeros(len(around), dtype=torch.float64, device="cpu"), around.left
         for k, token in enumerate((*tokens, END)):
             if k:
                 left = left.onward(torch.full((len(around), 1), tokens[k - 1]))
@@ -257,7 +259,9 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
     estimates = (p for rows in around.single() for p in rows)
     for guesses, p in zip(found, estimates, strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
-        own = torch.tensor([guesses[k].probability for k in single], dtype=torch.float64)
+        own = torch.tensor(
+            [guesses[k].probability for k in single], dtype=torch.float64, device="cpu"
+        )
         other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
         shares = own.sum() * torch.softmax((own.log() + other) / 2, -1)
         for k, share in zip(single, shares.tolist(), strict=True):

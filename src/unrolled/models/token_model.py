@@ -215,7 +215,10 @@ class TokenModel(nn.Module, ABC):
     def _embedded(self, tokens: Tensor) -> Tensor:
         if self.training and self.token_dropout:
             words = tokens >= len(SPECIALS)
-            lost = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+            lost = (
+                torch.rand(tokens.shape, dtype=torch.float32, device=tokens.device)
+                < self.token_dropout
+            )
             tokens = torch.where(words & lost, UNKNOWN, tokens)
         embedded: Tensor = self.drop(self.embedding(tokens))
         return embedded

@@ -39,7 +39,7 @@ def clip_value(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     check_bound(most)
     parameters = _with_gradients(parameters)
     if not parameters:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     largest = _norm(parameters, math.inf)
     nn.utils.clip_grad_value_(parameters, most)
     return largest
@@ -114,7 +114,7 @@ class AutoClip:
         """Clip the gradients of ``parameters`` in place, and return their common norm before."""
         parameters = _with_gradients(parameters)
         if not parameters:
-            return torch.zeros(())
+            return torch.zeros((), dtype=torch.float32, device="cpu")
         norm = _norm(parameters)
         if math.isfinite(norm.item()):
             insort(self._history, norm.item())

@@ -43,7 +43,7 @@ def sensible_weights(layer: Layer) -> Layer:
         for input_block, recurrent_block in zip(cell.inputs(), cell.recurrent(), strict=True):
             nn.init.xavier_uniform_(input_block)
             if cell.activation == "relu":
-                nn.init.eye_(recurrent_block)
+                recurrent_block.copy_(_unit(recurrent_block))
             else:
                 _orthogonal(recurrent_block)
         if cell.bias_ih is not None:
@@ -86,7 +86,7 @@ def identity_weights(layer: Layer, *, scale: float = 1.0) -> Layer:
     check_number("scale", scale)
     for cell in cells_of(layer):
         _check_elman("identity_weights", cell)
-        cell.weight_hh.copy_(scale * torch.eye(cell.units))
+        cell.weight_hh.copy_(scale * _unit(cell.weight_hh))
         if cell.bias_ih is not None:
             cell.set_bias(0, 0.0)
     return layer
@@ -254,7 +254,9 @@ def critical_gain(f: Activation, given: float) -> tuple[float, float]:
         value, slope = _moments(f, math.exp(log_q))
         return math.exp(log_q) - value / slope - given
 
-    points = torch.linspace(math.log(1e-12), math.log(LARGEST_VARIANCE), 60).tolist()
+    points = torch.linspace(
+        math.log(1e-12), math.log(LARGEST_VARIANCE), 60, dtype=torch.float64, device="cpu"
+    ).tolist()
     above = next((k for k, point in enumerate(points) if excess(point) >= 0), None)
     if above is None:
         raise ValueError(
@@ -276,13 +278,18 @@ def _moments(f: Callable[[Tensor], Tensor], q: float) -> tuple[float, float]:
     whose points are dense where a saturating f is steep, as those of Gauss and Hermite are not. None is
     at 0, where ReLU has no slope.
     """
-    nodes = torch.linspace(-9, 9, 8000, dtype=torch.float64)
+    nodes = torch.linspace(-9, 9, 8000, dtype=torch.float64, device="cpu")
     weights = torch.softmax(-nodes.square() / 2, 0)
     with torch.enable_grad():
         z = (math.sqrt(q) * nodes).requires_grad_()
         y = f(z)
         (slope,) = torch.autograd.grad(y.sum(), z)
     return (weights * y.detach().square()).sum().item(), (weights * slope.square()).sum().item()
+
+
+def _unit(like: Tensor) -> Tensor:
+    """The unit matrix in the shape of ``like``."""
+    return torch.eye(*like.shape, dtype=like.dtype, device=like.device)
 
 
 def _orthogonal(block: Tensor, gain: float = 1.0) -> None:

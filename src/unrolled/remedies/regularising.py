@@ -226,7 +226,9 @@ def _exponents(run: _Run, count: int) -> Tensor:
     before = run.before()
     lanes, size = before[0].shape[1], sum(run.cell.state_sizes)
     check_size("count", count, most=size)
-    q, _ = torch.linalg.qr(torch.randn(lanes, size, count).to(before[0]))
+    q, _ = torch.linalg.qr(
+        torch.randn(lanes, size, count, dtype=torch.float32, device="cpu").to(before[0])
+    )
     growth: Tensor = q.new_zeros(count)
     for t, projected in enumerate(run.projected):
         q, r = torch.linalg.qr(_moved(run.cell, projected, tuple(s[t] for s in before), q))

@@ -148,12 +148,14 @@ def _recurrent(kind: Gated, layer: Recurrent) -> Recurrent:
     """A copy of ``layer`` with new cells, weights not yet set."""
     made = copy.deepcopy(layer)
     for k, old in enumerate(cast(Sequence[Elman], layer.cells)):
-        made.cells[k] = cell = GATES[kind][0](
-            old.input_size,
-            old.hidden_size,
-            recurrent_dropout=old.recurrent_dropout,
-            zoneout=max(old.zoneout, default=0.0),
-        ).to(old.weight_hh)
+        with old.weight_hh.device:
+            cell = GATES[kind][0](
+                old.input_size,
+                old.hidden_size,
+                recurrent_dropout=old.recurrent_dropout,
+                zoneout=max(old.zoneout, default=0.0),
+            )
+        made.cells[k] = cell.to(old.weight_hh)
         if old.learns_initial_state:
             _learn_initial_state(cell, old)
     return made

@@ -119,7 +119,10 @@ class _Canonical(Cell):
                 shape = torch.Size(shapes[name])  # of one number, which was spread over the units
                 own[name] = part[: shape.numel()].view(shape)
         # What the step does not read may be anything.
-        self.tensors = [own[n] if n in own else torch.zeros(s) for n, s in shapes.items()]
+        self.tensors = [
+            own[n] if n in own else torch.zeros(s, dtype=torch.float32, device="cpu")
+            for n, s in shapes.items()
+        ]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from unrolled.training.averaging import average_into
 from unrolled.training.feeds import feed_of
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.measures import Scores
-from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, weights_of
+from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, in_float32, weights_of
 from unrolled.training.settings import Settings
 from unrolled.training.treatment import Clipper, begun
 
@@ -83,10 +83,11 @@ class Trainer:
                 f"{run.directory}: no sentence in the training split; more text is needed"
             )
         torch.manual_seed(self.settings.seed)
-        if self.settings.remedy:
-            self.model = begun(run.kind, run.model_config, self.settings).train()
-        else:
-            self.model = run.new_model().train()
+        with in_float32(), torch.device("cpu"):  # as its data
+            if self.settings.remedy:
+                self.model = begun(run.kind, run.model_config, self.settings).train()
+            else:
+                self.model = run.new_model().train()
         self.clipper = Clipper(self.model, self.settings)
         self.models = {"model": self.model}  # by their names in a checkpoint
         if self.settings.average:

@@ -132,7 +132,8 @@ class Run:
 
     def new_model(self) -> TokenModel:
         """The model with fresh weights."""
-        return KINDS[self.kind](**self.model_config)
+        with in_float32():
+            return KINDS[self.kind](**self.model_config)
 
     def model(self) -> TokenModel:
         """The model with the best weights, ready for use (in eval mode)."""
@@ -176,6 +177,17 @@ class _Unfilled(TorchFunctionMode):
         if func in DRAWING:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Modules made within are of the dtype in which a run is stored, whatever the default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

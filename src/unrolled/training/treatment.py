@@ -203,7 +203,8 @@ class Clipper:
         """What goes on from step to step, as tensors by name."""
         if self.auto is None:
             return {}
-        return {"history": torch.tensor(self.auto.state_dict()["history"], dtype=torch.float64)}
+        history = self.auto.state_dict()["history"]
+        return {"history": torch.tensor(history, dtype=torch.float64, device="cpu")}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave.

@@ -254,7 +254,7 @@ class Learner:
                 been changed.
         """
         like = next(self._recurrent.parameters()).detach()
-        fresh = saved.get("fresh", torch.zeros(0, dtype=torch.bool))
+        fresh = saved.get("fresh", torch.zeros(0, dtype=torch.bool, device="cpu"))
         shapes = {
             f"{kind}/{k}": shape
             for kind, own in (

@@ -39,7 +39,7 @@ def locality(cell: Cell) -> Locality:
     units, lanes = cell.hidden_size, 16
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
     with torch.no_grad():
         for parameter in trial.parameters():
@@ -85,7 +85,7 @@ def _leaks(
     outputs = tuple(s for s in outputs if s.requires_grad)
     if not outputs:
         return leaks
-    numbers = torch.arange(units)
+    numbers = torch.arange(units, device="cpu")
     for digit in range(max(1, (units - 1).bit_length())):
         for half in (0, 1):
             asked = (numbers >> digit) % 2 == half
