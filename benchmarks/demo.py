@@ -28,9 +28,11 @@ from unrolled.models import Cloze, fill
 from unrolled.training import Run, Trainer, evaluate
 from unrolled.training.files import read_json
 from unrolled.training.run import beginning, locked, place_of_a_run
+from unrolled.training.settings import OPEN_WARM_UP, WARM_UP
 
 SEEDS = (0, 1, 2, 3, 4)
 STEPS = (5_000, 9_000, 14_000)
+FEWEST = round(OPEN_WARM_UP / WARM_UP)  # steps from which on their number does not count
 SENTENCE = SENTENCES[0]
 ANSWERS = ("买", "换")
 
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sources = results.few_sentences(CORPUS, Path(folder))
             measure(sources, [0], [2, 4], Path(folder), given.json)
     else:
+        if min(given.steps) < FEWEST and len(given.steps) > 1:
+            parser.error(
+                f"--steps: got {min(given.steps)} beside others, expected {FEWEST:,} or more: of a shorter "
+                "training the rate rises faster, and a longer one does not pass through it"
+            )
         measure([CORPUS], given.seeds, sorted(given.steps), given.runs, given.json)
 
 

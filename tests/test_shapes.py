@@ -162,7 +162,7 @@ def test_a_state_of_the_expected_shapes_passes_as_a_tuple() -> None:
         (torch.zeros(2, 1, 5), TypeError, "Tensor"),
         (None, TypeError, "NoneType"),
         ((torch.zeros(1, 5), None), TypeError, "tuple"),
-        ((), ValueError, "shapes "),
+        ((), ValueError, "an empty tuple"),
         ((torch.zeros(1, 5),), ValueError, r"shapes \[1, 5\]"),
         ((torch.zeros(1, 4), torch.zeros(1, 5)), ValueError, r"shapes \[1, 4\], \[1, 5\]"),
         ((torch.zeros(1, 5),) * 3, ValueError, r"shapes \[1, 5\], \[1, 5\], \[1, 5\]"),

@@ -74,13 +74,27 @@ def check_input(
         raise TypeError(f"x: got a PackedSequence, expected a tensor {expected} and lengths=")
     if not isinstance(x, Tensor):
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor {expected}")
+    check_dense("x", x, expected)
     if x.dim() != 3 or x.shape[-1] != features:
         advice = "; for one sequence, add the lane dimension with unsqueeze" if x.dim() == 2 else ""
         raise ValueError(f"x: got shape {list(x.shape)}, expected {expected}{advice}")
     if not x.is_floating_point():
         raise TypeError(f"x: got {x.dtype}, expected a floating dtype; convert it with x.float()")
     if weight is not None:
-        _check_like("x", x, weight, "the weights")
+        check_like("x", x, weight, "the weights")
+
+
+def check_dense(name: str, tensor: Tensor, expected: str) -> None:
+    """Refuse a nested or a sparse tensor where a dense one, of the ``expected`` shape, is read."""
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name}: got a nested tensor, expected a dense one {expected} and lengths=; pad it with "
+            "torch.nested.to_padded_tensor"
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{name}: got {tensor.layout}, expected a dense tensor {expected}; convert it with to_dense()"
+        )
 
 
 def as_tensor(given: Tensor | Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
@@ -107,6 +121,10 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
         torch.compiler.is_compiling()
     ):  # numbers are not known yet; the kernel's operator checks them
         return numbers
+    if numbers.is_meta:
+        raise ValueError(
+            "lengths: got them on meta, where they have no values, expected numbers; give a list"
+        )
     if lanes and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
         worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
@@ -144,12 +162,16 @@ def check_state(
         raise TypeError(
             f"state: got {type(state).__name__}, expected a tuple of tensors {described}"
         )
+    if not len(state):
+        raise ValueError(
+            f"state: got an empty tuple, expected none at all, to begin anew, or tensors {described}"
+        )
     if [tuple(s.shape) for s in state] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in state)
         raise ValueError(f"state: got shapes {got}, expected {described}")
     if like is not None:
         for tensor in state:
-            _check_like("state", tensor, like, "x")
+            check_like("state", tensor, like, "x")
     return tuple(state)
 
 
@@ -208,7 +230,8 @@ def _are_tensors(state: object) -> TypeGuard[Sequence[Tensor]]:
     return isinstance(state, tuple | list) and all(isinstance(s, Tensor) for s in state)
 
 
-def _check_like(name: str, tensor: Tensor, other: Tensor, owner: str) -> None:
+def check_like(name: str, tensor: Tensor, other: Tensor, owner: str) -> None:
+    """Refuse ``tensor`` unless it has the device and, but under autocast, the dtype of ``owner``'s."""
     if tensor.device != other.device:
         raise ValueError(
             f"{name}: got {tensor.device}, expected {other.device} as {owner}; move it with .to()"

@@ -33,7 +33,7 @@ def read() -> Iterator[dict[str, list[str]]]:
 
 
 def test_the_corpora_are_those_of_the_readme() -> None:
-    assert list(CORPORA) == ["tatoeba-zh", "tatoeba-en", "reviews-zh", "shakespeare"]
+    assert list(CORPORA) == ["tatoeba-zh", "tatoeba-en", "hsk-zh", "reviews-zh", "shakespeare"]
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -64,7 +64,7 @@ def test_tatoeba_has_english_sentences_without_ids(read: dict[str, list[str]]) -
 
 def test_chinese_corpora_ask_to_be_simplified_and_english_ones_do_not() -> None:
     asking = {name for name, corpus in CORPORA.items() if corpus.simplify}
-    assert asking == {"tatoeba-zh", "reviews-zh"}
+    assert asking == {"tatoeba-zh", "hsk-zh", "reviews-zh"}
 
 
 def test_no_traditional_character_is_left_of_those_in_the_package(
@@ -75,6 +75,13 @@ def test_no_traditional_character_is_left_of_those_in_the_package(
     assert not [s for s in read["tatoeba-zh"] if traditional & set(s)]
     package = "".join(path.read_text("utf-8") for path in CORPORA["tatoeba-zh"]._paths())
     assert traditional <= set(package)
+
+
+def test_hsk_has_the_graded_sentences_without_their_glosses(read: dict[str, list[str]]) -> None:
+    assert 4_200 < len(read["hsk-zh"]) <= 4_354
+    assert read["hsk-zh"][0] == "老师,您好!"
+    assert "气温低,出门多穿衣服。" in read["hsk-zh"]
+    assert not any(regex.search(r"\p{Latin}{3}", s) for s in read["hsk-zh"])
 
 
 def test_reviews_are_about_half_of_the_lines_of_the_package(read: dict[str, list[str]]) -> None:

@@ -138,14 +138,16 @@ def reads(model: Cloze, blank: Blank, tokens: Tokens, window: int) -> float:
 
 @pytest.mark.parametrize("words", [True, False], ids=["words", "tokens"])
 @pytest.mark.parametrize(
-    ("rescoring", "temperature", "rescored", "window"),
+    ("rescoring", "temperature", "rescored", "window", "worth"),
     [
-        (0.0, 1.0, 50, 30),
-        (0.25, 1.0, 50, 30),
-        (0.25, 1.7, 50, 30),
-        (0.0, 0.6, 50, 30),
-        (2.0, 0.8, 3, 30),
-        (0.7, 1.3, 7, 2),
+        (0.0, 1.0, 50, 30, 0.1),
+        (0.25, 1.0, 50, 30, 0.0),
+        (0.25, 1.7, 50, 30, 0.0),
+        (0.0, 0.6, 50, 30, 0.0),
+        (2.0, 0.8, 3, 30, 0.0),
+        (0.7, 1.3, 7, 2, 0.0),
+        (0.25, 1.0, 50, 30, 0.3),
+        (1.5, 1.4, 9, 30, 0.2),
     ],
 )
 def test_candidates_are_scored_and_tempered_as_by_hand(
@@ -153,20 +155,27 @@ def test_candidates_are_scored_and_tempered_as_by_hand(
     temperature: float,
     rescored: int,
     window: int,
+    worth: float,
     words: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in (("FOLLOWED", (100,) * 2), ("RESCORED", rescored), ("WINDOW", window)):
+    constants = {"FOLLOWED": (100,) * 2, "RESCORED": rescored, "WINDOW": window, "WORTH": worth}
+    for name, value in constants.items():
         monkeypatch.setattr(module, name, value)
     model = random_cloze(words=words)
     got = candidates(model, BLANKS, top=1000, rescoring=rescoring, temperature=temperature)
     for blank, guesses in zip(BLANKS, got, strict=True):
         prior = priors(model, blank.numbers, blank.place, 2)
         first = sorted(prior, key=lambda s: -prior[s])[:rescored]
-        scores = {s: math.log(prior[s]) + rescoring * reads(model, blank, s, window) for s in first}
-        unscaled = {s: math.exp(score / temperature) for s, score in scores.items()}
-        scale = sum(prior[s] for s in first) / sum(unscaled.values())
-        expected = prior | {s: share * scale for s, share in unscaled.items()}
+        likely = [s for s in first if prior[s] >= worth * prior[first[0]]]
+        scored = {
+            s: prior[s] * math.exp(rescoring * reads(model, blank, s, window)) for s in likely
+        }
+        scale = sum(prior[s] for s in likely) / sum(scored.values())
+        plain = {s: prior[s] for s in first} | {s: p * scale for s, p in scored.items()}
+        powers = {s: p ** (1 / temperature) for s, p in plain.items()}
+        scale = sum(plain.values()) / sum(powers.values())
+        expected = prior | {s: power * scale for s, power in powers.items()}
         assert shares(guesses) == pytest.approx(expected, rel=1e-9)
         assert [g.tokens for g in guesses] == sorted(expected, key=lambda s: -expected[s])
     few = candidates(model, BLANKS, top=2, rescoring=rescoring, temperature=temperature)

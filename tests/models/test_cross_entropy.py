@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
+from torch.nn import functional as F
 
 from tests.compare import assert_close_by_name, collect, leaves
+from unrolled.models import cross_entropy as module
 from unrolled.models import linear_cross_entropy
+from unrolled.models.cross_entropy import token_losses
 from unrolled.scan import Backend, library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
@@ -63,6 +66,24 @@ def test_the_kernel_computes_what_pytorch_does(
     with library.using(instructions):
         got = named("native", tuple(given), targets)
     assert_close_by_name(got, named("reference", tuple(given), targets), steps=1)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@both_dtypes
+def test_the_loss_of_each_token_is_pytorchs_with_the_kernel_and_without(
+    dtype: torch.dtype, size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, bias, targets = drawn(*size, dtype)
+    expected = {"losses": F.cross_entropy(F.linear(x, weight, bias), targets, reduction="none")}
+    assert_close_by_name({"losses": token_losses(x, weight, bias, targets)}, expected, steps=1)
+    empty = token_losses(x[:0], weight, bias, targets[:0])
+    assert empty.shape == (0,) and empty.dtype == dtype
+    monkeypatch.setattr(module, "_obstacles", lambda *_: ["none of it"])
+    monkeypatch.setattr(module, "LARGEST", 3 * len(weight))  # three rows at a time
+    assert_close_by_name({"losses": token_losses(x, weight, bias, targets)}, expected, steps=1)
+    assert token_losses(x[:0], weight, bias, targets[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"x: got shape"):
+        token_losses(x[0], weight, bias, targets)
 
 
 @pytest.mark.parametrize("wanted", list(itertools.product([True, False], repeat=3))[:-1])

@@ -20,6 +20,7 @@ from unrolled.models import Cloze, fill, fill_all
 from unrolled.models import candidates as search
 from unrolled.models import filling as module
 from unrolled.models.filling import Blank, Filled, Filling
+from unrolled.models.forms import word_of
 
 CHAR = Tokenizer("char")
 
@@ -391,14 +392,23 @@ def test_blanks_side_by_side_agree(text: str, verbs: str, of_words: Parts) -> No
 
 @pytest.mark.parametrize("rescoring", [0.0, 0.25])
 def test_words_probabilities_are_distinct_best_first_and_no_more_than_one(
-    rescoring: float, of_words: Parts
+    rescoring: float, of_words: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for blank in fill(*of_words, "我____天____一本书。", top=1000, rescoring=rescoring).blanks:
-        texts = [c.text for c in blank.candidates]
-        p = [c.probability for c in blank.candidates]
-        assert len(set(texts)) == len(texts) == sum(search.FOLLOWED)
+    text = "我今天____一本书。"
+    (blank,) = fill(*of_words, text, top=1000, rescoring=rescoring).blanks
+    monkeypatch.setattr(module, "one_a_word", lambda _, guesses: guesses)
+    (apart,) = fill(*of_words, text, top=1000, rescoring=rescoring).blanks
+    for found in (blank, apart):
+        texts = [c.text for c in found.candidates]
+        p = [c.probability for c in found.candidates]
+        assert len(set(texts)) == len(texts)
         assert not any(special in text for text in texts for special in SPECIALS)
         assert p == sorted(p, reverse=True) and min(p) >= 0 and sum(p) <= 1 + 1e-5
+    assert len(apart.candidates) == sum(search.FOLLOWED)
+    words: dict[str, float] = {}
+    for one in apart.candidates:
+        words[word_of(one.text)] = words.get(word_of(one.text), 0.0) + one.probability
+    assert {word_of(c.text): c.probability for c in blank.candidates} == pytest.approx(words)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6, 40.0])
@@ -408,6 +418,7 @@ def test_temperature_is_the_exponent_of_the_shares(temperature: float, of_words:
         fill(*of_words, text, top=search.RESCORED, temperature=t).blanks for t in (1.0, temperature)
     )
     p = {c.text: c.probability for c in plain.candidates}
+    assert len(p) == search.RESCORED  # none is a form of another
     scale = sum(p.values()) / sum(q ** (1 / temperature) for q in p.values())
     expected = {text: q ** (1 / temperature) * scale for text, q in p.items()}
     assert {c.text: c.probability for c in got.candidates} == pytest.approx(expected, rel=1e-9)
@@ -456,6 +467,7 @@ def test_rescoring_is_the_pseudo_likelihood_of_the_whole_sentence(
     weight: float, rescored: int, by_char: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "RESCORED", rescored)
+    monkeypatch.setattr(search, "WORTH", 0.0)
     model, vocabulary, tokenizer = by_char
     text = "昨天，龙想____咖啡。"  # one token of it is unknown, and is not among the others
     numbers = vocabulary.encode(tokenizer.tokens(text.replace("____", module.MARK)))
@@ -497,6 +509,7 @@ def test_rescoring_reads_no_further_than_its_window(
         reads = [probabilities(model, sentence, s)[sentence[s]].log() for s in (3, 4, 6, 7)]
         scores.append(float(prior[c].log() + sum(reads)))
     monkeypatch.setattr(search, "RESCORED", len(vocabulary))
+    monkeypatch.setattr(search, "WORTH", 0.0)
     expected = torch.tensor(scores).softmax(-1)
     (blank,) = fill(*by_char, text, top=1000, rescoring=1.0).blanks
     got = {c.text: c.probability for c in blank.candidates}

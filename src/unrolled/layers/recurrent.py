@@ -466,7 +466,15 @@ def _made(
     cell: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, object]
 ) -> Cell:
     """A new cell, or an error if it is none."""
-    made = cell(input_size, hidden_size, **options)
+    advice = "expected super().__init__(input_size, hidden_size) at the start of its __init__"
+    try:
+        made = cell(input_size, hidden_size, **options)
+    except AttributeError as error:
+        if "before Module.__init__() call" not in str(error):
+            raise
+        raise TypeError(f"cell: got {cell!r}, which sets up no Cell, {advice}") from error
+    if isinstance(made, Cell) and not {"_parameters", "hidden_size"} <= vars(made).keys():
+        raise TypeError(f"cell: got {cell!r}, which sets up no Cell, {advice}")
     if not isinstance(made, Cell):
         raise TypeError(
             f"cell: got {cell!r}, which makes a {type(made).__name__}; "

@@ -16,7 +16,7 @@ from unrolled.layers.twins import KERNELS, Twin, weights_of
 from unrolled.scan import native
 from unrolled.scan.computed import computed, hooked
 from unrolled.scan.operators import Step, Weights
-from unrolled.shapes import Shape, check_resets, check_size, check_state
+from unrolled.shapes import Shape, check_dense, check_resets, check_size, check_state
 
 
 class Saved(TypedDict):
@@ -96,6 +96,7 @@ class Stream:
             ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
         """
         first = self.layer.batch_first
+        check_dense("x", x, f"[{self.lanes}, {self.layer.input_size}]")
         is_chunk = x.dim() == 3
         given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
         row = [self.lanes, self.layer.input_size]

@@ -21,7 +21,7 @@ from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
 from unrolled.scan.operators import Weights, check_packed
-from unrolled.shapes import Lengths, check_lengths, check_resets
+from unrolled.shapes import Lengths, check_dense, check_lengths, check_like, check_resets
 
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
@@ -90,9 +90,9 @@ class Twin(nn.RNNBase):
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
+        check_kinds(self, input, hx)
         if self.backend == "reference" and is_plain and not is_watched:
             return super().forward(input, hx)
-        check_kinds(self, input, hx)
         weights = weights_of(self)
         run: Run = native.run
         if self.backend == "reference":
@@ -100,14 +100,20 @@ class Twin(nn.RNNBase):
         elif reasons := obstacles(self, weights, input, hx):
             if self.backend == "native":
                 raise RuntimeError(_refusal(self, reasons))
+            _check_alike(self, weights, input, hx)
             run = native.run_reference
             is_transformed = not self.proj_size and _is_transformed(weights, input, hx)
             if is_plain and not (is_watched or is_transformed):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        if isinstance(input, PackedSequence) and is_plain and run is not native.run:
+        if (
+            isinstance(input, PackedSequence)
+            and is_plain
+            and not is_watched
+            and run is not native.run
+        ):
             return super().forward(input, hx)
         if self.clip is not None:
-            run = self._clipped(run, input)
+            run = partial(run, clip=self.clip)
         if not is_whole or is_watched:
             counts, begins = (None, None) if is_whole else self.checked(input, lengths, resets)
             run = self._in_parts(run, {"lengths": counts, "resets": begins})
@@ -163,15 +169,6 @@ class Twin(nn.RNNBase):
         if resets is not None:
             resets = check_resets(resets, steps, lanes, batch_first=first)
         return lengths, resets
-
-    def _clipped(self, run: Run, x: Tensor | PackedSequence) -> Run:
-        """``run`` with ``clip``, or an error where nothing can clip."""
-        if isinstance(x, PackedSequence) and run is native.run_reference:
-            raise ValueError(
-                f"clip: got {self.clip} with a PackedSequence, which the reference cannot take; "
-                "expected a tensor [T, B, D], with lengths="
-            )
-        return partial(run, clip=self.clip)
 
     def _in_parts(self, run: Run, masks: Masks) -> Run:
         """``run`` with ``masks``, and through what takes it in parts, if there is such."""
@@ -450,6 +447,8 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
             f"input: got {type(x).__name__}, expected a tensor or a PackedSequence; "
             "make a tensor of it with torch.as_tensor()"
         )
+    if isinstance(x, Tensor):
+        check_dense("input", x, f"[T, B, {layer.input_size}]")
     if hx is None:
         return
     if layer.mode == "LSTM":
@@ -462,6 +461,23 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
         if isinstance(hx, tuple | list):
             got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
         raise TypeError(f"hx: got {got}, expected {expected}")
+
+
+def _check_alike(
+    layer: Twin, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
+) -> None:
+    """Refuse what torch.nn would fail on: other dtypes or devices, or transforms of ``proj_size``."""
+    data = x.data if isinstance(x, PackedSequence) else x
+    for names, group in zip(layer._all_weights, weights, strict=True):
+        for name, weight in zip(names, group, strict=True):
+            check_like("input", data, weight, name)
+    for state in _as_state(hx):
+        check_like("hx", state, data, "input")
+    if layer.proj_size and _is_transformed(weights, x, hx):
+        raise RuntimeError(
+            f"proj_size: got {layer.proj_size} under a transform of torch.func (vmap, grad, jvp …), which "
+            "torch.nn's loops do not take, expected 0; use Recurrent with projection="
+        )
 
 
 def as_recurrent(layer: nn.RNNBase, weights: Groups) -> Recurrent:

@@ -1,6 +1,6 @@
 """What may fill a blank: single tokens, or words of several, with their probabilities."""
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -13,8 +13,10 @@ from unrolled.cells import State
 from unrolled.data.vocabulary import END, PAD, SPECIALS
 from unrolled.layers import Recurrent
 from unrolled.models.cloze import Cloze, gathered
+from unrolled.models.cross_entropy import token_losses
 
-RESCORED = 50  # candidates whose whole sentence is read
+RESCORED = 50  # candidates whose whole sentence is read, at the most
+WORTH = 0.1  # of the best one's probability, that such a candidate has at the least
 FOLLOWED = (
     RESCORED,
     16,
@@ -52,29 +54,35 @@ def candidates(
 ) -> list[list[Guess]]:
     """The ``top`` candidates for each of ``blanks``, best first.
 
-    The ``RESCORED`` best by p(c | rest) get the score log p(c | rest) + ``rescoring`` ·
-    Σ_s log p(x_s | rest, c) over the other tokens x_s (pseudo-likelihood: Besag, "Statistical
-    Analysis of Non-Lattice Data", 1975), and share what they have together as the softmax of score /
-    ``temperature`` says (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+    Of the ``RESCORED`` best by p(c | rest), those that are at least ``WORTH`` as probable as the first
+    get the score log p(c | rest) + ``rescoring`` · Σ_s log p(x_s | rest, c) over the other tokens x_s
+    (pseudo-likelihood: Besag, "Statistical Analysis of Non-Lattice Data", 1975), and share what they
+    have together as the softmax of the scores says. Then all ``RESCORED`` share what they have
+    together anew, by p^(1 / ``temperature``) (Guo et al., "On Calibration of Modern Neural Networks",
+    ICML 2017).
     """
     find = _words if model.join_words is not None else _tokens
     results: list[list[Guess]] = []
     for around in _read(model, blanks):
         priors = find(around, max(top, RESCORED))
-        firsts = [prior[:RESCORED] for prior in priors]
-        tried = [(k, guess.tokens) for k, first in enumerate(firsts) for guess in first]
-        reads = (
-            _reads(around, tried)
-            if rescoring
-            else torch.zeros(len(tried), dtype=torch.float64, device="cpu")
-        )
-        counts = [len(first) for first in firsts]
-        for prior, first, read in zip(priors, firsts, torch.split(reads, counts), strict=True):
+        tried = [
+            (k, guess.tokens)
+            for k, prior in enumerate(priors)
+            for guess in prior[:RESCORED]
+            if rescoring and guess.probability >= WORTH * prior[0].probability
+        ]
+        counts = Counter(k for k, _ in tried)
+        reads = torch.split(_reads(around, tried), [counts[k] for k in range(len(priors))])
+        for prior, read in zip(priors, reads, strict=True):
+            first = prior[:RESCORED]
             p = torch.tensor(
                 [guess.probability for guess in first], dtype=torch.float64, device="cpu"
             )
-            share = p.sum() * torch.softmax((p.log() + rescoring * read) / temperature, -1)
-            ranked = [Guess(g.tokens, q) for g, q in zip(first, share.tolist(), strict=True)]
+            scores = p.log()
+            few = scores[: len(read)]
+            few += few.logsumexp(0) - (few + rescoring * read).logsumexp(0) + rescoring * read
+            shares = (p.sum() * torch.softmax(scores / temperature, -1)).tolist()
+            ranked = [Guess(g.tokens, q) for g, q in zip(first, shares, strict=True)]
             ranked = sorted([*ranked, *prior[RESCORED:]], key=lambda guess: -guess.probability)
             results.append(ranked[:top])
     return results
@@ -91,7 +99,7 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
         total, left = torch.zeros(len(around), dtype=torch.float64, device="cpu"), around.left
         for k, token in enumerate((*tokens, END)):
             if k:
-                left = left.onward([tokens[k - 1 : k]] * len(around))
+                left = left.onward(torch.full((len(around), 1), tokens[k - 1]))
             context = torch.cat([left.last, around.right.last], -1)
             steps = _log_softmax(model, model.word_logits, context, may_end=k > 0)
             total += torch.cat([p[:, token] for p in steps]).double().cpu()
@@ -112,12 +120,14 @@ def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
 class _Side:
     """What one direction has read, N sequences from their far ends on, and where it goes on from.
 
-    ``y``: what it gave, ``[T, N, H]``; ``last``: after each one's last token, ``[N, H]``.
+    ``read``: ``[N, T]``, filled up with ``<pad>``; ``lengths``: ``[N]``; ``y``: what it gave,
+    ``[T, N, H]``; ``last``: after each one's last token, ``[N, H]``.
     """
 
     model: Cloze
     way: Recurrent
-    read: Sequence[Sequence[int]]
+    read: Tensor
+    lengths: Tensor
     y: Tensor
     last: Tensor
     state: State
@@ -127,27 +137,42 @@ class _Side:
         cls,
         model: Cloze,
         way: Recurrent,
-        read: Sequence[Sequence[int]],
+        read: Tensor,
+        lengths: Tensor,
         state: State | None = None,
     ) -> Self:
-        lengths = torch.tensor([len(tokens) for tokens in read], device="cpu")
-        longest = int(lengths.max())
         device = model.embedding.weight.device
-        padded = [[*tokens, *[PAD] * (longest - len(tokens))] for tokens in read]
-        embedded = model.embedding(torch.tensor(padded, device=device).T)
-        y, state = way(embedded, state, lengths=None if longest == 1 else lengths)
+        embedded = model.embedding(read.T.to(device))
+        y, state = way(embedded, state, lengths=None if read.shape[1] == 1 else lengths)
         last = y[lengths.to(device) - 1, torch.arange(len(read), device=device)]
-        return cls(model, way, read, y, last, state)
+        return cls(model, way, read, lengths, y, last, state)
 
     def onward(
-        self, tokens: Sequence[Sequence[int]], owners: Sequence[int] | None = None
+        self, read: Tensor, owners: Tensor | None = None, lengths: Tensor | None = None
     ) -> "_Side":
-        """Having read ``tokens`` too: of each of the N, or each after sequence number ``owners[n]``."""
+        """Having read ``read`` too, each row after sequence number ``owners[n]``: by default its own."""
         state = self.state
         if owners is not None:
-            rows = torch.tensor(owners, device=self.last.device)
+            rows = owners.to(self.last.device)
             state = tuple(part.index_select(1, rows) for part in state)
-        return _Side.of(self.model, self.way, tokens, state)
+        if lengths is None:
+            lengths = torch.full(read.shape[:1], read.shape[1])
+        return _Side.of(self.model, self.way, read, lengths, state)
+
+    def backwards(self, most: int) -> Tensor:
+        """The last ``most`` tokens of each that was read, the last one first, without the end itself."""
+        steps = torch.arange(min(most, self.read.shape[1] - 1))
+        places = self.lengths[:, None] - 1 - steps
+        return torch.where(places > 0, self.read.gather(1, places.clamp(min=0)), PAD)
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """``sequences`` as rows, filled up with ``<pad>``, and how long each is."""
+    lengths = [len(sequence) for sequence in sequences]
+    longest = max(lengths, default=0)
+    rows = [[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences]
+    padded = torch.tensor(rows, dtype=torch.long).view(len(rows), longest)
+    return padded, torch.tensor(lengths, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -176,7 +201,9 @@ def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
     for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):
         left = [blank.numbers[: blank.place] for blank in blanks[part]]
         right = [blank.numbers[: blank.place : -1] for blank in blanks[part]]
-        yield _Around(_Side.of(model, forward, left), _Side.of(model, backward, right))
+        yield _Around(
+            _Side.of(model, forward, *_padded(left)), _Side.of(model, backward, *_padded(right))
+        )
 
 
 def parts(lengths: Sequence[int]) -> Iterator[slice]:
@@ -246,32 +273,37 @@ def _spelt(around: _Around) -> list[list[Guess]]:
     """The most probable words that a beam search finds for each blank.
 
     A word is a product of steps, the last of which closes it; a blank is not empty. Of the beginnings
-    of each length the ``FOLLOWED`` most probable are gone on with. The left side goes on by a token
-    at a time; the right side is the same for all.
+    of each length the ``FOLLOWED`` most probable are gone on with, as many for each blank. The left
+    side goes on by a token at a time; the right side is the same for all.
     """
-    model, left = around.model, around.left
-    found: list[list[Guess]] = [[] for _ in range(len(around))]
-    begun: list[tuple[int, Tokens, float]] = [(k, (), 0.0) for k in range(len(around))]
+    model, left, blanks = around.model, around.left, len(around)
+    device = left.last.device
+    found: list[list[Guess]] = [[] for _ in range(blanks)]
+    begun = torch.empty(blanks, 0, dtype=torch.long, device=device)  # those of a blank together
+    so_far = torch.zeros(blanks, dtype=torch.float64, device=device)
     for length, width in enumerate((*FOLLOWED, 0)):
-        owners = torch.tensor([k for k, _, _ in begun], device=left.last.device)
-        context = torch.cat([left.last, around.right.last[owners]], -1)
-        longer: list[list[tuple[float, int, Tokens]]] = [[] for _ in range(len(around))]
-        row = 0
+        each = len(begun) // blanks
+        context = torch.cat([left.last, around.right.last.repeat_interleave(each, 0)], -1)
+        ends, steps, tokens = [], [], []
         for p in _log_softmax(model, model.word_logits, context, may_end=length > 0):
+            ends.append(p[:, END])
             best = p[:, len(SPECIALS) :].topk(min(width, p.shape[1] - len(SPECIALS)))
-            columns = p[:, END].tolist(), best.indices.tolist(), best.values.tolist()
-            for end, nexts, steps in zip(*columns, strict=True):
-                k, tokens, so_far = begun[row]
-                if tokens:
-                    found[k].append(Guess(tokens, math.exp(so_far + end)))
-                for token, step in zip(nexts, steps, strict=True):
-                    longer[k].append((so_far + step, row, (*tokens, token + len(SPECIALS))))
-                row += 1
-        best_of = [sorted(of, key=lambda one: -one[0])[:width] for of in longer]
-        kept = [(k, *one) for k, of in enumerate(best_of) for one in of]
-        begun = [(k, tokens, so_far) for k, so_far, _, tokens in kept]
-        if begun:
-            left = left.onward([tokens[-1:] for _, tokens, _ in begun], [one[2] for one in kept])
+            steps.append(best.values)
+            tokens.append(best.indices + len(SPECIALS))
+        if length:
+            closed = (so_far + torch.cat(ends)).exp().tolist()
+            for row, (word, p_word) in enumerate(zip(begun.tolist(), closed, strict=True)):
+                found[row // each].append(Guess(tuple(word), p_word))
+        if width:
+            longer = (so_far[:, None] + torch.cat(steps)).view(blanks, -1)
+            best = longer.topk(min(width, longer.shape[1]))
+            first = torch.arange(blanks, device=device)[:, None] * longer.shape[1]
+            chosen = (best.indices + first).flatten()
+            token = torch.cat(tokens).flatten()[chosen, None]
+            owners = chosen * each // longer.shape[1]
+            begun = torch.cat([begun[owners], token], 1)
+            so_far = best.values.flatten()
+            left = left.onward(token.cpu(), owners)
     return found
 
 
@@ -284,38 +316,35 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
     ``tried`` are the numbers of the blanks, and c. Each direction goes on from its side of the blank
     through c to the tokens of the other side, where it meets what the other direction has read.
     """
-    model = around.model
-    sums = torch.zeros(len(tried), dtype=torch.float64, device="cpu")
+    model, device = around.model, around.left.last.device
+    sums = torch.zeros(len(tried), dtype=torch.float64)
+    owners = torch.tensor([k for k, _ in tried], dtype=torch.long)
     for here, there in ((around.left, around.right), (around.right, around.left)):
-        away = [tokens[:0:-1][:WINDOW] for tokens in there.read]  # as `here` meets them
         onward = 1 if here is around.left else -1
-        sequences = [[*c[::onward], *away[k]] for k, c in tried]
-        for part in parts([len(sequence) for sequence in sequences]):
-            some = tried[part]
-            y = here.onward(sequences[part], [k for k, _ in some]).y
-            lanes, blanks = y.shape[1], there.y.shape[1]
-            asked = [  # two rows, of the states before and beyond the token; it, and whose it is
-                (
-                    (len(c) - 1 + j) * lanes + lane,
-                    (len(there.read[k]) - 2 - j) * blanks + k,
-                    token,
-                    part.start + lane,
-                )
-                for lane, (k, c) in enumerate(some)
-                for j, token in enumerate(away[k])
-                if token >= len(SPECIALS)
-            ]
-            own, facing, targets, owners = (
-                torch.tensor(asked, dtype=torch.long, device="cpu").view(-1, 4).T
-            )
-            device = y.device
-            met = (y, there.y, own.to(device), facing.to(device))
+        fillers, widths = _padded([c[::onward] for _, c in tried])
+        away = there.backwards(WINDOW)  # as `here` meets them
+        steps = torch.arange(away.shape[1])
+        lengths = widths + (away != PAD).sum(1)[owners]
+        for part in parts(lengths.tolist()):
+            k, width, lanes = owners[part], widths[part, None], torch.arange(len(owners[part]))
+            read = F.pad(fillers[part], (0, len(steps)), value=PAD)
+            read.scatter_(1, width + steps, away[k])
+            y = here.onward(read[:, : int(lengths[part].max())], k, lengths[part]).y
+            asked = away[k] >= len(SPECIALS)
+            # Rows of the states right before and right beyond each token that is asked for.
+            own = ((width - 1 + steps) * len(lanes) + lanes[:, None])[asked].to(device)
+            facing = (there.lengths[k, None] - 2 - steps) * len(around) + k[:, None]
+            met = (y, there.y, own, facing[asked].to(device))
             if onward < 0:
-                met = (there.y, y, facing.to(device), own.to(device))
-            done = 0
-            for p in _log_softmax(model, model.logits, gathered(*met)):
-                rows = slice(done, done + len(p))
-                read = p.gather(1, targets[rows, None].to(device))[:, 0]
-                sums.index_add_(0, owners[rows], read.double().cpu())
-                done += len(p)
+                met = (there.y, y, facing[asked].to(device), own)
+            p = _log_likelihoods(model, gathered(*met), away[k][asked].to(device))
+            sums[part] += torch.zeros(asked.shape).double().masked_scatter_(asked, p).sum(1)
     return sums
+
+
+def _log_likelihoods(model: Cloze, context: Tensor, targets: Tensor) -> Tensor:
+    """The log-probability of each of ``targets``, none of them special: ``[N]``, in double."""
+    ordinary = slice(len(SPECIALS), None)
+    weight, bias = model.output.weight[ordinary], model.output.bias[ordinary]
+    losses = token_losses(model.features(context), weight, bias, targets - len(SPECIALS))
+    return -losses.double().cpu()

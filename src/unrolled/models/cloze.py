@@ -75,8 +75,8 @@ class Cloze(TokenModel):
                 torch.rand(len(steps), dtype=torch.float32, device=steps.device) < SHARE_OF_WORDS
             )
             before, after, steps = before[chosen], after[chosen], steps[chosen]
-        words = self._features(gathered(forward, backward, before, after), self.join_words)
-        features = torch.cat([self._features(context), words])
+        words = self.features(gathered(forward, backward, before, after), self.join_words)
+        features = torch.cat([self.features(context), words])
         return linear_cross_entropy(
             features, self.output.weight, self.output.bias, torch.cat([targets, steps])
         )
@@ -89,7 +89,7 @@ class Cloze(TokenModel):
         """
         if self.join_words is None:
             raise ValueError("words: got a model made without them, expected Cloze(…, words=True)")
-        logits: Tensor = self.output(self._features(context, self.join_words))
+        logits: Tensor = self.output(self.features(context, self.join_words))
         return logits
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from unrolled.scan import Backend, check_backend, library, native, operators
 
 FIELDS = struct.Struct("=13q")  # unrolled_entropy_call
+LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 
 
 def linear_cross_entropy(
@@ -49,6 +50,25 @@ def linear_cross_entropy(
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
     return _reference(x, weight, bias, targets)
+
+
+def token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """-log softmax(weight x_n + bias)[targets_n] for each n, ``[N]``, without a gradient.
+
+    The arguments are those of ``linear_cross_entropy``. Neither the kernel nor, where it cannot take
+    the call, PyTorch's operations hold the logits of more than a block of rows.
+    """
+    _check(x, weight, bias, targets)
+    with torch.no_grad():
+        if len(x) and not _obstacles(x, weight, bias, targets):
+            return cast(Tensor, _operator()(x, weight, bias, targets, [False] * 3)[0])
+        rows = max(1, LARGEST // len(weight))
+        blocks = zip(torch.split(x, rows), torch.split(targets, rows), strict=True)
+        losses = [
+            F.cross_entropy(F.linear(part, weight, bias), of, reduction="none")
+            for part, of in blocks
+        ]
+        return torch.cat(losses)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:

@@ -14,6 +14,7 @@ from unrolled.errors import CallError
 from unrolled.models import candidates as search
 from unrolled.models.candidates import Guess, Tokens
 from unrolled.models.cloze import Cloze
+from unrolled.models.forms import one_a_word
 from unrolled.shapes import check_size
 
 BLANK = regex.compile(r"[_＿]{3,}|<blank>")
@@ -79,7 +80,8 @@ def fill(
     The best candidates for a blank by p(c | rest) are ranked anew by how the sentence reads with
     them: the score of c is log p(c | rest) + ``rescoring`` · Σ_s log p(x_s | rest, c) over the other
     tokens x_s (pseudo-likelihood: Besag, "Statistical Analysis of Non-Lattice Data", 1975), and
-    their probabilities are the softmax of score / ``temperature``.
+    their probabilities are the softmax of score / ``temperature``. Forms of one Chinese word (买, 买了)
+    are one candidate: the likeliest of them, with the probability of all.
 
     Several blanks are filled jointly: a beam search over their fillings (c_1, c_2, …) goes from the
     surest blank on, by p(c_1 | rest) · p(c_2 | rest, c_1) · …, the blanks still open read as
@@ -254,16 +256,22 @@ class _Search:
     temperature: float
 
     def candidates(self, blanks: Sequence[search.Blank], top: int) -> list[list[Guess]]:
+        """The ``top`` candidates for each of ``blanks``, each form of a word apart, best first."""
         return search.candidates(
             self.model, blanks, top=top, rescoring=self.rescoring, temperature=self.temperature
         )
+
+    def words(self, blanks: Sequence[search.Blank]) -> list[list[Guess]]:
+        """The candidates that are shown for each of ``blanks``, one a word, best first."""
+        found = self.candidates(blanks, max(self.top, search.RESCORED))
+        return [one_a_word(self.vocabulary, guesses)[: self.top] for guesses in found]
 
     def fill(self, sentences: Sequence[_Sentence]) -> list[list[list[Guess]]]:
         """The candidates for each blank of each sentence; the first ones fill it."""
         found: list[list[list[Guess]]] = [[] for _ in sentences]
         single = [k for k, sentence in enumerate(sentences) if len(sentence.starts) == 1]
         blanks = [sentences[k].blank((None,), 0) for k in single]
-        for k, guesses in zip(single, self.candidates(blanks, self.top), strict=True):
+        for k, guesses in zip(single, self.words(blanks), strict=True):
             found[k] = [guesses]
         several = [k for k, sentence in enumerate(sentences) if len(sentence.starts) > 1]
         together = self._settled([sentences[k] for k in several])
@@ -282,7 +290,7 @@ class _Search:
             for which in range(max((len(sentences[k].starts) for k in asked), default=0)):
                 having = [k for k in asked if which < len(sentences[k].starts)]
                 blanks = [sentences[k].blank(fillings[k], which) for k in having]
-                for k, guesses in zip(having, self.candidates(blanks, self.top), strict=True):
+                for k, guesses in zip(having, self.words(blanks), strict=True):
                     found[k][which] = guesses
                     if guesses[0].tokens != fillings[k][which]:
                         fillings[k] = _with(fillings[k], which, guesses[0].tokens)

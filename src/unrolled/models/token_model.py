@@ -189,15 +189,16 @@ class TokenModel(nn.Module, ABC):
 
     def loss_of(self, context: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy of ``targets`` ``[N]`` where ``context`` ``[N, S*H]`` is known."""
-        features = self._features(context)
+        features = self.features(context)
         return linear_cross_entropy(features, self.output.weight, self.output.bias, targets)
 
     def logits(self, context: Tensor) -> Tensor:
         """``[..., S*H]`` to ``[..., V]``: softmax's input, from the states."""
-        logits: Tensor = self.output(self._features(context))
+        logits: Tensor = self.output(self.features(context))
         return logits
 
-    def _features(self, context: Tensor, join: nn.Module | None = None) -> Tensor:
+    def features(self, context: Tensor, join: nn.Module | None = None) -> Tensor:
+        """``[..., S*H]`` to ``[..., E]``: what the softmax's matrix is multiplied with."""
         features: Tensor = self.drop(F.gelu((join or self.join)(self.drop(context))))
         return features
 

@@ -1,7 +1,7 @@
 """Blanks drawn from held-out text: how often they are filled right, and how well that is known."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -97,19 +97,30 @@ def at(temperature: float, guesses: Sequence[Guess]) -> list[Guess]:
     ]
 
 
-def reliability(asked: Sequence[Drawn], found: Sequence[Sequence[Guess]]) -> Reliability:
-    """How well ``found``, the candidates for each of ``asked``, best first, fill them."""
+def reliability(
+    asked: Sequence[Drawn],
+    found: Sequence[Sequence[Guess]],
+    word_of: Callable[[Tokens], Hashable] = tuple,
+) -> Reliability:
+    """How well ``found``, the candidates for each of ``asked``, fill them.
+
+    Candidates with one ``word_of`` are one, and right if what was there has it too.
+    """
     top1 = top5 = 0
     nats: list[float] = []
     binned: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for one, guesses in zip(asked, found, strict=True):
-        ranked = [guess.tokens for guess in guesses]
-        right = ranked[0] == one.tokens
+        shares: dict[Hashable, float] = {}
+        for guess in guesses:
+            word = word_of(guess.tokens)
+            shares[word] = shares.get(word, 0.0) + guess.probability
+        ranked, wanted = sorted(shares, key=lambda word: -shares[word]), word_of(one.tokens)
+        right = ranked[0] == wanted
         top1 += right
-        top5 += one.tokens in ranked[:TOP]
-        if one.tokens in ranked:
-            nats.append(-math.log(max(guesses[ranked.index(one.tokens)].probability, TINY)))
-        sure = guesses[0].probability
+        top5 += wanted in ranked[:TOP]
+        if wanted in shares:
+            nats.append(-math.log(max(shares[wanted], TINY)))
+        sure = shares[ranked[0]]
         binned[min(BINS - 1, int(sure * BINS))].append((sure, right))
     count = len(asked)
     bins = [
@@ -130,9 +141,13 @@ def reliability(asked: Sequence[Drawn], found: Sequence[Sequence[Guess]]) -> Rel
     )
 
 
-def fitted_temperature(asked: Sequence[Drawn], found: Sequence[Sequence[Guess]]) -> float:
+def fitted_temperature(
+    asked: Sequence[Drawn],
+    found: Sequence[Sequence[Guess]],
+    word_of: Callable[[Tokens], Hashable] = tuple,
+) -> float:
     """The temperature with the least ``nats``, to a hundredth, from 0.5 to 3."""
     return min(
         (k / 100 for k in range(50, 301)),
-        key=lambda t: reliability(asked, [at(t, guesses) for guesses in found]).nats,
+        key=lambda t: reliability(asked, [at(t, guesses) for guesses in found], word_of).nats,
     )

@@ -7,17 +7,19 @@ from typing import Any, Literal, Protocol, get_args, overload
 import torch
 from torch import Tensor
 
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import native, reference
 from unrolled.scan.computed import called, computed
 from unrolled.scan.skipping import Skipping
 from unrolled.shapes import (
     check_input,
     check_lengths,
+    check_like,
     check_mask,
     check_noise,
     check_resets,
     check_state,
+    is_autocast,
     real_steps,
 )
 
@@ -338,6 +340,9 @@ def _sweep(
             )
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
+    if isinstance(cell, GatedCell) and not is_autocast(x):  # others may mix them as they like
+        for name, weight in cell.named_parameters():
+            check_like("x", x, weight, name)
     return reference.scan(
         cell,
         x,

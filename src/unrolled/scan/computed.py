@@ -88,7 +88,7 @@ def computed(module: Kind) -> Kind:
     if hooks:
         others = {k: h for k, h in module._forward_pre_hooks.items() if k not in hooks}
         plain._forward_pre_hooks = OrderedDict(others)
-    return cast(Kind, plain)
+    return plain
 
 
 def settled(module: Kind) -> Kind:

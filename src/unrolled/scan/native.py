@@ -323,13 +323,17 @@ def run_reference(
     *,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
     reverse: bool = False,
     norms: Sequence[Tensor] | None = None,
     clip: float | None = None,
     **_: None,
 ) -> tuple[State, State]:
-    """As ``run``, by the reference over these very tensors; packed rows it does not take."""
-    return reference.scan(
+    """As ``run``, by the reference over these very tensors."""
+    rows: Tensor | None = None
+    if batch_sizes is not None:
+        x, lengths, rows = _padded(x, batch_sizes)
+    states, final = reference.scan(
         cell_over(name, weights),
         x,
         state,
@@ -340,6 +344,22 @@ def run_reference(
         norms=norms,
         clip=clip,
     )
+    if rows is not None:
+        states = _rows_of(states, rows)
+    return states, final
+
+
+def _padded(x: Tensor, batch_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed rows as ``[T, B, D]``, the lengths, and where in ``[T * B]`` each row stands."""
+    real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
+    rows = real.flatten().nonzero().squeeze(1).to(x.device)
+    padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
+    return padded.view(*real.shape, x.shape[1]), real.sum(0), rows
+
+
+def _rows_of(states: State, rows: Tensor) -> State:
+    """``[T, B, size]`` each as packed rows."""
+    return tuple(s.flatten(0, 1).index_select(0, rows) for s in states)
 
 
 class _Sweep(torch.autograd.Function):
@@ -502,10 +522,7 @@ def _differentiate(
     cell = cell_over(name, Weights(*tensors[1:5]))
     lengths, resets, batch_sizes, noise = masks
     if batch_sizes is not None:
-        real = torch.arange(int(batch_sizes[0]), device="cpu") < batch_sizes.unsqueeze(1)  # [T, B]
-        lengths, rows = real.sum(0), real.flatten().nonzero().squeeze(1)
-        padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
-        x = padded.view(*real.shape, x.shape[1])
+        x, lengths, rows = _padded(x, batch_sizes)
     states, final = reference.scan(
         cell,
         x,
@@ -518,7 +535,7 @@ def _differentiate(
         clip=clip,
     )
     if batch_sizes is not None:
-        states = tuple(s.flatten(0, 1).index_select(0, rows) for s in states)
+        states = _rows_of(states, rows)
     pairs = [
         (y, d)
         for y, d in zip((*states, *final), (*d_states, *d_final), strict=True)
