@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+import unrolled
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, TWINS, Model, input_of, make, named
 from unrolled import Recurrent, cells
@@ -140,6 +141,12 @@ def test_resets_which_onnx_cannot_express_are_refused() -> None:
     refused = r"resets: got them in torch\.onnx\.export, expected none"
     with pytest.raises(torch.onnx.OnnxExporterError, match=refused):
         torch.onnx.export(layer, (input_of(),), kwargs={"resets": resets}, verbose=False)
+
+
+def test_a_state_that_is_projected_is_refused() -> None:
+    layer = unrolled.LSTM(3, 5, proj_size=2).eval()
+    with pytest.raises(torch.onnx.OnnxExporterError, match=r"proj_size: got 2 in torch\.onnx"):
+        torch.onnx.export(layer, (input_of(),), verbose=False)
 
 
 def test_a_cell_of_ones_own_is_unrolled_over_the_steps_it_is_exported_with(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_another_format_is_no_run(value: object, run: Path) -> None:
 
 def test_a_foreign_directory_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("mine")
-    refused(tmp_path, f"{tmp_path / CONFIG}: no such file", "unrolled train")
+    refused(tmp_path, f"no run: it holds readme.txt, but no {CONFIG}", "unrolled train")
     refused(tmp_path / "nowhere", "no such directory")
     refused(tmp_path / "readme.txt", "no such directory")
 
@@ -101,7 +101,8 @@ def test_a_config_of_another_program_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [CONFIG, VOCABULARY, WEIGHTS])
 def test_a_missing_file_is_named(name: str, run: Path) -> None:
     (run / name).unlink()
-    refused(run, f"{run / name}: no such file")
+    missing = f"{run}: no run: it holds" if name == CONFIG else f"{run / name}: no such file"
+    refused(run, missing, name)
 
 
 def test_missing_data_are_named(run: Path) -> None:

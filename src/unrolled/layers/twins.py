@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
-from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native
+from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native, onnx
 from unrolled.scan.operators import Weights, check_packed
 from unrolled.shapes import Lengths, check_dense, check_lengths, check_like, check_resets
 
@@ -86,6 +86,11 @@ class Twin(nn.RNNBase):
             return as_leaf(self, input, hx, **{k: v for k, v in given.items() if v is not None})
         if torch.compiler.is_dynamo_compiling() and not self.enters_graphs:
             return self.outside_graphs(input, hx, lengths, resets)
+        if self.proj_size and onnx.is_exporting():
+            raise ValueError(
+                f"proj_size: got {self.proj_size} in torch.onnx.export, expected 0, since what PyTorch "
+                "writes of it no runtime loads; use Recurrent with projection="
+            )
         is_whole = lengths is None and resets is None and self.through is None
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
