@@ -118,7 +118,7 @@ def test_a_lane_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: 
     layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).eval()
     state = tuple(torch.randn(shape) for shape in layer.state_shapes(3))
     x = torch.randn(4, 3, 3)
-    model = FromState(layer)
+    model = FromState(layer).eval()
     exported = Exported(model, tmp_path / "model.onnx", x, torch.tensor([4, 0, 2]), *state)
     for lengths in (torch.tensor([4, 0, 2]), torch.tensor([0, 0, 0]), torch.tensor([1, 4, 0])):
         want = named(model(x, lengths, *state))

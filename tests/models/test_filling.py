@@ -616,7 +616,7 @@ def test_what_compares_the_two_sees_a_difference(by_char: Parts) -> None:
     assert_same(fill(*by_char, text), expected)
     for got in (
         CallError("no"),
-        fill(*by_char, text, rescoring=0.2501),
+        fill(*by_char, text, temperature=1.0001),
         fill(*by_char, text, top=4),
         fill(*by_char, f"{text} "),
     ):

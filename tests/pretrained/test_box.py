@@ -17,7 +17,7 @@ from tests.cli.test_commands import failed, misused
 from unrolled import pretrained
 from unrolled.data import text as text_module
 from unrolled.errors import CallError, MissingExtraError
-from unrolled.pretrained.__main__ import FURTHER, RECIPES, SHARED
+from unrolled.pretrained.__main__ import RECIPES, SHARED
 from unrolled.training.files import read_tensors
 
 PHONE = "我的手机坏了,我打算____一部新手机。"
@@ -33,15 +33,14 @@ FILES = ("config.json", "vocabulary.json", "weights.safetensors")
 def test_a_model_takes_four_megabytes_at_the_most_and_credits_its_text(name: str) -> None:
     assert sum((ROOT / name / file).stat().st_size for file in FILES) <= 4_000_000
     config = json.loads((ROOT / name / "config.json").read_bytes())
-    assert config["credit"] == pretrained.CREDITS[name]
     assert "Tatoeba" in config["credit"] and "CC-BY" in config["credit"]
 
 
 @NAMES
 def test_a_model_is_what_its_recipe_makes(name: str) -> None:
     command = pretrained.load(name).run.command
-    recipe = {**SHARED, **RECIPES[name]}
-    asked = {**recipe, "data": [recipe["data"]], **FURTHER.get(name, {})}
+    asked = {**SHARED, **RECIPES[name]}
+    assert command["data"] == [asked.pop("data")]
     assert {option: command[option] for option in asked} == asked
 
 
@@ -181,7 +180,9 @@ def test_diagnose_looks_at_the_model_in_the_box(call: Call, tmp_path: Path) -> N
 
 
 def test_info_names_the_models_and_credits_their_text(call: Call) -> None:  # noqa: F811
-    assert json.loads(call("info", "--json").out)["models"] == pretrained.CREDITS
+    assert json.loads(call("info", "--json").out)["models"] == dict.fromkeys(
+        pretrained.NAMES, pretrained.CREDIT
+    )
     assert "Tatoeba" in call("info").out
 
 

@@ -43,13 +43,7 @@ class Elman(GatedCell):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(input_size, hidden_size, **options)
-        if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                known = ", ".join(repr(name) for name in ACTIVATIONS)
-                raise ValueError(f"activation: got {activation!r}, expected {known}, or a function")
-        elif not callable(activation):
-            raise TypeError(f"activation: got {activation!r}, expected a name or a function")
-        self.activation = activation
+        self.activation = check_activation(activation)
 
     def project(self, x: Tensor) -> Tensor:
         """U x_t + b for every step: ``[..., D] -> [..., H]``."""
@@ -63,3 +57,14 @@ class Elman(GatedCell):
     def extra_repr(self) -> str:
         name = getattr(self.activation, "__name__", self.activation)
         return f"{super().extra_repr()}, activation={name}"
+
+
+def check_activation(activation: str | Activation) -> str | Activation:
+    """An activation of an ``Elman`` cell, or an error."""
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            known = ", ".join(repr(name) for name in ACTIVATIONS)
+            raise ValueError(f"activation: got {activation!r}, expected {known}, or a function")
+    elif not callable(activation):
+        raise TypeError(f"activation: got {activation!r}, expected a name or a function")
+    return activation

@@ -9,7 +9,7 @@ import torch
 import unrolled
 from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
-from unrolled.pretrained import CREDITS
+from unrolled.pretrained import CREDIT, NAMES
 from unrolled.scan import library, native
 
 OPTIONAL = (
@@ -50,7 +50,7 @@ def command(arguments: argparse.Namespace) -> None:
         },
         "cuda": torch.cuda.is_available(),
         "optional": optional,
-        "models": CREDITS,
+        "models": dict.fromkeys(NAMES, CREDIT),
         "corpora": {name: optional[corpus.package] is not None for name, corpus in CORPORA.items()},
     }
     if arguments.json:
@@ -58,7 +58,7 @@ def command(arguments: argparse.Namespace) -> None:
         return
     for name, fact in facts.items():
         if name == "models":
-            fact = "; ".join(f"{model}, {credit}" for model, credit in CREDITS.items())
+            fact = f"{', '.join(NAMES)}, {CREDIT}"
         elif name == "native":
             fact = reason or f"{sets[0]}, of {', '.join(sets)}"
         elif isinstance(fact, dict):

@@ -469,11 +469,16 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
 def _check_alike(
     layer: Twin, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
 ) -> None:
-    """Refuse what torch.nn would fail on: other dtypes or devices, or transforms of ``proj_size``."""
-    data = x.data if isinstance(x, PackedSequence) else x
+    """Refuse an odd weight or state, and transforms of ``proj_size``, on which torch.nn's internals fail.
+
+    An input that is unlike all weights is refused by torch.nn itself.
+    """
+    data, (like, *_) = x.data if isinstance(x, PackedSequence) else x, weights[0]
+    if (data.dtype, data.device) != (like.dtype, like.device):
+        return
     for names, group in zip(layer._all_weights, weights, strict=True):
         for name, weight in zip(names, group, strict=True):
-            check_like("input", data, weight, name)
+            check_like(name, weight, like, layer._all_weights[0][0])
     for state in _as_state(hx):
         check_like("hx", state, data, "input")
     if layer.proj_size and _is_transformed(weights, x, hx):

@@ -99,7 +99,7 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
         total, left = torch.zeros(len(around), dtype=torch.float64, device="cpu"), around.left
         for k, token in enumerate((*tokens, END)):
             if k:
-                left = left.onward(torch.full((len(around), 1), tokens[k - 1]))
+                left = left.onward(torch.full((len(around), 1), tokens[k - 1], device="cpu"))
             context = torch.cat([left.last, around.right.last], -1)
             steps = _log_softmax(model, model.word_logits, context, may_end=k > 0)
             total += torch.cat([p[:, token] for p in steps]).double().cpu()
@@ -156,12 +156,12 @@ class _Side:
             rows = owners.to(self.last.device)
             state = tuple(part.index_select(1, rows) for part in state)
         if lengths is None:
-            lengths = torch.full(read.shape[:1], read.shape[1])
+            lengths = torch.full(read.shape[:1], read.shape[1], device="cpu")
         return _Side.of(self.model, self.way, read, lengths, state)
 
     def backwards(self, most: int) -> Tensor:
         """The last ``most`` tokens of each that was read, the last one first, without the end itself."""
-        steps = torch.arange(min(most, self.read.shape[1] - 1))
+        steps = torch.arange(min(most, self.read.shape[1] - 1), device="cpu")
         places = self.lengths[:, None] - 1 - steps
         return torch.where(places > 0, self.read.gather(1, places.clamp(min=0)), PAD)
 
@@ -171,8 +171,8 @@ def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     lengths = [len(sequence) for sequence in sequences]
     longest = max(lengths, default=0)
     rows = [[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences]
-    padded = torch.tensor(rows, dtype=torch.long).view(len(rows), longest)
-    return padded, torch.tensor(lengths, dtype=torch.long)
+    padded = torch.tensor(rows, dtype=torch.long, device="cpu").view(len(rows), longest)
+    return padded, torch.tensor(lengths, dtype=torch.long, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -317,16 +317,17 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
     through c to the tokens of the other side, where it meets what the other direction has read.
     """
     model, device = around.model, around.left.last.device
-    sums = torch.zeros(len(tried), dtype=torch.float64)
-    owners = torch.tensor([k for k, _ in tried], dtype=torch.long)
+    sums = torch.zeros(len(tried), dtype=torch.float64, device="cpu")
+    owners = torch.tensor([k for k, _ in tried], dtype=torch.long, device="cpu")
     for here, there in ((around.left, around.right), (around.right, around.left)):
         onward = 1 if here is around.left else -1
         fillers, widths = _padded([c[::onward] for _, c in tried])
         away = there.backwards(WINDOW)  # as `here` meets them
-        steps = torch.arange(away.shape[1])
+        steps = torch.arange(away.shape[1], device="cpu")
         lengths = widths + (away != PAD).sum(1)[owners]
         for part in parts(lengths.tolist()):
-            k, width, lanes = owners[part], widths[part, None], torch.arange(len(owners[part]))
+            k, width = owners[part], widths[part, None]
+            lanes = torch.arange(len(k), device="cpu")
             read = F.pad(fillers[part], (0, len(steps)), value=PAD)
             read.scatter_(1, width + steps, away[k])
             y = here.onward(read[:, : int(lengths[part].max())], k, lengths[part]).y
@@ -338,7 +339,7 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
             if onward < 0:
                 met = (there.y, y, facing[asked].to(device), own)
             p = _log_likelihoods(model, gathered(*met), away[k][asked].to(device))
-            sums[part] += torch.zeros(asked.shape).double().masked_scatter_(asked, p).sum(1)
+            sums[part] += sums.new_zeros(asked.shape).masked_scatter_(asked, p).sum(1)
     return sums
 
 

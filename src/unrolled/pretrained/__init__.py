@@ -17,18 +17,12 @@ from unrolled.models.filling import MARK, share_unknown
 from unrolled.training import Run
 
 NAMES = ("zh", "en")
-_TATOEBA = (
-    "sentences of Tatoeba (tatoeba.org) and its contributors, CC-BY 2.0 FR, as packaged in hsg"
+CREDIT = (
+    "trained on sentences of Tatoeba (tatoeba.org) and its contributors, CC-BY 2.0 FR, "
+    "as packaged in hsg"
 )
-CREDITS = {
-    "zh": (
-        f"trained on {_TATOEBA}, and of HSK Sentences Audio, CC-BY-SA 4.0, as packaged in "
-        "hsk-sentences-audio; its weights are under CC-BY-SA 4.0"
-    ),
-    "en": f"trained on {_TATOEBA}",
-}
 
-__all__ = ["CREDITS", "NAMES", "Pretrained", "fill", "for_text", "load"]
+__all__ = ["CREDIT", "NAMES", "Pretrained", "fill", "for_text", "load"]
 
 
 @dataclass(frozen=True)

@@ -81,10 +81,12 @@ def scan(
         else:
             pairs = zip(state, after, strict=True)
             state = tuple(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs)
-    states = tuple(
-        torch.stack(tensors) if tensors else zeros.new_zeros(0, *zeros.shape)
-        for tensors, zeros in zip(every, nothing, strict=True)
-    )
+    if steps:
+        states = tuple(torch.stack(tensors) for tensors in every)
+    else:  # a step of no lanes, for the graph
+        after = cell.step(projected.flatten(0, 1), tuple(s[:0] for s in state))
+        sizes = cell.state_sizes
+        states = tuple(s.view(0, lanes, size) for s, size in zip(after, sizes, strict=True))
     return states, tuple(s.clone() for s in state)  # the caller may write into what is returned
 
 
