@@ -56,9 +56,10 @@ class Model(nn.Module):
         super().__init__()
         self.layer = layer
         self.first = nn.Linear(FEATURES, FEATURES)
-        width = layer.hidden_size * (2 if getattr(layer, "bidirectional", False) else 1)
         if isinstance(layer, Recurrent):
             width = layer.hidden_size * layer.directions
+        else:
+            width = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
         self.head = nn.Linear(width, 2)
 
     def forward(self, x: Tensor, *state: Any, **options: Any) -> tuple[Tensor, Any]:

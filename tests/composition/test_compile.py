@@ -22,7 +22,7 @@ from tests.composition.layers import (
     named,
     values,
 )
-from unrolled import accelerate, quantize
+from unrolled import accelerate, explain, quantize
 from unrolled.scan import library
 
 # Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads
@@ -118,8 +118,10 @@ def test_a_twin_that_no_kernel_runs_is_left_out_of_graphs_as_its_parent_is(
     options: dict[str, object],
 ) -> None:
     layer, x = make("LSTM", **options), input_of().to(options.get("dtype", torch.float32))
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+    match = "an RNN, LSTM or GRU .* unrolled.explain.* or leave out fullgraph=True"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=match):
         compiled(layer)(x)
+    assert explain(layer, x).path == "reference" and explain(layer, x).reasons
     broken = torch.compile(layer, backend="aot_eager")
     with torch.no_grad():
         assert_close_by_name(named(broken(x)), named(layer(x)), 4)
@@ -161,8 +163,8 @@ def test_what_was_compiled_before_does_not_matter(other: str, inside: bool) -> N
         torch.compiler.reset()
         if not first:
             torch.compile(layer, backend="eager", fullgraph=True)(x)
-        model = Model(refused) if inside else refused
-        like = x.to(next(refused.parameters()).dtype)
+        dtype = next(refused.parameters()).dtype
+        model, like = Model(refused).to(dtype) if inside else refused, x.to(dtype)
         call = torch.compile(model, backend="eager")
         with torch.no_grad():
             for _ in range(2):

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from tests.compare import assert_close_by_name, collect, leaves, run_recurrent
 from unrolled import Recurrent, cells, explain
 from unrolled.cells import Cell, State
 from unrolled.scan import native, scan
+from unrolled.scan.computed import computed, settled
 
 T, B, D, H = 5, 3, 4, 6
 
@@ -516,9 +518,43 @@ def test_a_cell_that_breaks_the_contract_is_refused_by_its_name_and_the_rule(
         Recurrent(broken(**methods), D, D)(torch.zeros(T, B, D))
 
 
-def test_weight_drop_does_not_silently_pass_over_a_weight_that_is_computed() -> None:
+COMPUTING: dict[str, Callable[[nn.Module, str], object]] = {
+    "parametrisation": nn.utils.parametrizations.orthogonal,
+    "hook": lambda cell, name: prune.random_unstructured(cell, name, 0.3),
+}
+
+
+@pytest.mark.parametrize("compute", COMPUTING.values(), ids=COMPUTING)
+def test_weight_drop_drops_entries_of_a_weight_that_is_computed(
+    compute: Callable[[nn.Module, str], object],
+) -> None:
+    layer, plain = (Recurrent(cells.GRU, D, H, weight_drop=0.5).double() for _ in range(2))
+    cell, x = layer.cells[0], x_of()
+    compute(cell, "weight_hh")
+    weight = settled(cell).weight_hh
+    for name, parameter in plain.cells[0].named_parameters():
+        parameter.data.copy_(weight if name == "weight_hh" else getattr(cell, name))
+    (source,) = (p for n, p in cell.named_parameters() if "weight_hh" in n)
+
+    def run(layer: Recurrent, weight: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return collect({"y": layer(x).y}, {"weight": weight})
+
+    got, expected = run(layer, source), run(plain, plain.cells[0].weight_hh)
+    (back,) = torch.autograd.grad(
+        computed(cell).weight_hh, source, expected["grad of weight"], retain_graph=True
+    )
+    assert_close_by_name(got, expected | {"grad of weight": back}, T)
+    undropped = layer.eval()(x).y
+    assert_close_by_name({"y": undropped}, {"y": plain.eval()(x).y}, T)
+    assert not torch.allclose(undropped, got["y"])
+
+
+def test_weight_drop_does_not_silently_pass_over_a_weight_that_is_no_parameter() -> None:
     layer = Recurrent(cells.GRU, D, H, weight_drop=0.5)
-    nn.utils.parametrizations.orthogonal(layer.cells[0], "weight_hh")
+    weight = layer.cells[0].weight_hh.detach()
+    del layer.cells[0].weight_hh
+    layer.cells[0].weight_hh = weight
     with pytest.raises(ValueError, match=r"^weight_drop: .* has no parameter weight_hh"):
         layer(torch.zeros(T, B, D))
     assert layer.eval()(torch.zeros(T, B, D)).y.shape == (T, B, H)

@@ -70,10 +70,15 @@ def test_every_scan_begins_with_its_own_state(kind: str) -> None:
     rows = seen.report().rows
     above = torch.cat([row.view.states for row in rows[2:] if row.view is not None], -1)
     torch.testing.assert_close(above, y[:, 0].detach())
-    # Of the first steps alone the state from behind is another's; forward it is the same.
+    # Fewer steps taken apart: the states shown are still those of all, each from its own start.
     short = seen.report(steps=5).rows
+    for few, row in zip(short, rows, strict=True):
+        assert few.view is not None and row.view is not None and few.view.lags.shape == (5, 5)
+        torch.testing.assert_close(few.view.states, row.view.states)
+    # Of the first steps alone the state from behind is another's; forward it is the same.
     assert short[0].view is not None and rows[0].view is not None
-    torch.testing.assert_close(short[0].view.states, rows[0].view.states[:5])
+    lags = rows[0].view.lags[:5, :5]  # NaN where a step would act on an earlier one
+    torch.testing.assert_close(short[0].view.lags, lags, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["Elman", "twin RNN"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -214,14 +215,53 @@ def test_lengths_and_resets_that_change_after_the_call_do_not_change_its_gradien
     )
 
 
-@pytest.mark.parametrize("what", ["x", "output", "weight"])
-def test_what_the_gradient_needs_may_not_be_changed_in_between(what: str) -> None:
+@create_graph
+@pytest.mark.parametrize("what", ["x", "state", "weight"])
+def test_what_the_gradient_needs_may_not_be_changed_in_between(
+    what: str, create_graph: bool
+) -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7)
     y, _ = scan(cell, x, state, backend="native")
     with torch.no_grad():
-        {"x": x, "output": y, "weight": cell.weight_hh}[what].mul_(2)
+        {"x": x, "state": state[1], "weight": cell.weight_hh}[what].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(y.sum(), cell.weight_ih)
+        torch.autograd.grad(y.sum(), cell.weight_ih, create_graph=create_graph)
+
+
+def _doubled(y: Tensor) -> Tensor:
+    return y.mul_(2)
+
+
+def _doubled_without_gradient(y: Tensor) -> Tensor:
+    with torch.no_grad():
+        y.mul_(2)
+    return y
+
+
+@pytest.mark.parametrize("write", [_doubled, _doubled_without_gradient])
+@pytest.mark.parametrize("every", [False, True], ids=["output", "every state"])
+@every_cell
+def test_outputs_may_be_written_into_whatever_is_differentiated_then(
+    kind: str, every: bool, write: Callable[[Tensor], Tensor]
+) -> None:
+    cell, x, state = make(kind, 5, 3, 4, 7)
+
+    def derivatives(backend: Backend, *, copied: bool) -> dict[str, Tensor]:
+        a, *start = leaves(x, *state)
+        states, final = scan(cell, a, tuple(start), every=every, backend=backend)
+        found = [*states, *final] if every else [states, *final]
+        written = [write(s.clone() if copied else s) for s in found]
+        sources = {"x": a, "h_0": start[0]} | dict(cell.named_parameters())
+        value = sum(s.exp().sum() for s in written)
+        first = torch.autograd.grad(value, list(sources.values()), create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in first), list(sources.values()))
+        return {f"grad of {n}": g.detach() for n, g in zip(sources, first, strict=True)} | {
+            f"second of {n}": g for n, g in zip(sources, second, strict=True)
+        }
+
+    expected = derivatives("reference", copied=True)
+    for backend in BACKENDS:
+        assert_close_by_name(derivatives(backend, copied=False), expected, 10)
 
 
 def _penalty(cell: Cell, x: Tensor, backend: Backend) -> dict[str, Tensor]:

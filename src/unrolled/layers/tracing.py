@@ -6,6 +6,7 @@ PyTorch takes its own recurrent layers for leaves of ``torch.fx``, and leaves th
 
 import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -43,7 +44,7 @@ def as_leaf(module: nn.Module, x: Any, *arguments: object, **options: object) ->
     return tracer.create_proxy("call_module", name, (x, *arguments), options)
 
 
-def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
+def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool], advice: str) -> None:
     """Let ``torch.compile`` take into its graphs those instances of ``kind`` that are ``welcome``.
 
     Dynamo refuses every instance of ``torch.nn.RNN``, ``LSTM`` and ``GRU`` unless its setting
@@ -51,8 +52,9 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
     unroll. The setting is on for the one look at such an instance, so that other layers are treated as
     ever; where this PyTorch has no such setting, nothing is done.
 
-    Of an instance that is not welcome ``forward`` itself leaves the graph, by ``outside_graphs``. A
-    refusal by Dynamo would hold for that method's code, and so for every other instance from then on.
+    Of an instance that is not welcome ``forward`` itself leaves the graph, by ``outside_graphs``; where
+    the graph must be whole, Dynamo's error gives the ``advice``. A refusal by Dynamo would hold for that
+    method's code, and so for every other instance from then on.
     """
 
     def enter(builder: ModuleType) -> None:
@@ -67,7 +69,9 @@ def enter_graphs(kind: type[Layer], welcome: Callable[[Layer], bool]) -> None:
             import torch._dynamo
 
             alone: Any = torch._dynamo.disable  # has no types
-            kind.outside_graphs = alone(kind.outside_graphs)  # type: ignore[attr-defined]
+            takes_reason = "reason" in inspect.signature(alone).parameters  # not in older PyTorch
+            told = {"reason": advice} if takes_reason else {}
+            kind.outside_graphs = alone(kind.outside_graphs, **told)  # type: ignore[attr-defined]
 
         @functools.wraps(wrap_module)
         def wrap(self: Any, value: nn.Module) -> Any:

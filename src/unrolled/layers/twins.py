@@ -436,7 +436,10 @@ def obstacles(
 
 
 enter_graphs(
-    Twin, lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin))
+    Twin,
+    lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin)),
+    "a graph takes an RNN, LSTM or GRU of unrolled only where the kernels run it: unrolled.explain(layer) "
+    "says why they do not; mend that, or leave out fullgraph=True",
 )
 script_copies(Twin)
 
