@@ -111,7 +111,10 @@ def _table(head: Sequence[str], path: str) -> Structure | None:
     name = path.lower().removesuffix(".gz")
     for separator, kind in SEPARATORS.items():
         is_called = name.endswith((".csv", ".tsv", ".tab"))
-        rows = [row for row in csv.reader(head, delimiter=separator) if row]
+        try:
+            rows = [row for row in csv.reader(head, delimiter=separator) if row]
+        except csv.Error:  # such as a field beyond csv's limit: no reader of tables has use for it
+            continue
         width = len(rows[0])
         if width < 2 or len(rows) < (2 if is_called else FEW_ROWS):
             continue
