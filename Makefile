@@ -89,27 +89,36 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
+# What extras need, by itself: to install '.[extra]' would compile the kernels once more.
+REQUIREMENTS := import sys, tomllib; \
+  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  print(*(line for name in sys.argv[1:] for line in extras[name]), sep="\n")
+define install
+@$(BIN)/python -c '$(REQUIREMENTS)' $(1) > $@.txt
+$(PIP) --requirement $@.txt
+endef
+
 # Editable, so that a change of the sources needs no new install.
 $(STAMPS)/package: $(SETUP) | $(BIN)/python
 	$(PIP) --editable .
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/corpora: $(STAMPS)/package
-	$(PIP) --editable '.[corpora,zh,report]'
+	$(call install,corpora zh report)
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/corpora
-	$(PIP) --editable '.[test,tensorboard]'
+	$(call install,test tensorboard)
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/corpora
-	$(PIP) --editable '.[check]'
+	$(call install,check)
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/corpora
-	$(PIP) --editable '.[bench]'
+	$(call install,bench)
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/package
-	$(PIP) --editable '.[docs,report]'
+	$(call install,docs report)
 	@touch $@
