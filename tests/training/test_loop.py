@@ -269,7 +269,7 @@ def test_one_that_stopped_early_stays_stopped(
 
 
 def test_without_a_validation_split_the_last_weights_are_kept(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", count=10)
+    run = make_run(tmp_path / "run", count=1)  # of two there is one for validation
     data = run.dataset()
     assert data.sentences("validation") == 0
     trainer = Trainer(run)

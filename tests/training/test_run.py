@@ -88,7 +88,7 @@ def test_another_format_is_no_run(value: object, run: Path) -> None:
 
 def test_a_foreign_directory_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("mine")
-    refused(tmp_path, f"{tmp_path / CONFIG}: no such file", "unrolled train")
+    refused(tmp_path, f"{tmp_path}: no run: it holds readme.txt, but no {CONFIG}", "unrolled train")
     refused(tmp_path / "nowhere", "no such directory")
     refused(tmp_path / "readme.txt", "no such directory")
 
@@ -98,10 +98,15 @@ def test_a_config_of_another_program_is_no_run(tmp_path: Path) -> None:
     refused(tmp_path, CONFIG, "not the config of a run")
 
 
-@pytest.mark.parametrize("name", [CONFIG, VOCABULARY, WEIGHTS])
+@pytest.mark.parametrize("name", [VOCABULARY, WEIGHTS])
 def test_a_missing_file_is_named(name: str, run: Path) -> None:
     (run / name).unlink()
     refused(run, f"{run / name}: no such file")
+
+
+def test_a_missing_config_is_named_beside_what_is_there(run: Path) -> None:
+    (run / CONFIG).unlink()
+    refused(run, f"{run}: no run: it holds {DATA}, ", f"but no {CONFIG}")
 
 
 def test_missing_data_are_named(run: Path) -> None:
