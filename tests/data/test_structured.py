@@ -61,6 +61,9 @@ PLAIN = {
     "dialogue with a tab here and there": ["A:\tHello.", "B: Hi.", "A:\tBye."],
     "one line": ["a,b,c"],
     "nothing": ["", " "],
+    "a field beyond csv's limit": [f"{'a' * 200_000},1", "b,2", "c,3"],
+    "an end of a line that csv refuses": ["a\rb,1", "b,2", "c,3"],
+    "long numbers that are none": ["a,b", *[f"{'1' * 60_000}x,c"] * 3],
 }
 
 
