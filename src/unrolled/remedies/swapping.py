@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled import layers
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
-from unrolled.cells.elman import Activation, check_activation
+from unrolled.cells.elman import Activation
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Twin
 from unrolled.remedies.weights import CellWeights, cells_of
@@ -48,7 +48,7 @@ def with_activation(layer: Layer, activation: str | Activation) -> Layer:
     if isinstance(made, Recurrent):
         for cell in made.cells:
             assert isinstance(cell, Elman)
-            cell.activation = check_activation(activation)
+            cell.activation = Elman(1, 1, activation=activation).activation  # or its error
         return made
     if activation not in ("tanh", "relu"):
         raise ValueError(
