@@ -624,7 +624,7 @@ def test_estimated_lags_have_no_bias(probes: int) -> None:
     weight = torch.randn(H, H, dtype=torch.float64)
     with torch.no_grad():
         layer.cells[0].weight_hh.copy_(0.9 * weight / torch.linalg.matrix_norm(weight, 2))
-    steps = 1500 // probes
+    steps = 1500
     (scan,) = lens.recurrences(layer, torch.randn(steps, 1, D, dtype=torch.float64))
     got = estimated_lags(scan.of_lanes(slice(0, 1)), probes)
     power = torch.eye(H, dtype=torch.float64)
