@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.demo [--seeds N …] [--steps N …] [--runs DIR] [--smallest] [--json FILE]`` trains
 what ``make demo`` trains, with one thread, for each seed and each number of steps; and prints, for each,
-nats on the validation split, nats, top-1 and top-5 on the test split, the shares of the everyday
+nats on the validation split, nats, top-1 and top-5 on Tatoeba's test split, the shares of the everyday
 sentences, and the candidates for the demo's sentence. The rate of learning does not depend on the
 number of steps, so that a run is trained once and measured on its way. What was stopped goes on; a
 result is written as soon as it is there, all seeds of the fewest steps first.
@@ -30,6 +30,7 @@ from unrolled.training.files import read_json
 from unrolled.training.run import beginning, locked, place_of_a_run
 from unrolled.training.settings import OPEN_WARM_UP, WARM_UP
 
+SOURCES = (CORPUS, "hsk-zh", "hsk-zh", "hsk-zh")  # as the Makefile has it
 SEEDS = (0, 1, 2, 3, 4)
 STEPS = (5_000, 9_000, 14_000)
 FEWEST = round(OPEN_WARM_UP / WARM_UP)  # steps from which on their number does not count
@@ -51,24 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.smallest:
         with tempfile.TemporaryDirectory() as folder:
             sources = results.few_sentences(CORPUS, Path(folder))
-            measure(sources, [0], [2, 4], Path(folder), given.json)
+            measure(sources, sources, [0], [2, 4], Path(folder), given.json)
     else:
         if min(given.steps) < FEWEST and len(given.steps) > 1:
             parser.error(
                 f"--steps: got {min(given.steps)} beside others, expected {FEWEST:,} or more: of a shorter "
                 "training the rate rises faster, and a longer one does not pass through it"
             )
-        measure([CORPUS], given.seeds, sorted(given.steps), given.runs, given.json)
+        measure([*SOURCES], [CORPUS], given.seeds, sorted(given.steps), given.runs, given.json)
 
 
 def measure(
     sources: list[str],
+    tested: list[str],
     seeds: Sequence[int],
     budgets: Sequence[int],
     folder: Path,
     json: Path | None,
 ) -> None:
-    """Train, judge and print each seed at each number of steps, and write all to ``json``."""
+    """Train on ``sources``, judge on ``tested`` and print each seed at each number of steps."""
     rows: dict[str, Any] = read_json(json) if json is not None and json.exists() else {}
     for steps in budgets:
         for seed in seeds:
@@ -76,7 +78,7 @@ def measure(
             if name not in rows:
                 directory = folder / f"seed-{seed}"
                 run = begin(directory, sources, seed)
-                rows[name] = trained(run, steps) | judge(directory)
+                rows[name] = trained(run, steps) | judge(directory, tested)
                 results.write(json, rows)
             show(name, rows[name])
         show(f"all seeds, {steps:,} steps", together(rows, seeds, steps))
@@ -108,10 +110,13 @@ def trained(run: Run, steps: int) -> dict[str, Any]:
     }
 
 
-def judge(directory: Path) -> dict[str, Any]:
-    """What the kept weights of a run do on the test split, the everyday list and the demo's sentence."""
+def judge(directory: Path, tested: list[str]) -> dict[str, Any]:
+    """What the kept weights do on ``tested``'s test split, the everyday list and the demo's sentence."""
     chosen = runs.chosen(directory, None, "zh", Cloze)
-    scores = evaluate(chosen.model, chosen.run.dataset().batches("test", 4096))
+    with tempfile.TemporaryDirectory() as folder:
+        data = runs.data_of(chosen.run, tested, Path(folder))
+        scores = evaluate(chosen.model, data.batches("test", 4096))
+        del data  # its files are mapped, and must go before their directory does
     sentences = everyday.read("zh")
     shares = judged(sentences, [True] * len(sentences), network(chosen)).over_all
     assert shares is not None

@@ -301,7 +301,7 @@ def begin_run(directory: Path, given: dict[str, Any]) -> Run:
         for name, (default, _, _) in DECISIVE.items()
     }
     sources: list[str] = given["data"]
-    for source in sources:
+    for source in dict.fromkeys(sources):
         if source in CORPORA:
             say(f"{source}: {CORPORA[source].credit}")
     if options["simplify"] is None:
