@@ -88,8 +88,8 @@ def check_dense(name: str, tensor: Tensor, expected: str) -> None:
     """Refuse a nested or a sparse tensor where a dense one, of the ``expected`` shape, is read."""
     if tensor.is_nested:
         raise TypeError(
-            f"{name}: got a nested tensor, expected a dense one {expected} and lengths=; pad it with "
-            "torch.nested.to_padded_tensor"
+            f"{name}: got a nested tensor, expected a dense one {expected}; pad it with "
+            "torch.nested.to_padded_tensor, and give an input's lengths as lengths="
         )
     if tensor.layout is not torch.strided:
         raise TypeError(
@@ -112,6 +112,7 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.numel() and (not whole or numbers.is_complex()):  # an empty list has no dtype
         raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a lane")
+    check_dense("lengths", numbers, f"[{lanes}]")
     numbers = numbers.long()
     if numbers.shape != (lanes,):
         raise ValueError(
@@ -131,9 +132,15 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     return numbers
 
 
-def check_resets(resets: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
-    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
-    return _check_flags("resets", resets, steps, lanes, batch_first)
+def check_resets(
+    resets: Tensor, steps: int, lanes: int, *, batch_first: bool, like: Tensor | None = None
+) -> Tensor:
+    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first).
+
+    On the device of ``like``, if that is given.
+    """
+    resets = _check_flags("resets", resets, steps, lanes, batch_first, like)
+    return resets if like is None else resets.to(like.device)
 
 
 def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
@@ -141,13 +148,25 @@ def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Te
     return _check_flags("mask", mask, steps, lanes, batch_first)
 
 
-def _check_flags(name: str, flags: Tensor, steps: int, lanes: int, batch_first: bool) -> Tensor:
+def _check_flags(
+    name: str,
+    flags: Tensor,
+    steps: int,
+    lanes: int,
+    batch_first: bool,
+    like: Tensor | None = None,
+) -> Tensor:
     expected = [lanes, steps] if batch_first else [steps, lanes]
     if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
         got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
         raise TypeError(f"{name}: got {got}, expected a boolean tensor {expected}")
+    check_dense(name, flags, str(expected))
     if list(flags.shape) != expected:
         raise ValueError(f"{name}: got shape {list(flags.shape)}, expected {expected}")
+    if flags.is_meta and not (like is not None and like.is_meta):
+        raise ValueError(
+            f"{name}: got a tensor on meta, where it has no values, expected one with values"
+        )
     return flags.transpose(0, 1) if batch_first else flags
 
 
@@ -166,6 +185,8 @@ def check_state(
         raise ValueError(
             f"state: got an empty tuple, expected none at all, to begin anew, or tensors {described}"
         )
+    for tensor in state:
+        check_dense("state", tensor, described)
     if [tuple(s.shape) for s in state] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in state)
         raise ValueError(f"state: got shapes {got}, expected {described}")
