@@ -17,11 +17,11 @@ and where it helps what to do next.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 Lengths = Tensor | Sequence[int]
@@ -97,22 +97,69 @@ def check_dense(name: str, tensor: Tensor, expected: str) -> None:
         )
 
 
+def check_valued(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor on meta where its values are read."""
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name}: got a tensor on meta, where it has no values, expected one with values"
+        )
+
+
+def check_module(name: str, module: object) -> None:
+    """Refuse what is no ``torch.nn.Module``."""
+    if not isinstance(module, nn.Module):
+        got = module.__name__ if isinstance(module, type) else type(module).__name__
+        raise TypeError(f"{name}: got {got}, expected a torch.nn.Module")
+
+
+def check_function(name: str, function: object, expected: str) -> None:
+    """Refuse what cannot be called."""
+    if not callable(function):
+        raise TypeError(f"{name}: got {function!r}, expected a function {expected}")
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what is neither a ``torch.Generator`` nor ``None``."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: got {generator!r}, expected a torch.Generator, as from "
+            "torch.Generator().manual_seed(0)"
+        )
+
+
+def check_saved(saved: object) -> None:
+    """Refuse what is no mapping from names to tensors, as ``state_dict`` gives it."""
+    if not isinstance(saved, Mapping) or not all(isinstance(s, Tensor) for s in saved.values()):
+        raise TypeError(
+            f"saved: got {type(saved).__name__}, expected tensors by name, as state_dict gives them"
+        )
+
+
 def as_tensor(given: Tensor | Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
     """A tensor where it is, and other numbers on the CPU, whatever the default device."""
     device = given.device if isinstance(given, Tensor) else "cpu"
     return torch.as_tensor(given, dtype=dtype, device=device)
 
 
+def check_numbers(
+    name: str, given: object, expected: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``given`` as a tensor whose values can be read, or an error."""
+    try:
+        numbers = as_tensor(given, dtype)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: got {given!r}, expected {expected}") from None
+    check_dense(name, numbers, expected)
+    check_valued(name, numbers)
+    return numbers
+
+
 def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     """``lengths`` as an int64 tensor ``[B]``, or an error unless each is from 0 to T."""
-    try:
-        numbers = as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"lengths: got {lengths!r}, expected whole numbers, one a lane") from None
+    numbers = check_numbers("lengths", lengths, "whole numbers, one a lane")
     whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.numel() and (not whole or numbers.is_complex()):  # an empty list has no dtype
         raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a lane")
-    check_dense("lengths", numbers, f"[{lanes}]")
     numbers = numbers.long()
     if numbers.shape != (lanes,):
         raise ValueError(
@@ -122,10 +169,6 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
         torch.compiler.is_compiling()
     ):  # numbers are not known yet; the kernel's operator checks them
         return numbers
-    if numbers.is_meta:
-        raise ValueError(
-            "lengths: got them on meta, where they have no values, expected numbers; give a list"
-        )
     if lanes and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
         worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
@@ -163,10 +206,8 @@ def _check_flags(
     check_dense(name, flags, str(expected))
     if list(flags.shape) != expected:
         raise ValueError(f"{name}: got shape {list(flags.shape)}, expected {expected}")
-    if flags.is_meta and not (like is not None and like.is_meta):
-        raise ValueError(
-            f"{name}: got a tensor on meta, where it has no values, expected one with values"
-        )
+    if like is None or not like.is_meta:
+        check_valued(name, flags)
     return flags.transpose(0, 1) if batch_first else flags
 
 
