@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import unrolled
@@ -299,7 +300,7 @@ def test_what_no_path_takes_is_said_by_name(make: object, backend: str) -> None:
     ):
         layer(x, ())
     meta = torch.ones(B, dtype=torch.int64, device="meta")
-    with pytest.raises(ValueError, match=r"^lengths: got them on meta"):
+    with pytest.raises(ValueError, match=r"^lengths: got a tensor on meta"):
         layer(x, lengths=meta)
     odd = layer if is_twin else layer.cells[0]
     weight = "weight_hh_l0" if is_twin else "weight_hh"
@@ -374,3 +375,18 @@ def test_vmap_runs_a_twin_on_both_paths(mode: str) -> None:
         layer.backend = backend
         got = torch.vmap(lambda x: layer(x)[0])(x)
         assert_close_by_name({"y": got.detach()}, {"y": expected.detach()}, T)
+
+
+def test_the_reference_computes_a_parametrised_weight_as_often_as_torch_nn() -> None:
+    counts = []
+
+    class Counted(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            counts[-1] += 1
+            return weight
+
+    for layer in (nn.GRU(D, H), unrolled.GRU(D, H, backend="reference")):
+        counts.append(0)
+        parametrize.register_parametrization(layer, "weight_hh_l0", Counted())
+        layer(torch.randn(T, B, D))
+    assert counts[0] == counts[1]

@@ -97,6 +97,9 @@ class Twin(nn.RNNBase):
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
         check_kinds(self, input, hx)
+        is_parents = self.backend == "reference" and is_plain and not is_watched
+        if is_parents and parametrize.is_parametrized(self):
+            return super().forward(input, hx)  # a look at its weights may be random, or move them
         weights = weights_of(self)
         run: Run = native.run
         reasons = [] if self.backend == "reference" else obstacles(self, weights, input, hx)
