@@ -337,7 +337,7 @@ class RNN(Twin, nn.RNN):
         (torch.Size([7, 2, 10]), torch.Size([2, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
@@ -360,7 +360,7 @@ class LSTM(Twin, nn.LSTM):
         (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]), torch.Size([2, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
@@ -383,7 +383,7 @@ class GRU(Twin, nn.GRU):
         (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
