@@ -108,8 +108,7 @@ def check_valued(name: str, tensor: Tensor) -> None:
 def check_module(name: str, module: object) -> None:
     """Refuse what is no ``torch.nn.Module``."""
     if not isinstance(module, nn.Module):
-        got = module.__name__ if isinstance(module, type) else type(module).__name__
-        raise TypeError(f"{name}: got {got}, expected a torch.nn.Module")
+        raise TypeError(f"{name}: got {type(module).__name__}, expected a torch.nn.Module")
 
 
 def check_function(name: str, function: object, expected: str) -> None:
