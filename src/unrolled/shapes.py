@@ -17,11 +17,11 @@ and where it helps what to do next.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 Lengths = Tensor | Sequence[int]
@@ -88,12 +88,49 @@ def check_dense(name: str, tensor: Tensor, expected: str) -> None:
     """Refuse a nested or a sparse tensor where a dense one, of the ``expected`` shape, is read."""
     if tensor.is_nested:
         raise TypeError(
-            f"{name}: got a nested tensor, expected a dense one {expected} and lengths=; pad it with "
-            "torch.nested.to_padded_tensor"
+            f"{name}: got a nested tensor, expected a dense one {expected}; pad it with "
+            "torch.nested.to_padded_tensor, and give an input's lengths as lengths="
         )
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"{name}: got {tensor.layout}, expected a dense tensor {expected}; convert it with to_dense()"
+        )
+
+
+def check_valued(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor on meta where its values are read."""
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name}: got a tensor on meta, where it has no values, expected one with values"
+        )
+
+
+def check_module(name: str, module: object) -> None:
+    """Refuse what is no ``torch.nn.Module``."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name}: got {type(module).__name__}, expected a torch.nn.Module")
+
+
+def check_function(name: str, function: object, expected: str) -> None:
+    """Refuse what cannot be called."""
+    if not callable(function):
+        raise TypeError(f"{name}: got {function!r}, expected a function {expected}")
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what is neither a ``torch.Generator`` nor ``None``."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: got {generator!r}, expected a torch.Generator, as from "
+            "torch.Generator().manual_seed(0)"
+        )
+
+
+def check_saved(saved: object) -> None:
+    """Refuse what is no mapping from names to tensors, as ``state_dict`` gives it."""
+    if not isinstance(saved, Mapping) or not all(isinstance(s, Tensor) for s in saved.values()):
+        raise TypeError(
+            f"saved: got {type(saved).__name__}, expected tensors by name, as state_dict gives them"
         )
 
 
@@ -103,12 +140,22 @@ def as_tensor(given: Tensor | Sequence[float], dtype: torch.dtype | None = None)
     return torch.as_tensor(given, dtype=dtype, device=device)
 
 
+def check_numbers(
+    name: str, given: object, expected: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``given`` as a tensor whose values can be read, or an error."""
+    try:
+        numbers = as_tensor(given, dtype)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: got {given!r}, expected {expected}") from None
+    check_dense(name, numbers, expected)
+    check_valued(name, numbers)
+    return numbers
+
+
 def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
     """``lengths`` as an int64 tensor ``[B]``, or an error unless each is from 0 to T."""
-    try:
-        numbers = as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"lengths: got {lengths!r}, expected whole numbers, one a lane") from None
+    numbers = check_numbers("lengths", lengths, "whole numbers, one a lane")
     whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.numel() and (not whole or numbers.is_complex()):  # an empty list has no dtype
         raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a lane")
@@ -121,19 +168,21 @@ def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
         torch.compiler.is_compiling()
     ):  # numbers are not known yet; the kernel's operator checks them
         return numbers
-    if numbers.is_meta:
-        raise ValueError(
-            "lengths: got them on meta, where they have no values, expected numbers; give a list"
-        )
     if lanes and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
         worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
     return numbers
 
 
-def check_resets(resets: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
-    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
-    return _check_flags("resets", resets, steps, lanes, batch_first)
+def check_resets(
+    resets: Tensor, steps: int, lanes: int, *, batch_first: bool, like: Tensor | None = None
+) -> Tensor:
+    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first).
+
+    On the device of ``like``, if that is given.
+    """
+    resets = _check_flags("resets", resets, steps, lanes, batch_first, like)
+    return resets if like is None else resets.to(like.device)
 
 
 def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
@@ -141,13 +190,23 @@ def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Te
     return _check_flags("mask", mask, steps, lanes, batch_first)
 
 
-def _check_flags(name: str, flags: Tensor, steps: int, lanes: int, batch_first: bool) -> Tensor:
+def _check_flags(
+    name: str,
+    flags: Tensor,
+    steps: int,
+    lanes: int,
+    batch_first: bool,
+    like: Tensor | None = None,
+) -> Tensor:
     expected = [lanes, steps] if batch_first else [steps, lanes]
     if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
         got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
         raise TypeError(f"{name}: got {got}, expected a boolean tensor {expected}")
+    check_dense(name, flags, str(expected))
     if list(flags.shape) != expected:
         raise ValueError(f"{name}: got shape {list(flags.shape)}, expected {expected}")
+    if like is None or not like.is_meta:
+        check_valued(name, flags)
     return flags.transpose(0, 1) if batch_first else flags
 
 
@@ -166,6 +225,8 @@ def check_state(
         raise ValueError(
             f"state: got an empty tuple, expected none at all, to begin anew, or tensors {described}"
         )
+    for tensor in state:
+        check_dense("state", tensor, described)
     if [tuple(s.shape) for s in state] != list(expected):
         got = ", ".join(str(list(s.shape)) for s in state)
         raise ValueError(f"state: got shapes {got}, expected {described}")

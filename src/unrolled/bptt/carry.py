@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unrolled.bptt.relay import Relay, States, check_initial, layers_of
 from unrolled.cells import State
 from unrolled.layers.states import state_shapes, weight_of
-from unrolled.shapes import as_tensor, check_lengths, check_resets
+from unrolled.shapes import check_lengths, check_numbers, check_resets, check_saved
 
 MODES = ("training", "evaluation")
 
@@ -170,6 +170,7 @@ class Carry:
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.
         """
+        check_saved(saved)
         states: dict[str, dict[str, Tensor]] = {mode: {} for mode in MODES}
         ended: dict[str, Tensor | None] = dict.fromkeys(MODES)
         for key, tensor in saved.items():
@@ -298,12 +299,13 @@ def lasting(tensor: Tensor) -> Tensor:
 
 def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
     """Which of ``count`` lanes are meant, as a boolean ``[B]``."""
-    numbers = as_tensor(lanes)
+    expected = "numbers of lanes, or a boolean a lane"
+    numbers = check_numbers("lanes", lanes, expected)
     if numbers.dtype == torch.bool and numbers.shape == (count,):
         return numbers.to(device)
     is_whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.dim() != 1 or (numbers.numel() and not is_whole):  # an empty list has no dtype
-        raise TypeError(f"lanes: got {lanes!r}, expected numbers of lanes, or a boolean a lane")
+        raise TypeError(f"lanes: got {lanes!r}, expected {expected}")
     chosen = torch.zeros(count, dtype=torch.bool, device=device)
     for number in numbers.tolist():
         if not 0 <= number < count:

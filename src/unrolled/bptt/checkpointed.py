@@ -21,7 +21,17 @@ from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
 from unrolled.layers.twins import Twin
 from unrolled.scan import Masks, Sweep
-from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
+from unrolled.shapes import (
+    Lengths,
+    check_dense,
+    check_function,
+    check_lengths,
+    check_module,
+    check_resets,
+    check_size,
+    check_valued,
+    real_steps,
+)
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
 CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
@@ -69,9 +79,11 @@ def checkpointed(
             ``segments`` is larger than T; both or neither are given; or ``layer`` is of another kind.
     """
     _check_budget(memory, segments)
+    check_module("layer", layer)
     if isinstance(x, PackedSequence) or not isinstance(x, Tensor):
         advice = "; use lengths=" if isinstance(x, PackedSequence) else ""
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor [T, B, D]{advice}")
+    check_valued("x", x)
     budget = None if memory is None else parse(memory)
     in_segments = _InSegments(budget, segments, Around(x.device, list(layer.buffers())))
     if isinstance(layer, Recurrent) or (isinstance(layer, Twin) and _has_sweeps(layer, x)):
@@ -169,6 +181,12 @@ def checkpointed_loss(
     time = 1 if batch_first else 0
     if not sequences or any(not isinstance(s, Tensor) or s.dim() < 2 for s in sequences):
         raise ValueError("sequences: expected one tensor [T, B, ...] or more")
+    for s in sequences:
+        check_dense("sequences", s, "[T, B, ...]")
+        check_valued("sequences", s)
+    check_function("loss", loss, "of the steps of sequences")
+    if carry is not None and not isinstance(carry, Carry):
+        raise TypeError(f"carry: got {carry!r}, expected a bptt.Carry")
     shapes = {tuple(s.shape[:2]) for s in sequences}
     if len(shapes) != 1:
         raise ValueError(f"sequences: got {sorted(shapes)}, expected one T, B")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from unrolled.bptt.differences import EPS, FIRST_STEP, MARGIN, Limit, Slope
-from unrolled.shapes import Shape, check_loss, check_size
+from unrolled.shapes import Shape, check_loss, check_module, check_size
 
 Verdict = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
 _GOOD = ("ok", "not reached", "kink")
@@ -149,8 +149,7 @@ def gradcheck(
             is no scalar in float64.
         RuntimeError: two equal evaluations give two losses.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss: got {loss!r}, expected a function of (output, y)")
     entries = check_size("entries", entries, least=0)

@@ -22,7 +22,7 @@ from unrolled.layers.states import (
     state_shapes,
 )
 from unrolled.layers.twins import Twin
-from unrolled.shapes import check_lengths, check_resets, real_steps
+from unrolled.shapes import check_lengths, check_module, check_resets, real_steps
 
 States = dict[str, State]
 """The state of each recurrent layer of a model, by the layer's name in it."""
@@ -244,8 +244,7 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
         TypeError: ``model`` is not a module.
         ValueError: there is none inside, or one that cannot be handed a state.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     for part in model.modules():
         compiled = hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None)
         if compiled and any(True for _ in recurrent_layers(part)):
@@ -274,6 +273,10 @@ def check_initial(
 ) -> dict[str, State]:
     """``initial`` by layer, or an error unless each is ``[L*S, 1, size]`` a state tensor."""
     checked: dict[str, State] = {}
+    if initial is not None and not isinstance(initial, Mapping):
+        raise TypeError(
+            f"initial: got {type(initial).__name__}, expected states by the names of their layers"
+        )
     for name, given in (initial or {}).items():
         if name not in layers:
             raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")

@@ -10,7 +10,16 @@ from torch.utils import _pytree as pytree
 from unrolled.bptt.carry import Carry, chosen_lanes, copied
 from unrolled.bptt.relay import Relay, States
 from unrolled.layers.explain import is_recurrent
-from unrolled.shapes import Lengths, check_lengths, check_resets, check_size, real_steps
+from unrolled.shapes import (
+    Lengths,
+    check_dense,
+    check_generator,
+    check_lengths,
+    check_resets,
+    check_saved,
+    check_size,
+    real_steps,
+)
 
 ALPHA = 4.0  # how slowly the odds of an end fall with the length of a span; above 1
 
@@ -101,6 +110,7 @@ class Truncated:
         self.model = model
         self.k2 = check_size("k2", k2)
         self.randomised = randomised
+        check_generator(generator)
         self.generator = generator
         self.time = 1 if batch_first else 0
         self._history: list[Chunk] = []
@@ -194,6 +204,7 @@ class Truncated:
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.
         """
+        check_saved(saved)
         carried = {k.removeprefix("carry/"): t for k, t in saved.items() if k.startswith("carry/")}
         numbers = {int(k.split("/")[0]) for k in saved if k.split("/")[0].isdecimal()}
         history = []
@@ -307,10 +318,11 @@ class Truncated:
     def _steps_of(self, inputs: Sequence[Tensor]) -> int:
         """K, which all inputs share."""
         for x in inputs:
+            shape = "[B, T, ...]" if self.time else "[T, B, ...]"
             if not isinstance(x, Tensor) or x.dim() < 2:
                 got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                shape = "[B, T, ...]" if self.time else "[T, B, ...]"
                 raise ValueError(f"x: got {got}, expected a tensor {shape}")
+            check_dense("x", x, shape)
         found = {x.shape[self.time] for x in inputs}
         if len(found) != 1 or 0 in found:
             raise ValueError(f"x: got {sorted(found)} steps, expected one number of 1 or more")
@@ -370,7 +382,7 @@ def truncated(
     Raises:
         TypeError, ValueError: k1 is larger than k2 or T, or an argument is not as above.
     """
-    inputs = (x,) if isinstance(x, Tensor) else tuple(x)
+    inputs = tuple(x) if isinstance(x, list | tuple) else (x,)
     check_size("k1", k1)
     k2 = k1 if k2 is None else check_size("k2", k2)
     if k1 > k2:

@@ -9,6 +9,7 @@ from unrolled.layers.explain import Explanation, described, explain, recurrent_l
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
 from unrolled.scan import Backend, check_backend
+from unrolled.shapes import check_module
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,8 +44,7 @@ def accelerate(
         TypeError, ValueError: ``model`` is not a module, or ``backend`` none of the three; nothing
             has been swapped.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     check_backend(backend)
     lines = [
         f"{name or 'model'}: {_swap(layer, backend)}" for name, layer in recurrent_layers(model)
@@ -75,8 +75,7 @@ def restore(model: Model) -> Model:
     Raises:
         TypeError: ``model`` is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     for layer in model.modules():
         if isinstance(layer, Twin):
             become_parent(layer)

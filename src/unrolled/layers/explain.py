@@ -13,7 +13,7 @@ from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Hidden, Twin, check_kinds, obstacles, weights_of, why_no_twin
 from unrolled.scan import native, obstacles_of_resets
 from unrolled.scan.computed import settled
-from unrolled.shapes import Lengths
+from unrolled.shapes import Lengths, check_module
 
 Path = Literal["native", "reference", "refused"]
 _NAMES = ("RNN", "LSTM", "GRU")
@@ -81,8 +81,7 @@ def explain(
         TypeError, ValueError: the layer does not take such arguments; or ``module`` is a model, and
             there are arguments, or no recurrent layer inside.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
+    check_module("module", module)
     kind = type(module).__name__
     for name, given in (("lengths", lengths), ("resets", resets), ("mask", mask)):
         if given is not None and not isinstance(module, Recurrent):

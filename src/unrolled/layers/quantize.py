@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell
 from unrolled.scan.computed import computed_names
+from unrolled.shapes import check_module
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,8 +55,7 @@ def quantize(model: Model) -> Model:
         ValueError: no recurrent layer is inside, or a weight is parametrised already; nothing has been
             changed.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     found = list(_matrices(model))
     if not found:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")

@@ -289,7 +289,7 @@ class Recurrent(nn.Module):
         steps, lanes, _ = x.shape
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
         if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
+            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first, like=x)
         if mask is not None:
             mask = check_mask(mask, steps, lanes, batch_first=self.batch_first)
         if state is not None:

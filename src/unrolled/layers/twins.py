@@ -75,7 +75,8 @@ class Twin(nn.RNNBase):
             last step, in the form of ``hx``.
 
         Raises:
-            TypeError: ``input`` or ``hx`` is not of the kind above.
+            TypeError: ``input`` or ``hx`` is not of the kind above, or the state or a weight of another
+                dtype.
             ValueError: ``lengths`` or ``resets`` with a ``PackedSequence``, one sequence without
                 lanes, or ``proj_size``.
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
@@ -96,27 +97,20 @@ class Twin(nn.RNNBase):
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
         check_kinds(self, input, hx)
-        if self.backend == "reference" and is_plain and not is_watched:
-            return super().forward(input, hx)
+        is_parents = self.backend == "reference" and is_plain and not is_watched
+        if is_parents and parametrize.is_parametrized(self):
+            return super().forward(input, hx)  # a look at its weights may be random, or move them
         weights = weights_of(self)
         run: Run = native.run
-        if self.backend == "reference":
-            run = native.run_reference
-        elif reasons := obstacles(self, weights, input, hx):
-            if self.backend == "native":
-                raise RuntimeError(_refusal(self, reasons))
+        reasons = [] if self.backend == "reference" else obstacles(self, weights, input, hx)
+        if reasons and self.backend == "native":
+            raise RuntimeError(_refusal(self, reasons))
+        if reasons or self.backend == "reference":
             _check_alike(self, weights, input, hx)
             run = native.run_reference
             is_transformed = not self.proj_size and _is_transformed(weights, input, hx)
             if is_plain and not (is_watched or is_transformed):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        if (
-            isinstance(input, PackedSequence)
-            and is_plain
-            and not is_watched
-            and run is not native.run
-        ):
-            return super().forward(input, hx)
         if self.clip is not None:
             run = partial(run, clip=self.clip)
         if not is_whole or is_watched:
@@ -172,7 +166,7 @@ class Twin(nn.RNNBase):
         steps, lanes = (x.shape[1], x.shape[0]) if first else x.shape[:2]
         lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
         if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=first)
+            resets = check_resets(resets, steps, lanes, batch_first=first, like=x)
         return lengths, resets
 
     def _in_parts(self, run: Run, masks: Masks) -> Run:
@@ -240,6 +234,13 @@ class Twin(nn.RNNBase):
 
         return watched
 
+    def check_packed(self, packed: PackedSequence, state: Sequence[Tensor]) -> None:
+        """Refuse packed rows, or a state, of another shape, as torch.nn does of some of its layers."""
+        if state:
+            self.check_forward_args(packed.data, self._as_hidden(state), packed.batch_sizes)
+        else:
+            self.check_input(packed.data, packed.batch_sizes)
+
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups, run: Run
     ) -> tuple[PackedSequence, Any]:
@@ -247,11 +248,8 @@ class Twin(nn.RNNBase):
         data, batch_sizes, order, back = packed
         state = _as_state(hx)
         expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
-        if data.dim() != 2 or data.shape[1] != self.input_size:
-            self.check_input(data, batch_sizes)
+        self.check_packed(packed, state)
         check_packed(batch_sizes, expected[1], len(data))
-        if any(s.shape != expected for s in state):
-            self.check_forward_args(data, self._as_hidden(state), batch_sizes)
         if not state:
             state = [data.new_zeros(expected)] * (2 if self.mode == "LSTM" else 1)
         elif order is not None:
@@ -339,7 +337,7 @@ class RNN(Twin, nn.RNN):
         (torch.Size([7, 2, 10]), torch.Size([2, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
@@ -362,7 +360,7 @@ class LSTM(Twin, nn.LSTM):
         (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]), torch.Size([2, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
@@ -385,7 +383,7 @@ class GRU(Twin, nn.GRU):
         (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
 
     Args:
-        backend: "auto" takes the native path where it can, "reference" always runs ``torch.nn``,
+        backend: "auto" takes the native path where it can, "reference" runs ``torch.nn``,
             "native" raises where the kernels cannot take a call.
     """
 
@@ -469,27 +467,45 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
         if isinstance(hx, tuple | list):
             got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
         raise TypeError(f"hx: got {got}, expected {expected}")
+    for state in _as_state(cast(Hidden, hx)):
+        check_dense("hx", state, "[L*S, B, H]")
 
 
 def _check_alike(
     layer: Twin, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
 ) -> None:
-    """Refuse an odd weight or state, and transforms of ``proj_size``, on which torch.nn's internals fail.
+    """Refuse an odd weight or state, and vmap over ``proj_size``, on which torch.nn's internals fail.
 
-    An input that is unlike all weights is refused by torch.nn itself.
+    A padded input that is unlike all weights is refused by torch.nn itself.
     """
     data, (like, *_) = x.data if isinstance(x, PackedSequence) else x, weights[0]
-    if (data.dtype, data.device) != (like.dtype, like.device):
+    first = layer._all_weights[0][0]
+    if isinstance(x, PackedSequence):
+        check_like("input", data, like, first)
+        layer.check_packed(x, _as_state(hx))
+    elif (data.dtype, data.device) != (like.dtype, like.device):
         return
-    for names, group in zip(layer._all_weights, weights, strict=True):
+    sizes = (layer.hidden_size, layer.proj_size)
+    directions = 2 if layer.bidirectional else 1
+    for k, (names, group) in enumerate(zip(layer._all_weights, weights, strict=True)):
         for name, weight in zip(names, group, strict=True):
-            check_like(name, weight, like, layer._all_weights[0][0])
+            check_like(name, weight, like, first)
+            if not name.startswith("weight_ih"):  # which may be sparse
+                check_dense(name, weight, str(list(weight.shape)))
+        width = layer.input_size if k < directions else directions * (sizes[1] or sizes[0])
+        *four, last = group if layer.proj_size else [*group, None]
+        given = Weights(*four, *[None] * (4 - len(four)))
+        native.check_weights(KERNELS[layer.mode], given, width, sizes[0], names, sizes[1])
+        if last is not None and last.shape != sizes[::-1]:
+            raise ValueError(
+                f"{names[-1]}: got shape {list(last.shape)}, expected {list(sizes[::-1])}"
+            )
     for state in _as_state(hx):
         check_like("hx", state, data, "input")
-    if layer.proj_size and _is_transformed(weights, x, hx):
+    if layer.proj_size and native.is_vmapped():
         raise RuntimeError(
-            f"proj_size: got {layer.proj_size} under a transform of torch.func (vmap, grad, jvp …), which "
-            "torch.nn's loops do not take, expected 0; use Recurrent with projection="
+            f"proj_size: got {layer.proj_size} under torch.vmap, which torch.nn's loops do not take, "
+            "expected 0; use Recurrent with projection="
         )
 
 

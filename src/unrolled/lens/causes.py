@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.cells.elman import ACTIVATIONS
-from unrolled.lens.recurrence import ROOM, Recurrence, measuring, pulling, recurrences
+from unrolled.lens.recurrence import ROOM, Recurrence, check_finite, measuring, pulling, recurrences
 from unrolled.scan.native import kind_of
 
 # The blocks of W of the cells whose step is taken apart, and the gate that carries the state on.
@@ -169,6 +169,7 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
     ).long()
     state, projected = (t.flatten(0, 1)[chosen] for t in (recurrence.before, recurrence.projected))
     sample = recurrence.jacobians_at(state, projected)
+    check_finite(sample)
     parts = _parts(cell)
     logs, shares = _way_back(recurrence, parts, directions(recurrence, probes))
     growth, *factors = logs.mean((1, 2)).tolist()

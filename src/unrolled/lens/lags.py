@@ -17,7 +17,7 @@ from unrolled.lens.recurrence import (
     pulling,
     recurrence_of,
 )
-from unrolled.shapes import as_tensor, check_size
+from unrolled.shapes import check_number, check_numbers, check_size
 
 Norm = Literal["rms", "spectral"]
 
@@ -210,9 +210,9 @@ def horizon(decay: Tensor | Sequence[float], *, fraction: float = 0.01) -> float
     Raises:
         TypeError, ValueError: ``decay`` is no row of numbers from 0 up, or begins with 0.
     """
-    if not 0 < fraction < 1:
+    if not 0 < check_number("fraction", fraction) < 1:
         raise ValueError(f"fraction: got {fraction!r}, expected a number between 0 and 1")
-    values = as_tensor(decay, torch.float64).detach()
+    values = check_numbers("decay", decay, "norms [K]", torch.float64).detach()
     if values.dim() != 1 or not len(values):
         advice = "; average a lag_matrix over its steps with .nanmean(0)"
         raise ValueError(f"decay: got shape {list(values.shape)}, expected [K]{advice}")

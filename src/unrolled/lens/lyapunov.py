@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from unrolled.lens.recurrence import Recurrence, measuring, recurrence_of
+from unrolled.lens.recurrence import Recurrence, check_finite, measuring, recurrence_of
 from unrolled.shapes import check_size
 
 
@@ -117,6 +117,7 @@ def _triangles(recurrence: Recurrence, k: int) -> Iterator[Tensor]:
     drawn = torch.randn(recurrence.width, k, generator=generator, dtype=torch.float64, device="cpu")
     directions = torch.linalg.qr(drawn.to(recurrence.x.device))[0]
     for jacobian in recurrence.each_jacobian():
+        check_finite(jacobian)
         directions, triangle = torch.linalg.qr(jacobian @ directions)
         yield triangle
 

@@ -189,6 +189,15 @@ def recurrence_of(layer: nn.Module, x: Tensor, level: int, direction: int) -> Re
     return found[level * directions + direction]
 
 
+def check_finite(jacobians: Tensor) -> None:
+    """Refuse ∂s_t/∂s_{t-1} with NaN or infinity, of which nothing can be measured."""
+    if not jacobians.isfinite().all():
+        raise ValueError(
+            "x: got states or weights with NaN or infinity, expected finite ones; unrolled.watch says "
+            "where they begin"
+        )
+
+
 def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
     """``layer`` as a ``Recurrent`` in evaluation, over the same weights; ``x`` as its ``[T, B, D]``."""
     checked = checked_layer(layer)

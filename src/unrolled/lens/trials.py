@@ -23,7 +23,7 @@ from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
-from unrolled.shapes import check_loss, check_size
+from unrolled.shapes import check_loss, check_module, check_size
 
 AS_IT_IS = "as it is"
 CLIP = "remedies.clip_states"
@@ -383,8 +383,7 @@ def _way_back(row: Row) -> Tensor:
 
 def _checked(model: object, batch: object, loss: object) -> tuple[Input, ...]:
     """What the model is called with, or an error."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     if loss is not None and not callable(loss):
         raise TypeError(
             f"loss: got {type(loss).__name__}, expected a function of what the model returns"

@@ -198,7 +198,8 @@ def _checked(
                 f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
                 "comes from the future"
             )
-    if not isinstance(windows, Iterable):
+    given: object = windows
+    if not isinstance(given, Iterable) or (isinstance(given, Tensor) and not given.dim()):
         raise TypeError(
             f"windows: got {windows!r}, expected one or more numbers of steps, as in (5, 20)"
         )

@@ -54,6 +54,8 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
       thousandfold.
     - "healthy": otherwise.
     """
+    if not isinstance(causes, Causes):
+        raise TypeError(f"causes: got {causes!r}, expected one of what lens.causes returns")
     growth = math.exp(causes.growth) if not math.isnan(causes.growth) else math.nan
     whole = causes.growth * max(0, steps - 1)
     slopes = causes.slopes

@@ -21,7 +21,7 @@ from unrolled.lens.flow import Flow, version_of
 from unrolled.lens.numbers import underflowed
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
-from unrolled.shapes import check_size
+from unrolled.shapes import check_module, check_size
 
 UNTOUCHED = -1.0  # which no norm is
 
@@ -253,8 +253,7 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         TypeError: ``model`` is not a module.
         ValueError: it holds no recurrent layer, or is being watched already.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    check_module("model", model)
     found = dict(recurrent_layers(model))
     if not found:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled.layers.explain import recurrent_layers
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import Twin
-from unrolled.shapes import check_number
+from unrolled.shapes import check_dense, check_module, check_number, check_valued
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -24,7 +24,7 @@ def clip_norm(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML
     2013, algorithm 1.
     """
-    return nn.utils.clip_grad_norm_(parameters, check_bound(most))
+    return nn.utils.clip_grad_norm_(_with_gradients(parameters), check_bound(most))
 
 
 def clip_value(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
@@ -37,7 +37,7 @@ def clip_value(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     section 3.2.2.
     """
     check_bound(most)
-    parameters = _with_gradients(parameters)
+    parameters = [p for p in _with_gradients(parameters) if p.numel()]
     if not parameters:
         return torch.zeros((), dtype=torch.float32, device="cpu")
     largest = _norm(parameters, math.inf)
@@ -70,7 +70,7 @@ def clip_ratio(
     check_bound(most)
     if check_number("least", least) == 0:
         raise ValueError("least: got 0, expected a number above 0")
-    largest = 0.0
+    ratios = [0.0]
     for parameter in _with_gradients(parameters):
         assert parameter.grad is not None
         weight, gradient = _rows(parameter), _rows(parameter.grad)
@@ -79,8 +79,8 @@ def clip_ratio(
         if not ratio.numel():
             continue
         parameter.grad.copy_((gradient / (ratio / most).clamp(min=1)).view_as(parameter.grad))
-        largest = max(largest, ratio.max().item())
-    return largest
+        ratios.append(ratio.max().item())
+    return max(ratios, key=lambda ratio: (math.isnan(ratio), ratio))
 
 
 class AutoClip:
@@ -137,8 +137,12 @@ class AutoClip:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
+        if not isinstance(state, dict) or state.keys() != self.state_dict().keys():
+            got = list(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"state: got {got}, expected what state_dict of an AutoClip gives")
+        history = sorted(check_number("history", norm) for norm in state["history"])
         self.percentile = check_number("percentile", state["percentile"], most=100.0)
-        self._history = sorted(state["history"])
+        self._history = history
 
 
 def clip_states(model: Model, most: float | None) -> Model:
@@ -174,6 +178,7 @@ def clip_states(model: Model, most: float | None) -> Model:
     """
     if most is not None:
         most = check_bound(most)
+    check_module("model", model)
     layers = dict(recurrent_layers(model))
     if not layers:
         raise ValueError(
@@ -206,8 +211,17 @@ def check_bound(most: float) -> float:
 
 
 def _with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    """Those that have a gradient."""
-    given = [parameters] if isinstance(parameters, Tensor) else parameters
+    """Those that have a gradient, or an error unless they are dense tensors, and their gradients."""
+    expected = "expected tensors, as from model.parameters()"
+    if not isinstance(parameters, Iterable):
+        raise TypeError(f"parameters: got {type(parameters).__name__}, {expected}")
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for parameter in given:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"parameters: got {type(parameter).__name__}, {expected}")
+        if parameter.grad is not None:
+            check_dense("parameters", parameter.grad, "as the gradient")
+            check_valued("parameters", parameter.grad)
     return [parameter for parameter in given if parameter.grad is not None]
 
 

@@ -12,7 +12,7 @@ from unrolled.cells.elman import ACTIVATIONS, Activation
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
 from unrolled.remedies.weights import CellWeights, cells_of
-from unrolled.shapes import check_number, check_size
+from unrolled.shapes import check_number, check_size, check_valued
 
 Layer = TypeVar("Layer", bound=Recurrent | nn.RNNBase)
 
@@ -214,6 +214,7 @@ def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
     cells = list(cells_of(layer))
     for cell in cells:
         _check_elman("critical_weights", cell)
+        check_valued("layer", cell.weight_ih)
         if cell.extras:
             raise ValueError(f"layer: got cells with {', '.join(cell.extras)}, expected none")
     width = directions(layer)

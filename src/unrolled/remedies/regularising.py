@@ -10,7 +10,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.result import Result
 from unrolled.scan import Masks, Sweep
-from unrolled.shapes import check_loss, check_size
+from unrolled.shapes import check_function, check_loss, check_size
 
 
 def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) -> Tensor:
@@ -46,6 +46,7 @@ def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) ->
         TypeError, ValueError: the layer or ``x`` is not as above, or the loss is no scalar or does not
             depend on the layer.
     """
+    check_function("loss", loss, "of the layer's result")
     result, runs = _observed(layer, x)
     value = check_loss(loss(result))
     reached = [tensor for run in runs for tensor in (*run.states, *run.final)]
@@ -152,6 +153,9 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
         raise ValueError(f"layer: got weight_drop={layer.weight_drop}, expected 0, or layer.eval()")
     if layer.through is not None:
         raise ValueError("layer: got one within bptt.checkpointed, expected it outside")
+    layer.checked(x)
+    if not x.numel():
+        raise ValueError(f"x: got shape {list(x.shape)}, expected at least one step and one lane")
     cells, runs = iter(cast(Sequence[Cell], layer.cells)), list[_Run]()
 
     def through(

@@ -252,7 +252,7 @@ def _scan(
     if lengths is not None:
         lengths = check_lengths(lengths, steps, lanes)
     if resets is not None:
-        resets = check_resets(resets, steps, lanes, batch_first=False)
+        resets = check_resets(resets, steps, lanes, batch_first=False, like=x)
     if state is not None:
         state = check_state(state, [(lanes, size) for size in cell.state_sizes])
     if state is None and not cell.starts_at_zero:
@@ -264,12 +264,12 @@ def _scan(
         )
     skipping, asked = None, norms
     if mask is not None:
-        mask = check_mask(mask, steps, lanes, batch_first=False).to(x.device)
+        mask = check_mask(mask, steps, lanes, batch_first=False)
         if lengths is not None:
-            mask = mask & real_steps(lengths, steps).to(x.device)
-        skipping = Skipping(mask)
+            mask = mask & real_steps(lengths, steps).to(mask.device)
+        skipping = Skipping(mask, x.device)
         x, lengths = skipping.compact(x), skipping.lengths
-        resets = None if resets is None else skipping.resets(resets.to(x.device))
+        resets = None if resets is None else skipping.resets(resets)
         norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
 
     whole = every or type(cell).read is not Cell.read
@@ -340,10 +340,10 @@ def _sweep(
             )
         if backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
-    if isinstance(cell, GatedCell) and not is_autocast(x):  # others may mix them as they like
-        for name, weight in cell.named_parameters():
-            check_like("x", x, weight, name)
-    return reference.scan(
+    if isinstance(cell, GatedCell):  # others may mix dtypes as they like
+        check_weights_like(cell, x)
+    run = partial(
+        reference.scan,
         cell,
         x,
         state,
@@ -354,3 +354,18 @@ def _sweep(
         norms=norms,
         clip=clip,
     )
+    if torch.compiler.is_compiling():
+        return run()
+    try:
+        return run()
+    except RuntimeError as error:
+        if "dtype" in str(error) or "scalar type" in str(error):
+            check_weights_like(cell, x)
+        raise
+
+
+def check_weights_like(cell: Cell, x: Tensor) -> None:
+    """Refuse a parameter of ``cell`` whose dtype or device is not that of ``x``."""
+    if not is_autocast(x):
+        for name, weight in cell.named_parameters():
+            check_like("x", x, weight, name)

@@ -150,6 +150,12 @@ def is_transformed(*tensors: Tensor) -> bool:
     )
 
 
+def is_vmapped() -> bool:
+    """Whether ``torch.vmap`` is at work."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
 @constant_in_graphs
 def missing() -> str | None:
     """Why there is no kernel library, in one line; None if there is one."""
@@ -212,10 +218,14 @@ def check_weights(
     inputs: int,
     units: int,
     names: Sequence[str] = Weights._fields,
+    projected: int = 0,
 ) -> None:
-    """Refuse weights that are not what the kernel ``name`` reads for D ``inputs`` and H ``units``."""
+    """Refuse weights that are not what the kernel ``name`` reads for D ``inputs`` and H ``units``.
+
+    Or where W meets an h that is ``projected``, of so many.
+    """
     rows = KINDS[name.partition("_")[0]].gates * units
-    expected = ((rows, inputs), (rows, units), (rows,), (rows,))
+    expected = ((rows, inputs), (rows, projected or units), (rows,), (rows,))
     for k, (weight, shape) in enumerate(zip(weights, expected, strict=True)):
         if weight is None and k < 2:
             raise ValueError(f"{names[k]}: got None, expected {list(shape)}")

@@ -19,11 +19,13 @@ class Skipping:
 
     Args:
         mask: boolean ``[T, B]``, true where the step is real.
+        device: where what is moved lies; by default where ``mask`` does.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, device: torch.device | None = None) -> None:
         self.lengths = mask.sum(0)
-        self._order = mask.logical_not().to(torch.uint8).argsort(dim=0, stable=True)
+        order = mask.logical_not().to(torch.uint8).argsort(dim=0, stable=True)
+        self._order = order.to(device)
         self._back = self._order.argsort(dim=0)
 
     def compact(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from unrolled.layers import twins
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.twins import weights_of
 from unrolled.scan.computed import computing_hooks, has_hooks
-from unrolled.shapes import check_input, check_resets, is_autocast
+from unrolled.shapes import check_input, check_resets, check_saved, check_valued, is_autocast
 
 
 class Learner:
@@ -42,6 +42,8 @@ class Learner:
     def __init__(self, layer: nn.Module, make: Callable[[Recurrent], Influence]) -> None:
         self.layer = layer
         self._recurrent = as_recurrent(layer)
+        for parameter in self._recurrent.parameters():
+            check_valued("layer", parameter)
         self._learnt = trained(self._recurrent)
         if not self._learnt:
             raise ValueError("layer: got no parameter that requires a gradient, expected some")
@@ -253,6 +255,7 @@ class Learner:
             TypeError, ValueError: it is of another layer or of another kind of learner; nothing has
                 been changed.
         """
+        check_saved(saved)
         like = next(self._recurrent.parameters()).detach()
         fresh = saved.get("fresh", torch.zeros(0, dtype=torch.bool, device="cpu"))
         shapes = {

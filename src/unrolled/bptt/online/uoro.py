@@ -10,6 +10,7 @@ from unrolled.bptt.online.influence import Chunk, Tensors
 from unrolled.bptt.online.learner import Learner
 from unrolled.bptt.online.whole import Final, OfWholeState, Parameters, vector
 from unrolled.layers.recurrent import Recurrent
+from unrolled.shapes import check_generator
 
 
 class UORO(Learner):
@@ -40,6 +41,7 @@ class UORO(Learner):
     """
 
     def __init__(self, layer: nn.Module, *, generator: torch.Generator | None = None) -> None:
+        check_generator(generator)
         self.generator = generator
         super().__init__(layer, lambda recurrent: RankOne(recurrent, generator))
 
