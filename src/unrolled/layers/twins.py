@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.cells import Cell, State
+from unrolled import cells
+from unrolled.cells import Cell, Elman, GatedCell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native, onnx
@@ -30,8 +31,14 @@ Hidden = Tensor | Sequence[Tensor]
 Groups = list[list[Tensor]]
 Run = Callable[..., tuple[State, State]]
 
-# The kernel for each ``mode`` of ``torch.nn``.
-KERNELS = {"RNN_TANH": "elman_tanh", "RNN_RELU": "elman_relu", "LSTM": "lstm", "GRU": "gru"}
+MODES: dict[str, tuple[type[GatedCell], str]] = {
+    "RNN_TANH": (Elman, "tanh"),
+    "RNN_RELU": (Elman, "relu"),
+    "LSTM": (cells.LSTM, ""),
+    "GRU": (cells.GRU, ""),
+}
+"""For each ``mode`` of ``torch.nn``: the cell, and an Elman cell's activation."""
+KERNELS = {mode: "_".join(filter(None, (str(c.kernel), f))) for mode, (c, f) in MODES.items()}
 
 
 class Twin(nn.RNNBase):
