@@ -101,7 +101,7 @@ def test_a_failed_build_installs_the_reference_and_says_so() -> None:
 
 def test_the_version_is_written_once() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
-    text = (ROOT / "src" / "unrolled" / "__init__.py").read_text()
+    text = (ROOT / "src" / "unrolled" / "version.py").read_text()
     (version,) = re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     assert metadata.version("unrolled") == version
 

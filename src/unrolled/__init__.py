@@ -1,8 +1,9 @@
 """Recurrent networks on PyTorch."""
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from unrolled import bptt, cells, data, lens, models, pretrained, remedies, training
+from unrolled import bptt, cells, lens, remedies
 from unrolled.layers import (
     GRU,
     LSTM,
@@ -16,7 +17,32 @@ from unrolled.layers import (
     restore,
 )
 from unrolled.lens import watch
-from unrolled.pretrained import fill
+from unrolled.version import __version__
+
+if TYPE_CHECKING:
+    from unrolled import data, models, pretrained, training
+    from unrolled.pretrained import fill
+
+_OF_TEXT = {
+    "data": "unrolled.data",
+    "models": "unrolled.models",
+    "pretrained": "unrolled.pretrained",
+    "training": "unrolled.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What has to do with text is imported where it is first asked for."""
+    if name == "fill":
+        return import_module("unrolled.pretrained").fill
+    if name in _OF_TEXT:
+        return import_module(_OF_TEXT[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "GRU",
@@ -25,6 +51,7 @@ __all__ = [
     "Explanation",
     "Recurrent",
     "Result",
+    "__version__",
     "accelerate",
     "bptt",
     "cells",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.compare import check_derivatives
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
+from unrolled.cells.facts import Onnx, Retain
 from unrolled.scan import scan
 
 T, B, D, H = 6, 3, 4, 5
@@ -108,3 +109,22 @@ def assert_normal(values: Tensor, std: float) -> None:
     assert abs(values.mean().item()) < error * std
     assert abs(values.std().item() - std) < error * std
     assert abs((values.abs() < std).double().mean().item() - 0.6827) < error / 2
+
+
+class ResetFirst(GatedCell):
+    """The GRU of the final version of Cho et al., EMNLP 2014: r multiplies h before the product."""
+
+    blocks, candidate = ("r", "z", "n"), "n"
+    retain = Retain("z")
+    onnx = Onnx("GRU", ("z", "r", "n"), {"linear_before_reset": 0})
+
+    def project(self, x):
+        return self.of_input(x, self.bias())
+
+    def next_state(self, u, h, state):
+        (before,) = state
+        u_r, u_z, u_n = u.chunk(3, -1)
+        w_r, w_z, w_n = self.weight_hh.chunk(3)
+        r, z = torch.sigmoid(u_r + h @ w_r.T), torch.sigmoid(u_z + h @ w_z.T)
+        n = torch.tanh(u_n + (r * h) @ w_n.T)
+        return (z * before + (1 - z) * n,)

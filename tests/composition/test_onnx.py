@@ -12,9 +12,11 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 import unrolled
+from tests.cells.papers import ResetFirst
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, TWINS, Model, input_of, make, named
 from unrolled import Recurrent, cells
+from unrolled.cells.facts import Onnx
 from unrolled.scan import library
 
 pytestmark = [
@@ -155,3 +157,20 @@ def test_a_cell_of_ones_own_is_unrolled_over_the_steps_it_is_exported_with(tmp_p
     assert not OPERATORS & set(exported.operators)
     x = input_of(4, 5)
     assert_close_by_name(exported(x), named(layer(x)), 4)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_cell_of_ones_own_is_the_operator_that_it_says(both: bool, tmp_path: Path) -> None:
+    layer = Recurrent(ResetFirst, 3, 4, bidirectional=both).eval()
+    x = torch.randn(6, 2, 3)
+    exported = Exported(layer, tmp_path / "own.onnx", x)
+    assert exported.operators.count("GRU") == 1 + both
+    assert_close_by_name(exported(x), named(layer(x)), 6)
+
+
+def test_a_cell_that_is_no_such_operator_is_refused(tmp_path: Path) -> None:
+    class Wrong(ResetFirst):
+        onnx = Onnx("GRU", ("z", "r", "n"), {"linear_before_reset": 1})
+
+    with pytest.raises(Exception, match=r"Wrong\.onnx: got GRU .* gives other numbers"):
+        Exported(Recurrent(Wrong, 3, 4).eval(), tmp_path / "own.onnx", torch.randn(6, 2, 3))

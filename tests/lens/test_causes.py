@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from tests.compare import tolerance
-from tests.lens.nets import KINDS, D, H, T, eye, inputs, linear, make, orthogonal
+from tests.lens.nets import KINDS, D, H, T, eye, inputs, linear, make, orthogonal, uncompiled
 from unrolled import Recurrent, cells, lens
+from unrolled.cells.facts import Retain
 
 # Sums of T logarithms of norms, each off by a step's rounding.
 ROUNDING = T * tolerance(torch.float64, T)
-TAKEN_APART = [k for k in KINDS if k not in ("Peephole", "LRU", "MinGRU", "LEM")]
+TAKEN_APART = [k for k in KINDS if k not in ("LRU", "MinGRU", "LEM")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,7 +33,7 @@ def test_the_parts_account_for_the_whole(kind):
         assert sum(found.shares.values()) == pytest.approx(1.0, abs=ROUNDING)
 
 
-@pytest.mark.parametrize("kind", ["Peephole", "LRU", "MinGRU", "LEM"])
+@pytest.mark.parametrize("kind", ["LRU", "MinGRU", "LEM"])
 def test_of_other_cells_the_jacobian_alone(kind):
     layer, x = make(kind), inputs()
     (found,) = lens.causes(layer, x)
@@ -45,13 +46,72 @@ def test_of_other_cells_the_jacobian_alone(kind):
     assert found.norm == pytest.approx(torch.linalg.matrix_norm(jacobians, 2).mean().item())
 
 
-def test_a_subclass_may_have_other_equations():
+def test_a_subclass_with_other_equations_is_taken_apart_by_these():
     class Own(cells.GRU):
         def equations(self, u, w, state):
             return (torch.tanh(u + w).chunk(3, -1)[0],)
 
-    (found,) = lens.causes(Recurrent(Own, D, H), torch.randn(T, 2, D))
-    assert found.cell == "Own" and found.factors is None and found.growth < 0
+    (found,) = lens.causes(Recurrent(Own, D, H).double(), inputs())
+    assert found.cell == "Own" and found.growth < 0
+    assert sum(found.factors.values()) == pytest.approx(found.growth, abs=ROUNDING)
+    assert found.shares == pytest.approx(
+        {"direct": 0.0, "r": 1.0, "z": 0.0, "n": 0.0}, abs=ROUNDING
+    )
+
+
+def test_a_step_of_ones_own_is_not_taken_apart():
+    class Own(cells.GRU):
+        def step(self, projected, state):
+            return (torch.tanh(projected.chunk(3, -1)[0] + state[0]),)
+
+    (found,) = lens.causes(Recurrent(Own, D, H, backend="reference"), torch.randn(T, 2, D))
+    assert found.factors is None and found.gate is None
+
+
+def test_where_w_meets_more_than_h_its_blocks_are_one_path():
+    """An MGU: what stays is 1 - f, and W_h sees f ⊙ h."""
+    layer, x = uncompiled(cells.MGU).double(), inputs()
+    (found,) = lens.causes(layer, x)
+    assert sum(found.factors.values()) == pytest.approx(found.growth, abs=ROUNDING)
+    assert list(found.shares) == ["direct", "W"]
+    assert sum(found.shares.values()) == pytest.approx(1.0, abs=ROUNDING)
+    assert list(found.matrices) == ["f", "h"]
+    (cell,), scan = layer.cells, lens.recurrences(layer, x)[0]
+    u, w = scan.projected.chunk(2, -1)[0], cell.weight_hh.chunk(2)[0]
+    f = torch.sigmoid(u + scan.before @ w.T)
+    assert found.gate.name == "1 - f"
+    assert found.gate.mean == pytest.approx((1 - f).mean().item())
+
+
+def test_a_leaky_cell_of_ones_own_with_facts_alone():
+    """h_t = (1 - f) h_{t-1} + f tanh(u + w): by its blocks and its retain."""
+
+    class Leaky(cells.GatedCell):
+        blocks, candidate = ("f", "n"), "n"
+        retain = Retain("f", keeps=False)
+
+        def project(self, x):
+            return self.of_input(x, self.bias())
+
+        def equations(self, u, w, state):
+            f, n = (u + w).chunk(2, -1)
+            f = torch.sigmoid(f)
+            return ((1 - f) * state[0] + f * torch.tanh(n),)
+
+    layer = uncompiled(Leaky).double()
+    (found,) = lens.causes(layer, inputs())
+    assert list(found.factors) == ["direct", "others"]
+    assert list(found.shares) == ["direct", "f", "n"]
+    assert sum(found.shares.values()) == pytest.approx(1.0, abs=ROUNDING)
+    with torch.no_grad():
+        layer.cells[0].weight_hh.zero_()
+        layer.cells[0].weight_ih.zero_()
+        for bias in (layer.cells[0].bias_ih, layer.cells[0].bias_hh):
+            bias.zero_()
+    (found,) = lens.causes(layer, inputs())  # f = 1/2 everywhere, and W = 0
+    assert found.gate.name == "1 - f" and found.gate.mean == pytest.approx(0.5)
+    assert found.growth == pytest.approx(-math.log(2), abs=ROUNDING)
+    assert found.factors == pytest.approx({"direct": -math.log(2), "others": 0.0}, abs=ROUNDING)
 
 
 # --- Elman -----------------------------------------------------------------------------------------

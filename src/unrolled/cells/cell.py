@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.cells.facts import Onnx, Retain, check_facts
 from unrolled.shapes import check_fraction, check_size
 
 State = tuple[Tensor, ...]
@@ -57,6 +58,11 @@ class Cell(nn.Module):
         hidden_size: H, the hidden units.
     """
 
+    symbols: ClassVar[tuple[str, ...]] = ()
+    """What the equations call the tensors of the state, or all of them together; by default h, or s."""
+    kernel: ClassVar[str | None] = None
+    """The kernel that the library has of these very equations; a subclass may have others."""
+
     at_once: ClassVar[bool] = False
     """Whether there is a ``parallel``, and it stands for ``step``: no subclass changed that alone."""
 
@@ -67,6 +73,9 @@ class Cell(nn.Module):
             for name in ("parallel", "step")
         )
         cls.at_once = issubclass(parallel, step)
+        for name in ("kernel", "onnx"):  # of these equations alone
+            if name not in vars(cls) and hasattr(cls, name):
+                setattr(cls, name, None)
 
     learns_initial_state = False
     """Whether the initial state is a parameter; ``learn_initial_state`` makes it one."""
@@ -179,12 +188,16 @@ class Options(TypedDict, total=False):
 
 
 class GatedCell(Cell):
-    """A cell whose output meets one W: its equations in ``gates`` blocks of H rows.
+    """A cell whose output meets one W: its equations in blocks of H rows, a gate each.
 
     A subclass writes ``project``, in which U meets x, and ``equations``, in which the result meets that
     of W and h; or, where W meets more than h itself, ``next_state``. What stands around them is done
     here, for all of them alike. One that writes ``step`` itself leaves that out: it is refused
     ``layer_norm``, ``recurrent_dropout`` and ``zoneout``, unless it calls the ``step`` that it inherits.
+
+    A subclass also says its facts, ``blocks`` at the least. By them alone ``remedies.chrono_bias`` finds
+    its gates, the lens takes its gradient apart, ``lens.expand`` and ``lens.draw`` name its parts, and
+    ``torch.onnx.export`` writes it as the operator that it is.
 
     Parameters: ``weight_ih`` ``[G*H, D]`` (U), ``weight_hh`` ``[G*H, H]`` (W), ``bias_ih`` and
     ``bias_hh`` ``[G*H]`` (``None`` without ``bias``), named as in ``torch.nn``.
@@ -208,7 +221,16 @@ class GatedCell(Cell):
             "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations", ICLR 2017.
     """
 
-    gates: int
+    blocks: ClassVar[tuple[str, ...]]
+    """What the equations call the G blocks of U, W and the biases, in their order."""
+    candidate: ClassVar[str | None] = None
+    """Which of the blocks is no gate: what may become of the state."""
+    retain: ClassVar[Retain | None] = None
+    """Which gate says how much of the state stays, if there is one."""
+    onnx: ClassVar[Onnx | None] = None
+    """The operator of ONNX that these very equations are, if there is one."""
+    gates: ClassVar[int]
+    """G; a class that says ``gates`` alone leaves its blocks without names."""
     normed: tuple[int, ...] = ()
     """Which gates ``layer_norm`` normalises together: how many in each group; by default all."""
     layer_norm = False
@@ -217,6 +239,15 @@ class GatedCell(Cell):
     """The share of each state tensor; empty if all are zero."""
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "blocks" in vars(cls):
+            cls.gates = len(cls.blocks)
+        elif "gates" in vars(cls):
+            cls.blocks = ()
+        blocks = getattr(cls, "blocks", ())
+        check_facts(cls.__name__, blocks, cls.candidate, cls.retain, cls.onnx)
 
     def __init__(self, input_size: int, hidden_size: int, **options: Unpack[Options]) -> None:
         super().__init__(input_size, hidden_size)

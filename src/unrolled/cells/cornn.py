@@ -31,6 +31,8 @@ class CoRNN(AffineCell):
         epsilon: ε, the damping.
     """
 
+    symbols = ("y", "z")
+
     def __init__(
         self,
         input_size: int,

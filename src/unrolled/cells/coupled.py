@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells.cell import GatedCell, Norm, Options, State
+from unrolled.cells.facts import Retain
 
 
 class CoupledLSTM(GatedCell):
@@ -27,7 +28,8 @@ class CoupledLSTM(GatedCell):
     carried on as it is), ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
-    gates = 3
+    blocks, candidate, symbols = ("f", "g", "o"), "g", ("h", "c")
+    retain = Retain("f")
 
     def __init__(self, input_size: int, hidden_size: int, **options: Unpack[Options]) -> None:
         super().__init__(input_size, hidden_size, **options)

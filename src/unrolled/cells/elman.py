@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells.cell import GatedCell, Options, State
+from unrolled.cells.facts import Onnx
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {
@@ -32,7 +33,8 @@ class Elman(GatedCell):
         options: ``bias``, ``layer_norm``, ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
-    gates = 1
+    blocks, symbols = ("s",), ("s",)
+    kernel, onnx = "elman", Onnx("RNN", ("s",))
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells.cell import GatedCell, State, affine
+from unrolled.cells.facts import Onnx, Retain
 
 
 class GRU(GatedCell):
@@ -24,7 +25,9 @@ class GRU(GatedCell):
     Options: ``bias``, ``layer_norm``, ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
-    gates = 3
+    blocks, candidate = ("r", "z", "n"), "n"
+    retain = Retain("z")
+    kernel, onnx = "gru", Onnx("GRU", ("z", "r", "n"), {"linear_before_reset": 1})
     normed = (2, 1)  # r and z together, n by itself
 
     def project(self, x: Tensor) -> Tensor:

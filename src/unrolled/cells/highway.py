@@ -29,6 +29,8 @@ class RecurrentHighway(AffineCell):
         micro_depth: how many highway layers one step has.
     """
 
+    symbols = ("s",)
+
     def __init__(self, input_size: int, hidden_size: int, *, micro_depth: int = 3) -> None:
         super().__init__(input_size, hidden_size, blocks=2)
         self.micro_depth = check_size("micro_depth", micro_depth)

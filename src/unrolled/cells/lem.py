@@ -29,6 +29,8 @@ class LEM(AffineCell):
         dt: Δt, the greatest step size; from 0 to 1 keeps both states between -1 and 1.
     """
 
+    symbols = ("y", "z")
+
     def __init__(self, input_size: int, hidden_size: int, *, dt: float = 1.0) -> None:
         super().__init__(input_size, hidden_size, blocks=4)
         self.dt = check_number("dt", dt)

@@ -35,6 +35,8 @@ class LRU(Cell):
         ValueError: not 0 ≤ r_min < r_max ≤ 1.
     """
 
+    symbols = ("s",)
+
     def __init__(
         self,
         input_size: int,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells.cell import GatedCell, Norm, Options, State
+from unrolled.cells.facts import Onnx, Retain
 
 
 class LSTM(GatedCell):
@@ -31,7 +32,9 @@ class LSTM(GatedCell):
             carried on as it is), ``recurrent_dropout``, ``zoneout``; see ``GatedCell``.
     """
 
-    gates = 4
+    blocks, candidate, symbols = ("i", "f", "g", "o"), "g", ("h", "c")
+    retain = Retain("f", written="i")
+    kernel, onnx = "lstm", Onnx("LSTM", ("i", "o", "f", "g"))
     forget_bias: float | None = None
 
     def __init__(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells.cell import GatedCell, State
+from unrolled.cells.facts import Retain
 
 
 class MGU(GatedCell):
@@ -24,7 +25,8 @@ class MGU(GatedCell):
     ``zoneout``; see ``GatedCell``.
     """
 
-    gates = 2
+    blocks, candidate = ("f", "h"), "h"
+    retain = Retain("f", keeps=False)
     normed = (1, 1)  # each by itself, since h̃ waits for f
 
     def project(self, x: Tensor) -> Tensor:

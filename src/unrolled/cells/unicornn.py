@@ -30,6 +30,8 @@ class UnICORNN(AffineCell):
         alpha: α, the part of the squared frequency that is not learned.
     """
 
+    symbols = ("y", "z")
+
     def __init__(
         self, input_size: int, hidden_size: int, *, dt: float = 0.1, alpha: float = 1.0
     ) -> None:

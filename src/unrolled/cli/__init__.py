@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-import unrolled
 from unrolled.cli import config
 from unrolled.cli.language import Parser, logs_translated, translated
 from unrolled.cli.options import add_common
 from unrolled.cli.printing import note, speaking, warnings_as_notes
 from unrolled.errors import UnrolledError
+from unrolled.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
     root = Parser(
         prog="unrolled", description="Recurrent networks: train, fill in blanks, generate text."
     )
-    root.add_argument("--version", action="version", version=f"unrolled {unrolled.__version__}")
+    root.add_argument("--version", action="version", version=f"unrolled {__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (train, fill, generate, evaluate, diagnose, compare, show, info, completion):
         command.add_to(commands)

@@ -6,11 +6,11 @@ from importlib import metadata
 
 import torch
 
-import unrolled
 from unrolled.cli.printing import print_json
 from unrolled.data import CORPORA
 from unrolled.pretrained import CREDIT, NAMES
 from unrolled.scan import library, native
+from unrolled.version import __version__
 
 OPTIONAL = (
     "hsg",
@@ -37,7 +37,7 @@ def command(arguments: argparse.Namespace) -> None:
     optional = {package: _version(package) for package in OPTIONAL}
     reason, sets = _kernels()
     facts = {
-        "unrolled": unrolled.__version__,
+        "unrolled": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

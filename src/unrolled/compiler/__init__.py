@@ -7,8 +7,10 @@
 """
 
 from collections.abc import Callable, Container
+from functools import partial
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
+from unrolled.cells.elman import ACTIVATIONS
 from unrolled.compiler.emit import Names, emit, struct_name
 from unrolled.compiler.ready import Canonical, brought, canonical
 from unrolled.compiler.schedule import Schedule, Stage, schedule
@@ -17,12 +19,8 @@ from unrolled.compiler.trace import Trace, Unsupported, apart, trace
 from unrolled.compiler.units import Unit
 
 BUILTINS: dict[str, Callable[[], Cell]] = {
-    "elman_tanh": lambda: Elman(3, 7, activation="tanh"),
-    "elman_relu": lambda: Elman(3, 7, activation="relu"),
-    "elman_sigmoid": lambda: Elman(3, 7, activation="sigmoid"),
-    "elman_identity": lambda: Elman(3, 7, activation="identity"),
-    "lstm": lambda: LSTM(3, 7),
-    "gru": lambda: GRU(3, 7),
+    **{f"{Elman.kernel}_{f}": partial(Elman, 3, 7, activation=f) for f in ACTIVATIONS},
+    **{str(kind.kernel): partial(kind, 3, 7) for kind in (LSTM, GRU)},
 }
 """The library's own cells, by the name of their kernel; what is compiled does not depend on the sizes."""
 EVERYWHERE = ("mgu", "lstm_recurrent_dropout_zoneout")
@@ -83,7 +81,7 @@ def generated(name: str) -> str:
 def others(names: Container[str] | None = None) -> dict[str, str]:
     """The headers of all other cells and options there, or of some, by the names of their kernels."""
     headers, seen = {}, set()
-    for name, cell in brought((Elman, LSTM, GRU)):
+    for name, cell in brought():
         if names is not None and name not in names:
             continue
         try:

@@ -70,18 +70,17 @@ def canonical(traced: Trace, planned: Schedule | StagedSchedule) -> Canonical:
     return Canonical(traced, planned, names, weights, tuple(constants), text)
 
 
-def brought(known: tuple[type[Cell], ...]) -> Iterator[tuple[str, Cell]]:
+def brought() -> Iterator[tuple[str, Cell]]:
     """Every cell of ``unrolled.cells`` with every choice of options, by the name of its kernel.
 
-    Args:
-        known: the classes that have kernels of their own without options.
+    But for those classes, without options, that have a ``kernel``.
     """
     kinds = [getattr(cells, name) for name in sorted(cells.__all__)]
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Cell)) or kind in (Cell, GatedCell):
             continue
         for title, options, training in _options(kind):
-            if kind in known and set(options) <= {"bias"}:
+            if kind.kernel is not None and set(options) <= {"bias"}:
                 continue
             try:
                 cell = kind(3, 7, **options)

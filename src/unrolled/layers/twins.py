@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.cells import Cell, State
+from unrolled import cells
+from unrolled.cells import Cell, Elman, GatedCell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native, onnx
-from unrolled.scan.operators import Weights, check_packed
+from unrolled.scan.operators import Weights, check_packed, constant_in_graphs
 from unrolled.shapes import Lengths, check_dense, check_lengths, check_like, check_resets
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ Hidden = Tensor | Sequence[Tensor]
 Groups = list[list[Tensor]]
 Run = Callable[..., tuple[State, State]]
 
-# The kernel for each ``mode`` of ``torch.nn``.
-KERNELS = {"RNN_TANH": "elman_tanh", "RNN_RELU": "elman_relu", "LSTM": "lstm", "GRU": "gru"}
+MODES: dict[str, tuple[type[GatedCell], str]] = {
+    "RNN_TANH": (Elman, "tanh"),
+    "RNN_RELU": (Elman, "relu"),
+    "LSTM": (cells.LSTM, ""),
+    "GRU": (cells.GRU, ""),
+}
+"""For each ``mode`` of ``torch.nn``: the cell, and an Elman cell's activation."""
+KERNELS = {mode: "_".join(filter(None, (str(c.kernel), f))) for mode, (c, f) in MODES.items()}
 
 
 class Twin(nn.RNNBase):
@@ -108,8 +115,10 @@ class Twin(nn.RNNBase):
         if reasons or self.backend == "reference":
             _check_alike(self, weights, input, hx)
             run = native.run_reference
-            is_transformed = not self.proj_size and _is_transformed(weights, input, hx)
-            if is_plain and not (is_watched or is_transformed):
+            is_ours = not self.proj_size and (
+                _is_transformed(weights, input, hx) or _fails_in_autocast(self.mode)
+            )
+            if is_plain and not (is_watched or is_ours):
                 return super().forward(input, hx)  # whose loops know no torch.func
         if self.clip is not None:
             run = partial(run, clip=self.clip)
@@ -534,6 +543,20 @@ def _is_transformed(weights: Groups, x: Tensor | PackedSequence, hx: Hidden | No
     """Whether a transform of ``torch.func`` is at work on dense sequences."""
     given = [weight for group in weights for weight in group] + list(_as_state(hx))
     return isinstance(x, Tensor) and native.is_transformed(x, *given)
+
+
+def _fails_in_autocast(mode: str) -> bool:
+    """Whether autocast is on, and torch.nn's LSTM fails in it: oneDNN needs a processor with the dtype."""
+    return mode == "LSTM" and torch.is_autocast_enabled("cpu") and not _has_autocasts_dtype()
+
+
+@constant_in_graphs
+def _has_autocasts_dtype() -> bool:
+    is_half = torch.get_autocast_dtype("cpu") == torch.float16
+    onednn = torch.ops.mkldnn
+    return bool(
+        onednn._is_mkldnn_fp16_supported() if is_half else onednn._is_mkldnn_bf16_supported()
+    )
 
 
 def _refusal(layer: Twin, reasons: list[str]) -> str:

@@ -8,19 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.cells import GRU, LSTM, Cell, Elman
-from unrolled.cells.cell import GatedCell
-from unrolled.cells.elman import ACTIVATIONS
+from unrolled.cells import Cell, GatedCell, State
+from unrolled.cells.facts import Retain
 from unrolled.lens.recurrence import ROOM, Recurrence, check_finite, measuring, pulling, recurrences
 from unrolled.scan.native import kind_of
-
-# The blocks of W of the cells whose step is taken apart, and the gate that carries the state on.
-BLOCKS: dict[type[Cell], tuple[str, ...]] = {
-    Elman: ("s",),
-    LSTM: ("i", "f", "g", "o"),
-    GRU: ("r", "z", "n"),
-}
-CARRIES: dict[type[Cell], str] = {LSTM: "f", GRU: "z"}
 
 # An activation is saturated where its slope is under a tenth of its greatest: tanh beyond ±0.95.
 SATURATED = 0.1
@@ -49,7 +40,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Slopes:
-    """What the derivative of an Elman cell's activation does, over all steps, lanes and units."""
+    """What φ' does, over all steps, lanes and units, of a cell whose state is φ(U x_t + W s_{t-1} + b)."""
 
     mean: float
     """The mean ``|φ'|``."""
@@ -61,12 +52,12 @@ class Slopes:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gate that carries the state on does: an LSTM's f, a GRU's z."""
+    """What the gate that carries the state on does: an LSTM's f, a GRU's z, what an MGU's f leaves."""
 
     name: str
-    """"f" or "z"."""
+    """As ``Cell.retain`` has it: "f", "z", "1 - f"."""
     mean: float
-    """Over all steps, lanes and units."""
+    """The share of the state that a step passes on directly, over all steps, lanes and units."""
     units: Tensor
     """The mean of each unit over all steps and lanes, ``[H]``."""
     time_scale: Tensor
@@ -105,16 +96,19 @@ class Causes:
     norm: float
     """Its 2-norm, likewise."""
     factors: Mapping[str, float] | None = None
-    """The parts of ``growth``; ``None`` if the cell is no Elman, LSTM or GRU.
+    """The parts of ``growth``; ``None`` if the cell is no ``GatedCell``, or has a ``step`` of its own.
 
-    - Elman: "activation", log ‖A diag(φ')‖ / ‖A‖, then "matrix", log ‖A diag(φ') W‖ / ‖A diag(φ')‖ (with
-      ``layer_norm``, W and its normalisation).
-    - LSTM, GRU, and with zoneout Elman too: "direct", log ‖A D‖ / ‖A‖, what would be left if there was
-      only the direct path, on which the state is carried on by f, z or zoneout; then "others", by how much
-      all the paths through W change that.
+    - Where the state enters a step through W alone, as in an Elman cell: "activation",
+      log ‖A diag(φ')‖ / ‖A‖, then "matrix", log ‖A diag(φ') W‖ / ‖A diag(φ')‖ (with ``layer_norm``, W and
+      its normalisation).
+    - Others, and all with zoneout: "direct", log ‖A D‖ / ‖A‖, what would be left if there was only the
+      direct path, on which the state is carried on by a gate or zoneout; then "others", by how much all
+      the paths through W change that.
     """
     shares: Mapping[str, float] | None = None
     """What passes on each path, of what arrives a step earlier: "direct", and each block of W by name.
+
+    Of cells with a ``next_state`` of their own, in which W meets more than h, "W" is all of its blocks.
 
     J = D + Σ_g J_g, where J_g is through W_g h_{t-1} alone; the share is ⟨A J, A J_g⟩ / ‖A J‖², the mean
     over steps and lanes at which anything arrives, NaN if there are none. Negative where a path takes
@@ -123,9 +117,9 @@ class Causes:
     matrices: Mapping[str, Matrix] = field(default_factory=dict)
     """Of each block of W by name; empty as ``factors`` is ``None``."""
     slopes: Slopes | None = None
-    """Of an Elman cell."""
+    """Of a cell of one block, whose state enters through W alone."""
     gate: Gate | None = None
-    """Of an LSTM or GRU."""
+    """Of a cell with a ``retain``."""
 
 
 @measuring()
@@ -189,10 +183,10 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
     return replace(
         found,
         factors=dict(zip(names, factors, strict=True)),
-        shares=dict(zip(("direct", *parts.blocks), shares.nanmean((1, 2)).tolist(), strict=True)),
-        matrices={n: _matrix(w) for n, w in zip(parts.blocks, matrices, strict=True)},
-        slopes=slopes_of(recurrence) if isinstance(gated, Elman) else None,
-        gate=None if isinstance(gated, Elman) else _gate(gated, recurrence),
+        shares=dict(zip(("direct", *parts.paths), shares.nanmean((1, 2)).tolist(), strict=True)),
+        matrices={n: _matrix(w) for n, w in zip(_blocks(gated), matrices, strict=True)},
+        slopes=slopes_of(recurrence) if has_slopes(gated) else None,
+        gate=None if gated.retain is None else _gate(gated, recurrence),
     )
 
 
@@ -200,48 +194,86 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
 
 
 class _Parts:
-    """The step of a ``GatedCell`` in two: what it makes of w = W h (and of h directly), and w itself."""
+    """The step of a ``GatedCell`` in two: what enters through W, and what becomes of that and of the state.
 
-    def __init__(self, cell: GatedCell, blocks: tuple[str, ...]) -> None:
-        self.cell, self.blocks = cell, blocks
-        self.enters_by_w = isinstance(cell, Elman) and not cell.zoneout
-        """Whether h enters through W alone, so that there is no direct path."""
+    What enters is w = W h, in blocks, where the cell has ``equations`` of it; else h as W sees it.
+    """
 
-    def step(self, recurrence: Recurrence, state: Tensor, w: Tensor, projected: Tensor) -> Tensor:
-        """``recurrence.step`` in which W h is ``w``, whatever h is."""
-        cell = type(self.cell).__new__(type(self.cell))
-        cell.__dict__.update(self.cell.__dict__, of_state=lambda _: w)
+    def __init__(self, cell: GatedCell) -> None:
+        self.cell = cell
+        self.is_split = type(cell).next_state is GatedCell.next_state
+        self.paths = _blocks(cell) if self.is_split else ("W",)
+        self.enters_by_w = self.is_split and enters_by_w(cell)
+
+    def entering(self, recurrence: Recurrence, s: Tensor) -> Tensor:
+        """What of the whole state ``s`` enters through W."""
+        h = recurrence.split(s)[0]
+        return self.cell.of_state(h) if self.is_split else h
+
+    def step(
+        self, recurrence: Recurrence, state: Tensor, entered: Tensor, projected: Tensor
+    ) -> Tensor:
+        """``recurrence.step`` in which ``entered`` enters through W, whatever the state is."""
+        kind = type(self.cell)
+        cell = kind.__new__(kind)
+        cell.__dict__.update(self.cell.__dict__)
+        if self.is_split:
+            cell.__dict__["of_state"] = lambda _: entered
+        else:
+            cell.__dict__["next_state"] = lambda u, _, s: kind.next_state(cell, u, entered, s)
         return replace(recurrence, cell=cell).step(state, projected)
 
-    def paths(
+    def taken(
         self, recurrence: Recurrence, rows: Tensor, state: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What becomes of ``rows`` ``[n, B, n]``, gradients in the state after a step.
 
-        The gradients in the state before it on the direct path, ``[n, B, n]``; those in w, ``[n, B, G*H]``;
-        and what these become before the step, block by block of w.
+        The gradients in the state before it on the direct path, ``[n, B, n]``; those in what enters, such
+        as w, ``[n, B, G*H]``; and what these become before the step, path by path.
         """
-
-        def of_state(s: Tensor) -> Tensor:
-            return self.cell.of_state(recurrence.split(s)[0])
-
+        entering = partial(self.entering, recurrence)
         direct, entered = _pulled(
-            lambda s, w: self.step(recurrence, s, w, projected), rows, state, of_state(state)
+            lambda s, w: self.step(recurrence, s, w, projected), rows, state, entering(state)
         )
-        blocks: list[Tensor] = []
-        for block in range(len(self.blocks)):
+        count = len(self.paths)
+        found: list[Tensor] = []
+        for path in range(count):
             parts = [
-                part if k == block else torch.zeros_like(part)
-                for k, part in enumerate(entered.chunk(len(self.blocks), -1))
+                part if k == path else torch.zeros_like(part)
+                for k, part in enumerate(entered.chunk(count, -1))
             ]
-            blocks += _pulled(of_state, torch.cat(parts, -1), state)
-        return direct, entered, blocks
+            found += _pulled(entering, torch.cat(parts, -1), state)
+        return direct, entered, found
+
+
+def _blocks(cell: GatedCell) -> tuple[str, ...]:
+    """The names of the blocks of W; numbers if the cell says none."""
+    return cell.blocks or tuple(f"W_{k}" for k in range(1, cell.gates + 1))
 
 
 def _parts(cell: Cell) -> _Parts | None:
-    """The step of an Elman, LSTM or GRU in two; a subclass may have other equations."""
-    blocks = BLOCKS.get(kind_of(cell))
-    return None if blocks is None else _Parts(cast(GatedCell, cell), blocks)
+    """The step of a ``GatedCell`` in two, unless it has a ``step`` of its own."""
+    is_whole = isinstance(cell, GatedCell) and type(cell).step is GatedCell.step
+    return _Parts(cast(GatedCell, cell)) if is_whole else None
+
+
+def enters_by_w(cell: GatedCell) -> bool:
+    """Whether the state enters the ``equations`` through W alone, so that there is no direct path."""
+    if cell.zoneout:
+        return False
+    like = cell.weight_hh
+    with torch.enable_grad():
+        state = tuple(like.new_zeros(1, size).requires_grad_() for size in cell.state_sizes)
+        u, w = like.new_zeros(2, 1, cell.gates * cell.hidden_size)
+        after = torch.cat(cell.equations(u, w.requires_grad_(), state), -1)
+        found = torch.autograd.grad(after.sum(), state, allow_unused=True)
+    return all(part is None for part in found)
+
+
+def has_slopes(cell: Cell) -> bool:
+    """Whether a step is φ(U x_t + W s_{t-1} + b), so that its slope is that of φ alone."""
+    parts = _parts(cell)
+    return parts is not None and parts.enters_by_w and parts.cell.gates == 1
 
 
 def directions(recurrence: Recurrence, probes: int | None) -> Tensor:
@@ -272,7 +304,7 @@ def _way_back_of(
     """``_way_back`` of lanes that fit into memory."""
     before = recurrence.before
     rows = start.unsqueeze(1).expand(-1, recurrence.lanes, -1)  # A, its rows first, then the lanes
-    count = 0 if parts is None else 1 + len(parts.blocks)
+    count = 0 if parts is None else 1 + len(parts.paths)
     logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.lanes).double()
     shares = before.new_zeros(count, *logs.shape[1:]).double()
     for t in range(recurrence.steps - 1, 0, -1):
@@ -280,10 +312,10 @@ def _way_back_of(
         (arrived,) = _pulled(partial(recurrence.step, projected=projected), rows, state)
         logs[0, t - 1] = _log_gain(rows, arrived)
         if parts is not None:
-            direct, entered, blocks = parts.paths(recurrence, rows, state, projected)
+            direct, entered, paths = parts.taken(recurrence, rows, state, projected)
             middle = entered if parts.enters_by_w else direct
             logs[1, t - 1], logs[2, t - 1] = _log_gain(rows, middle), _log_gain(middle, arrived)
-            for k, path in enumerate((direct, *blocks)):
+            for k, path in enumerate((direct, *paths)):
                 shares[k, t - 1] = _share(path, arrived)
         norm = _norm(arrived)
         rows = arrived / torch.where(norm > 0, norm, 1.0).to(arrived).unsqueeze(-1)
@@ -329,17 +361,17 @@ def _matrix(weight: Tensor) -> Matrix:
 
 @measuring()
 def slopes_of(recurrence: Recurrence) -> Slopes:
-    """The derivative of an Elman cell's f at every step: that of the equations in w."""
-    cell = cast(Elman, recurrence.cell)
-    f = cell.activation
-    f = ACTIVATIONS[f] if isinstance(f, str) else f
+    """The derivative of φ at every step: that of the equations in w, of a cell that ``has_slopes``."""
+    cell = cast(GatedCell, recurrence.cell)
     w = cell.of_state(recurrence.before)
     states = recurrence.split(recurrence.before)
     pull = pulling(lambda w: cell.equations(recurrence.projected, w, states)[0], w)
     found = pull(torch.ones_like(w))[0].abs().flatten(0, 1)
-    grid = torch.linspace(-8, 8, 1601, dtype=w.dtype, device=w.device)
-    on_grid = pulling(f, grid)(torch.ones_like(grid))[0].abs()
-    greatest = torch.maximum(on_grid.max(), found.max())
+    grid = torch.linspace(-8, 8, 1601, dtype=w.dtype, device=w.device).unsqueeze(1)
+    grid = grid.expand(-1, cell.hidden_size)
+    zeros: State = tuple(grid.new_zeros(len(grid), size) for size in cell.state_sizes)
+    on_grid = pulling(lambda w: cell.equations(torch.zeros_like(w), w, zeros)[0], grid)
+    greatest = torch.maximum(on_grid(torch.ones_like(grid))[0].abs().max(), found.max())
     return Slopes(
         float(found.double().mean()),
         float((found < SATURATED * greatest).double().mean()),
@@ -349,12 +381,13 @@ def slopes_of(recurrence: Recurrence) -> Slopes:
 
 def _gate(cell: GatedCell, recurrence: Recurrence) -> Gate:
     """The gate that carries the last tensor of the state on: what the equations multiply it by."""
-    *others, carried = recurrence.split(recurrence.before)
-    w = cell.of_state(recurrence.split(recurrence.before)[0])
+    h, *_ = *others, carried = recurrence.split(recurrence.before)
+    retain = cast(Retain, cell.retain)
 
     def after(carried: Tensor) -> Tensor:
-        return cell.equations(recurrence.projected, w, (*others, carried))[-1]
+        return cell.next_state(recurrence.projected, h, (*others, carried))[-1]
 
     gate = pulling(after, carried)(torch.ones_like(carried))[0].double()
     units = gate.mean((0, 1))
-    return Gate(CARRIES[kind_of(cell)], float(gate.mean()), units, 1 / (1 - units))
+    name = retain.gate if retain.keeps else f"1 - {retain.gate}"
+    return Gate(name, float(gate.mean()), units, 1 / (1 - units))

@@ -6,17 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from unrolled.cells import (
-    LEM,
-    LRU,
-    LSTM,
-    Cell,
-    CoRNN,
-    CoupledLSTM,
-    Elman,
-    RecurrentHighway,
-    UnICORNN,
-)
+from unrolled.cells import Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.lens.recurrence import as_recurrent, checked_layer
 from unrolled.scan.native import kind_of
@@ -25,18 +15,6 @@ from unrolled.shapes import check_size
 MOST_STEPS = 64
 LONGEST = 20_000
 """Characters of a formula."""
-
-# What the cells' equations call their state, where it is not one h.
-LETTERS: dict[type[Cell], str] = {
-    Elman: "s",
-    RecurrentHighway: "s",
-    LRU: "s",
-    LSTM: "hc",
-    CoupledLSTM: "hc",
-    CoRNN: "yz",
-    LEM: "yz",
-    UnICORNN: "yz",
-}
 
 
 @dataclass(frozen=True)
@@ -82,10 +60,8 @@ class Names:
         self.depth, self.directions, self.merge = view.depth, view.directions, view.merge
         self.is_projected, self.residual = view.projections is not None, view.residual
         self.cell = self.cells[0]
-        letters = next((v for kind, v in LETTERS.items() if isinstance(self.cell, kind)), "")
-        if not letters:
-            letters = "h" if len(self.cell.state_sizes) == 1 else "s"
-        self.letters = "A" if letters == "s" and self.directions == 2 else letters
+        letters = self.cell.symbols or (("h",) if len(self.cell.state_sizes) == 1 else ("s",))
+        self.letters = ("A",) if letters == ("s",) and self.directions == 2 else letters
         self.output = "y" if self.directions == 2 and "y" not in letters else "o"
         kinds = {_plainly(cell) for cell in self.cells}
         self.f = kinds.pop() if len(kinds) == 1 else None

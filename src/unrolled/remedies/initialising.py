@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from unrolled.cells import LSTM, CoupledLSTM, Elman
+from unrolled.cells import Elman
 from unrolled.cells.elman import ACTIVATIONS, Activation
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
@@ -32,7 +32,7 @@ def sensible_weights(layer: Layer) -> Layer:
       Linear Units", 2015).
     - Each gate's rows of U are Glorot-uniform (Glorot & Bengio, "Understanding the difficulty of
       training deep feedforward neural networks", 2010).
-    - Biases are 0; the forget gate's of an LSTM is 1, so that it remembers until it has learnt what
+    - Biases are 0; a forget gate's is 1, so that it remembers until it has learnt what
       to forget (Jozefowicz, Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network
       Architectures", 2015).
 
@@ -48,7 +48,9 @@ def sensible_weights(layer: Layer) -> Layer:
                 _orthogonal(recurrent_block)
         if cell.bias_ih is not None:
             for gate in range(cell.kind.gates):
-                cell.set_bias(gate, float(issubclass(cell.kind, LSTM) and gate == 1))
+                cell.set_bias(gate, 0.0)
+            if cell.forgets:
+                cell.set_bias("f", 1.0)
     return layer
 
 
@@ -110,7 +112,7 @@ def glorot_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
 
 @torch.no_grad()
 def forget_bias(layer: Layer, bias: float = 1.0) -> Layer:
-    """Make the forget gate's bias of every LSTM cell ``bias``, both its parts together, in place.
+    """Make the forget gate's bias of every cell ``bias``, both its parts together, in place.
 
     With 1 or more a new network remembers, until it has learnt what to forget. Returns ``layer``.
 
@@ -118,19 +120,18 @@ def forget_bias(layer: Layer, bias: float = 1.0) -> Layer:
     Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network Architectures", ICML 2015.
 
     Raises:
-        TypeError: the cells are no LSTM.
+        TypeError: the cells have no forget gate, such as an LSTM's.
         ValueError: they have no biases.
     """
     check_number("bias", bias, least=-math.inf)
     for cell in cells_of(layer):
-        keeps = cell.keeps()
-        if keeps is None or not issubclass(cell.kind, LSTM | CoupledLSTM):
+        if not cell.forgets:
             raise TypeError(
                 f"forget_bias: got cells of {cell.kind.__name__}, expected an LSTM; "
                 "for gated cells of other kinds there is chrono_bias"
             )
         _check_bias("forget_bias", cell)
-        cell.set_bias(keeps[0], bias)
+        cell.set_bias("f", bias)
     return layer
 
 
@@ -144,6 +145,7 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
     - LSTM: b_f = log u and b_i = -b_f. Its kin with coupled gates: b_f alone.
     - GRU: b_z = log u, since z is what stays, as in ``torch.nn`` (in the source it is what changes).
       MGU: b_f = -log u, since its f is what changes.
+    - A cell of your own: by its ``retain``.
 
     Other gates' biases are left. Returns ``layer``.
 
@@ -151,7 +153,7 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
     and 17.
 
     Args:
-        layer: of LSTM, GRU, or their kin.
+        layer: of cells with a ``retain``: LSTM, GRU, their kin, your own.
         longest: T_max, the longest dependency expected, in steps; at least 2.
 
     Raises:
@@ -160,18 +162,18 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
     """
     check_size("longest", longest, least=2, most=LONGEST)
     for cell in cells_of(layer):
-        keeps = cell.keeps()
-        if keeps is None:
+        retain = cell.kind.retain
+        if retain is None:
             raise TypeError(
                 f"chrono_bias: got cells of {cell.kind.__name__}, expected gated ones, such as "
                 "cells.LSTM; remedies.as_lstm makes a layer of them"
             )
         _check_bias("chrono_bias", cell)
-        gate, sign = keeps
         drawn = cell.weight_hh.new_empty(cell.units).uniform_(1, longest - 1).log_()
-        cell.set_bias(gate, sign * drawn)
-        if issubclass(cell.kind, LSTM):
-            cell.set_bias(0, -drawn)
+        kept = drawn if retain.keeps else -drawn
+        cell.set_bias(retain.gate, kept)
+        if retain.written:
+            cell.set_bias(retain.written, -kept)
     return layer
 
 

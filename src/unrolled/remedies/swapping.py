@@ -20,9 +20,8 @@ from unrolled.shapes import check_number
 Layer = TypeVar("Layer", bound=Recurrent | nn.RNNBase)
 Gated = Literal["GRU", "LSTM"]
 
-GATES: dict[Gated, tuple[type[GatedCell], int]] = {"GRU": (GRU, 2), "LSTM": (LSTM, 2)}
-"""Of each kind: the cell, and the gate that is the candidate: n of a GRU, g of an LSTM."""
-OPEN: dict[Gated, dict[int, int]] = {"GRU": {0: 1, 1: -1}, "LSTM": {0: 1, 1: -1, 3: 1}}
+GATED: dict[Gated, type[GatedCell]] = {"GRU": GRU, "LSTM": LSTM}
+OPEN: dict[Gated, dict[str, int]] = {"GRU": {"r": 1, "z": -1}, "LSTM": {"i": 1, "f": -1, "o": 1}}
 """Which gates are open at first (1), and which are closed (-1)."""
 
 
@@ -149,7 +148,7 @@ def _recurrent(kind: Gated, layer: Recurrent) -> Recurrent:
     made = copy.deepcopy(layer)
     for k, old in enumerate(cast(Sequence[Elman], layer.cells)):
         with old.weight_hh.device:
-            cell = GATES[kind][0](
+            cell = GATED[kind](
                 old.input_size,
                 old.hidden_size,
                 recurrent_dropout=old.recurrent_dropout,
@@ -189,7 +188,7 @@ def _torch(kind: Gated, layer: nn.RNNBase) -> nn.RNNBase:
 
 def _fill(kind: Gated, old: CellWeights, new: CellWeights, gate_bias: float) -> None:
     """Put the old cell where the candidate is, and constants where the gates are."""
-    candidate = GATES[kind][1]
+    candidate = new.block(new.kind.candidate)
     new.weight_ih.zero_()
     new.weight_hh.zero_()
     new.inputs()[candidate].copy_(old.weight_ih)

@@ -5,30 +5,14 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from unrolled.cells import LSTM, MGU, CoupledLSTM, Elman
+from unrolled.cells import Elman
 from unrolled.cells.cell import Cell, GatedCell
 from unrolled.cells.elman import Activation
-from unrolled.cells.gru import GRU
+from unrolled.cells.facts import Retain
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer
-from unrolled.layers.twins import weights_of
+from unrolled.layers.twins import MODES, weights_of
 from unrolled.scan.computed import computed_names
-
-MODES: dict[str, tuple[type[GatedCell], str]] = {
-    "RNN_TANH": (Elman, "tanh"),
-    "RNN_RELU": (Elman, "relu"),
-    "LSTM": (LSTM, ""),
-    "GRU": (GRU, ""),
-}
-"""For each ``mode`` of ``torch.nn``: the cell, and an Elman cell's activation."""
-
-KEEPS: dict[type[GatedCell], tuple[int, int]] = {
-    LSTM: (1, 1),
-    CoupledLSTM: (0, 1),
-    GRU: (1, 1),
-    MGU: (0, -1),
-}
-"""Which gate says how much of the old state stays, and whether it keeps (1) or replaces (-1) if open."""
 
 
 class CellWeights(NamedTuple):
@@ -57,9 +41,14 @@ class CellWeights(NamedTuple):
         """W of each gate, ``[H, H]``."""
         return self.weight_hh.chunk(self.kind.gates)
 
-    def set_bias(self, gate: int, value: Tensor | float) -> None:
-        """Make the sum of a gate's two biases ``value``."""
+    def block(self, name: str | None) -> int:
+        """The place of a block by its name."""
+        return self.kind.blocks.index(cast(str, name))
+
+    def set_bias(self, gate: int | str, value: Tensor | float) -> None:
+        """Make the sum of a gate's two biases ``value``; the gate by its place or its name."""
         assert self.bias_ih is not None and self.bias_hh is not None
+        gate = self.block(gate) if isinstance(gate, str) else gate
         first = self.bias_ih.chunk(self.kind.gates)[gate]
         if isinstance(value, Tensor):
             first.copy_(value)
@@ -67,9 +56,11 @@ class CellWeights(NamedTuple):
             first.fill_(value)
         self.bias_hh.chunk(self.kind.gates)[gate].zero_()
 
-    def keeps(self) -> tuple[int, int] | None:
-        """The entry of ``KEEPS`` for this cell, if it has such a gate."""
-        return next((entry for kind, entry in KEEPS.items() if issubclass(self.kind, kind)), None)
+    @property
+    def forgets(self) -> Retain | None:
+        """The forget gate, if there is one: f, which keeps the state where it is open."""
+        retain = self.kind.retain
+        return retain if retain is not None and retain.gate == "f" and retain.keeps else None
 
 
 def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterator[CellWeights]:

@@ -24,7 +24,7 @@ from unrolled.scan.operators import (
     forward_operator,
 )
 
-KINDS: dict[str, type[GatedCell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
+KINDS: dict[str, type[GatedCell]] = {str(kind.kernel): kind for kind in (Elman, LSTM, GRU)}
 
 
 # --- Which kernel, and why not -------------------------------------------------------------------
@@ -40,10 +40,10 @@ def kernel_name(cell: Cell) -> str | None:
     """The kernel that computes what ``cell`` does, if there is one."""
     if isinstance(cell, GatedCell) and cell.extras:
         return None
-    kind = kind_of(cell)
-    if isinstance(cell, Elman) and kind is Elman:
-        return f"elman_{cell.activation}" if isinstance(cell.activation, str) else None
-    return "lstm" if kind is LSTM else "gru" if kind is GRU else None
+    kernel = kind_of(cell).kernel
+    if kernel is not None and isinstance(cell, Elman):
+        return f"{kernel}_{cell.activation}" if isinstance(cell.activation, str) else None
+    return kernel
 
 
 def obstacles_of_cell(
@@ -56,6 +56,8 @@ def obstacles_of_cell(
     if kernel_name(cell) is not None:
         return []
     if torch.compiler.is_compiling():
+        if is_operator(cell):
+            return []
         return ["torch.compile is on, and takes a cell of your own by the reference"]
     for name in hooked(cell):
         return [
@@ -63,6 +65,16 @@ def obstacles_of_cell(
         ]
     reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
     return [] if reason is None else [reason]
+
+
+def is_operator(cell: Cell) -> bool:
+    """Whether ``torch.onnx.export`` is at work, and ONNX has an operator for a cell without a kernel."""
+    return (
+        onnx.is_exporting()
+        and isinstance(cell, GatedCell)
+        and not cell.extras
+        and onnx.is_form(cast(type[GatedCell], kind_of(cell)))
+    )
 
 
 def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
@@ -248,6 +260,22 @@ def scan(
 ) -> tuple[State, State]:
     """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
     name = kernel_name(cell)
+    if name is None and torch.compiler.is_compiling():
+        gated = cast(GatedCell, cell)
+        weights = Weights(gated.weight_ih, gated.weight_hh, gated.bias_ih, gated.bias_hh)
+        return onnx.run(
+            cast(type[GatedCell], kind_of(cell)),
+            "",
+            x,
+            state,
+            weights,
+            lengths=lengths,
+            reverse=reverse,
+            resets=resets,
+            noise=noise,
+            every=every,
+            norms=norms,
+        )
     if name is None:
         recipe = own.recipe(cell)
         assert isinstance(recipe, own.Recipe)
@@ -295,8 +323,10 @@ def run(
     packed rows; ``state`` must be given.
     """
     if torch.compiler.is_compiling() and onnx.is_exporting():
+        kernel, _, activation = name.partition("_")
         return onnx.run(
-            name,
+            KINDS[kernel],
+            activation,
             x,
             state,
             weights,

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-import unrolled
 from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.files import sync
@@ -29,6 +28,7 @@ from unrolled.shapes import check_size
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import unpacked
 from unrolled.training.settings import Settings
+from unrolled.version import __version__
 
 FORMAT = 1
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
@@ -58,7 +58,7 @@ class Run:
         if isinstance(version, int) and version > FORMAT:
             raise RunError(
                 f"{directory}: run format {version} is newer than {FORMAT}, the newest that unrolled "
-                f"{unrolled.__version__} reads; upgrade unrolled"
+                f"{__version__} reads; upgrade unrolled"
             )
         try:
             if version != FORMAT:
@@ -115,7 +115,7 @@ class Run:
         config = {
             "format": FORMAT,
             "kind": kind,
-            "unrolled": unrolled.__version__,
+            "unrolled": __version__,
             "text": asdict(tokenizer),
             "model": dict(model_config),
             "training": asdict(settings),

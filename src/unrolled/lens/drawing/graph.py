@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from unrolled.cells import GRU, LSTM, MGU, Cell, CoupledLSTM
+from unrolled.cells import GatedCell
 from unrolled.lens.formula import Names, Symbol
 
 Label = tuple[Symbol, ...]
-
-# The blocks of the weights, in their order.
-BLOCKS: dict[type[Cell], str] = {LSTM: "ifgo", CoupledLSTM: "fgo", GRU: "rzn", MGU: "fh"}
 
 
 class Node(NamedTuple):
@@ -103,8 +100,10 @@ class Graph:
     def weights(self, level: int, direction: int) -> Label:
         """By what the input and the state enter a step."""
         names = self.names
-        blocks = next((b for kind, b in BLOCKS.items() if isinstance(names.cell, kind)), "")
-        has_u, has_w = (hasattr(names.cell, f"weight_{part}") for part in ("ih", "hh"))
+        cell = names.cell
+        named = cell.blocks if isinstance(cell, GatedCell) else ()
+        blocks = "".join(named) if len(named) > 1 else ""
+        has_u, has_w = (hasattr(cell, f"weight_{part}") for part in ("ih", "hh"))
         return (
             names.of("U", level, direction, blocks) if has_u else Symbol("project"),
             names.of("W", level, direction, blocks) if has_w else Symbol("step"),
