@@ -15,6 +15,7 @@ import unrolled
 from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
+from unrolled.cli.language import translated
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report, tell
 from unrolled.cli.runs import add_model, check_split, chosen, data_of
@@ -157,7 +158,7 @@ def command(arguments: argparse.Namespace) -> None:
             for name, line in commands.items():
                 tell(f"a new run with {name}:\n  {line}")
             if trials is not None:
-                tell(f"\n{trials}")
+                print(f"\n{trials.told(translated)}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
             from unrolled.report import page
