@@ -13,6 +13,7 @@ from unrolled.files import replace
 from unrolled.report import charts
 from unrolled.report.page import encoded, hash_of, json_of, library
 
+NAME = 300  # pixels of a run's name, at most
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -64,7 +65,8 @@ def curves(found: Mapping[str, Any]) -> alt.Chart:
     colour = alt.Color("run:N", title=None).scale(domain=names, range=colours)
     dashes = [[1, 0] if k < charts.LINES else [4, 3] for k in range(len(names))]
     dash = alt.StrokeDash("run:N", title=None).scale(domain=names, range=dashes)
-    legend = alt.Legend(orient="top", columns=2, labelLimit=300)
+    side_by_side = f"width < {2 * NAME} ? 1 : 2"  # on a phone one below the other
+    legend = alt.Legend(orient="top", columns=alt.ExprRef(side_by_side), labelLimit=NAME)
     return (
         alt.Chart(alt.InlineData(rows))
         .mark_line(point=True, strokeWidth=1.8)

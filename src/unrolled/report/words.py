@@ -147,7 +147,7 @@ def _clipping(clipping: Record | None) -> str:
         return ""
     calls, clipped, spikes = clipping["calls"], clipping["clipped"], clipping["spikes"]
     factor = f", to {number(clipping['factor'])} of their length on average" if clipped else ""
-    said = f"<h3>Clipping</h3><p>{clipped} of {_count(calls, 'gradient')} were clipped{factor}.</p>"
+    said = f"<h3>Clipping</h3><p>{clipped} of {calls} gradients were clipped{factor}.</p>"
     if not spikes:
         return said
     largest = sorted(spikes, key=lambda s: -(math.inf if s["norm"] is None else s["norm"]))
