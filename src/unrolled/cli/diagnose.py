@@ -170,7 +170,11 @@ def command(arguments: argparse.Namespace) -> None:
             from unrolled.report import page
 
             page.write(
-                given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
+                given["html"],
+                {asked.step: report.record()},
+                trials=tried,
+                title=asked.title,
+                said=translated,
             )
     if "html" in given and "json" not in given:
         tell(f"the page: {given['html']}")

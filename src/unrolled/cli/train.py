@@ -242,7 +242,7 @@ def train(arguments: argparse.Namespace) -> None:
         if "watch" in given:
             longest = longest_of(trainer.data, "train", run)
             told = partial(with_options, run=run, longest=longest)
-            followers += stack.enter_context(history(directory, trainer.step, told))
+            followers += stack.enter_context(history(directory, trainer.step, told, translated))
         followers += stack.enter_context(clock(directory))
         if not is_quiet():
             followers += stack.enter_context(

@@ -40,11 +40,15 @@ class History:
 
 @contextmanager
 def history(
-    directory: Path, step: int, told: Callable[[Report], Report] = lambda report: report
+    directory: Path,
+    step: int,
+    told: Callable[[Report], Report] = lambda report: report,
+    said: Callable[[str], str] = str,
 ) -> Iterator[list[Watcher]]:
     """Keep the reports of the run in ``directory``, which has come to ``step``; at the end, the page.
 
-    Each report is kept as ``told`` has it, which may name the remedies of the one who asked for it.
+    Each report is kept as ``told`` has it, which may name the remedies of the one who asked for it, and
+    each text of the page is as ``said`` has it.
 
     What was kept of later steps is dropped: the training comes there again. The page, ``lens.html``, is
     written whichever way the block is left; if an error is under way, one of the page is a note on it.
@@ -62,14 +66,14 @@ def history(
             yield [History(file, path, told)]
         except BaseException as error:
             try:
-                write_page(directory)
+                write_page(directory, said)
             except Exception as second:
                 error.add_note(f"there is no new page: {second}")
             raise
-        write_page(directory)
+        write_page(directory, said)
 
 
-def write_page(directory: Path) -> None:
+def write_page(directory: Path, said: Callable[[str], str] = str) -> None:
     """``lens.html`` from ``lens.jsonl``, if there is a report in it.
 
     Raises:
@@ -84,7 +88,7 @@ def write_page(directory: Path) -> None:
     records = {at: _record(path, n, line) for n, at, line in _lines(path) if at in chosen}
     if records:
         title = f"The gradient through time, in {directory.name}"
-        replace(directory / PAGE, encoded(page(records, None, title, len(steps))))
+        replace(directory / PAGE, encoded(page(records, None, title, len(steps), said=said)))
 
 
 def _opened(path: Path, size: int) -> RawIOBase:
