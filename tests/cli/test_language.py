@@ -21,6 +21,7 @@ from unrolled.cli.language import VARIABLES, columns, in_chinese, messages, tran
 SOURCE = Path(unrolled.__file__).parent
 FAMILY = {name for name in vars(errors) if name.endswith("Error")}
 SAYING = {"print", "say", "tell", "note", "ArgumentTypeError", "_failed"}
+UNSPOKEN = ("--tensorboard", "--remedy: {}", ": {}", 'lang="en"')  # without a word
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 # What is put together from parts, and texts that it comes to.
