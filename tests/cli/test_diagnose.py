@@ -379,7 +379,7 @@ def test_an_error_in_training_is_not_hidden_by_one_of_the_page(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def full(_: Path) -> None:
+    def full(*_: object) -> None:
         raise RunError("lens.html: the disk is full")
 
     monkeypatch.setattr("unrolled.training.Trainer.train", stopped)
