@@ -234,6 +234,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
             grid=False,
             labelFlush=False,
             labelOverlap=False,
+            labelExpr=f"datum.value < {steps} && 1.5 * datum.value > {steps} ? '' : datum.label",
         )
     )
     colour = alt.Color("cell:N", title="cell", sort=cells).scale(

@@ -29,6 +29,10 @@ from unrolled.cells import Cell, State
 ROUNDINGS = 2 * 16
 
 
+# In autocast torch.nn's LSTM goes to oneDNN, which fails on a processor without bfloat16.
+LSTM_HAS_AUTOCAST: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def tolerance(dtype: torch.dtype, steps: int) -> float:
     """The relative difference that rounding explains in ``dtype`` after ``steps`` steps.
 

@@ -533,8 +533,8 @@ def test_an_exception_leaves_the_layer_as_it_was() -> None:
 def test_under_autocast(kind: str) -> None:
     layer = {
         "Recurrent": lambda: Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True),
-        "twin": lambda: unrolled.GRU(D, H),
-        "torch.nn": lambda: nn.LSTM(D, H),
+        "twin": lambda: unrolled.LSTM(D, H),
+        "torch.nn": lambda: nn.GRU(D, H),
     }[kind]()
     x = torch.randn(T, B, D)
     found = []

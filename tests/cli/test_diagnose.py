@@ -333,6 +333,24 @@ def test_a_watched_training_has_the_same_weights_a_history_and_a_page(
     assert contents(tmp_path / "run") == before
 
 
+def test_a_watched_training_names_remedies_as_options_of_a_new_one(
+    tmp_path: Path, call: Call
+) -> None:
+    text, run = tmp_path / "a.txt", tmp_path / "run"
+    text.write_text("abcdefgh" * 10 + "\n" + "hgfedcba" * 10 + "\n")
+    command = ("train", "lm", "--data", text, "--out", run, "--epochs", 1, "--watch", 1)
+    assert call(*command, *SMALL, "--min-count", 1).code == 0
+    (line,) = (run / "lens.jsonl").read_text("utf-8").splitlines()[:1]
+    names = {
+        remedy["name"]
+        for row in json.loads(line)["record"]["rows"]
+        for remedy in row["verdict"]["remedies"]
+    }
+    assert names == {"--remedy chrono_bias=82"}  # of 80 characters, <s> and </s>
+    page = (run / "lens.html").read_text("utf-8")
+    assert "<code>--remedy chrono_bias=82</code>" in page and "<code>remedies." not in page
+
+
 def test_a_watched_training_that_diverges_says_where_and_leaves_its_page(
     corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,7 +379,7 @@ def test_an_error_in_training_is_not_hidden_by_one_of_the_page(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def full(_: Path) -> None:
+    def full(*_: object) -> None:
         raise RunError("lens.html: the disk is full")
 
     monkeypatch.setattr("unrolled.training.Trainer.train", stopped)

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ import unrolled
 from tests.text import write_corpus
 from unrolled import errors
 from unrolled.cli import main, parser
-from unrolled.cli.language import VARIABLES, in_chinese, messages, translated
+from unrolled.cli.language import VARIABLES, columns, in_chinese, messages, translated
 
 SOURCE = Path(unrolled.__file__).parent
 FAMILY = {name for name in vars(errors) if name.endswith("Error")}
 SAYING = {"print", "say", "tell", "note", "ArgumentTypeError", "_failed"}
+UNSPOKEN = ("--tensorboard", "--remedy: {}", ": {}", 'lang="en"')  # without a word
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 # What is put together from parts, and texts that it comes to.
@@ -129,7 +131,11 @@ def test_what_is_put_together_is_translated(text: str) -> None:
 
 def test_a_translation_has_what_the_message_has() -> None:
     for english, chinese in messages().items():
-        assert CHINESE.search(chinese) or english in ("--tensorboard", "--remedy: {}"), english
+        assert CHINESE.search(chinese) or english in (
+            "--tensorboard",
+            "--remedy: {}",
+            'lang="en"',
+        ), english
         used = {int(n) for n in re.findall(r"\{(\d+)(?::text|:list)?\}", chinese)}
         assert used == set(range(english.count("{}"))), english
         assert set(re.findall(r"--[a-z][a-z0-9-]+", english)) <= set(
@@ -228,3 +234,77 @@ def test_a_training_and_what_follows_speak_chinese_but_for_json(
         out = capsys.readouterr().out
         json.loads(out)
         assert not CHINESE.search(out)
+
+
+WORDS = re.compile("[a-z]{3,} [a-z]{3,}")  # English that was left
+
+
+def test_what_is_installed_is_told_in_chinese(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNROLLED_LANG", "zh")
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert not WORDS.search(out), out
+    for said in ("平台：", "线程：", "后端：", "原生内核：", "可选依赖：", "语料：", "cuda："):
+        assert said in out
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lru"])
+def test_trials_are_told_in_chinese_in_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cell: str
+) -> None:
+    monkeypatch.setenv("UNROLLED_LANG", "zh")
+    assert main(["diagnose", "--cell", cell, "--hidden", "4", "--steps", "60", "--try"]) == 0
+    table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert not any(map(WORDS.search, table)), table
+    head, *rows = (line for line in table if not line.startswith("没有试："))
+    assert head.startswith("对策") and rows[0].startswith("原样")
+    at = columns(head.partition("结论")[0])
+    for row in rows:
+        state = re.search("健康|消失|爆炸|饱和|死亡", row)
+        assert state is not None and columns(row[: state.start()]) == at, row
+
+
+def test_a_report_is_coloured_on_a_terminal_in_chinese_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNROLLED_LANG", "zh")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["diagnose", "--cell", "gru", "--hidden", "4", "--steps", "60"]) == 0
+    out = capsys.readouterr().out
+    assert "从第一步到最后一步" in out and "消失" in out and not WORDS.search(out), out
+
+
+@pytest.mark.parametrize("ends", ["underflow … 1e-3 ±1e-4", "1e-3 … underflow", "no gradient came"])
+def test_the_ends_of_a_gradient_are_said_in_chinese(ends: str) -> None:
+    assert not re.search("[a-z]{3}", in_chinese(ends))
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        "loss 3.036 (validation 3.070)  |gradient| 0.38  vanishing 0.84/step  9,276 tokens/s",
+        "loss 3.036  |gradient| 0.38  9,276 tokens/s",
+        "step 585 of 601: loss 3.036 (validation 3.070), |gradient| 0.38, 9,276 tokens/s, 0:01 left",
+    ],
+)
+def test_the_progress_of_a_training_is_said_in_chinese(figures: str) -> None:
+    chinese = in_chinese(figures)
+    assert not re.search("[a-z]{3}", chinese), chinese
+    assert re.findall(r"[\d.,:]*\d", chinese) == re.findall(r"[\d.,:]*\d", figures)
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]])
+def test_what_the_library_logs_is_a_note(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, options: list[str]
+) -> None:
+    def compiling(_: object) -> None:
+        logging.getLogger("unrolled").warning(
+            "unrolled: compiling %s, at its first use %s", "Mine", "x"
+        )
+
+    monkeypatch.setattr("unrolled.cli.show.command", compiling)
+    assert main(["show", *options]) == 0
+    assert len(caplog.records) == (not options)

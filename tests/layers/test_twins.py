@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from tests.compare import assert_close_by_name, check_derivatives, collect, leaves, named_state
+from tests.compare import (
+    LSTM_HAS_AUTOCAST,
+    assert_close_by_name,
+    check_derivatives,
+    collect,
+    leaves,
+    named_state,
+)
 from unrolled import cells, layers
 from unrolled.scan import native
 
@@ -266,8 +273,12 @@ def test_what_the_kernels_cannot_take_its_parent_runs_and_native_refuses_with_th
     with pytest.raises(RuntimeError, match=f'backend="native", but (.|\n)*{reason}(.|\n)*"auto"'):
         call(refusing, x)
     target.backend = "auto"
-    got, expected = call(target, x), call(source, x)
+    got = call(target, x)
     assert not sweeps
+    if (kind, obstacle) == ("LSTM", "autocast") and not LSTM_HAS_AUTOCAST:
+        assert (got[0].float() - source(x)[0]).abs().max() < 2**-5  # as far as bfloat16 goes
+        return
+    expected = call(source, x)
     if isinstance(got, tuple) and got[0].device.type != "meta":
         assert all(torch.equal(a, b) for a, b in zip(got[0], expected[0], strict=True))
 

@@ -145,7 +145,7 @@ def flat(*norms: float) -> Record:
 
 # Everything that may come and nobody expects: records by training step, and trials.
 STRANGE: dict[str, Callable[[], tuple[dict[int, Record], Record | None]]] = {
-    "nothing ran": lambda: ({0: whole(notes=["no recurrent layer ran"])}, None),
+    "nothing ran": lambda: ({0: whole(notes=["rnn did not run inside the block"])}, None),
     "an empty row": lambda: ({0: whole(empty_row())}, None),
     "one step of one unit": lambda: ({0: elman(steps=1, hidden=1)}, None),
     "one unit": lambda: ({0: elman(steps=5, hidden=1)}, None),

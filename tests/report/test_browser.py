@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.report import records
+from unrolled.cli.language import in_chinese
 from unrolled.report import page
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -322,6 +324,19 @@ def test_the_pictures_by_step_share_an_axis_whose_labels_are_apart(
                 upwards = abs(next_one["y"] - one["y"]) - one["height"]
                 assert max(across, upwards) > -1, (name, k, boxes)
     assert axes["states", 0] == axes["gradient", 0] and len(axes["states", 0]) > 2
+
+
+def test_a_page_in_chinese_is_shown_without_english_sentences(
+    chrome: Chrome, tmp_path: Path
+) -> None:
+    found = {step: records.elman(STEPS, UNITS, step) for step in (1, 2)}
+    trials = records.trials(STEPS, UNITS)
+    page.write(tmp_path / "a.html", found, trials=trials, said=in_chinese)
+    shown = Page(chrome, tmp_path / "a.html", scheme="dark", width=390)
+    read = shown.run("return document.body.innerText")
+    assert "选中了第 11 步" in read and "步 t" in read and shown.logs() == []
+    assert not re.search("[a-z]{3,} [a-z]{3,}", read), read
+    assert shown.run("return document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.report import records
+from unrolled.cli.language import in_chinese
 from unrolled.report import charts, page, words
 
 
@@ -135,7 +136,7 @@ def test_spikes_are_told_the_largest_first() -> None:
 
 def test_no_spikes_are_told_without_a_table() -> None:
     none = {"calls": 1, "clipped": 0, "factor": 1.0, "spikes": []}
-    assert words._clipping(none) == "<h3>Clipping</h3><p>0 of 1 gradient were clipped.</p>"
+    assert words._clipping(none) == "<h3>Clipping</h3><p>0 of 1 gradients were clipped.</p>"
     assert words._clipping(None) == ""
 
 
@@ -195,3 +196,64 @@ def test_a_sparkline_has_gaps_where_no_gradient_came() -> None:
     assert words._sparkline([None, 0.0]) == ""
     path = re.search(r' d="([^"]*)"', words._sparkline([1.0, 10.0, None, 100.0]))[1]
     assert path == "M2.0 18.0h0L32.7 10.0M94.0 2.0h0"
+
+
+ENGLISH = re.compile("[a-z]{3,} [a-z]{3,}")
+
+
+def chinese_of(found: dict[int, Any], trials: Any = None) -> Parsed:
+    return Parsed(page.page(found, trials, "The gradient through time", 500, said=in_chinese))
+
+
+@pytest.mark.parametrize("name", ["healthy", "spikes", *records.STRANGE])
+def test_a_page_in_chinese_has_no_english_sentence(name: str) -> None:
+    found: dict[int, Any] = {0: records.elman(4, 3), 9: records.flat(0.9, 1.0)}
+    trials = records.trials(4, 3)
+    if name in records.STRANGE and name != "hostile text":
+        found, trials = records.STRANGE[name]()
+    elif name == "spikes":
+        clipping = {"calls": 30, "clipped": 25, "factor": 0.5}
+        clipping["spikes"] = [{"call": k, "norm": 2.0, "bound": 1.0} for k in range(25)]
+        found[9] = records.whole(clipping=clipping)
+    shown = chinese_of(found, trials)
+    assert [a["lang"] for t, a, _ in shown.elements if t == "html"] == ["zh-CN"]
+    for tag in (
+        "title",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "th",
+        "td",
+        "caption",
+        "label",
+        "dt",
+        "dd",
+        "small",
+    ):
+        for text in shown.all(tag):
+            assert not ENGLISH.search(text), text
+
+
+def test_the_script_of_a_page_in_chinese_has_its_sentences_and_titles() -> None:
+    found = {0: records.elman(4, 3), 9: records.flat(0.9, 1.0)}
+    english = json.loads(parsed(found, records.trials(4, 3)).all("script")[0])
+    chinese = json.loads(chinese_of(found, records.trials(4, 3)).all("script")[0])
+    for name, text in english["sentences"].items():
+        said = chinese["sentences"][name]
+        assert not ENGLISH.search(said), said
+        assert sorted(re.findall(r"{(\d)}", said)) == [str(k) for k in range(text.count("{}"))]
+    titles = re.findall(r'"title": "([^"]*)"', json.dumps(chinese["charts"], ensure_ascii=False))
+    assert "步 t" in titles and not any(map(ENGLISH.search, titles)), titles
+    assert {row["state"] for row in chinese["rows"]} <= {"健康", "消失", "爆炸", None}
+
+
+def test_the_worst_scan_is_shown_first() -> None:
+    first = records.flat(0.9, 1.0)["rows"][0]
+    verdict = {"growth": 0.5, "horizon": 6.6, "evidence": "", "remedies": []}
+    rows = [
+        first | {"level": k, "verdict": state and verdict | {"state": state}}
+        for k, state in enumerate([None, "healthy", "dead", "vanishing", "saturated"])
+    ]
+    data = json.loads(parsed({0: records.whole(*rows)}).all("script")[0])
+    assert data["scan"] == 3

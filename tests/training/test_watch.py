@@ -69,7 +69,7 @@ def trained(run: Run, every: int, stop_at: int | None = None) -> Seen:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is drawn, which takes seconds."""
-    monkeypatch.setattr("unrolled.training.history.write_page", lambda _: None)
+    monkeypatch.setattr("unrolled.training.history.write_page", lambda *_: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from unrolled.cli import config
-from unrolled.cli.language import Parser, logs_translated, translated
+from unrolled.cli.language import Parser, translated
 from unrolled.cli.options import add_common
-from unrolled.cli.printing import note, speaking, warnings_as_notes
+from unrolled.cli.printing import logs_as_notes, note, speaking, warnings_as_notes
 from unrolled.errors import UnrolledError
 from unrolled.version import __version__
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with (
             speaking(quiet="quiet" in given, json=bool(given.get("json"))),
             warnings_as_notes(),
-            logs_translated(),
+            logs_as_notes(),
         ):
             arguments.command(arguments)
         return 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unrolled.cli.evaluate import scored
+from unrolled.cli.language import translated
 from unrolled.cli.options import file
 from unrolled.cli.printing import note, print_json, print_table, say
 from unrolled.cli.runs import data_of
@@ -63,7 +64,7 @@ def command(arguments: argparse.Namespace) -> None:
     if arguments.html is not None:
         from unrolled.report import comparison
 
-        comparison.write(arguments.html, found, table(found))
+        comparison.write(arguments.html, found, table(found), translated)
     if arguments.json:
         print_json(found)
         return
@@ -145,7 +146,7 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 record["run"],
                 *(told(record["settings"].get(name)) for name in found["differing"]),
                 f"{record['parameters']:,}",
-                f"{record['step']:,} of {record['steps']:,}" + " (early)" * record["stopped_early"],
+                f"{record['step']:,} / {record['steps']:,}" + " (early)" * record["stopped_early"],
                 _time(record["seconds"]),
                 f"{sparkline(torch.tensor(curve))} {curve[0]:.2f} … {curve[-1]:.2f}"
                 if curve

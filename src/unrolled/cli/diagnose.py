@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,15 +14,23 @@ import unrolled
 from unrolled import lens
 from unrolled.bptt import Carry
 from unrolled.cells import elman
+from unrolled.cli.language import translated
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report, tell
-from unrolled.cli.runs import add_model, check_split, chosen, data_of
+from unrolled.cli.runs import (
+    add_model,
+    check_split,
+    chosen,
+    data_of,
+    longest_of,
+    with_options,
+)
 from unrolled.cli.train import again
 from unrolled.data import Batch, Dataset
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
 from unrolled.layers import Recurrent
-from unrolled.lens import Remedy, Report, Verdict
+from unrolled.lens import Report
 from unrolled.models import LanguageModel, TokenModel
 from unrolled.models.token_model import DEEPEST, WIDEST
 from unrolled.training import Run
@@ -157,13 +164,17 @@ def command(arguments: argparse.Namespace) -> None:
             for name, line in commands.items():
                 tell(f"a new run with {name}:\n  {line}")
             if trials is not None:
-                tell(f"\n{trials}")
+                print(f"\n{trials.told(translated)}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
             from unrolled.report import page
 
             page.write(
-                given["html"], {asked.step: report.record()}, trials=tried, title=asked.title
+                given["html"],
+                {asked.step: report.record()},
+                trials=tried,
+                title=asked.title,
+                said=translated,
             )
     if "html" in given and "json" not in given:
         tell(f"the page: {given['html']}")
@@ -192,15 +203,17 @@ def _run(given: dict[str, Any], directory: Path) -> Question:
     check_split(data, split)
     about = (f"{name}, {split}", run.weights_step(), model)
     pairs = Bigrams(data, len(run.vocabulary))
-    whole: dict[str, Any] = {"run": run if "run" in given else None}
+    whole: dict[str, Any] = {
+        "run": run if "run" in given else None,
+        "longest": longest_of(data, split, run),
+    }
     if isinstance(model, LanguageModel) and data.is_continuous:
         window = _window(data, split)
         before, after, counted = window[:3]
         plain = pairs.nats(before[counted.bool()], after[counted.bool()])
         lag = run.settings.k2 if run.settings.bptt == "truncated" else None
-        whole |= {"plain": plain, "lag": lag, "longest": run.settings.k2}
+        whole |= {"plain": plain, "lag": lag}
         return Question(*about, _of_window, NATS, window, **whole)
-    whole["longest"] = int(np.diff(data.offsets[split]).max())
     batches = data.batches(split, run.settings.batch_tokens)
     rows = list(batches.rows())  # from short to long
     tokens, lengths, _ = batches.read(rows[len(rows) // 2])
@@ -229,39 +242,13 @@ def _of_a_new_run(
     its task there is none.
     """
     run = asked.run
-    options: dict[str, Remedy] = {}
-    rows = []
-    for row in report.rows:
-        verdict = row.verdict
-        if verdict is not None:
-            advised = () if learnt or run is None else _advised(verdict, run, lag or asked.longest)
-            options |= {remedy.name: remedy for remedy in advised}
-            row = replace(row, verdict=replace(verdict, remedies=tuple(advised)))
-        rows.append(row)
-    notes = (*report.notes, learnt) if learnt else report.notes
+    report = with_options(report, None if learnt else run, lag or asked.longest)
     commands = {}
     if run is not None:
+        advised = [row.verdict.remedies for row in report.rows if row.verdict is not None]
+        options = dict.fromkeys(remedy.name for remedies in advised for remedy in remedies)
         commands = {name: again(run, name.split()) for name in options}
-    return replace(report, rows=tuple(rows), notes=notes), commands
-
-
-def _advised(verdict: Verdict, run: Run, longest: int) -> list[Remedy]:
-    """The remedies of ``verdict`` as options of ``unrolled train``, but for those that the run had."""
-    forms = {
-        "clip_norm": "--remedy clip_states=1",
-        "chrono_bias": f"--remedy chrono_bias={max(2, longest)}",
-        "forget_bias": "--remedy forget_bias=2",
-        "identity_weights, with ReLU": "--remedy with_activation=relu",  # which begins with it
-        "as_lstm": "--cell lstm",
-        "as_gru": "--cell gru",
-    }
-    found = []
-    for remedy in verdict.remedies:
-        name = remedy.name.removeprefix("remedies.").split(", remedies.")[0]
-        form = forms.get(name)  # W is orthogonal, or of ReLU the identity, without being asked for
-        if form is not None and form.split()[-1].partition("=")[0] not in run.settings.remedy:
-            found.append(Remedy(form, remedy.effect))
-    return found
+    return replace(report, notes=(*report.notes, learnt) if learnt else report.notes), commands
 
 
 def _of_sentences(model: TokenModel, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from importlib import metadata
 
 import torch
 
-from unrolled.cli.printing import print_json
+from unrolled.cli.language import is_chinese, translated
+from unrolled.cli.printing import padded, print_json
 from unrolled.data import CORPORA
 from unrolled.pretrained import CREDIT, NAMES
 from unrolled.scan import library, native
@@ -58,12 +59,13 @@ def command(arguments: argparse.Namespace) -> None:
         return
     for name, fact in facts.items():
         if name == "models":
-            fact = f"{', '.join(NAMES)}, {CREDIT}"
+            fact = f"{', '.join(NAMES)}, {translated(CREDIT)}"
         elif name == "native":
-            fact = reason or f"{sets[0]}, of {', '.join(sets)}"
+            fact = reason or f"{sets[0]} ({', '.join(sets)})"
         elif isinstance(fact, dict):
-            fact = ", ".join(f"{key} {_told(value)}" for key, value in fact.items())
-        print(f"{name + ':':<11}{_told(fact)}")
+            fact = ", ".join(f"{key} {translated(_told(value))}" for key, value in fact.items())
+        label = f"{translated(name)}{'：' if is_chinese() else ':'}"
+        print(f"{padded(label, 11)}{translated(_told(fact))}")
 
 
 def _kernels() -> tuple[str | None, list[str]]:

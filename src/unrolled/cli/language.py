@@ -5,19 +5,17 @@ Everything is said in English, and translated where it is printed: what is said 
 """
 
 import argparse
-import logging
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from typing import TextIO
 
 VARIABLES = ("UNROLLED_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides
-AROUND = ("{}: error: {}", "unrolled: note: {}", "argument {}: {}")  # a message
+AROUND = ("{}: error: {}", "unrolled: note: {}", "argument {}: {}", "left out: {}: {}")  # a message
 HELP = 24  # columns before the help of an option, at most
 DEFAULT = re.compile(r"(.+) \(([^()]+)\)")  # the help of an option, with its default
 
@@ -49,22 +47,6 @@ def in_chinese(text: str) -> str:
         if all(part in bare for part in literals) and (found := pattern.fullmatch(bare)):
             return text.replace(bare, chinese.format(*map(_Part, found.groups())))
     return text
-
-
-@contextmanager
-def logs_translated() -> Iterator[None]:
-    """Inside, what the library logs is said in the language of the command line."""
-
-    def translate(record: logging.LogRecord) -> bool:
-        record.msg, record.args = translated(record.getMessage(), sys.stderr), ()
-        return True
-
-    logger = logging.getLogger("unrolled")
-    logger.addFilter(translate)
-    try:
-        yield
-    finally:
-        logger.removeFilter(translate)
 
 
 def columns(text: str) -> int:

@@ -1,6 +1,7 @@
 """What the commands print, and to whom."""
 
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from unrolled.cli.language import columns, is_chinese, translated
+from unrolled.cli.language import columns, translated
 from unrolled.data import Tokenizer
 from unrolled.data.text import Unit
 from unrolled.errors import DataWarning
@@ -37,10 +38,10 @@ def print_json(value: object, file: TextIO | None = None) -> None:
 
 def print_report(report: Report) -> None:
     """Print ``report``: on a terminal as a table in colours, else as plain text."""
-    if sys.stdout is not None and sys.stdout.isatty() and not is_chinese():
-        Console().print(report)
+    if sys.stdout is not None and sys.stdout.isatty():
+        Console().print(report.shown(translated))
     else:
-        tell(str(report))
+        print(report.told(translated))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -52,13 +53,14 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for row in rows:
             print(row[0])
             for name, cell in zip(head[1:], row[1:], strict=True):
-                print(f"  {_padded(name, max(map(columns, head)))}  {cell}".rstrip())
+                print(f"  {padded(name, max(map(columns, head)))}  {cell}".rstrip())
         return
     for line in (head, *rows):
-        print("  ".join(map(_padded, line, widths)).rstrip())
+        print("  ".join(map(padded, line, widths)).rstrip())
 
 
-def _padded(text: str, width: int) -> str:
+def padded(text: str, width: int) -> str:
+    """``text`` with spaces after it, ``width`` columns wide."""
     return text + " " * (width - columns(text))
 
 
@@ -138,6 +140,22 @@ def note(text: str) -> None:
     """Say ``text`` on standard error."""
     if sys.stderr is not None and not is_quiet():
         print(translated(f"unrolled: note: {text}", sys.stderr), file=sys.stderr)
+
+
+@contextmanager
+def logs_as_notes() -> Iterator[None]:
+    """Inside, what the library logs is said as notes are: in their language, or left out."""
+
+    def say_or_not(record: logging.LogRecord) -> bool:
+        record.msg, record.args = translated(record.getMessage(), sys.stderr), ()
+        return not is_quiet()
+
+    logger = logging.getLogger("unrolled")
+    logger.addFilter(say_or_not)
+    try:
+        yield
+    finally:
+        logger.removeFilter(say_or_not)
 
 
 @contextmanager

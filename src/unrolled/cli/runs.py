@@ -1,13 +1,18 @@
 """Runs as the commands take them."""
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from unrolled.cli.printing import note
 from unrolled.data import Dataset, Tokenizer, sentences
 from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError, RunError
+from unrolled.lens import Remedy, Report, Verdict
 from unrolled.models import TokenModel
 from unrolled.pretrained import NAMES
 from unrolled.pretrained import load as load_pretrained
@@ -89,3 +94,43 @@ def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
         passage=run.passage,
     )
     return data
+
+
+# --- Remedies as options of a new run ------------------------------------------------------------
+
+# By what a verdict names; W is orthogonal, or of ReLU the identity, without being asked for.
+OPTIONS = {
+    "clip_norm": "--remedy clip_states=1",
+    "chrono_bias": "--remedy chrono_bias={longest}",
+    "forget_bias": "--remedy forget_bias=2",
+    "identity_weights, with ReLU": "--remedy with_activation=relu",  # which begins with it
+    "as_lstm": "--cell lstm",
+    "as_gru": "--cell gru",
+}
+
+
+def longest_of(data: Dataset, split: str, run: Run) -> int:
+    """Tokens of the longest sequence of a split, as the run reads it."""
+    return run.settings.k2 if data.is_continuous else int(np.diff(data.offsets[split]).max())
+
+
+def with_options(report: Report, run: Run | None, longest: int) -> Report:
+    """``report`` with its remedies as options of ``unrolled train``, but for those that the run had.
+
+    Without a run it has none. ``longest``: the steps of the task's longest dependency.
+    """
+    rows = []
+    for row in report.rows:
+        if row.verdict is not None:
+            remedies = () if run is None else _options(row.verdict, run, longest)
+            row = replace(row, verdict=replace(row.verdict, remedies=tuple(remedies)))
+        rows.append(row)
+    return replace(report, rows=tuple(rows))
+
+
+def _options(verdict: Verdict, run: Run, longest: int) -> Iterator[Remedy]:
+    for remedy in verdict.remedies:
+        name = remedy.name.removeprefix("remedies.").split(", remedies.")[0]
+        option = OPTIONS.get(name, "").format(longest=max(2, longest))
+        if option and option.split()[-1].partition("=")[0] not in run.settings.remedy:
+            yield Remedy(option, remedy.effect)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unrolled.cli.options import (
     whole,
 )
 from unrolled.cli.printing import is_quiet, note, print_json, say
+from unrolled.cli.runs import longest_of, with_options
 from unrolled.data import CORPORA, Tokenizer, sentences
 from unrolled.data.corpora import listed
 from unrolled.data.dataset import SPLITS
@@ -238,7 +240,9 @@ def train(arguments: argparse.Namespace) -> None:
             trainer.restore()
             say(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
         if "watch" in given:
-            followers += stack.enter_context(history(directory, trainer.step))
+            longest = longest_of(trainer.data, "train", run)
+            told = partial(with_options, run=run, longest=longest)
+            followers += stack.enter_context(history(directory, trainer.step, told, translated))
         followers += stack.enter_context(clock(directory))
         if not is_quiet():
             followers += stack.enter_context(

@@ -3,12 +3,13 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -115,27 +116,36 @@ class Report:
         return worst([row.verdict for row in self.rows if row.verdict is not None])
 
     def __str__(self) -> str:
-        ends = [row.ends for row in self.rows]
-        wide = max(map(len, ends), default=0)
-        lines = [f"{'layer':<28} {'|dL/dh_t|, first to last step':<{WIDTH + wide + 1}} verdict"]
+        return self.told()
+
+    def told(self, said: Callable[[str], str] = str) -> str:
+        """The text, whose every piece is as ``said`` has it, in another language for example."""
+        ends = [said(row.ends) for row in self.rows]
+        wide = max(map(cell_len, ends), default=0)
+        head = set_cell_size(said("|dL/dh_t|, first to last step"), WIDTH + wide + 1)
+        lines = [f"{set_cell_size(said('layer'), 28)} {head} {said('verdict')}"]
         for row, end in zip(self.rows, ends, strict=True):
-            spark = sparkline(row.norms)
-            lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end:<{wide}} {row.state}")
-            lines += [f"  {reason}" for reason in row.reasons]
-        return "\n".join([*lines, *self._said()])
+            spark, end = sparkline(row.norms), set_cell_size(end, wide)
+            lines.append(f"{row.place[:28]:<28} {spark:<{WIDTH}} {end} {said(row.state)}")
+            lines += [f"  {said(reason)}" for reason in row.reasons]
+        return "\n".join([*lines, *map(said, self._said())])
 
     def __rich__(self) -> "RenderableType":
         """The same for a terminal, by ``rich.print``."""
+        return self.shown()
+
+    def shown(self, said: Callable[[str], str] = str) -> "RenderableType":
+        """What ``rich.print`` prints, whose every piece is as ``said`` has it."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("layer", "|dL/dh_t|", "first to last step", "verdict"):
-            table.add_column(title, no_wrap=title == "|dL/dh_t|")
+            table.add_column(said(title), no_wrap=title == "|dL/dh_t|")
         lines = []
         for row in self.rows:
-            state = Text(row.state, COLOURS.get(row.state, "dim"))
-            table.add_row(Text(row.place), sparkline(row.norms), row.ends, state)
-            lines += [f"{row.place}: {reason}" for reason in row.reasons[:1]]
-            lines += [f"  {remedy}" for remedy in row.reasons[1:]]
-        return Group(table, *map(Text, [*lines, *self._said()]))
+            state = Text(said(row.state), COLOURS.get(row.state, "dim"))
+            table.add_row(Text(row.place), sparkline(row.norms), said(row.ends), state)
+            lines += [f"{row.place}: {said(reason)}" for reason in row.reasons[:1]]
+            lines += [f"  {said(remedy)}" for remedy in row.reasons[1:]]
+        return Group(table, *map(Text, [*lines, *map(said, self._said())]))
 
     def _said(self) -> list[str]:
         """What concerns the whole, in lines."""

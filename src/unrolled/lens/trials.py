@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from rich.cells import cell_len, set_cell_size
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils import _pytree as pytree
@@ -107,18 +108,21 @@ class Trials:
         return order((self.before, *self.after))[0]
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, said: Callable[[str], str] = str) -> str:
+        """The text, whose every piece is as ``said`` has it, in another language for example."""
         table = [("remedy", "verdict", "growth a step", "horizon", "loss")]
         for trial in (self.before, *self.after):
             far = steps_in_words(trial.horizon)
             table.append(
                 (trial.remedy, trial.state, f"{trial.growth:.3f}", far, f"{trial.loss:.3g}")
             )
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, *(f"left out: {n}: {why}" for n, why in self.left_out.items())])
+        cells = [[said(cell) for cell in row] for row in table]
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(map(set_cell_size, row, widths)).rstrip() for row in cells]
+        left_out = (said(f"left out: {name}: {why}") for name, why in self.left_out.items())
+        return "\n".join([*lines, *left_out])
 
     def record(self) -> dict[str, Any]:
         """All of it as plain JSON data, the model as it is first; numbers not finite are ``None``."""

@@ -277,7 +277,7 @@ def _cells(
         y=_whole(alt.Y, f"{y}0", title),
         y2=f"{y}1:Q",
         color=colour,
-        tooltip=["t:Q", f"{y}:Q", *tooltip],
+        tooltip=["t:Q", alt.Tooltip(f"{y}:Q", title=title), *tooltip],
     )
 
 
@@ -311,9 +311,9 @@ def states(width: Width) -> alt.LayerChart:
         _ends("x", "step_ends"),
         _ends("y", "unit_ends"),
         _ends("color", "state_ends", _shade("end")),
-        _cells(cells, "unit", "unit", colour, _number("h", "h_t"), steps="datum.every").properties(
-            name="states"
-        ),
+        _cells(
+            cells, "unit", "hidden unit", colour, _number("h", "h_t"), steps="datum.every"
+        ).properties(name="states"),
         _cursor("norms"),
     ).properties(width=width, height=150)
 
@@ -346,9 +346,13 @@ def _gradients() -> alt.Chart:
     )
 
 
-def by_lag(width: Width, which: str = "selected step", title: str = LEFT) -> alt.LayerChart:
+def by_lag(
+    width: Width,
+    which: str = "selected step",
+    title: str = LEFT,
+    mean: str = "mean over all steps",
+) -> alt.LayerChart:
     """‖∂s_t/∂s_{t-k}‖ over k, of the step called ``which`` and of the mean step."""
-    mean = "mean over all steps"
     colour = alt.Color("who:N", title=None).scale(domain=[which, mean], range=[ACCENT, REST])
     shown = {
         "x": _whole(alt.X, "k", "lag k, steps"),

@@ -11,38 +11,49 @@ import altair as alt
 
 from unrolled.files import replace
 from unrolled.report import charts
-from unrolled.report.page import encoded, hash_of, json_of, library
+from unrolled.report.page import (
+    Said,
+    encoded,
+    hash_of,
+    in_language,
+    json_of,
+    library,
+    titles_in_language,
+)
 
+NAME = 300  # pixels of a run's name, at most
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def write(path: str | Path, found: Mapping[str, Any], table: Table) -> None:
+def write(path: str | Path, found: Mapping[str, Any], table: Table, said: Said = str) -> None:
     """Write a comparison, as ``unrolled compare --json`` prints it, as one HTML page.
 
     Args:
         path: the file.
         found: the runs, with the validation loss of each by step.
         table: the same in words: a head, and a row for each run.
+        said: a text in the language of the page.
 
     Raises:
         OSError: the file cannot be written.
     """
-    replace(Path(path), encoded(page(found, table)))
+    replace(Path(path), encoded(page(found, table, said)))
 
 
-def page(found: Mapping[str, Any], table: Table) -> str:
+def page(found: Mapping[str, Any], table: Table, said: Said = str) -> str:
     """The text of the page."""
     here = files("unrolled.report")
     script = (here / "comparison.js").read_text("utf-8")
     drawn = library()
-    return Template((here / "comparison.html").read_text("utf-8")).substitute(
+    template = in_language((here / "comparison.html").read_text("utf-8"), said)
+    return Template(template).substitute(
+        language=said('lang="en"'),
         allowed=" ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script)),
         style=(here / "page.css").read_text("utf-8"),
-        count=len(found["runs"]),
-        table=_table(*table),
+        table=in_language(_table(*table), said),
         data=json_of(
             {
-                "chart": curves(found).to_dict(),
+                "chart": titles_in_language(curves(found).to_dict(), said),
                 "light": charts.config(),
                 "dark": charts.config(dark=True),
             }
@@ -64,7 +75,8 @@ def curves(found: Mapping[str, Any]) -> alt.Chart:
     colour = alt.Color("run:N", title=None).scale(domain=names, range=colours)
     dashes = [[1, 0] if k < charts.LINES else [4, 3] for k in range(len(names))]
     dash = alt.StrokeDash("run:N", title=None).scale(domain=names, range=dashes)
-    legend = alt.Legend(orient="top", columns=2, labelLimit=300)
+    side_by_side = f"width < {2 * NAME} ? 1 : 2"  # on a phone one below the other
+    legend = alt.Legend(orient="top", columns=alt.ExprRef(side_by_side), labelLimit=NAME)
     return (
         alt.Chart(alt.InlineData(rows))
         .mark_line(point=True, strokeWidth=1.8)

@@ -2,15 +2,21 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const worst = ["exploding", "vanishing", "dead", "saturated", "healthy", null];
 const chosen = { snapshot: data.at.length - 1, scan: 0, step: null }; // null: that which is read last
 let views = {}; // promises, by the name of the chart
 let shown = 0; // how often something was shown
 
 const element = (id) => document.getElementById(id);
 const any = (values) => values.some((value) => value > 0);
-const digits = (value) => (value === null ? "unknown" : Number(value.toPrecision(3)).toString());
-const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
+const digits = (value) => (value === null ? say("unknown") : Number(value.toPrecision(3)).toString());
+const count = (number, name) => say(number === 1 ? name : `${name}s`, number);
+const between = document.documentElement.lang === "en" ? " " : ""; // two sentences
+
+/** A sentence in the language of the page, {} or {0}, {1}, … of which stand for the parts. */
+function say(name, ...parts) {
+  let next = 0;
+  return data.sentences[name].replace(/{(\d*)}/g, (_, at) => parts[at || next++]);
+}
 
 // What stands above each chart; whether there is anything to draw.
 const figures = {
@@ -18,21 +24,18 @@ const figures = {
     drawn: (row) => row.states.some((line) => line.some((value) => value !== null)),
     about: (row) =>
       row.states.length &&
-      `h_t of one lane: ${count(row.states[0].length, "unit")}, ` +
-        `${steps(row)}. ` +
-        "Click on a step to select it.",
+      say("states", count(row.states[0].length, "unit"), steps(row)),
   },
   gradient: {
     drawn: (row) => any(row.norms),
     about: (row) => {
       if (!row.norms.length) return "";
-      if (!any(row.norms)) return `‖∂L/∂h_t‖, first to last step: ${row.ends}.`;
+      if (!any(row.norms)) return say("ends", row.ends);
+      const of = count(row.norms.length, "step");
+      const { underflow, zero } = row;
       const none = row.norms.filter((norm) => norm === null).length;
-      const of = `of ${count(row.norms.length, "step")}`;
-      return "‖∂L/∂h_t‖, the mean over lanes and its spread." +
-        (row.underflow ? ` It underflowed, too small for its dtype, at ${row.underflow} ${of}.` : "") +
-        (row.zero ? ` It is 0 at ${row.zero} ${of}, on which the loss does not depend.` : "") +
-        (none ? ` None came, or no finite one, at ${none} ${of}.` : "");
+      const odd = Object.entries({ underflow, zero, none }).filter(([, number]) => number);
+      return [say("gradient"), ...odd.map(([name, number]) => say(name, number, of))].join(between);
     },
   },
   by_lag: {
@@ -40,35 +43,38 @@ const figures = {
     about: (row) =>
       row.lags.length &&
       (stepOf(row) < row.lags.length
-        ? `‖∂s_t/∂s_{t${row.direction ? "+" : "−"}k}‖ at t = ${stepOf(row)}: ${horizon(row)}`
-        : `The mean over the first ${count(row.lags.length, "step")}, which were taken apart; step ${stepOf(row)} was not.`),
+        ? say("by_lag", kept(row), stepOf(row), horizon(row))
+        : say("mean", count(row.lags.length, "step"), stepOf(row))),
   },
   lags: {
     drawn: (row) => row.lags.some(any),
     about: (row) =>
-      row.lags.some(any) &&
-      `The logarithm of ‖∂s_t/∂s_{t${row.direction ? "+" : "−"}k}‖` +
-        (row.estimated ? ", estimated from 16 random directions." : "."),
+      row.lags.some(any) && say(row.estimated ? "estimated" : "lags", kept(row)),
   },
   eigenvalues: {
     drawn: (row) => row.eigenvalues.length,
-    about: (row) => row.eigenvalues.length && "Of each block of W, beside the unit circle.",
+    about: (row) => row.eigenvalues.length && say("eigenvalues"),
   },
   time_scales: {
     drawn: (row) => row.scales.length,
     about: (row) => {
       const never = row.units - row.scales.length;
-      return row.gate && `${row.gate.name} is ${digits(row.gate.mean)} on average` +
-        (never ? `; ${never} of ${count(row.units, "unit")} never forget.` : ` over ${count(row.units, "unit")}.`);
+      if (!row.gate) return "";
+      const gate = [row.gate.name, digits(row.gate.mean)];
+      const units = count(row.units, "unit");
+      return never ? say("never", ...gate, never, units) : say("gate", ...gate, units);
     },
   },
 };
 
+/** What is left of a state. */
+const kept = (row) => `‖∂s_t/∂s_{t${row.direction ? "+" : "−"}k}‖`;
+
 /** Which steps have a state to show. */
 function steps(row) {
   const reached = Math.min(row.states.length * row.every, row.norms.length);
-  const of = reached < row.norms.length ? `the first ${reached} of ${row.norms.length}` : `all ${row.norms.length}`;
-  return `${of} steps${row.every > 1 ? `, one shown of every ${row.every}` : ""}`;
+  const of = reached < row.norms.length ? say("some", reached, row.norms.length) : say("all", reached);
+  return row.every > 1 ? say("every", of, row.every) : of;
 }
 
 /** In the words of the verdicts: after how many steps a hundredth is left. */
@@ -77,11 +83,11 @@ function horizon(row) {
   const end = line.findIndex((value) => value < 0.01);
   if (end > 0) {
     const [above, below] = [line[end - 1], line[end]];
-    const between = below > 0 ? Math.log(above / 0.01) / Math.log(above / below) : 1; // as lens.horizon
-    return `horizon ${count(Math.round(end - 1 + between), "step")}.`;
+    const part = below > 0 ? Math.log(above / 0.01) / Math.log(above / below) : 1; // as lens.horizon
+    return say("horizon", count(Math.round(end - 1 + part), "step"));
   }
-  if (line.length < 2) return "it is the first step that is read.";
-  return `horizon beyond its ${count(line.length - 1, "step")}, after which ${digits(line.at(-1))} is left.`;
+  if (line.length < 2) return say("nothing");
+  return say("beyond", count(line.length - 1, "step"), digits(line.at(-1)));
 }
 
 /** The selected step; unless one was chosen, the last that is read. */
@@ -113,8 +119,8 @@ function tell(row) {
   element("view").hidden = !data.rows.length;
   element("name").textContent = element("scan").selectedOptions[0]?.textContent ?? "";
   element("said").textContent = row?.norms.length
-    ? `Step ${stepOf(row)} is selected: ‖∂L/∂h_t‖ is ${digits(row.norms[stepOf(row)] ?? null)}.`
-    : "This scan did not run here.";
+    ? say("selected", stepOf(row), digits(row.norms[stepOf(row)] ?? null))
+    : say("absent");
   for (const [name, { drawn, about }] of Object.entries(figures)) {
     const text = row ? about(row) : "";
     const figure = element(name);
@@ -182,7 +188,4 @@ dark.addEventListener("change", async () => {
   choose({});
 });
 
-const last = data.rows.filter((row) => row.snapshot === chosen.snapshot);
-const rank = (row) => worst.indexOf(row.state);
-const first = last.sort((a, b) => rank(a) - rank(b))[0];
-choose({ scan: first?.scan ?? 0 });
+choose({ scan: data.scan }); // the worst

@@ -3,9 +3,10 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
-from html import escape
+from html import escape, unescape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -44,6 +45,37 @@ READING = {
     "Eigenvalues of W": "inside the circle a direction fades by W alone, outside it grows.",
     "Time scales of the gate": "over how many steps each unit forgets.",
 }
+# What the script says, with {} for what it puts in.
+SENTENCES = {
+    "unknown": "unknown",
+    "step": "{} step",
+    "steps": "{} steps",
+    "unit": "{} unit",
+    "units": "{} units",
+    "all": "all {} steps",
+    "some": "the first {} of {} steps",
+    "every": "{}, one shown of every {}",
+    "states": "h_t of one lane: {}, {}. Click on a step to select it.",
+    "ends": "‖∂L/∂h_t‖, first to last step: {}.",
+    "gradient": "‖∂L/∂h_t‖, the mean over lanes and its spread.",
+    "underflow": "It underflowed, too small for its dtype, at {} of {}.",
+    "zero": "It is 0 at {} of {}, on which the loss does not depend.",
+    "none": "None came, or no finite one, at {} of {}.",
+    "by_lag": "{} at t = {}: {}",
+    "mean": "The mean over the first {}, which were taken apart; step {} was not.",
+    "horizon": "horizon {}.",
+    "beyond": "horizon beyond its {}, after which {} is left.",
+    "nothing": "it is the first step that is read.",
+    "lags": "The logarithm of {}.",
+    "estimated": "The logarithm of {}, estimated from 16 random directions.",
+    "eigenvalues": "Of each block of W, beside the unit circle.",
+    "gate": "{} is {} on average over {}.",
+    "never": "{} is {} on average; {} of {} never forget.",
+    "selected": "Step {} is selected: ‖∂L/∂h_t‖ is {}.",
+    "absent": "This scan did not run here.",
+}
+TEXT = re.compile(r'(?<=>)[^<>]+(?=<)|(?<=aria-label=")[^"]+')  # what is read of HTML
+Said = Callable[[str], str]
 
 
 def write(
@@ -52,6 +84,7 @@ def write(
     *,
     trials: Record | None = None,
     title: str = "The gradient through time",
+    said: Said = str,
 ) -> None:
     """Write ``records``, by training step, as one HTML page; with several it has a slider.
 
@@ -63,16 +96,22 @@ def write(
         records: what ``Report.record()`` gives.
         trials: what ``Trials.record()`` gives.
         title: of the page.
+        said: a text in the language of the page.
 
     Raises:
         ValueError: there are no records.
         OSError: the file cannot be written.
     """
-    replace(Path(path), encoded(page(records, trials, title)))
+    replace(Path(path), encoded(page(records, trials, title, said=said)))
 
 
 def page(
-    records: Mapping[int, Record], trials: Record | None, title: str, count: int | None = None
+    records: Mapping[int, Record],
+    trials: Record | None,
+    title: str,
+    count: int | None = None,
+    *,
+    said: Said = str,
 ) -> str:
     """The text of the page; ``count``: of how many records these are a choice."""
     kept = charts.thinned(records)
@@ -82,21 +121,43 @@ def page(
     allowed = " ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script))
     scans = charts.scans_of(kept)
     told = (words.snapshot(record, scans) for record in kept.values())
-    return Template((here / "page.html").read_text("utf-8")).substitute(
-        title=escape(title),
+    parts = {
+        "slider": _slider(len(kept), count or len(records)),
+        "told": "".join(f'<div class="snapshot">{text}</div>' for text in told),
+        "training": _figure("growth", "Growth over the training", TRAINING)
+        if len(kept) > 1
+        else "",
+        "choice": _choice(scans),
+        "figures": "".join(_figure(*item) for item in FIGURES.items()),
+        "trials": _trials(trials) if trials and trials["trials"] else "",
+        "reading": "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
+    }
+    template = in_language((here / "page.html").read_text("utf-8"), said)
+    return Template(template).substitute(
+        {name: in_language(text, said) for name, text in parts.items()},
+        language=said('lang="en"'),
+        title=escape(said(title)),
         allowed=allowed,
         style=(here / "page.css").read_text("utf-8"),
-        slider=_slider(len(kept), count or len(records)),
-        told="".join(f'<div class="snapshot">{text}</div>' for text in told),
-        training=_figure("growth", "Growth over the training", TRAINING) if len(kept) > 1 else "",
-        choice=_choice(scans),
-        figures="".join(_figure(*item) for item in FIGURES.items()),
-        trials=_trials(trials) if trials and trials["trials"] else "",
-        reading="".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
-        data=json_of(_data(kept, trials)),
+        data=json_of(_data(kept, trials, said)),
         library=drawn,
         script=script,
     )
+
+
+def in_language(html: str, said: Said) -> str:
+    """``html`` whose every text is as ``said`` has it."""
+    return html if said is str else TEXT.sub(lambda text: escape(said(unescape(text[0]))), html)
+
+
+def titles_in_language(spec: Any, said: Said) -> Any:
+    """The specification of a chart, whose every title is as ``said`` has it."""
+    if isinstance(spec, dict):
+        return {
+            k: said(v) if k == "title" and isinstance(v, str) else titles_in_language(v, said)
+            for k, v in spec.items()
+        }
+    return [titles_in_language(v, said) for v in spec] if isinstance(spec, list) else spec
 
 
 def encoded(text: str) -> bytes:
@@ -122,34 +183,44 @@ def json_of(value: object) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _data(records: Mapping[int, Record], trials: Record | None) -> dict[str, Any]:
+def _data(records: Mapping[int, Record], trials: Record | None, said: Said) -> dict[str, Any]:
     """What the script of the page reads."""
+    rows = charts.rows_of(records)
+    last = [row for row in rows if row["snapshot"] == len(records) - 1]
+    worst = min(last, key=lambda row: words.rank(row["state"]), default={"scan": 0})
+    for row in rows:
+        row.update({name: row[name] and said(row[name]) for name in ("state", "ends")})
     tried = {}
     if trials and trials["trials"]:
-        tried["trial_growth"] = charts.trial_growth(trials, WIDE).to_dict()
-        tried["trial_gradient"] = charts.trial_gradient(trials, WIDE).to_dict()
+        names = ("remedy", "state")
+        each = [t | {name: said(t[name]) for name in names} for t in trials["trials"]]
+        for chart in (charts.trial_growth, charts.trial_gradient):
+            drawn = chart({"trials": each}, WIDE).to_dict()
+            tried[chart.__name__] = titles_in_language(drawn, said)
     return {
         "at": list(records),
-        "rows": charts.rows_of(records),
-        "charts": _charts() | tried,
+        "rows": rows,
+        "scan": worst["scan"],
+        "sentences": {name: said(text) for name, text in SENTENCES.items()},
+        "charts": _charts(said) | tried,
         "light": charts.config(),
         "dark": charts.config(dark=True),
     }
 
 
 @cache
-def _charts() -> dict[str, Any]:
+def _charts(said: Said) -> dict[str, Any]:
     """Those of any records, whose rows the script gives them."""
     drawn = {
         "growth": charts.growth(WIDE),
         "states": charts.states(WIDE),
         "gradient": charts.gradient(WIDE),
-        "by_lag": charts.by_lag(WIDE),
+        "by_lag": charts.by_lag(WIDE, said("selected step"), mean=said("mean over all steps")),
         "lags": charts.lags(WIDE),
         "eigenvalues": charts.eigenvalues(220),
         "time_scales": charts.time_scales(WIDE),
     }
-    return {name: chart.to_dict() for name, chart in drawn.items()}
+    return {name: titles_in_language(chart.to_dict(), said) for name, chart in drawn.items()}
 
 
 def _figure(name: str, title: str, about: str = "") -> str:

@@ -76,15 +76,17 @@ def badge(state: str | None) -> str:
     return f'<span class="badge {known}">{escape(state or "not judged")}</span>'
 
 
+def rank(state: str | None) -> int:
+    """From 0, the worst, on; last what was not judged."""
+    return STATES.index(state) if state in STATES else len(STATES)
+
+
 def _summary(rows: Sequence[Record]) -> str:
     """How many scans are in which state."""
     if not rows:
         return "<p>No recurrent layer ran.</p>"
     counts = Counter(row["verdict"]["state"] if row["verdict"] else None for row in rows)
-    order = sorted(
-        counts, key=lambda state: STATES.index(state) if state in STATES else len(STATES)
-    )
-    found = " ".join(f"{counts[state]} {badge(state)}" for state in order)
+    found = " ".join(f"{counts[state]} {badge(state)}" for state in sorted(counts, key=rank))
     return f'<p class="summary">{_count(len(rows), "scan")}: {found}</p>'
 
 
@@ -147,7 +149,7 @@ def _clipping(clipping: Record | None) -> str:
         return ""
     calls, clipped, spikes = clipping["calls"], clipping["clipped"], clipping["spikes"]
     factor = f", to {number(clipping['factor'])} of their length on average" if clipped else ""
-    said = f"<h3>Clipping</h3><p>{clipped} of {_count(calls, 'gradient')} were clipped{factor}.</p>"
+    said = f"<h3>Clipping</h3><p>{clipped} of {calls} gradients were clipped{factor}.</p>"
     if not spikes:
         return said
     largest = sorted(spikes, key=lambda s: -(math.inf if s["norm"] is None else s["norm"]))

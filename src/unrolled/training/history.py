@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
@@ -22,9 +22,10 @@ BEGINS = re.compile(rb'\{"step": (\d{1,18}), "record": \{')  # a line of ``Histo
 class History:
     """Every report as a line of ``lens.jsonl``: the step, and the report's record."""
 
-    def __init__(self, file: RawIOBase, path: Path) -> None:
+    def __init__(self, file: RawIOBase, path: Path, told: Callable[[Report], Report]) -> None:
         self.file = file
         self.path = path
+        self.told = told
 
     def step(self, step: Step) -> None:
         """Nothing: reports alone are kept."""
@@ -33,13 +34,21 @@ class History:
         """Nothing."""
 
     def seen(self, step: int, report: Report) -> None:
-        line = json.dumps({"step": step, "record": report.record()}, ensure_ascii=False)
+        line = json.dumps({"step": step, "record": self.told(report).record()}, ensure_ascii=False)
         append(self.file, self.path, line.encode() + b"\n")
 
 
 @contextmanager
-def history(directory: Path, step: int) -> Iterator[list[Watcher]]:
+def history(
+    directory: Path,
+    step: int,
+    told: Callable[[Report], Report] = lambda report: report,
+    said: Callable[[str], str] = str,
+) -> Iterator[list[Watcher]]:
     """Keep the reports of the run in ``directory``, which has come to ``step``; at the end, the page.
+
+    Each report is kept as ``told`` has it, which may name the remedies of the one who asked for it, and
+    each text of the page is as ``said`` has it.
 
     What was kept of later steps is dropped: the training comes there again. The page, ``lens.html``, is
     written whichever way the block is left; if an error is under way, one of the page is a note on it.
@@ -54,17 +63,17 @@ def history(directory: Path, step: int) -> Iterator[list[Watcher]]:
     path = directory / RECORDS
     with _opened(path, sum(len(line) for _, at, line in _lines(path) if at <= step)) as file:
         try:
-            yield [History(file, path)]
+            yield [History(file, path, told)]
         except BaseException as error:
             try:
-                write_page(directory)
+                write_page(directory, said)
             except Exception as second:
                 error.add_note(f"there is no new page: {second}")
             raise
-        write_page(directory)
+        write_page(directory, said)
 
 
-def write_page(directory: Path) -> None:
+def write_page(directory: Path, said: Callable[[str], str] = str) -> None:
     """``lens.html`` from ``lens.jsonl``, if there is a report in it.
 
     Raises:
@@ -79,7 +88,7 @@ def write_page(directory: Path) -> None:
     records = {at: _record(path, n, line) for n, at, line in _lines(path) if at in chosen}
     if records:
         title = f"The gradient through time, in {directory.name}"
-        replace(directory / PAGE, encoded(page(records, None, title, len(steps))))
+        replace(directory / PAGE, encoded(page(records, None, title, len(steps), said=said)))
 
 
 def _opened(path: Path, size: int) -> RawIOBase:

@@ -45,8 +45,11 @@ class Speed:
 class ProgressBar:
     """A bar with loss, gradient norm, tokens a second and the time left."""
 
-    def __init__(self, progress: Progress, steps: int, done: int) -> None:
+    def __init__(
+        self, progress: Progress, steps: int, done: int, told: Callable[[str], str] = str
+    ) -> None:
         self.progress = progress
+        self.told = told
         self.speed = Speed()
         self.task = progress.add_task("training", total=steps, completed=done, figures="")
         self.loss: float | None = None
@@ -59,7 +62,7 @@ class ProgressBar:
             f"loss {self.loss:.3f}{self.validation}  |gradient| {step.gradient_norm:.2f}  "
             f"{self.verdict}{self.speed.after(step):,.0f} tokens/s"
         )
-        self.progress.update(self.task, completed=step.step, figures=figures)
+        self.progress.update(self.task, completed=step.step, figures=self.told(figures))
 
     def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, the step is on the bar
         self.validation = f" (validation {scores.nats:.3f})"
@@ -191,7 +194,7 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
 def progress_bar(
     steps: int, done: int, said: Callable[[str], str] = str
 ) -> Iterator[list[Watcher]]:
-    """A progress bar, if standard error is a terminal, or else a line now and then, as ``said`` has it."""
+    """A progress bar, if standard error is a terminal, or else a line now and then; as ``said`` has it."""
     if sys.stderr is None:
         yield []
         return
@@ -205,7 +208,7 @@ def progress_bar(
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield [ProgressBar(bar, steps, done)]
+        yield [ProgressBar(bar, steps, done, said)]
 
 
 class Clock:
