@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from benchmarks import results
 from benchmarks.ngram import TwoSided
-from unrolled.data import Dataset
-from unrolled.data.vocabulary import END, SPECIALS
-from unrolled.models import Cloze, LanguageModel, TokenModel, fill
+from unrolled.text.data import Dataset
+from unrolled.text.data.vocabulary import END, SPECIALS
+from unrolled.text.models import Cloze, LanguageModel, TokenModel, fill
 from unrolled.training import Run
 
 CORPUS = "tatoeba-zh"

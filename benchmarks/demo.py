@@ -24,7 +24,7 @@ from benchmarks.cloze import CORPUS, SENTENCES
 from benchmarks.everyday.__main__ import judged, network
 from unrolled.cli import runs
 from unrolled.cli.train import begin_run
-from unrolled.models import Cloze, fill
+from unrolled.text.models import Cloze, fill
 from unrolled.training import Run, Trainer, evaluate
 from unrolled.training.files import read_json
 from unrolled.training.run import beginning, locked, place_of_a_run

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.data.vocabulary import END, START
+from unrolled.text.data.vocabulary import END, START
 
 ORDER = 4
 DISCOUNT = 0.75

@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks import results
 from benchmarks.cloze import CORPUS, characters, ngram_characters, size, two_sided
 from unrolled.cli.runs import data_of
-from unrolled.data import sentences
-from unrolled.pretrained import load
+from unrolled.text.data import sentences
+from unrolled.text.pretrained import load
 from unrolled.training import Run
 
 REVIEWS = "reviews-zh"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unrolled.data import sentences
 from unrolled.files import replace
+from unrolled.text.data import sentences
 
 FEW = 300  # sentences
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from unrolled.data import Dataset, Tokenizer, sentences
-from unrolled.models import LanguageModel
+from unrolled.text.data import Dataset, Tokenizer, sentences
+from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Settings, Trainer, steps_of, write_data
 from unrolled.training.feeds import Windows
 

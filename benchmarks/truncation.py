@@ -32,10 +32,10 @@ from torch import Tensor
 from benchmarks import results
 from benchmarks.shakespeare import trained
 from unrolled import bptt
-from unrolled.data import Dataset
-from unrolled.data.vocabulary import START
 from unrolled.errors import MissingExtraError
-from unrolled.models import LanguageModel
+from unrolled.text.data import Dataset
+from unrolled.text.data.vocabulary import START
+from unrolled.text.models import LanguageModel
 
 LANES, BEFORE = 16, 400
 CELLS = ("lstm", "gru", "elman")

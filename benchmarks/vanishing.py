@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.to.is_dir():
         parser.error(f"--to: got {str(given.to)!r}, expected a folder that is there")
     try:
-        from unrolled.report import require
+        from unrolled.lens.render import require
 
         require()
     except MissingExtraError as error:
@@ -66,7 +66,7 @@ def measured(page: Path) -> tuple[dict[str, Any], list[str]]:
 
 def draw(names: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write all pictures of ``names`` into ``folder``."""
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     figures = {
         "lags": lags(names["decays"], (1e-4, 1e4)),
@@ -96,7 +96,7 @@ def lags(decays: Mapping[str, Tensor], ends: Ends, width: int = WIDTH) -> Any:
     """‖∂s_t/∂s_{t-k}‖ over k, a line for each of ``decays``, between both ``ends``."""
     import altair as alt
 
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     return lines(decays, alt.X("at:Q", title="lag k, steps"), charts.LAG, ends, width)
 
@@ -105,7 +105,7 @@ def remedies(tried: Trials, best: int = 4) -> Any:
     """‖∂L/∂h_t‖ over t, as it is and after the best remedies."""
     import altair as alt
 
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     trials = (tried.before, *tried.after[:best])
     found = {trial.remedy.removeprefix("remedies."): trial.norms for trial in trials}
@@ -124,7 +124,7 @@ def lines(
     """A line for each of ``values`` on a logarithmic axis, cut off at both ``ends``."""
     import altair as alt
 
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     rows = [
         {"net": name, "at": at, "value": value}
@@ -150,7 +150,7 @@ def activations(fading: Mapping[str, Tensor], explained: Mapping[str, tuple[floa
     """The gradient by lag, and the factors of a step, of each network."""
     import altair as alt
 
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     rows = [
         {"net": net, "factor": factor, "value": value}
@@ -173,7 +173,7 @@ def cliff(b: Tensor, loss: Tensor, slope: Tensor, norms: Tensor, lanes: Sequence
     """The loss and its slope over b; the gradient by step of the ``lanes`` before, on and behind it."""
     import altair as alt
 
-    from unrolled.report import charts
+    from unrolled.lens.render import charts
 
     columns = zip(b.tolist(), loss.tolist(), slope.abs().tolist(), strict=True)
     rows = [{"b": at, "loss": value, "slope": steep} for at, value, steep in columns]

@@ -11,12 +11,12 @@ from benchmarks.everyday import LISTS, Sentence, Shares, accepted, met, parse, r
 from benchmarks.everyday import __main__ as program
 from torch import Tensor
 
-from tests.text import make_run
+from tests.sentences import make_run
 from unrolled import Recurrent, Result
 from unrolled.cli.runs import Chosen
 from unrolled.errors import RunError
-from unrolled.models import Cloze
-from unrolled.models.filling import BLANK
+from unrolled.text.models import Cloze
+from unrolled.text.models.filling import BLANK
 from unrolled.training import Run, Trainer
 
 DAY = Sentence("A day has ____ hours.", ("24", "Many"))
@@ -108,7 +108,7 @@ def test_shares_are_of_all_sentences() -> None:
     assert scored([]) is None
 
 
-# The command, with a model that has learnt the grammar of ``tests.text``
+# The command, with a model that has learnt the grammar of ``tests.sentences``
 
 TOY = [
     Sentence("老师昨天买了一____手机。", ("部",)),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests import test_packaging
-from tests.pretrained import test_box
+from tests.text.pretrained import test_box
 from unrolled.compiler import build
-from unrolled.pretrained import NAMES
+from unrolled.text.pretrained import NAMES
 
 ROOT = Path(__file__).parent.parent
 BROKEN = b"\xff\n```python\nassert False\n```\n>>> 1\n2\n"  # neither text nor true
@@ -22,8 +22,8 @@ PLACES = (
     "docs/page.md~",
     "src/._module.py",
     "src/__pycache__/module.cpython-311.pyc",
-    "src/unrolled/pretrained/__pycache__/__init__.cpython-311.pyc",
-    "src/unrolled/pretrained/zh/.DS_Store",
+    "src/unrolled/text/pretrained/__pycache__/__init__.cpython-311.pyc",
+    "src/unrolled/text/pretrained/zh/.DS_Store",
     "csrc/._sweep.h",
     "csrc/isa/.avx2.cpp.swp",
     "csrc/isa/._avx2.cpp",
@@ -38,7 +38,7 @@ def used(tmp_path: Path) -> Path:
     """A tree with a few of the project's files, and much else."""
     for name in ("conftest.py", "pyproject.toml", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("csrc", "src/unrolled/pretrained"):
+    for name in ("csrc", "src/unrolled/text/pretrained"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for place in PLACES:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)

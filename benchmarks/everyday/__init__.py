@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from unrolled.models.candidates import LONGEST_WORD
-from unrolled.models.filling import BLANK
+from unrolled.text.models.candidates import LONGEST_WORD
+from unrolled.text.models.filling import BLANK
 
 LISTS = ("zh", "en")
 TOP = 5

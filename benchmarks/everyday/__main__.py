@@ -14,9 +14,9 @@ from benchmarks import cloze, results
 from benchmarks.everyday import LISTS, TOP, Sentence, Shares, met, rank, read, scored
 from benchmarks.ngram import TwoSided
 from unrolled.cli import runs
-from unrolled.data.vocabulary import END, SPECIALS, UNKNOWN
-from unrolled.models import Cloze, fill
-from unrolled.models.filling import BLANK, MARK
+from unrolled.text.data.vocabulary import END, SPECIALS, UNKNOWN
+from unrolled.text.models import Cloze, fill
+from unrolled.text.models.filling import BLANK, MARK
 from unrolled.training import Run
 
 Guess = Callable[[str], list[str]]  # the candidates for the blank of a text, best first

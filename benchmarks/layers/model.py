@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from benchmarks.layers.measuring import Contestant, Problem, Row, Values, compare, in_turns
 from unrolled.cells.cell import GatedCell
 from unrolled.cli.train import DECISIVE
-from unrolled.data import Batch
-from unrolled.data.dataset import Batches
-from unrolled.data.vocabulary import END, SPECIALS, START
-from unrolled.models import Cloze
+from unrolled.text.data import Batch
+from unrolled.text.data.dataset import Batches
+from unrolled.text.data.vocabulary import END, SPECIALS, START
+from unrolled.text.models import Cloze
 from unrolled.training import Settings
 from unrolled.training.loop import make_optimizer
 

@@ -20,23 +20,16 @@ from unrolled.lens import watch
 from unrolled.version import __version__
 
 if TYPE_CHECKING:
-    from unrolled import data, models, pretrained, training
-    from unrolled.pretrained import fill
-
-_OF_TEXT = {
-    "data": "unrolled.data",
-    "models": "unrolled.models",
-    "pretrained": "unrolled.pretrained",
-    "training": "unrolled.training",
-}
+    from unrolled import text, training
+    from unrolled.text.pretrained import fill
 
 
 def __getattr__(name: str) -> Any:
     """What has to do with text is imported where it is first asked for."""
     if name == "fill":
-        return import_module("unrolled.pretrained").fill
-    if name in _OF_TEXT:
-        return import_module(_OF_TEXT[name])
+        return import_module("unrolled.text.pretrained").fill
+    if name in ("text", "training"):
+        return import_module(f"unrolled.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -55,15 +48,13 @@ __all__ = [
     "accelerate",
     "bptt",
     "cells",
-    "data",
     "explain",
     "fill",
     "lens",
-    "models",
-    "pretrained",
     "quantize",
     "remedies",
     "restore",
+    "text",
     "training",
     "watch",
 ]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import unrolled
 from tests.bptt.files import through_safetensors, through_torch
 from tests.compare import assert_close_by_name, collect, leaves
-from unrolled import Recurrent, bptt, cells, data
+from unrolled import Recurrent, bptt, cells
 from unrolled.layers.states import as_given, as_tuple, fresh_state, state_shapes
 
 D, H = 3, 5
@@ -1001,7 +1001,7 @@ def test_a_checkpointed_layer_is_carried():
 
 def test_documents_in_lanes_are_read_as_if_each_were_alone():
     documents = [torch.randint(11, (n,)) for n in (5, 13, 1, 7, 9, 2)]
-    stream = data.lanes(documents, 3, 4, whole=True)
+    stream = bptt.lanes(documents, 3, 4, whole=True)
     embedding, layer = nn.Embedding(11, D).double(), make("twin LSTM")
     model = nn.ModuleList([embedding, layer])
     carry = bptt.Carry(model)

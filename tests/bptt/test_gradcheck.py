@@ -15,7 +15,7 @@ from unrolled import Recurrent, cells
 from unrolled.bptt.differences import EPS, Slope, extrapolated
 from unrolled.bptt.gradcheck import GradientCheck, GradientRow, gradcheck
 from unrolled.cells import Cell
-from unrolled.models import Cloze
+from unrolled.text.models import Cloze
 
 T, B, D, H = 5, 2, 3, 4
 

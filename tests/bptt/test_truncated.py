@@ -13,7 +13,7 @@ import unrolled
 from tests.bptt.files import through_safetensors, through_torch
 from tests.bptt.test_carry import Graphs
 from tests.compare import assert_close_by_name, leaves, parameters_by_torch_name
-from unrolled import Recurrent, bptt, cells, data
+from unrolled import Recurrent, bptt, cells
 
 D, H = 3, 4
 FLOAT64 = torch.float64
@@ -821,7 +821,7 @@ def test_a_model_in_which_nothing_runs_or_that_gives_no_steps():
 
 
 def test_a_data_loader_over_lanes():
-    stream = data.lanes([torch.randint(11, (n,)) for n in (23, 9, 14)], 2, 5)
+    stream = bptt.lanes([torch.randint(11, (n,)) for n in (23, 9, 14)], 2, 5)
     model = nn.ModuleDict({"embedding": nn.Embedding(11, D), "rnn": unrolled.LSTM(D, H)})
 
     class Language(nn.Module):

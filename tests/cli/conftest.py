@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.text import write_corpus
+from tests.sentences import write_corpus
 from unrolled.cli import main
 
 SMALL = ("--hidden", "16", "--embedding", "8", "--batch-tokens", "400", "--threads", "1")

@@ -18,11 +18,11 @@ import torch
 
 import unrolled
 from tests.cli.conftest import SMALL, Call, Done
-from tests.text import corpus, write_corpus
+from tests.sentences import corpus, write_corpus
 from unrolled.cli.train import DECISIVE, RECIPES
-from unrolled.data import Batch
-from unrolled.models import LanguageModel
 from unrolled.scan import library, native
+from unrolled.text.data import Batch
+from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Scores, Trainer, feeds
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
@@ -513,7 +513,7 @@ def test_a_package_of_an_extra_that_is_missing_says_so(
     call: Call,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from unrolled.data.text import segmenter, simplifier
+    from unrolled.text.data.text import segmenter, simplifier
 
     segmenter.cache_clear()
     simplifier.cache_clear()
@@ -937,7 +937,7 @@ def test_info_json_says_the_same(call: Call) -> None:
     assert facts["backends"] == {"reference": True, "native": native.missing() is None}
     assert facts["native"]["reason"] == native.missing()
     assert facts["optional"]["hsg"] == metadata.version("hsg")
-    assert facts["corpora"] == dict.fromkeys(unrolled.data.CORPORA, True)
+    assert facts["corpora"] == dict.fromkeys(unrolled.text.data.CORPORA, True)
 
 
 @pytest.mark.skipif(native.missing() is not None, reason="no kernel library")

@@ -14,7 +14,7 @@ import torch
 
 from tests.cli.conftest import SMALL, Call, Done
 from tests.cli.test_commands import contents, failed, misused
-from tests.text import write_corpus
+from tests.sentences import write_corpus
 from unrolled import Recurrent, cells, watch
 from unrolled.cli import main
 from unrolled.cli.show import CELLS
@@ -211,7 +211,7 @@ def test_standard_output_that_is_closed_is_no_obstacle(monkeypatch: pytest.Monke
 def test_a_model_whose_loss_is_nan_is_diagnosed(
     lm_run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unrolled.models import LanguageModel
+    from unrolled.text.models import LanguageModel
 
     loss = LanguageModel.loss
     monkeypatch.setattr(LanguageModel, "loss", lambda self, batch: loss(self, batch) * math.nan)
@@ -292,7 +292,7 @@ def test_an_empty_split_says_what_to_do(tmp_path: Path, call: Call) -> None:
 
 
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrolled.report.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.lens.render.find_spec", lambda _: None)
 
 
 def test_a_page_without_the_extra_says_which_command_installs_it(
@@ -354,7 +354,7 @@ def test_a_watched_training_names_remedies_as_options_of_a_new_one(
 def test_a_watched_training_that_diverges_says_where_and_leaves_its_page(
     corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unrolled.models import LanguageModel
+    from unrolled.text.models import LanguageModel
 
     loss, calls = LanguageModel.loss, []
 

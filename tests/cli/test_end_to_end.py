@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cli.conftest import Call
-from tests.text import corpus, write_corpus
+from tests.sentences import corpus, write_corpus
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
 

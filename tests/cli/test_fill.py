@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import Call
 from tests.cli.test_commands import failed, misused
-from unrolled.models import filling
+from unrolled.text.models import filling
 
 TEXTS = ("老师昨天____了一杯咖啡。", "我____天看了一____书。", "____昨天，喝了一杯<blank>＿＿＿？")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import unrolled
-from tests.text import write_corpus
+from tests.sentences import write_corpus
 from unrolled import errors
 from unrolled.cli import main, parser
 from unrolled.cli.language import VARIABLES, columns, in_chinese, messages, translated

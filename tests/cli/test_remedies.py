@@ -14,7 +14,7 @@ import torch
 from tests.cli.conftest import SMALL, Call
 from tests.cli.test_commands import contents, failed, misused
 from unrolled import cells, remedies
-from unrolled.models import KINDS
+from unrolled.text.models import KINDS
 from unrolled.training import Run, Trainer
 from unrolled.training.baselines import Bigrams
 from unrolled.training.treatment import REMEDIES

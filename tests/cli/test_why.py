@@ -8,8 +8,8 @@ import pytest
 
 from tests.cli.conftest import Call
 from unrolled.cli import printing
-from unrolled.data import Tokenizer
-from unrolled.models import ContextToken, Why
+from unrolled.text.data import Tokenizer
+from unrolled.text.models import ContextToken, Why
 
 TEXT = "老师昨天____了一杯____。"
 WHY = Why(

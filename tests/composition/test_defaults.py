@@ -15,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 import unrolled
 from tests.compiler.interpret import Leaky
-from tests.text import make_run
-from unrolled import Recurrent, bptt, cells, data, lens, pretrained, remedies
+from tests.sentences import make_run
+from unrolled import Recurrent, bptt, cells, lens, remedies
 from unrolled.lens.causes import causes_of
 from unrolled.lens.lags import estimated_lags
-from unrolled.models import Cloze, fill, why
+from unrolled.text import pretrained
+from unrolled.text.models import Cloze, fill, why
 from unrolled.training import Run, Trainer, evaluate
 
 # What torch says of its own LSTM, which has no fast path for them.
@@ -219,7 +220,7 @@ def checked(_: Path) -> Iterator[Any]:
 
 
 def batches(place: Path) -> Iterator[Any]:
-    for window in data.lanes(given(23), 2, 3):
+    for window in bptt.lanes(given(23), 2, 3):
         yield window.data, window.resets, window.lengths
     made = make_run(place / "data").dataset()
     for batch in made.batches("train", 300):

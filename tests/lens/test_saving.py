@@ -157,7 +157,11 @@ def test_json_needs_no_extra(tmp_path, monkeypatch) -> None:
     layer = unrolled.GRU(D, H)
     with watch(layer) as seen:
         layer(torch.randn(T, B, D))[0].sum().backward()
-    for name in ("unrolled.report", "unrolled.report.page", "unrolled.report.picture"):
+    for name in (
+        "unrolled.lens.render",
+        "unrolled.lens.render.page",
+        "unrolled.lens.render.picture",
+    ):
         monkeypatch.setitem(sys.modules, name, None)
     seen.report().save(tmp_path / "r.json")
     with pytest.raises(ValueError, match=r"path: got 'r.txt'"):

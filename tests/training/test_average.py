@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.text import make_run
+from tests.sentences import make_run
 from tests.training.test_feeds import CONTINUOUS
 from tests.training.test_loop import Diary, bits, told_scores, whole
 from unrolled.cli import main

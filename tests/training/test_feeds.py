@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.compare import assert_close_by_name
-from tests.text import make_run
+from tests.sentences import make_run
 from tests.training.test_loop import Diary, whole
 from unrolled.bptt import Carry
-from unrolled.data.vocabulary import START
 from unrolled.errors import DataError, RunError
-from unrolled.models import LanguageModel
+from unrolled.text.data.vocabulary import START
+from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Trainer, evaluate_continuous, steps_of
 from unrolled.training.feeds import Windows, evaluation_windows, feed_of, windows_of
 from unrolled.training.files import read_tensors

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.text import make_run
-from unrolled.data import Batch
+from tests.sentences import make_run
 from unrolled.errors import DataError, RunError
+from unrolled.text.data import Batch
 from unrolled.training import Run, Scores, Settings, Step, Trainer, feeds, loop, steps_of
 from unrolled.training import settings as settings_module
 from unrolled.training.files import read_tensors

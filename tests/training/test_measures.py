@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrolled.data import Batch
-from unrolled.models import Cloze, Prediction
+from unrolled.text.data import Batch
+from unrolled.text.models import Cloze, Prediction
 from unrolled.training import Scores, evaluate
 
 V = 9

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.text import make_run
+from tests.sentences import make_run
 from unrolled.errors import RunError
 from unrolled.training import Run
 from unrolled.training.files import read_tensors, write_tensors

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.text import make_run
+from tests.sentences import make_run
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.training import Run, Trainer, prepare_directory, write_data
 from unrolled.training.files import read_tensors, write_tensors
@@ -382,7 +382,7 @@ def test_a_file_in_the_way_is_an_error(place: str, tmp_path: Path) -> None:
 
 
 def test_data_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    from unrolled.data import Tokenizer
+    from unrolled.text.data import Tokenizer
 
     def text() -> Iterator[str]:
         yield "今天很好。"

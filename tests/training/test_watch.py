@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.report.records import STRANGE, flat
-from tests.report.records import history as grown
-from tests.text import make_run
+from tests.lens.render.records import STRANGE, flat
+from tests.lens.render.records import history as grown
+from tests.sentences import make_run
 from tests.training.test_loop import Diary, whole
 from unrolled import watch
 from unrolled.errors import MissingExtraError, RunError
@@ -243,7 +243,7 @@ def test_a_record_of_another_form_is_named_by_the_page(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", [*STRANGE, "a history"])
 def test_every_record_of_a_report_has_its_form(name: str) -> None:
-    from unrolled.report.form import check
+    from unrolled.lens.render.form import check
 
     records = grown(3, 4, 3) if name == "a history" else STRANGE[name]()[0]
     for record in records.values():
@@ -348,7 +348,7 @@ def test_the_page_is_one_of_all_the_records(tmp_path: Path) -> None:
 def test_without_the_extra_the_command_that_installs_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.report.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.lens.render.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install altair"), history(tmp_path, 0):
         pass
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.text import make_run
+from tests.sentences import make_run
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.training import Outcome, Scores, Step, Trainer
 from unrolled.training.watchers import JsonLog, ProgressLines, logs, progress_bar

@@ -5,6 +5,7 @@ from unrolled.bptt.checkpointed import checkpointed, checkpointed_loss
 from unrolled.bptt.gradcheck import GradientCheck, GradientRow, gradcheck
 from unrolled.bptt.online import RTRL, UORO, SnAp1
 from unrolled.bptt.truncated import Truncated, truncated
+from unrolled.bptt.windows import Lanes, Window, lanes
 
 __all__ = [
     "RTRL",
@@ -12,10 +13,13 @@ __all__ = [
     "Carry",
     "GradientCheck",
     "GradientRow",
+    "Lanes",
     "SnAp1",
     "Truncated",
+    "Window",
     "checkpointed",
     "checkpointed_loss",
     "gradcheck",
+    "lanes",
     "truncated",
 ]

@@ -14,9 +14,9 @@ from unrolled.cli.options import file
 from unrolled.cli.printing import note, print_json, print_table, say
 from unrolled.cli.runs import data_of
 from unrolled.cli.train import DECISIVE
-from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
+from unrolled.text.data.dataset import SPLITS
 from unrolled.training import Run
 from unrolled.training.files import read_tensors
 from unrolled.training.loop import evaluations_of
@@ -50,7 +50,7 @@ def command(arguments: argparse.Namespace) -> None:
     if len({path.resolve() for path in arguments.runs}) < len(arguments.runs):
         raise CallError("RUN: got a run twice, expected different ones")
     if arguments.html is not None:
-        from unrolled.report import require
+        from unrolled.lens.render import require
 
         require()
     runs = [Run(path) for path in arguments.runs]
@@ -62,7 +62,7 @@ def command(arguments: argparse.Namespace) -> None:
         )
     found = {"split": arguments.split, "differing": differing, "runs": records}
     if arguments.html is not None:
-        from unrolled.report import comparison
+        from unrolled.lens.render import comparison
 
         comparison.write(arguments.html, found, table(found), translated)
     if arguments.json:

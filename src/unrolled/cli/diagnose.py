@@ -26,13 +26,13 @@ from unrolled.cli.runs import (
     with_options,
 )
 from unrolled.cli.train import again
-from unrolled.data import Batch, Dataset
-from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError
 from unrolled.layers import Recurrent
 from unrolled.lens import Report
-from unrolled.models import LanguageModel, TokenModel
-from unrolled.models.token_model import DEEPEST, WIDEST
+from unrolled.text.data import Batch, Dataset
+from unrolled.text.data.dataset import SPLITS
+from unrolled.text.models import LanguageModel, TokenModel
+from unrolled.text.models.token_model import DEEPEST, WIDEST
 from unrolled.training import Run
 from unrolled.training.baselines import Bigrams
 from unrolled.training.feeds import evaluation_windows
@@ -136,7 +136,7 @@ def command(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     _refuse_contradictions(given)
     if "html" in given:
-        from unrolled.report import require
+        from unrolled.lens.render import require
 
         require()
     with tempfile.TemporaryDirectory() as directory:
@@ -167,7 +167,7 @@ def command(arguments: argparse.Namespace) -> None:
                 print(f"\n{trials.told(translated)}")
     finally:  # whoever reads may have seen enough
         if "html" in given:
-            from unrolled.report import page
+            from unrolled.lens.render import page
 
             page.write(
                 given["html"],

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from unrolled.cli.printing import print_json, tell
 from unrolled.cli.runs import add_model, check_split, chosen, data_of
-from unrolled.data import Dataset
-from unrolled.data.dataset import SPLITS
-from unrolled.models import LanguageModel, TokenModel
+from unrolled.text.data import Dataset
+from unrolled.text.data.dataset import SPLITS
+from unrolled.text.models import LanguageModel, TokenModel
 from unrolled.training import Scores, evaluate, evaluate_continuous
 from unrolled.training.feeds import evaluation_windows
 

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from unrolled.cli.options import not_negative, whole
 from unrolled.cli.printing import is_quiet, note, note_unknown, print_json, print_why, tell
 from unrolled.cli.runs import add_model, chosen
-from unrolled.data import Tokenizer, Vocabulary
-from unrolled.data.corpora import lines, listed, texts
 from unrolled.errors import CallError, DataError
-from unrolled.models import Cloze, Filled, Why, fill, fill_all, why
-from unrolled.models.filling import RESCORING, share_unknown
-from unrolled.pretrained import for_text
+from unrolled.text.data import Tokenizer, Vocabulary
+from unrolled.text.data.corpora import lines, listed, texts
+from unrolled.text.models import Cloze, Filled, Why, fill, fill_all, why
+from unrolled.text.models.filling import RESCORING, share_unknown
+from unrolled.text.pretrained import for_text
 
 NAMED = 5  # lines of a file that one note names
 

@@ -8,7 +8,7 @@ import torch
 from unrolled.cli.options import not_negative, whole
 from unrolled.cli.printing import note_unknown, print_json
 from unrolled.cli.runs import load
-from unrolled.models import LanguageModel
+from unrolled.text.models import LanguageModel
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,9 +8,9 @@ import torch
 
 from unrolled.cli.language import is_chinese, translated
 from unrolled.cli.printing import padded, print_json
-from unrolled.data import CORPORA
-from unrolled.pretrained import CREDIT, NAMES
 from unrolled.scan import library, native
+from unrolled.text.data import CORPORA
+from unrolled.text.pretrained import CREDIT, NAMES
 from unrolled.version import __version__
 
 OPTIONAL = (

@@ -16,12 +16,12 @@ from rich.style import Style
 from rich.text import Text
 
 from unrolled.cli.language import columns, translated
-from unrolled.data import Tokenizer
-from unrolled.data.text import Unit
 from unrolled.errors import DataWarning
 from unrolled.lens import Report
-from unrolled.models import ContextToken, Why
-from unrolled.models.filling import share_unknown
+from unrolled.text.data import Tokenizer
+from unrolled.text.data.text import Unit
+from unrolled.text.models import ContextToken, Why
+from unrolled.text.models.filling import share_unknown
 
 NEUTRAL, FOR, AGAINST = (140, 140, 140), (224, 127, 28), (42, 143, 208)  # grey, orange, blue
 UNITS: dict[Unit, str] = {"char": "characters", "word": "words"}

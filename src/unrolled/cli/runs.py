@@ -9,13 +9,13 @@ from typing import Generic, NamedTuple, TypeVar, cast
 import numpy as np
 
 from unrolled.cli.printing import note
-from unrolled.data import Dataset, Tokenizer, sentences
-from unrolled.data.dataset import SPLITS
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.lens import Remedy, Report, Verdict
-from unrolled.models import TokenModel
-from unrolled.pretrained import NAMES
-from unrolled.pretrained import load as load_pretrained
+from unrolled.text.data import Dataset, Tokenizer, sentences
+from unrolled.text.data.dataset import SPLITS
+from unrolled.text.models import TokenModel
+from unrolled.text.pretrained import NAMES
+from unrolled.text.pretrained import load as load_pretrained
 from unrolled.training import Run
 from unrolled.training.run import DATA
 

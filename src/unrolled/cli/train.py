@@ -26,13 +26,13 @@ from unrolled.cli.options import (
 )
 from unrolled.cli.printing import is_quiet, note, print_json, say
 from unrolled.cli.runs import longest_of, with_options
-from unrolled.data import CORPORA, Tokenizer, sentences
-from unrolled.data.corpora import listed
-from unrolled.data.dataset import SPLITS
-from unrolled.data.vocabulary import SPECIALS
 from unrolled.errors import CallError, DataError
-from unrolled.models import KINDS
-from unrolled.models.token_model import CELLS, DEEPEST, OF_THE_LAYERS, WIDEST
+from unrolled.text.data import CORPORA, Tokenizer, sentences
+from unrolled.text.data.corpora import listed
+from unrolled.text.data.dataset import SPLITS
+from unrolled.text.data.vocabulary import SPECIALS
+from unrolled.text.models import KINDS
+from unrolled.text.models.token_model import CELLS, DEEPEST, OF_THE_LAYERS, WIDEST
 from unrolled.training import (
     Run,
     Settings,
@@ -219,7 +219,7 @@ def train(arguments: argparse.Namespace) -> None:
         raise CallError("--minutes and --epochs: got both, expected one of them")
     _refuse_contradictions(given)
     if "watch" in given:
-        from unrolled.report import require
+        from unrolled.lens.render import require
 
         require()
     with _memory_that_is_too_small(given), ExitStack() as stack:

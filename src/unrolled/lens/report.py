@@ -206,11 +206,11 @@ class Report:
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix == ".html":
-            from unrolled.report import page
+            from unrolled.lens.render import page
 
             page.write(path, {0: self.record()}, trials=None if trials is None else trials.record())
         elif suffix in (".svg", ".png"):
-            from unrolled.report import picture
+            from unrolled.lens.render import picture
 
             picture.write(path, self.record())
         elif suffix == ".json":
@@ -226,7 +226,7 @@ class Report:
         Raises:
             MissingExtraError: the extra is not installed.
         """
-        from unrolled.report import charts
+        from unrolled.lens.render import charts
 
         return charts.chart({0: self.record()})
 

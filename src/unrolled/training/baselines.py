@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from unrolled.data import Dataset
+from unrolled.text.data import Dataset
 
 MOST = 1 << 22  # tokens that are counted
 

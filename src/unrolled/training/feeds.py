@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar, cast
 from torch import Tensor, nn
 
 from unrolled.bptt import Carry, Truncated, checkpointed_loss
-from unrolled.data import Batch, Dataset
-from unrolled.data.windows import Lanes, lanes
+from unrolled.bptt.windows import Lanes, lanes
 from unrolled.errors import DataError, RunError
-from unrolled.models import LanguageModel, TokenModel
+from unrolled.text.data import Batch, Dataset
+from unrolled.text.models import LanguageModel, TokenModel
 from unrolled.training.measures import (
     Scores,
     TokenWindow,

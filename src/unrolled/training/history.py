@@ -57,7 +57,7 @@ def history(
         RunError: a file cannot be written, or the one there is damaged.
         MissingExtraError: the packages that draw the page are not installed.
     """
-    from unrolled.report import require
+    from unrolled.lens.render import require
 
     require()
     path = directory / RECORDS
@@ -79,8 +79,8 @@ def write_page(directory: Path, said: Callable[[str], str] = str) -> None:
     Raises:
         RunError: a file cannot be read or written, or is damaged.
     """
-    from unrolled.report import charts
-    from unrolled.report.page import encoded, page
+    from unrolled.lens.render import charts
+    from unrolled.lens.render.page import encoded, page
 
     path = directory / RECORDS
     steps = [at for _, at, _ in _lines(path)]
@@ -123,7 +123,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    from unrolled.report.form import check
+    from unrolled.lens.render.form import check
 
     try:
         return check(json.loads(line, parse_constant=_refused)["record"])

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from unrolled.data import Dataset
 from unrolled.errors import DataError, RunError
 from unrolled.lens import Lens, Report, watch
-from unrolled.models import TokenModel
 from unrolled.shapes import check_size
+from unrolled.text.data import Dataset
+from unrolled.text.models import TokenModel
 from unrolled.training.averaging import average_into
 from unrolled.training.feeds import feed_of
 from unrolled.training.files import read_tensors, write_tensors

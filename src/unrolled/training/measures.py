@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.bptt import Carry
-from unrolled.data import Batch, Window
-from unrolled.data.vocabulary import START
-from unrolled.models import LanguageModel, Prediction, TokenModel
+from unrolled.bptt import Carry, Window
 from unrolled.shapes import real_steps
+from unrolled.text.data import Batch
+from unrolled.text.data.vocabulary import START
+from unrolled.text.models import LanguageModel, Prediction, TokenModel
 
 TokenWindow = Window[tuple[Tensor, ...]]
 """Tokens ``[T, B]`` of a continuous text, and each one's successor."""

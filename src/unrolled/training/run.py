@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unrolled.data import Dataset, Tokenizer, Vocabulary
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.files import sync
-from unrolled.models import KINDS, TokenModel
-from unrolled.models.filling import check_scoring
 from unrolled.shapes import check_size
+from unrolled.text.data import Dataset, Tokenizer, Vocabulary
+from unrolled.text.models import KINDS, TokenModel
+from unrolled.text.models.filling import check_scoring
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import unpacked
 from unrolled.training.settings import Settings

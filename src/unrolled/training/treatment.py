@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from unrolled import remedies
 from unrolled.cells.elman import ACTIVATIONS
 from unrolled.layers.recurrent import Recurrent
-from unrolled.models import KINDS, TokenModel
 from unrolled.remedies.initialising import LONGEST
+from unrolled.text.models import KINDS, TokenModel
 from unrolled.training.settings import Settings
 
 Value = float | str | None

@@ -41,7 +41,7 @@ class Drawing:
         if suffix == ".svg":
             replace(path, self.svg.encode())
         elif suffix == ".png":
-            from unrolled.report import require
+            from unrolled.lens.render import require
 
             require()
             import vl_convert

@@ -1,0 +1,107 @@
+"""Runs side by side, as a page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import altair as alt
+
+from unrolled.files import replace
+from unrolled.lens.render import charts
+from unrolled.lens.render.page import (
+    Said,
+    encoded,
+    hash_of,
+    in_language,
+    json_of,
+    library,
+    titles_in_language,
+)
+
+NAME = 300  # pixels of a run's name, at most
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def write(path: str | Path, found: Mapping[str, Any], table: Table, said: Said = str) -> None:
+    """Write a comparison, as ``unrolled compare --json`` prints it, as one HTML page.
+
+    Args:
+        path: the file.
+        found: the runs, with the validation loss of each by step.
+        table: the same in words: a head, and a row for each run.
+        said: a text in the language of the page.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    replace(Path(path), encoded(page(found, table, said)))
+
+
+def page(found: Mapping[str, Any], table: Table, said: Said = str) -> str:
+    """The text of the page."""
+    here = files("unrolled.lens.render")
+    script = (here / "comparison.js").read_text("utf-8")
+    drawn = library()
+    template = in_language((here / "comparison.html").read_text("utf-8"), said)
+    return Template(template).substitute(
+        language=said('lang="en"'),
+        allowed=" ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script)),
+        style=(here / "page.css").read_text("utf-8"),
+        table=in_language(_table(*table), said),
+        data=json_of(
+            {
+                "chart": titles_in_language(curves(found).to_dict(), said),
+                "light": charts.config(),
+                "dark": charts.config(dark=True),
+            }
+        ),
+        library=drawn,
+        script=script,
+    )
+
+
+def curves(found: Mapping[str, Any]) -> alt.Chart:
+    """The loss on the validation split by step, a line for each run."""
+    rows = [
+        {"run": record["run"], **point}
+        for record in found["runs"]
+        for point in record["validation"]
+    ]
+    names = [record["run"] for record in found["runs"]]
+    colours = [charts.CATEGORIES[(k + 1) % charts.LINES] for k in range(len(names))]
+    colour = alt.Color("run:N", title=None).scale(domain=names, range=colours)
+    dashes = [[1, 0] if k < charts.LINES else [4, 3] for k in range(len(names))]
+    dash = alt.StrokeDash("run:N", title=None).scale(domain=names, range=dashes)
+    side_by_side = f"width < {2 * NAME} ? 1 : 2"  # on a phone one below the other
+    legend = alt.Legend(orient="top", columns=alt.ExprRef(side_by_side), labelLimit=NAME)
+    return (
+        alt.Chart(alt.InlineData(rows))
+        .mark_line(point=True, strokeWidth=1.8)
+        .encode(
+            x=alt.X("step:Q", title="step of the training", axis=alt.Axis(tickCount=6)),
+            y=alt.Y("nats:Q", title="nats per token", axis=alt.Axis(tickCount=6)).scale(zero=False),
+            color=colour.legend(legend),
+            strokeDash=dash.legend(legend),
+            tooltip=["run:N", "step:Q", alt.Tooltip("nats:Q", format=".4f")],
+        )
+        .properties(width="container", height=300)
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A column for each run."""
+    columns = list(zip(head, *rows, strict=True))
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns[0][1:])
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in columns[1:]
+    )
+    return (
+        '<div class="scroll" role="region" aria-label="Runs" tabindex="0"><table>'
+        f"<thead><tr><td></td>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,113 @@
+"""Imports point down only: from what is built to what it is built on."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "src" / "unrolled"
+
+# From the ground up. What stands in one line may not import one another.
+FLOORS = (
+    ("version", "errors", "files", "shapes"),
+    ("cells",),
+    ("compiler",),
+    ("scan",),
+    ("layers",),
+    ("bptt", "remedies"),
+    ("lens",),
+    ("",),  # the package itself, by what it imports at once
+    ("text.data",),
+    ("text.models",),
+    ("training",),
+    ("text.pretrained",),
+    ("text",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
+# Who may know more than what is below: a program that runs the command line.
+BUT = {("text.pretrained", "cli")}
+
+
+def room_of(module: str) -> str:
+    """The room that ``unrolled.module`` is in: "text.data", "lens", "" for the package."""
+    parts = module.split(".")
+    for length in (2, 1):
+        room = ".".join(parts[:length])
+        if room in FLOOR:
+            return room
+    raise AssertionError(f"unrolled.{module}: in no room of FLOORS; give it a place")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports of the library, without "unrolled.", also within functions."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for_types = {
+        node
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and "TYPE_CHECKING" in ast.dump(guard.test)
+        for node in ast.walk(guard)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name[9:] for a in node.names if a.name.split(".")[0] == "unrolled")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "unrolled":
+            module = str(node.module)[9:]
+            for alias in node.names:
+                whole = f"{module}.{alias.name}".strip(".")
+                inner = ROOT / whole.replace(".", "/")
+                yield whole if inner.is_dir() or inner.with_suffix(".py").exists() else module
+
+
+def arrows() -> Iterator[tuple[str, str, str]]:
+    """Each arrow between rooms: from, to, and the file that it starts in."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        here = room_of(name.removesuffix("__init__").rstrip("."))
+        for imported in imports(path):
+            there = room_of(imported)
+            if there != here:
+                yield here, there, name
+
+
+def test_every_arrow_points_down() -> None:
+    up = [
+        f"{file} imports unrolled.{there}"
+        for here, there, file in arrows()
+        if FLOOR[there] >= FLOOR[here] and (here, there) not in BUT
+    ]
+    assert not up, "\n".join(up)
+
+
+def test_an_arrow_up_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "bad.py").write_text("def f():\n    from unrolled.cli import main\n")
+    monkeypatch.setattr("tests.test_layering.ROOT", tmp_path)
+    assert list(arrows()) == [("cells", "cli", "cells.bad")]
+    with pytest.raises(AssertionError, match=r"cells\.bad imports unrolled\.cli"):
+        test_every_arrow_points_down()
+
+
+def test_the_library_brings_nothing_of_text() -> None:
+    program = "import sys, unrolled; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    modules = set(found.stdout.split())
+    assert "unrolled.layers" in modules
+    of_text = ("regex", "rjieba", "opencc", "safetensors", "filelock", "shtab", "altair")
+    brought = {
+        m for m in modules if m.startswith(("unrolled.text", "unrolled.training", "unrolled.cli"))
+    }
+    assert not brought | modules.intersection(of_text)
+
+
+def test_the_blank_is_filled_by_a_name_that_loads_the_rest() -> None:
+    program = "import unrolled; print(unrolled.fill.__module__, unrolled.text.models.Cloze.kind)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout.split() == ["unrolled.text.pretrained", "cloze"], found.stderr
