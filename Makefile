@@ -55,7 +55,7 @@ pretrain: $(STAMPS)/corpora  ## train the models in the box anew, one core each:
 	@$(MAKE) --no-print-directory -j $(words $(PRETRAINED)) $(PRETRAINED:%=pretrain-%)
 
 $(PRETRAINED:%=pretrain-%): pretrain-%: $(STAMPS)/corpora
-	@$(BIN)/python -m unrolled.text.pretrained $*
+	@$(BIN)/python -m tools.pretrain $*
 
 native:  ## build the kernels with CMake alone, in build/native, with warnings as errors
 	cmake -S . -B build/native -DUNROLLED_WERROR=ON

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools.pretrain.__main__ import RECIPES, SHARED
 
 import unrolled
 from tests.cli.conftest import Call, call  # noqa: F401
@@ -17,7 +18,6 @@ from tests.cli.test_commands import failed, misused
 from unrolled.errors import CallError, MissingExtraError
 from unrolled.text import pretrained
 from unrolled.text.data import text as text_module
-from unrolled.text.pretrained.__main__ import RECIPES, SHARED
 from unrolled.training.files import read_tensors
 
 PHONE = "我的手机坏了,我打算____一部新手机。"

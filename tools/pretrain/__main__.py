@@ -1,6 +1,6 @@
 """Make the models in the box: train them, and write them where the package looks for them.
 
-    python -m unrolled.text.pretrained [zh] [en] [--runs DIR] [--epochs N]
+    python -m tools.pretrain [zh] [en] [--runs DIR] [--epochs N]
 
 Each is trained with one thread, by ``unrolled train`` with the options below, into DIR/zh and DIR/en;
 what was stopped goes on. Then the matrices are rounded to int8, the temperature is fitted to blanks of
@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from tools.pretrain.blanks import at, drawn, fitted_temperature, guessed, reliability
 from unrolled.cli import main as unrolled
+from unrolled.text import pretrained
 from unrolled.text.models.candidates import Tokens
 from unrolled.text.models.filling import RESCORING
 from unrolled.text.models.forms import word_of
 from unrolled.text.pretrained import CREDIT, NAMES
-from unrolled.text.pretrained.blanks import at, drawn, fitted_temperature, guessed, reliability
 from unrolled.training import Run, evaluate
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import packed
@@ -117,7 +118,7 @@ def write(run: Run, directory: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the models that are named."""
     parser = argparse.ArgumentParser(
-        prog="python -m unrolled.text.pretrained",
+        prog="python -m tools.pretrain",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; by default both"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/pretrain"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path(pretrained.__file__).parent, metavar="DIR")
     parser.add_argument(
         "--epochs", type=float, help="for a quick look; the files are not the box's"
     )

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tests.sentences import corpus
-from tests.text.models.words import random_cloze
-from unrolled.text.data import Dataset, Tokenizer, Vocabulary, split_of
-from unrolled.text.data.dataset import SPLITS
-from unrolled.text.data.vocabulary import END, SPECIALS, START, UNKNOWN
-from unrolled.text.models.candidates import RESCORED, Blank, Guess, candidates
-from unrolled.text.pretrained.blanks import (
+from tools.pretrain.blanks import (
     BINS,
     Drawn,
     at,
@@ -23,6 +16,13 @@ from unrolled.text.pretrained.blanks import (
     guessed,
     reliability,
 )
+
+from tests.sentences import corpus
+from tests.text.models.words import random_cloze
+from unrolled.text.data import Dataset, Tokenizer, Vocabulary, split_of
+from unrolled.text.data.dataset import SPLITS
+from unrolled.text.data.vocabulary import END, SPECIALS, START, UNKNOWN
+from unrolled.text.models.candidates import RESCORED, Blank, Guess, candidates
 
 CHAR, WORD = Tokenizer("char"), Tokenizer("word")
 # Words of one to fifteen characters, some of them unknown, of punctuation, numbers and spaces.

@@ -1,13 +1,13 @@
-"""``python -m unrolled.text.pretrained``: a small model of a small text, made as those in the box are."""
+"""``python -m tools.pretrain``: a small model of a small text, made as those in the box are."""
 
 import json
 from pathlib import Path
 
 import pytest
+from tools.pretrain import __main__ as program
 
 from tests.sentences import corpus
 from unrolled.text.models import fill
-from unrolled.text.pretrained import __main__ as program
 from unrolled.training import Run, Trainer
 
 

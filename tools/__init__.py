@@ -1,0 +1,1 @@
+"""Programs for whoever keeps the library; they are not installed."""

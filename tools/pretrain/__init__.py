@@ -1,0 +1,1 @@
+"""Make the models that come with the package."""
