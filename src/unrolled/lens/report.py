@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.cells import cell_len, set_cell_size
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import altair
     from rich.console import RenderableType
 
-    from unrolled.lens.trials import Trials
-
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24  # characters of a sparkline
 COLOURS = {
@@ -38,6 +36,13 @@ COLOURS = {
     "exploding": "red",
     "dead": "red",
 }
+
+
+class Recorded(Protocol):
+    """What has a record to be shown beside a report's: the ``Trials`` of ``try_remedies``."""
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as JSON takes it."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +185,12 @@ class Report:
         )
         return found
 
-    def to_json(self, trials: "Trials | None" = None) -> str:
+    def to_json(self, trials: "Recorded | None" = None) -> str:
         """``record`` as one JSON object; with that of ``trials``, of ``try_remedies``."""
         record = self.record() | ({} if trials is None else trials.record())
         return json.dumps(record, ensure_ascii=False)
 
-    def save(self, path: Path | str, *, trials: "Trials | None" = None) -> None:
+    def save(self, path: Path | str, *, trials: "Recorded | None" = None) -> None:
         """Write a page, a picture or JSON, as the suffix of ``path`` says.
 
         ".html" is a page that needs nothing else, no network either; ".svg" and ".png" are a picture for
