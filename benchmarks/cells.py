@@ -114,7 +114,7 @@ def looped(cell: Cell, x: Tensor) -> Tensor:
 
 def compiled(cell: Cell, x: Tensor) -> Tensor:
     """The same by the kernel."""
-    states, _ = scan(cell, x, every=True, backend="native")
+    states, _ = scan(cell, x, return_states=True, backend="native")
     return states[0]
 
 

@@ -50,7 +50,8 @@ def test_a_cell_of_ones_own_learns_in_a_few_steps_beside_the_lstm(tmp_path: Path
 
 
 @pytest.mark.skipif(
-    (native.missing() or build.obstacle()) is not None, reason="no kernel library or no compiler"
+    (native.missing() or build.unsupported_reason()) is not None,
+    reason="no kernel library or no compiler",
 )
 def test_the_kernel_of_a_cell_of_ones_own_computes_what_the_reference_does() -> None:
     spec = importlib.util.spec_from_file_location("own_cell", OWN_CELL)

@@ -46,7 +46,7 @@ class Outputs(NamedTuple):
 
 
 class TorchLayers(nn.Module):
-    """What ``Recurrent(…, bidirectional=True, merge="apart")`` computes, with two of ``torch.nn``'s."""
+    """What ``Recurrent(…, bidirectional=True, merge="separate")`` computes, with two of ``torch.nn``'s."""
 
     def __init__(self, cell: str, recurrent: nn.Module) -> None:
         super().__init__()

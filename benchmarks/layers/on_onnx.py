@@ -61,9 +61,9 @@ def graph(cell: str, layer: nn.RNNBase, steps: int, lanes: int, *, states: bool)
         constants["shape"] = np.array([steps, lanes, S * H])
         outputs = {"y": [steps, lanes, S * H]}
         nodes = [
-            helper.make_node(cell, ["x", "W", "R", "B"], ["apart"], **options),  # [T, S, B, H]
-            helper.make_node("Transpose", ["apart"], ["together"], perm=[0, 2, 1, 3]),
-            helper.make_node("Reshape", ["together" if S == 2 else "apart", "shape"], ["y"]),
+            helper.make_node(cell, ["x", "W", "R", "B"], ["separate"], **options),  # [T, S, B, H]
+            helper.make_node("Transpose", ["separate"], ["together"], perm=[0, 2, 1, 3]),
+            helper.make_node("Reshape", ["together" if S == 2 else "separate", "shape"], ["y"]),
         ]
         if S == 1:
             del nodes[1]

@@ -24,7 +24,7 @@ from unrolled.bptt.checkpointed import CHANCE
 from unrolled.bptt.schedule import parse
 from unrolled.cells import Cell, State
 from unrolled.layers.twins import Twin
-from unrolled.scan import own
+from unrolled.scan import jit
 
 T, B, D, H = 11, 3, 4, 5
 Named = dict[str, Tensor]
@@ -189,7 +189,7 @@ def test_cells(kind: str) -> None:
 
 
 def test_a_cells_kernel_may_be_made_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "_recipes", {})
+    monkeypatch.setattr(jit, "_recipes", {})
     layer, x = Recurrent(cells.MinGRU, D, H), torch.randn(T, B, D)
     got = bptt.checkpointed(layer, x, memory="1 MiB")
     assert_close_by_name({"y": got.y}, {"y": layer(x).y}, T)
@@ -240,11 +240,11 @@ LAYERS: dict[str, dict[str, Any]] = {
     "sizes": {"hidden_size": [3, 8]},
     **{
         merge: {"depth": 2, "bidirectional": True, "merge": merge}
-        for merge in ("concat", "sum", "mean", "mul", "apart")
+        for merge in ("concat", "sum", "mean", "mul", "separate")
     },
     "projection": {"depth": 2, "bidirectional": True, "projection": 3},
     "residual": {"depth": 2, "residual": True},
-    "highway": {"depth": 2, "residual": "highway", "bidirectional": True, "merge": "apart"},
+    "highway": {"depth": 2, "residual": "highway", "bidirectional": True, "merge": "separate"},
     "dropout": {"depth": 2, "dropout": 0.4},
     "variational dropout": {"depth": 2, "variational_dropout": 0.4, "bidirectional": True},
     "weight drop": {"depth": 2, "weight_drop": 0.4},
@@ -621,9 +621,9 @@ def by_segments(
     for begin in range(0, len(given[0]), steps):
         part = slice(begin, begin + steps)
         flags = None if resets is None else resets[part]
-        with carry.relay(carry.kept["training"], flags, None) as relay:
+        with carry.injection(carry.kept["training"], flags, None) as injection:
             total = total + loss(*(s[part] for s in given))
-        carry.commit("training", relay, detach=False)
+        carry.commit("training", injection, detach=False)
     return total
 
 

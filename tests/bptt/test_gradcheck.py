@@ -613,7 +613,10 @@ def test_errors(change, error, text: str) -> None:
 
 
 def test_directions_apart_need_a_loss() -> None:
-    layer, x = Recurrent(cells.GRU, D, H, bidirectional=True, merge="apart"), torch.randn(T, B, D)
+    layer, x = (
+        Recurrent(cells.GRU, D, H, bidirectional=True, merge="separate"),
+        torch.randn(T, B, D),
+    )
     with pytest.raises(TypeError, match="output: got tuple, expected a tensor; pass loss="):
         gradcheck(layer, x)
     check_right(gradcheck(layer, x, loss=lambda ys, _: (ys[0] * ys[1]).sum()))

@@ -291,11 +291,11 @@ def test_a_model_of_several_inputs_and_outputs():
 
 
 def test_directions_kept_apart_and_both():
-    for merge in ("apart", "concat"):
+    for merge in ("separate", "concat"):
         layer = Recurrent(cells.GRU, D, H, bidirectional=True, merge=merge).double()
         x = torch.randn(6, 2, D, dtype=FLOAT64)
         for y, _ in bptt.truncated(layer, x, k1=2, k2=4):
-            parts = y if merge == "apart" else (y,)
+            parts = y if merge == "separate" else (y,)
             assert [len(part) for part in parts] == [2] * len(parts)
             sum(part.sum() for part in parts).backward()
 

@@ -53,7 +53,7 @@ def check_equations(cell: Cell, step: Step) -> None:
     """
     cell = drawn(cell)
     x, start = inputs(cell)
-    states, final = scan(cell, x, start, every=True, backend="reference")
+    states, final = scan(cell, x, start, return_states=True, backend="reference")
     weights, state = weights_of(cell), tuple(s.numpy() for s in start)
     for t in range(T):
         state = step(weights, x[t].numpy(), *state)

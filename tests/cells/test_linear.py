@@ -69,7 +69,9 @@ def test_a_scan_at_once_equals_step_by_step_with_every_gradient(
     def run(parallel: bool) -> dict[str, Tensor]:
         u, *state = leaves(x, *start)
         resets = None if parallel else torch.zeros(steps, len(start[0]), dtype=torch.bool)
-        every, final = scan(cell, u, tuple(state), reverse=reverse, every=True, resets=resets)
+        every, final = scan(
+            cell, u, tuple(state), reverse=reverse, return_states=True, resets=resets
+        )
         y, _ = scan(cell, u, tuple(state), reverse=reverse, resets=resets)
         outputs = {"y": y}
         outputs |= {f"state {k}": s for k, s in enumerate(every)}

@@ -331,7 +331,7 @@ def test_what_is_not_built_in_is_compiled() -> None:
     assert native.kernel_name(cells.LSTM(3, 5, zoneout=0.0)) == "lstm"
     cell = cells.LSTM(3, 5, zoneout=0.1, layer_norm=True)
     assert native.kernel_name(cell) is None
-    assert native.obstacles_of_cell(cell) == []
+    assert native.reasons_of_cell(cell) == []
     dropping = cells.GRU(3, 5, recurrent_dropout=0.1)
     assert native.kernel_name(dropping) is None
     assert native.kernel_name(dropping.eval()) == "gru"

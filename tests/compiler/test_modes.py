@@ -13,7 +13,7 @@ from tests.compare import assert_close_by_name
 from tests.compiler.interpret import Own
 from unrolled import Recurrent
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import native, own
+from unrolled.scan import jit, native
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="there are no kernels")
 
@@ -84,7 +84,7 @@ def fresh():
 @pytest.fixture(scope="module")
 def plain():
     """The kernel of such a cell."""
-    return own.recipe(fresh()).name
+    return jit.recipe(fresh()).name
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
@@ -92,23 +92,23 @@ def plain():
 def test_a_trace_sees_no_mode(plain, mode):
     cell = fresh()
     with MODES[mode]():
-        found = own.recipe(cell)
+        found = jit.recipe(cell)
     assert getattr(found, "name", found) == plain
-    assert own.recipe(cell) is found
+    assert jit.recipe(cell) is found
 
 
 def test_nor_a_transform(plain):
     cell = fresh()
     found = []
-    torch.func.vmap(lambda x: found.append(own.recipe(cell)) or x)(torch.zeros(2))
-    torch.func.grad(lambda x: found.append(own.recipe(cell)) or x)(torch.zeros(()))
+    torch.func.vmap(lambda x: found.append(jit.recipe(cell)) or x)(torch.zeros(2))
+    torch.func.grad(lambda x: found.append(jit.recipe(cell)) or x)(torch.zeros(()))
     assert [getattr(recipe, "name", recipe) for recipe in found] == [plain] * 2
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 def test_the_modes_of_the_process_are_as_before():
     with default_dtype(torch.float64), deterministic(), torch.autograd.set_detect_anomaly(True):
-        own.recipe(fresh())
+        jit.recipe(fresh())
         assert torch.get_default_dtype() is torch.float64
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_anomaly_enabled()

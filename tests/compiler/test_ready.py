@@ -10,7 +10,7 @@ from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.cells.cell import GatedCell
 from unrolled.compiler import build
-from unrolled.scan import library, native, own
+from unrolled.scan import jit, library, native
 
 pytestmark = pytest.mark.skipif(
     native.missing() is not None or library.instruction_set() == "serial",
@@ -95,5 +95,5 @@ def test_explain_compiles_nothing(monkeypatch):
 
 
 def test_another_size_or_setting_needs_no_other_code():
-    found = [own.recipe(cells.GRU(3, units, layer_norm=True, zoneout=0.3)) for units in (5, 8)]
+    found = [jit.recipe(cells.GRU(3, units, layer_norm=True, zoneout=0.3)) for units in (5, 8)]
     assert len({library._own[recipe.name].digest for recipe in found}) == 1

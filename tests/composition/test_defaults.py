@@ -281,7 +281,7 @@ def remedied(_: Path) -> Iterator[Any]:
         torch.manual_seed(3)
         yield list(chosen(layer).state_dict().values())
     torch.manual_seed(3)
-    yield remedies.flossing(layer, x, 2)
+    yield remedies.lyapunov_regularisation(layer, x, 2)
     yield remedies.preserving(layer, x, lambda result: result.y.square().sum())
     yield remedies.clip_value(layer.parameters(), 0.1), remedies.clip_ratio(layer.parameters())
     clip = remedies.AutoClip()

@@ -96,7 +96,7 @@ OPTIONS = {
     "one direction": {},
     **{
         merge: {"bidirectional": True, "merge": merge}
-        for merge in ("concat", "sum", "mean", "mul", "apart")
+        for merge in ("concat", "sum", "mean", "mul", "separate")
     },
     "batch first": {"batch_first": True, "bidirectional": True},
     "projection": {"projection": 3, "bidirectional": True, "residual": "highway"},

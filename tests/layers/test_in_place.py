@@ -103,13 +103,13 @@ def test_what_a_checkpointed_layer_returns_may_be_written(backend: Any) -> None:
     check_writing(layer, lambda x: bptt.checkpointed(layer, x, segments=2))
 
 
-@pytest.mark.parametrize("options", [{}, {"depth": 2, "residual": True}, {"merge": "apart"}])
+@pytest.mark.parametrize("options", [{}, {"depth": 2, "residual": True}, {"merge": "separate"}])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("kind", [cells.Elman, cells.LSTM, cells.MinGRU, cells.LRU])
 def test_the_outputs_and_states_of_recurrent_may_be_written(
     kind: Any, backend: Any, options: dict[str, Any]
 ) -> None:
-    both = options.get("merge") == "apart"
+    both = options.get("merge") == "separate"
     layer = Recurrent(kind, 4, 4, backend=backend, bidirectional=both, **options).double()
     check_writing(layer, lambda x: layer(x, states=True))
 
@@ -118,7 +118,7 @@ def test_the_outputs_and_states_of_recurrent_may_be_written(
 @pytest.mark.parametrize("every", [False, True])
 def test_the_states_of_a_scan_may_be_written(backend: Any, every: bool) -> None:
     cell = cells.LSTM(4, 6).double()
-    check_writing(cell, lambda x: scan(cell, x, every=every, backend=backend))
+    check_writing(cell, lambda x: scan(cell, x, return_states=every, backend=backend))
 
 
 def test_in_place_within_a_checkpoint_is_done_again_and_changes_nothing() -> None:

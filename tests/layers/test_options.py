@@ -138,7 +138,7 @@ def test_a_residual_joins_what_each_layer_but_the_first_gives_to_what_it_reads(
 def test_of_directions_kept_apart_each_has_projections_and_residuals_of_its_own(
     residual: bool | str,
 ) -> None:
-    options = {"bidirectional": True, "merge": "apart", "projection": 3, "residual": residual}
+    options = {"bidirectional": True, "merge": "separate", "projection": 3, "residual": residual}
     layer = Recurrent(cells.GRU, D, H, depth=3, **options).double()
     x = x_of()
     for s, y in enumerate(layer(x).y):
@@ -273,7 +273,7 @@ def test_variational_dropout_has_one_mask_a_lane_and_feature_for_all_steps_and_b
     assert not torch.equal(dropped[0], dropped[1])  # lanes differ
     assert not torch.equal(read[0] == 0, read[2] == 0)  # layers differ
     apart = Recurrent(
-        Echo, 9, 9, bidirectional=True, merge="apart", depth=2, variational_dropout=0.5
+        Echo, 9, 9, bidirectional=True, merge="separate", depth=2, variational_dropout=0.5
     )
     forward, backward = apart(torch.ones(4, 50, 9)).y
     assert not torch.equal(forward, backward)
@@ -409,7 +409,7 @@ class Jittery(Cell):
 
 @pytest.mark.parametrize("constant", [False, True])
 def test_a_cell_of_your_own_gets_its_noise_appended_to_the_projection(constant: bool) -> None:
-    layer = Recurrent(Jittery, D, D, bidirectional=True, merge="apart").double()
+    layer = Recurrent(Jittery, D, D, bidirectional=True, merge="separate").double()
     for cell in layer.cells:
         cell.constant = constant
     x = x_of()

@@ -195,17 +195,17 @@ def composed(layer: Recurrent, x: Tensor, state: State, lengths: Tensor | None) 
             y, final = scan(layer.cells[k], stream, start, lengths=lengths, reverse=bool(direction))
             ys.append(y)
             finals.append(final)
-        if layer.merge == "apart":
+        if layer.merge == "separate":
             forward, backward = ys
         else:
             forward = backward = MERGES[layer.merge](*ys)
-    y = (forward, backward) if layer.merge == "apart" else forward
+    y = (forward, backward) if layer.merge == "separate" else forward
     return Result(y, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True)))
 
 
 @pytest.mark.parametrize("lengths", [None, [3, 0, 5]], ids=["full", "ragged"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+@pytest.mark.parametrize("merge", [*MERGES, "separate"])
 def test_a_bidirectional_layer_is_two_scans_a_level_and_their_merging(
     merge: Merge, depth: int, lengths: list[int] | None
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_bidirectional_layer_is_two_scans_a_level_and_their_merging(
 
     u, *start = leaves(x, *state)
     y, final = composed(layer, u, tuple(start), None if lengths is None else torch.tensor(lengths))
-    ys = {"y": y[0], "y_reverse": y[1]} if merge == "apart" else {"y": y}
+    ys = {"y": y[0], "y_reverse": y[1]} if merge == "separate" else {"y": y}
     sources = {"x": u} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
     assert_close_by_name(got, collect(ys | named_state(final, "_n"), sources), 5)
     if merge != "concat":
@@ -260,7 +260,7 @@ def test_an_output_of_both_directions_depends_on_every_input(depth: int, merge: 
 def test_apart_the_forward_stack_never_knows_the_future_nor_the_backward_one_the_past(
     cell: type[Cell], depth: int
 ) -> None:
-    layer = Recurrent(cell, 3, 5, depth=depth, bidirectional=True, merge="apart").double()
+    layer = Recurrent(cell, 3, 5, depth=depth, bidirectional=True, merge="separate").double()
     x = torch.randn(6, 1, 3).double()
     past = torch.ones(6, 6).tril().bool()
     assert torch.equal(influence(lambda x: layer(x).y[0], x) > 0, past)
@@ -285,13 +285,13 @@ def test_one_way_is_one_stack_that_goes_on_from_its_state(
 ) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 5} | options
-    layer = Recurrent(cell, 3, bidirectional=True, merge="apart", **sizes).double()
+    layer = Recurrent(cell, 3, bidirectional=True, merge="separate", **sizes).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-0.7, 0.7)
     x, lengths = torch.randn(6, 3, 3).double(), torch.tensor([6, 4, 1])
     ys = layer(x, lengths=lengths).y
-    forward, backward = layer.one_way(0), layer.one_way(1)
+    forward, backward = layer.direction(0), layer.direction(1)
     assert torch.equal(forward(x, lengths=lengths).y, ys[0])
     for lane, n in enumerate(lengths.tolist()):
         own = x[:n, lane : lane + 1].flip(0)
@@ -312,17 +312,17 @@ def test_one_way_is_one_stack_that_goes_on_from_its_state(
 
 
 def test_one_way_learns_what_the_layer_learns_and_refuses_what_is_merged() -> None:
-    layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="apart")
-    layer.one_way(1)(torch.randn(4, 2, 3)).y.sum().backward()
+    layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="separate")
+    layer.direction(1)(torch.randn(4, 2, 3)).y.sum().backward()
     assert layer.cells[0].weight_hh.grad is None
     assert layer.cells[1].weight_hh.grad.abs().sum() > 0
     with pytest.raises(ValueError, match=r"direction: got 2, expected at most 1"):
-        layer.one_way(2)
+        layer.direction(2)
     with pytest.raises(TypeError, match=r"direction: got 'left', expected a whole number"):
-        layer.one_way("left")  # type: ignore[arg-type]
+        layer.direction("left")  # type: ignore[arg-type]
     for merged in (Recurrent(cells.GRU, 3, 5), Recurrent(cells.GRU, 3, 5, bidirectional=True)):
-        with pytest.raises(ValueError, match=r"one_way: got a layer with merge='concat'"):
-            merged.one_way(0)
+        with pytest.raises(ValueError, match=r"direction: got a layer with merge='concat'"):
+            merged.direction(0)
 
 
 def test_with_lengths_both_directions_know_the_real_steps_and_no_padding() -> None:
@@ -382,7 +382,7 @@ def test_dropout_comes_after_every_layer_but_the_last() -> None:
 
 def test_dropout_is_drawn_anew_for_each_call_and_each_direction() -> None:
     x = torch.ones(9, 3, 50)
-    layer = Recurrent(Echo, 50, 50, depth=2, dropout=0.5, bidirectional=True, merge="apart")
+    layer = Recurrent(Echo, 50, 50, depth=2, dropout=0.5, bidirectional=True, merge="separate")
     (forward, backward), (again, _) = layer(x).y, layer(x).y
     assert not torch.equal(forward, backward)
     assert not torch.equal(forward, again)
@@ -517,7 +517,7 @@ def test_the_result_unpacks_and_names_its_parts() -> None:
     assert not torch.equal(c_n, h_n)
 
 
-@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+@pytest.mark.parametrize("merge", [*MERGES, "separate"])
 def test_batch_first_swaps_time_and_lanes_of_input_and_output_and_of_nothing_else(
     merge: Merge,
 ) -> None:
@@ -595,7 +595,7 @@ def test_everything_is_made_on_the_inputs_device() -> None:
     assert {tensor.device.type for tensor in (y, *state)} == {"meta"}
 
 
-@pytest.mark.parametrize("merge", [*MERGES, "apart"])
+@pytest.mark.parametrize("merge", [*MERGES, "separate"])
 @pytest.mark.parametrize(("steps", "lanes"), [(0, 3), (4, 0), (0, 0)])
 def test_no_steps_or_no_lanes_give_empty_outputs_of_the_right_shape(
     steps: int, lanes: int, merge: Merge
@@ -605,7 +605,7 @@ def test_no_steps_or_no_lanes_give_empty_outputs_of_the_right_shape(
         state = random_state(layer, lanes, torch.float32)
         y, final = layer(torch.randn(steps, lanes, 3), state, lengths=lengths)
         width = 10 if merge == "concat" else 5
-        for output in y if merge == "apart" else (y,):
+        for output in y if merge == "separate" else (y,):
             assert output.shape == (steps, lanes, width)
         assert all(torch.equal(s, before) for s, before in zip(final, state, strict=True))
 
@@ -728,7 +728,7 @@ sizes = st.integers(1, 4)
     hidden=sizes,
     depth=st.integers(1, 3),
     bidirectional=st.booleans(),
-    merge=st.sampled_from([*MERGES, "apart"]),
+    merge=st.sampled_from([*MERGES, "separate"]),
     batch_first=st.booleans(),
     cell=st.sampled_from([cells.Elman, cells.LSTM, cells.GRU, Remembering]),
 )
@@ -744,13 +744,13 @@ def test_the_shapes_are_those_of_the_alphabet(
     batch_first: bool,
     cell: type[Cell],
 ) -> None:
-    bidirectional = bidirectional or merge == "apart"  # one direction has nothing to keep apart
+    bidirectional = bidirectional or merge == "separate"  # one direction has nothing to keep apart
     options = {"bidirectional": bidirectional, "merge": merge, "batch_first": batch_first}
     layer = Recurrent(cell, features, hidden, depth=depth, **options)
     leading = (lanes, steps) if batch_first else (steps, lanes)
     result = layer(torch.randn(*leading, features))
     directions = 2 if bidirectional else 1
-    ys = result.y if bidirectional and merge == "apart" else (result.y,)
+    ys = result.y if bidirectional and merge == "separate" else (result.y,)
     width = hidden * directions if merge == "concat" else hidden
     assert [y.shape for y in ys] == [(*leading, width)] * len(ys)
     widths = layer.cells[0].state_sizes
@@ -843,11 +843,11 @@ def test_a_bare_state_and_a_packed_sequence_are_told_what_to_write() -> None:
 
 def test_apart_needs_two_directions() -> None:
     with pytest.raises(ValueError, match=r"needs bidirectional=True$"):
-        Recurrent(cells.GRU, 2, 3, merge="apart")
+        Recurrent(cells.GRU, 2, 3, merge="separate")
 
 
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
-@pytest.mark.parametrize("merge", ["concat", "mean", "apart"])
+@pytest.mark.parametrize("merge", ["concat", "mean", "separate"])
 @pytest.mark.parametrize("kind", TWINS)
 def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_either_direction(
     kind: str, merge: Merge, batch_first: bool
@@ -865,10 +865,10 @@ def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_eithe
         lanes = []
         for lane, begins in enumerate(cuts):
             own = [layer(x[a:b, lane : lane + 1]).y for a, b in itertools.pairwise(begins) if a < b]
-            lanes.append(torch.cat([y[direction] if merge == "apart" else y for y in own]))
+            lanes.append(torch.cat([y[direction] if merge == "separate" else y for y in own]))
         return torch.cat(lanes, 1)
 
-    names = ["forward", "reverse"] if merge == "apart" else ["both"]
+    names = ["forward", "reverse"] if merge == "separate" else ["both"]
     expected = {name: alone(k) for k, name in enumerate(names)}
     layer.batch_first = batch_first
     given = (x.transpose(0, 1), resets.T) if batch_first else (x, resets)

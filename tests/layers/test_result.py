@@ -20,15 +20,15 @@ LENGTHS = [5, 0, 2]
 
 
 @pytest.mark.parametrize("sizes", [[H, H], [5, H]], ids=["even", "uneven"])
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "apart"])
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "separate"])
 def test_final_is_what_each_direction_says_after_its_own_last_step(
     merge: str, sizes: list[int]
 ) -> None:
     layer = Recurrent(cells.LSTM, D, sizes, bidirectional=True, merge=merge).double()
     result = layer(torch.randn(T, B, D).double(), lengths=LENGTHS)
     assert result.final.shape == (B, 2 * H)
-    if merge in ("concat", "apart"):
-        ys = result.y if merge == "apart" else result.y.split(H, -1)
+    if merge in ("concat", "separate"):
+        ys = result.y if merge == "separate" else result.y.split(H, -1)
         expected = torch.zeros(B, 2 * H).double()
         for lane, n in enumerate(LENGTHS):
             if n:
@@ -61,7 +61,9 @@ def test_states_are_those_of_every_step_layer_and_direction(
         ys = []
         for direction in range(2):
             k = 2 * level + direction
-            (h, c), _ = scan(layer.cells[k], x, lengths=lengths, reverse=direction == 1, every=True)
+            (h, c), _ = scan(
+                layer.cells[k], x, lengths=lengths, reverse=direction == 1, return_states=True
+            )
             assert_close_by_name({"h": flat[k], "c": flat[4 + k]}, {"h": h, "c": c}, T)
             ys.append(h)
         x = torch.cat(ys, -1)

@@ -18,7 +18,7 @@ from unrolled.errors import MissingExtraError
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 SVG = "{http://www.w3.org/2000/svg}"
-MERGES = ["concat", "sum", "mean", "mul", "apart"]
+MERGES = ["concat", "sum", "mean", "mul", "separate"]
 
 
 def parsed(layer, steps):

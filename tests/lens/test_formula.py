@@ -59,7 +59,7 @@ class Evaluated:
         if letter == "V":
             return Weight(self.heads[len(prime)])
         if letter == "P":
-            streams = 2 if self.layer.merge == "apart" else 1
+            streams = 2 if self.layer.merge == "separate" else 1
             return Weight(self.layer.projections[where[0] * streams + where[1]].weight)
         cell = self.scans[where].cell
         if letter in "UW":
@@ -90,7 +90,7 @@ class Evaluated:
             return (vector(found[0]) + vector(found[1])) / 2
         if name == "highway":
             given, read = map(vector, found)
-            streams = 2 if self.layer.merge == "apart" else 1
+            streams = 2 if self.layer.merge == "separate" else 1
             gate = torch.sigmoid(self.layer.highways[(where[0] - 1) * streams + where[1]](read))
             return gate * given + (1 - gate) * read
         cell = self.scans[where].cell
@@ -172,7 +172,7 @@ def test_the_formula_is_the_layer(kind, depth, bidirectional):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("residual", [False, True, "highway"])
-@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul", "apart"])
+@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul", "separate"])
 def test_every_way_to_join_layers(merge, residual, depth):
     options = {"bidirectional": True, "merge": merge, "residual": residual}
     check(Recurrent(cells.Elman, D, H, depth=depth, **options).double(), steps=2)

@@ -117,7 +117,7 @@ INFLUENCED = (
         for kind in ("Elman", "LRU", "twin LSTM", "torch GRU")
     }
     | {
-        "apart": lambda: make("GRU", 2, bidirectional=True, merge="apart"),
+        "separate": lambda: make("GRU", 2, bidirectional=True, merge="separate"),
         "mean": lambda: make(
             "LSTM", 2, bidirectional=True, merge="mean", projection=D, residual=True
         ),

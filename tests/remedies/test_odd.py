@@ -86,7 +86,7 @@ def scalar(result: object) -> Tensor:
 
 REGULARISING = {
     "preserving": lambda layer, x: remedies.preserving(layer, x, scalar),
-    "flossing": lambda layer, x: remedies.flossing(layer, x, 2),
+    "lyapunov_regularisation": lambda layer, x: remedies.lyapunov_regularisation(layer, x, 2),
 }
 X = torch.randn(T, B, D)
 

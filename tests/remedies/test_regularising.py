@@ -11,7 +11,7 @@ import unrolled
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.layers.result import Result
-from unrolled.remedies import flossing, orthogonal_weights, preserving
+from unrolled.remedies import lyapunov_regularisation, orthogonal_weights, preserving
 from unrolled.remedies.regularising import exponents
 from unrolled.scan import scan
 
@@ -176,7 +176,7 @@ def test_a_step_of_descent_brings_the_exponents_nearer_to_zero(kind: str) -> Non
 
     def floss() -> Tensor:
         torch.manual_seed(1)  # the same Q at first
-        return flossing(layer, x, 2)
+        return lyapunov_regularisation(layer, x, 2)
 
     before = floss()
     before.backward()
@@ -197,7 +197,7 @@ def test_descent_takes_the_exponents_from_far_to_near() -> None:
     before = exponents(layer, x, 3).detach().abs()
     for _ in range(40):
         optimizer.zero_grad()
-        flossing(layer, x, 3).backward()
+        lyapunov_regularisation(layer, x, 3).backward()
         optimizer.step()
     after = exponents(layer, x, 3).detach().abs()
     assert (after < 0.2 * before).all()
@@ -214,7 +214,7 @@ def test_its_gradient_is_right() -> None:
 
         def forward(self) -> Tensor:
             torch.manual_seed(1)
-            return flossing(self.layer, x, 2)
+            return lyapunov_regularisation(self.layer, x, 2)
 
     def function(*parameters: Tensor) -> Tensor:
         named = {f"layer.{n}": p for n, p in zip(names, parameters, strict=True)}
@@ -241,7 +241,7 @@ def test_what_has_no_cells_is_refused_and_nothing_is_left_behind() -> None:
     x = torch.randn(T, B, D)
     for term in (
         lambda layer: preserving(layer, x, last_output),
-        lambda layer: flossing(layer, x, 1),
+        lambda layer: lyapunov_regularisation(layer, x, 1),
     ):
         with pytest.raises(TypeError, match=r"^layer: got GRU, expected an unrolled.Recurrent"):
             term(unrolled.GRU(D, H))

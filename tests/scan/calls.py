@@ -76,7 +76,7 @@ def run(
         lengths=lengths,
         resets=resets,
         reverse=reverse,
-        every=every,
+        return_states=every,
         norms=norms,
         backend=backend,
         clip=clip,

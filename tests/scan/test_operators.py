@@ -157,7 +157,7 @@ def test_a_compiled_scan_writes_its_norms_and_every_state() -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7)
 
     def call(x: Tensor, norms: list[Tensor]) -> tuple[State, State]:
-        return scan(cell, x, state, every=True, norms=norms, backend="native")
+        return scan(cell, x, state, return_states=True, norms=norms, backend="native")
 
     torch._dynamo.reset()
     found = []

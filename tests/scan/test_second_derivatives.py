@@ -54,7 +54,7 @@ def test_the_second_derivative_is_that_of_the_reference(kind: str, reverse: bool
             lengths=lengths,
             resets=resets,
             reverse=reverse,
-            every=True,
+            return_states=True,
             backend=backend,
         )
         value = sum((s**2).sum() for s in (*states, *final))
@@ -248,7 +248,7 @@ def test_outputs_may_be_written_into_whatever_is_differentiated_then(
 
     def derivatives(backend: Backend, *, copied: bool) -> dict[str, Tensor]:
         a, *start = leaves(x, *state)
-        states, final = scan(cell, a, tuple(start), every=every, backend=backend)
+        states, final = scan(cell, a, tuple(start), return_states=every, backend=backend)
         found = [*states, *final] if every else [states, *final]
         written = [write(s.clone() if copied else s) for s in found]
         sources = {"x": a, "h_0": start[0]} | dict(cell.named_parameters())

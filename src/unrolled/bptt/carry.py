@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.relay import Relay, States, check_initial, layers_of
+from unrolled.bptt.inject import Injection, States, check_initial, layers_of
 from unrolled.cells import State
 from unrolled.layers.states import state_shapes, weight_of
 from unrolled.shapes import check_lengths, check_numbers, check_resets, check_saved
@@ -90,9 +90,9 @@ class Carry:
         mode = self.mode()
         resets, real = self.flags(resets, lengths)
         self.refuse_ended(mode, resets, real)
-        with self.relay(self.kept[mode], resets, real) as relay:
+        with self.injection(self.kept[mode], resets, real) as injection:
             yield
-        self.commit(mode, relay)
+        self.commit(mode, injection)
 
     @contextmanager
     def burn_in(
@@ -131,11 +131,11 @@ class Carry:
             self.kept[mode], self._ended[mode] = {}, None
             return
         with torch.inference_mode(False), torch.no_grad():
-            relay = self.relay({}, None, None)
+            injection = self.injection({}, None, None)
             for name, state in self.kept[mode].items():
                 count = state[0].shape[1]
                 chosen = chosen_lanes(lanes, count, state[0].device)
-                fresh = relay.fresh(name, count, state[0])
+                fresh = injection.fresh(name, count, state[0])
                 self.kept[mode][name] = tuple(
                     torch.where(chosen.view(1, -1, 1), f, s)
                     for f, s in zip(fresh, state, strict=True)
@@ -214,14 +214,14 @@ class Carry:
 
     # --- For truncated BPTT ----------------------------------------------------------------------
 
-    def relay(self, states: States, resets: Tensor | None, real: Tensor | None) -> Relay:
+    def injection(self, states: States, resets: Tensor | None, real: Tensor | None) -> Injection:
         """The layers begin in ``states`` inside it; nothing of it is kept."""
-        return Relay(self.layers, states, initial=self.initial, resets=resets, real=real)
+        return Injection(self.layers, states, initial=self.initial, resets=resets, real=real)
 
-    def commit(self, mode: str, relay: Relay, *, detach: bool = True) -> None:
-        """The states with which ``relay`` ended are those with which the next window begins."""
-        self.require_run(relay)
-        self.keep(mode, relay.finals, relay.ended, detach=detach)
+    def commit(self, mode: str, injection: Injection, *, detach: bool = True) -> None:
+        """The states with which ``injection`` ended are those with which the next window begins."""
+        self.require_run(injection)
+        self.keep(mode, injection.finals, injection.ended, detach=detach)
 
     def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
         """The next window begins with ``finals``, and with these lanes at an end."""
@@ -230,9 +230,9 @@ class Carry:
         self.kept[mode] = {**self.kept[mode], **finals}
         self._ended[mode] = None if ended is None or not ended.any() else ended
 
-    def require_run(self, relay: Relay) -> None:
+    def require_run(self, injection: Injection) -> None:
         """Refuse a window in which no layer ran."""
-        if not relay.finals:
+        if not injection.finals:
             names = ", ".join(map(repr, self.layers))
             raise RuntimeError(
                 f"window: no recurrent layer of the model ran inside ({names}); call the model there, "

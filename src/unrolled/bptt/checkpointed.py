@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from unrolled.bptt.carry import Carry
+from unrolled.bptt.inject import States, layers_of
 from unrolled.bptt.recompute import Around, Chain, Parts, leaves_of, new_graph
-from unrolled.bptt.relay import States, layers_of
 from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
 from unrolled.cells import State
 from unrolled.layers.recurrent import Recurrent
@@ -204,13 +204,13 @@ def checkpointed_loss(
 
     def run(begin: int, end: int, parts: Parts, states: States) -> tuple[Parts, States]:
         flags = [None if f is None else f[begin:end] for f in (resets, real)]
-        with carry.relay(states, *flags) as relay:
+        with carry.injection(states, *flags) as injection:
             value = loss(*parts)
         if not isinstance(value, Tensor) or value.dim():
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss: got {got}, expected one number, a sum over the steps")
-        carry.require_run(relay)
-        return (value,), relay.finals
+        carry.require_run(injection)
+        return (value,), injection.finals
 
     states = carry.kept[mode]
     parameters = [*model.parameters(), *(s for state in carry.initial.values() for s in state)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from unrolled.bptt.carry import Carry, chosen_lanes, copied
-from unrolled.bptt.relay import Relay, States
+from unrolled.bptt.inject import Injection, States
 from unrolled.layers.explain import is_recurrent
 from unrolled.shapes import (
     Lengths,
@@ -148,15 +148,15 @@ class Truncated:
         real = None if counts is None else real_steps(counts, steps)
         chunk = Chunk(self.carry.kept[mode], inputs, resets, real)
         reach = self._reach(chunk) if is_training else [chunk]
-        output, relay = self._read(reach)
+        output, injection = self._read(reach)
         output = self._latest(output, steps)
         if is_training:
             self._pending = None
             if self.randomised:
-                self._draw(relay, steps)
+                self._draw(injection, steps)
             else:
                 self._history = [*reach[:-1], chunk.kept()]
-        self.carry.commit(mode, relay, detach=self.truncates or not is_training)
+        self.carry.commit(mode, injection, detach=self.truncates or not is_training)
         return output
 
     def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
@@ -247,8 +247,8 @@ class Truncated:
             steps += self._steps_of(earlier.inputs)
         return found
 
-    def _read(self, chunks: Sequence[Chunk]) -> tuple[Any, Relay]:
-        """The model's output on the last k2 steps of ``chunks``, and the relay that ran it."""
+    def _read(self, chunks: Sequence[Chunk]) -> tuple[Any, Injection]:
+        """The model's output on the last k2 steps of ``chunks``, and the injection that ran it."""
         inputs = tuple(
             _cat(parts, self.time) for parts in zip(*(c.inputs for c in chunks), strict=True)
         )
@@ -256,19 +256,19 @@ class Truncated:
         steps, states = self._steps_of(inputs), chunks[0].states
         before = max(0, steps - self.k2)
         if before:  # from where a state was kept to where the gradient ends
-            with torch.no_grad(), self._relay(states, resets, real, 0, before) as relay:
+            with torch.no_grad(), self._injection(states, resets, real, 0, before) as injection:
                 self.model(*(x.narrow(self.time, 0, before) for x in inputs))
-            states = states | relay.finals
-        with self._relay(states, resets, real, before, steps) as relay:
+            states = states | injection.finals
+        with self._injection(states, resets, real, before, steps) as injection:
             output = self.model(*(x.narrow(self.time, before, steps - before) for x in inputs))
-        self.carry.require_run(relay)
-        return output, relay
+        self.carry.require_run(injection)
+        return output, injection
 
-    def _relay(
+    def _injection(
         self, states: States, resets: Tensor | None, real: Tensor | None, begin: int, end: int
-    ) -> Relay:
+    ) -> Injection:
         resets = None if resets is None else resets[begin:end]
-        return self.carry.relay(states, resets, None if real is None else real[begin:end])
+        return self.carry.injection(states, resets, None if real is None else real[begin:end])
 
     def _flags_of(self, chunks: Sequence[Chunk], kind: str) -> Tensor | None:
         """The resets or the real steps of ``chunks`` one after another."""
@@ -300,7 +300,7 @@ class Truncated:
 
         return pytree.tree_map(latest, output)
 
-    def _draw(self, relay: Relay, steps: int) -> None:
+    def _draw(self, injection: Injection, steps: int) -> None:
         """Whether the gradient ends here; if not, what comes back is multiplied."""
         self._span += 1
         average = self.k2 / steps
@@ -310,9 +310,9 @@ class Truncated:
             self._span = 0
         else:
             factor = 1 / (1 - odds)
-            relay.finals = {
+            injection.finals = {
                 name: tuple(_Scaled.apply(s, factor) for s in state)  # type: ignore[no-untyped-call]
-                for name, state in relay.finals.items()
+                for name, state in injection.finals.items()
             }
 
     def _steps_of(self, inputs: Sequence[Tensor]) -> int:

@@ -134,7 +134,7 @@ def cache_folder() -> Path:
     return Path(named) if named else user_cache_path("unrolled") / "kernels"
 
 
-def obstacle() -> str | None:
+def unsupported_reason() -> str | None:
     """Why nothing can be built, in one line; ``None`` if it can."""
     if compiler() is None:
         return (
@@ -173,7 +173,7 @@ def build(source: str, instructions: str, what: str = "a cell") -> Path:
     """
     command, folder = compiler(), sources()
     if command is None or folder is None:
-        raise CannotBuild(str(obstacle()))
+        raise CannotBuild(str(unsupported_reason()))
     flags = (*_COMMON, *FLAGS[instructions])
     key = _key(source, command, flags, folder)
     place = _place()

@@ -10,8 +10,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import Hidden, Twin, check_kinds, obstacles, weights_of, why_no_twin
-from unrolled.scan import native, obstacles_of_resets
+from unrolled.layers.twins import (
+    Hidden,
+    Twin,
+    check_kinds,
+    unsupported_reasons,
+    weights_of,
+    why_no_twin,
+)
+from unrolled.scan import native, reasons_of_resets
 from unrolled.scan.computed import settled
 from unrolled.shapes import Lengths, check_module
 
@@ -90,7 +97,7 @@ def explain(
             if name == "mask":
                 raise TypeError(f"mask: got one for {kind}, but only Recurrent takes it")
     if isinstance(module, Recurrent | Twin):
-        reasons = obstacles_of(module, x, hx, lengths, resets, mask)
+        reasons = unsupported_reasons_of(module, x, hx, lengths, resets, mask)
         if module.backend == "reference":
             reasons = ['backend="reference" is set']
         return _explanation(module, reasons, required=module.backend == "native")
@@ -111,7 +118,7 @@ def explain(
     return Explanation(kind, path, tuple(reasons), parts=parts)
 
 
-def obstacles_of(
+def unsupported_reasons_of(
     layer: Recurrent | Twin,
     x: Tensor | PackedSequence | None = None,
     hx: Hidden | None = None,
@@ -125,7 +132,7 @@ def obstacles_of(
             check_kinds(layer, x, hx)
             if lengths is not None or resets is not None:
                 layer.checked(x, lengths, resets)
-        return obstacles(layer, weights_of(settled(layer)), x, hx)
+        return unsupported_reasons(layer, weights_of(settled(layer)), x, hx)
     held = (*layer.parameters(), *layer.buffers())
     tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
     if x is not None:
@@ -137,9 +144,9 @@ def obstacles_of(
     dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
     for cell in cast(Sequence[Cell], layer.cells):
         if missing is None:
-            reasons += native.obstacles_of_cell(settled(cell), dtype, compiled=False)
-        reasons += obstacles_of_resets(cell, resets)
-    return reasons + (native.obstacles_of_tensors(*tensors) if tensors else [])
+            reasons += native.reasons_of_cell(settled(cell), dtype, compiled=False)
+        reasons += reasons_of_resets(cell, resets)
+    return reasons + (native.reasons_of_tensors(*tensors) if tensors else [])
 
 
 def _explanation(

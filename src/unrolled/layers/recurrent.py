@@ -27,7 +27,7 @@ from unrolled.shapes import (
 if TYPE_CHECKING:
     from unrolled.layers.stream import Stream
 
-Merge = Literal["concat", "sum", "mean", "apart", "mul"]
+Merge = Literal["concat", "sum", "mean", "separate", "mul"]
 
 
 class Recurrent(nn.Module):
@@ -39,7 +39,7 @@ class Recurrent(nn.Module):
 
     - "concat": ``[A_t; A'_t]``. A linear map of it is V A_t + V' A'_t.
     - "sum", "mean" or "mul": of the two, unit by unit.
-    - "apart": never merged. The two directions are separate stacks at every depth, and ``y`` is a
+    - "separate": never merged. The two directions are separate stacks at every depth, and ``y`` is a
       pair; so the forward one at t knows only x_0 … x_t, the backward one only x_t … x_{T-1}.
 
     What an option has nothing to work on it leaves as it is: ``merge`` with one direction; ``dropout``
@@ -121,8 +121,8 @@ class Recurrent(nn.Module):
         super().__init__()
         if merge not in get_args(Merge):
             raise ValueError(f"merge: got {merge!r}, expected one of {', '.join(get_args(Merge))}")
-        if merge == "apart" and not bidirectional:
-            raise ValueError("merge: got 'apart', which needs bidirectional=True")
+        if merge == "separate" and not bidirectional:
+            raise ValueError("merge: got 'separate', which needs bidirectional=True")
         if residual not in (True, False, "highway"):
             raise ValueError(f"residual: got {residual!r}, expected True, False or 'highway'")
         if not callable(cell) or isinstance(cell, nn.Module):
@@ -144,7 +144,7 @@ class Recurrent(nn.Module):
         self.cells = nn.ModuleList()
         self.projections = nn.ModuleList() if projection is not None else None
         self.highways = nn.ModuleList() if residual == "highway" else None
-        streams = 2 if merge == "apart" else 1
+        streams = 2 if merge == "separate" else 1
         read = self.input_size
         for level, units in enumerate(self.hidden_sizes):
             for _ in range(self.directions):
@@ -244,7 +244,7 @@ class Recurrent(nn.Module):
                     resets=resets,
                     mask=mask,
                     reverse=direction == 1,
-                    every=states,
+                    return_states=states,
                     norms=norms,
                     backend=self.backend,
                     through=self.through,
@@ -264,7 +264,7 @@ class Recurrent(nn.Module):
         if self.batch_first:
             streams = [y.transpose(0, 1) for y in streams]
             every = [tuple(s.transpose(0, 1) for s in scanned) for scanned in every]
-        y = (streams[0], streams[1]) if self.merge == "apart" else streams[0]
+        y = (streams[0], streams[1]) if self.merge == "separate" else streams[0]
         last = 0 if self._is_even else self.depth - 1
         return Result(
             y,
@@ -357,7 +357,7 @@ class Recurrent(nn.Module):
 
     def _merged(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """The directions' outputs as one, or apart."""
-        if self.directions == 1 or self.merge == "apart":
+        if self.directions == 1 or self.merge == "separate":
             return list(outputs)
         if self.merge == "concat":
             return [torch.cat(list(outputs), -1)]
@@ -378,8 +378,8 @@ class Recurrent(nn.Module):
 
         return Stream(self, lanes)
 
-    def one_way(self, direction: int) -> "Recurrent":
-        """One direction of a layer whose directions are apart, as a layer that shares its weights.
+    def direction(self, k: int) -> "Recurrent":
+        """One direction of a layer whose directions are separate, as a layer that shares its weights.
 
         It reads what it is given from the first step on: the backward one (1) wants the sequence
         reversed. So either can go on from a state with what comes next on its side. ``unrolled.watch``
@@ -387,27 +387,29 @@ class Recurrent(nn.Module):
 
             >>> import torch
             >>> from unrolled import Recurrent, cells
-            >>> layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="apart")
+            >>> layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="separate")
             >>> x = torch.randn(7, 2, 3)
             >>> (_, backward), _ = layer(x)
-            >>> y, _ = layer.one_way(1)(x.flip(0))
+            >>> y, _ = layer.direction(1)(x.flip(0))
             >>> torch.allclose(y.flip(0), backward, atol=1e-6)
             True
 
         Args:
-            direction: 0 for the forward one, 1 for the backward one.
+            k: 0 for the forward one, 1 for the backward one.
 
         Raises:
             ValueError: the directions are merged, or there is none of that number.
         """
-        if self.merge != "apart":
-            raise ValueError(f"one_way: got a layer with merge={self.merge!r}, expected 'apart'")
-        check_size("direction", direction, least=0, most=1)
+        if self.merge != "separate":
+            raise ValueError(
+                f"direction: got a layer with merge={self.merge!r}, expected 'separate'"
+            )
+        check_size("k", k, least=0, most=1)
         way = Recurrent.__new__(Recurrent)
         way.__dict__.update(self.__dict__)
         way.directions, way.merge, way.through, way.watcher = 1, "concat", None, None
         lists = cast(dict[str, nn.ModuleList], self._modules)  # each with an entry for a direction
-        way._modules = {name: modules[direction::2] for name, modules in lists.items()}
+        way._modules = {name: modules[k::2] for name, modules in lists.items()}
         return way
 
     def extra_repr(self) -> str:

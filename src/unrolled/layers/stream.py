@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
-from unrolled.layers.explain import obstacles_of
+from unrolled.layers.explain import unsupported_reasons_of
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import fresh_state, state_shapes, weight_of
 from unrolled.layers.twins import KERNELS, Twin, weights_of
@@ -241,7 +241,7 @@ class Stream:
         layer = self.layer
         with _evaluating(layer):
             reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
-            reasons = reasons or obstacles_of(layer)
+            reasons = reasons or unsupported_reasons_of(layer)
             kernels = [] if reasons else _kernels(layer)
             if None in kernels or any(True for _ in hooked(layer)):
                 kernels = []  # a scan of one step, by the kernel all the same

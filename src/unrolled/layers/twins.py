@@ -109,7 +109,9 @@ class Twin(nn.RNNBase):
             return super().forward(input, hx)  # a look at its weights may be random, or move them
         weights = weights_of(self)
         run: Run = native.run
-        reasons = [] if self.backend == "reference" else obstacles(self, weights, input, hx)
+        reasons = (
+            [] if self.backend == "reference" else unsupported_reasons(self, weights, input, hx)
+        )
         if reasons and self.backend == "native":
             raise RuntimeError(_refusal(self, reasons))
         if reasons or self.backend == "reference":
@@ -415,7 +417,7 @@ def weights_of(layer: nn.RNNBase) -> Groups:
     ]
 
 
-def obstacles(
+def unsupported_reasons(
     layer: Twin,
     weights: Groups,
     x: Tensor | PackedSequence | None = None,
@@ -439,12 +441,12 @@ def obstacles(
         tensors.insert(0, data)
         if data.dim() == 2 and not data.numel():
             reasons.append(f"input is empty: {list(data.shape)}")
-    return reasons + native.obstacles_of_tensors(*tensors)
+    return reasons + native.reasons_of_tensors(*tensors)
 
 
 enter_graphs(
     Twin,
-    lambda twin: twin.backend != "reference" and not obstacles(twin, weights_of(twin)),
+    lambda twin: twin.backend != "reference" and not unsupported_reasons(twin, weights_of(twin)),
     "a graph takes an RNN, LSTM or GRU of unrolled only where the kernels run it: unrolled.explain(layer) "
     "says why they do not; mend that, or leave out fullgraph=True",
 )

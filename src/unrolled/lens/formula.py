@@ -81,7 +81,7 @@ class Names:
         """Whether the head reads both directions of the last layer by a V each, in place of a merge."""
         is_whole = not (self.is_projected or (self.residual and self.depth > 1))
         return self.directions == 2 and (
-            self.merge == "apart" or (self.merge == "concat" and is_whole)
+            self.merge == "separate" or (self.merge == "concat" and is_whole)
         )
 
 
@@ -193,7 +193,7 @@ class _Writer:
         """What a layer gives: see ``Recurrent.joined``."""
         names = self.names
         is_last = level == names.depth - 1
-        if len(outputs) == 2 and not (names.merge == "apart" or (is_last and names.reads_both)):
+        if len(outputs) == 2 and not (names.merge == "separate" or (is_last and names.reads_both)):
             outputs = [[self.merged(a, b) for a, b in zip(*outputs, strict=True)]]
         if names.is_projected:
             maps = [self.write(names.of("P", level, i)) for i in range(len(outputs))]

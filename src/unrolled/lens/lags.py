@@ -162,7 +162,7 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
     """
     view, x = evaluated(layer, x)
     steps, lanes, _ = x.shape
-    features = view.output_size * (2 if view.merge == "apart" else 1)
+    features = view.output_size * (2 if view.merge == "separate" else 1)
     size = max(
         1, ROOM // (steps * lanes * max(view.input_size, features, 4 * max(view.hidden_sizes)))
     )

@@ -172,7 +172,7 @@ def recurrences(
             cell, start = cells[k], None if starts is None else starts[k]
             seen = streams[min(direction, len(streams) - 1)]
             states, _ = scan(
-                cell, seen, start, reverse=direction == 1, every=True, backend="reference"
+                cell, seen, start, reverse=direction == 1, return_states=True, backend="reference"
             )
             outputs.append(cell.read(states))
             found.append(_as_steps(cell, level, direction, seen, start, states))

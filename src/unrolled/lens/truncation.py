@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import bptt
-from unrolled.bptt.relay import layers_of
+from unrolled.bptt.inject import layers_of
 from unrolled.layers.explain import is_recurrent
 from unrolled.layers.states import directions
 from unrolled.lens.numbers import steps_in_words

@@ -13,7 +13,7 @@ from unrolled.remedies.initialising import (
     orthogonal_weights,
     sensible_weights,
 )
-from unrolled.remedies.regularising import flossing, preserving
+from unrolled.remedies.regularising import lyapunov_regularisation, preserving
 from unrolled.remedies.swapping import as_gru, as_lstm, with_activation
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "clip_states",
     "clip_value",
     "critical_weights",
-    "flossing",
+    "lyapunov_regularisation",
     "forget_bias",
     "glorot_weights",
     "identity_weights",

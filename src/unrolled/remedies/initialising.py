@@ -305,7 +305,7 @@ def _orthogonal(block: Tensor, gain: float = 1.0) -> None:
 
 def _check_stack(layer: Recurrent) -> None:
     """Refuse a stack in which a layer does not read the states below, as they are."""
-    joined = layer.directions == 2 and layer.merge not in ("concat", "apart")
+    joined = layer.directions == 2 and layer.merge not in ("concat", "separate")
     options = {
         "projection": layer.projection,
         "residual": layer.residual,

@@ -88,7 +88,7 @@ def exponents(layer: Recurrent, x: Tensor, count: int) -> Tensor:
     return torch.stack([_exponents(run, count) for run in runs])
 
 
-def flossing(layer: Recurrent, x: Tensor, count: int) -> Tensor:
+def lyapunov_regularisation(layer: Recurrent, x: Tensor, count: int) -> Tensor:
     """Gradient flossing: Σ λ_i² of the first ``count`` Lyapunov exponents of each cell along ``x``.
 
     Its gradient pushes these exponents to zero, so that ``count`` directions of the gradient neither
@@ -96,9 +96,9 @@ def flossing(layer: Recurrent, x: Tensor, count: int) -> Tensor:
 
         >>> import torch
         >>> from unrolled import Recurrent, cells
-        >>> from unrolled.remedies import flossing
+        >>> from unrolled.remedies import lyapunov_regularisation
         >>> layer = Recurrent(cells.Elman, 3, 5)
-        >>> flossing(layer, torch.randn(20, 2, 3), 2).backward()
+        >>> lyapunov_regularisation(layer, torch.randn(20, 2, 3), 2).backward()
 
     Source: Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of
     Jacobians", NeurIPS 2023, equations 6 and 7.

@@ -10,7 +10,7 @@ from torch import Tensor
 from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import native, reference
 from unrolled.scan.computed import called, computed
-from unrolled.scan.skipping import Skipping
+from unrolled.scan.masking import Masking
 from unrolled.shapes import (
     check_input,
     check_lengths,
@@ -30,7 +30,7 @@ __all__ = [
     "Through",
     "Watcher",
     "check_backend",
-    "obstacles_of_resets",
+    "reasons_of_resets",
     "read",
     "scan",
 ]
@@ -98,7 +98,7 @@ def check_backend(backend: Backend) -> Backend:
     return backend
 
 
-def obstacles_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
+def reasons_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:
     """Why no kernel can start ``cell`` anew within the scan: a line, or none if one can."""
     if resets is None or cell.starts_at_zero:
         return []
@@ -115,7 +115,7 @@ def scan(
     resets: Tensor | None = ...,
     mask: Tensor | None = ...,
     reverse: bool = ...,
-    every: Literal[False] = ...,
+    return_states: Literal[False] = ...,
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
@@ -131,7 +131,7 @@ def scan(
     resets: Tensor | None = ...,
     mask: Tensor | None = ...,
     reverse: bool = ...,
-    every: Literal[True],
+    return_states: Literal[True],
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
@@ -147,7 +147,7 @@ def scan(
     resets: Tensor | None = ...,
     mask: Tensor | None = ...,
     reverse: bool = ...,
-    every: bool,
+    return_states: bool,
     norms: Sequence[Tensor] | None = ...,
     backend: Backend = ...,
     through: Through | None = ...,
@@ -162,7 +162,7 @@ def scan(
     resets: Tensor | None = None,
     mask: Tensor | None = None,
     reverse: bool = False,
-    every: bool = False,
+    return_states: bool = False,
     norms: Sequence[Tensor] | None = None,
     backend: Backend = "auto",
     through: Through | None = None,
@@ -186,7 +186,7 @@ def scan(
             zero, and what stands in ``x`` is never read. A reset there takes effect at the lane's
             next real step, if there is one. With ``lengths``, the steps beyond are skipped too.
         reverse: whether time runs backwards.
-        every: whether to return every state tensor at every step, not only the output.
+        return_states: whether to return every state tensor at every step, not only the output.
         norms: one ``[T, B]`` for each state tensor: the backward pass writes the 2-norm of
             ∂L/∂state_t into it, for each step and lane. The tensors of a state count as independent:
             ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
@@ -199,7 +199,7 @@ def scan(
 
     Returns:
         The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
-        ``every``, the states themselves, a tuple of ``[T, B, size]``), and the state after each
+        ``return_states``, the states themselves, a tuple of ``[T, B, size]``), and the state after each
         lane's last step (with ``reverse``, after its step 0).
 
     Raises:
@@ -219,7 +219,7 @@ def scan(
             resets=resets,
             mask=mask,
             reverse=reverse,
-            every=every,
+            return_states=return_states,
             norms=norms,
             backend=backend,
             through=through,
@@ -240,7 +240,7 @@ def _scan(
     resets: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
-    every: bool,
+    return_states: bool,
     norms: Sequence[Tensor] | None,
     backend: Backend,
     through: Through | None,
@@ -262,22 +262,22 @@ def _scan(
         raise ValueError(
             f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
         )
-    skipping, asked = None, norms
+    masking, asked = None, norms
     if mask is not None:
         mask = check_mask(mask, steps, lanes, batch_first=False)
         if lengths is not None:
             mask = mask & real_steps(lengths, steps).to(mask.device)
-        skipping = Skipping(mask, x.device)
-        x, lengths = skipping.compact(x), skipping.lengths
-        resets = None if resets is None else skipping.resets(resets)
+        masking = Masking(mask, x.device)
+        x, lengths = masking.compact(x), masking.lengths
+        resets = None if resets is None else masking.resets(resets)
         norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
 
-    whole = every or type(cell).read is not Cell.read
+    whole = return_states or type(cell).read is not Cell.read
     noise = cell.noise(steps, lanes, x)
     if noise is not None:
         check_noise(type(cell).__name__, noise, steps, lanes, cell.hidden_size)
     masks: Masks = {"noise": noise, "lengths": lengths, "resets": resets, "norms": norms}
-    sweep = partial(_sweep, cell, reverse=reverse, every=whole, backend=backend, clip=clip)
+    sweep = partial(_sweep, cell, reverse=reverse, return_states=whole, backend=backend, clip=clip)
     if through is None:
         states, final = sweep(x, state, **masks)
     else:
@@ -288,12 +288,12 @@ def _scan(
         )
 
     states = states if whole else states[:1]
-    shown = states if every else (read(cell, states, lengths),)
-    if skipping is not None:
-        shown = tuple(skipping.spread(s) for s in shown)
+    shown = states if return_states else (read(cell, states, lengths),)
+    if masking is not None:
+        shown = tuple(masking.spread(s) for s in shown)
         if norms is not None and asked is not None:
-            skipping.write_norms(norms, asked, (*shown, *final))
-    return shown if every else shown[0], final
+            masking.write_norms(norms, asked, (*shown, *final))
+    return shown if return_states else shown[0], final
 
 
 def read(
@@ -318,14 +318,14 @@ def _sweep(
     resets: Tensor | None,
     norms: Sequence[Tensor] | None,
     reverse: bool,
-    every: bool,
+    return_states: bool,
     backend: Backend,
     clip: float | None,
 ) -> tuple[State, State]:
     """By the kernel or by the reference: the states at every step (or the output alone), the final ones."""
     if backend != "reference":
-        obstacles = native.obstacles(cell, x, state or ()) + obstacles_of_resets(cell, resets)
-        if not obstacles:
+        reasons = native.unsupported_reasons(cell, x, state or ()) + reasons_of_resets(cell, resets)
+        if not reasons:
             return native.scan(
                 cell,
                 x,
@@ -334,12 +334,12 @@ def _sweep(
                 lengths=lengths,
                 resets=resets,
                 reverse=reverse,
-                every=every or type(cell).read is not Cell.read,
+                return_states=return_states or type(cell).read is not Cell.read,
                 norms=norms,
                 clip=clip,
             )
         if backend == "native":
-            raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
+            raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
     if isinstance(cell, GatedCell):  # others may mix dtypes as they like
         check_weights_like(cell, x)
     run = partial(

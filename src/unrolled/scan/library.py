@@ -291,7 +291,7 @@ def obstacle_of_own(name: str, dtype: torch.dtype) -> str | None:
     instructions = _in_use()
     found = _found.get((name, instructions, dtype))
     if found is None and _own[name].digest not in _kernels(instructions, dtype):
-        return build.obstacle()
+        return build.unsupported_reason()
     return found if isinstance(found, str) else None
 
 

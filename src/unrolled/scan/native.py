@@ -1,8 +1,8 @@
 """The scan by a compiled kernel: whether there is one for a call, and its place in autograd.
 
-Everything is checked before a pointer is passed: shapes and dtypes by the layers and by ``obstacles``,
-the rest here. The operators are opaque to ``torch.compile`` and ``torch.export``; the gradient of the
-gradient goes through the reference.
+Everything is checked before a pointer is passed: shapes and dtypes by the layers and by
+``unsupported_reasons``, the rest here. The operators are opaque to ``torch.compile`` and ``torch.export``;
+the gradient of the gradient goes through the reference.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman, State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import library, onnx, own, reference
+from unrolled.scan import jit, library, onnx, reference
 from unrolled.scan.computed import hooked
 from unrolled.scan.operators import (
     Optional,
@@ -46,7 +46,7 @@ def kernel_name(cell: Cell) -> str | None:
     return kernel
 
 
-def obstacles_of_cell(
+def reasons_of_cell(
     cell: Cell, dtype: torch.dtype = torch.float32, *, compiled: bool = True
 ) -> list[str]:
     """Why no kernel computes what ``cell`` does: a line each, none if one does.
@@ -63,7 +63,7 @@ def obstacles_of_cell(
         return [
             f"{f'its {name}' if name else 'it'} has hooks, which a kernel of your own cell would not run"
         ]
-    reason = own.built(cell, dtype) if compiled else own.obstacle(cell, dtype)
+    reason = jit.built(cell, dtype) if compiled else jit.unsupported_reason(cell, dtype)
     return [] if reason is None else [reason]
 
 
@@ -77,7 +77,7 @@ def is_operator(cell: Cell) -> bool:
     )
 
 
-def obstacles_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
+def reasons_of_tensors(x: Tensor, *others: Tensor | None) -> list[str]:
     """Why no kernel can take these tensors: a line each, none if one can."""
     tensors = [x, *(other for other in others if other is not None)]
     if not _is_watched() and _are_plain(tensors):
@@ -184,18 +184,18 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def obstacles(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
+def unsupported_reasons(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     """Every reason why the kernel cannot take this call, a line each; none if it can."""
     absent = missing()
     if absent is not None:
         return [absent]
     if kernel_name(cell) is None:
         buffers = (buffer for buffer in cell.buffers() if buffer.is_floating_point())
-        reasons = obstacles_of_tensors(x, *cell.parameters(), *buffers, *state)
-        return reasons or obstacles_of_cell(cell, x.dtype)
+        reasons = reasons_of_tensors(x, *cell.parameters(), *buffers, *state)
+        return reasons or reasons_of_cell(cell, x.dtype)
     built_in = cast(GatedCell, cell)  # a weight need not be a parameter: it may be computed
     weights = (built_in.weight_ih, built_in.weight_hh, built_in.bias_ih, built_in.bias_hh)
-    return obstacles_of_tensors(x, *weights, *state)
+    return reasons_of_tensors(x, *weights, *state)
 
 
 def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
@@ -206,7 +206,7 @@ def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
     name = kernel_name(cell)
     if name is not None:
         return name, _weights(cell, name)
-    recipe = own.recipe(cell)
+    recipe = jit.recipe(cell)
     if isinstance(recipe, str) or not recipe.is_projected or type(cell).read is not Cell.read:
         return None
     return recipe.name, recipe.tensors(cell)
@@ -254,7 +254,7 @@ def scan(
     lengths: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
-    every: bool,
+    return_states: bool,
     norms: Sequence[Tensor] | None,
     clip: float | None = None,
 ) -> tuple[State, State]:
@@ -273,12 +273,12 @@ def scan(
             reverse=reverse,
             resets=resets,
             noise=noise,
-            every=every,
+            return_states=return_states,
             norms=norms,
         )
     if name is None:
-        recipe = own.recipe(cell)
-        assert isinstance(recipe, own.Recipe)
+        recipe = jit.recipe(cell)
+        assert isinstance(recipe, jit.Recipe)
         name, weights = recipe.name, recipe.tensors(cell, x)
         if noise is not None:
             noise = noise.to(x.dtype)
@@ -296,7 +296,7 @@ def scan(
         lengths=lengths,
         resets=resets,
         reverse=reverse,
-        every=every,
+        return_states=return_states,
         norms=norms,
         clip=clip,
     )
@@ -313,11 +313,11 @@ def run(
     batch_sizes: Tensor | None = None,
     noise: Tensor | None = None,
     reverse: bool = False,
-    every: bool = False,
+    return_states: bool = False,
     norms: Sequence[Tensor] | None = None,
     clip: float | None = None,
 ) -> tuple[State, State]:
-    """Run the kernel ``name``: states at every step (the output alone unless ``every``), final state.
+    """Run the kernel ``name``: the outputs, with ``return_states`` all states at every step; final state.
 
     With ``batch_sizes``, those of a ``PackedSequence``, ``x`` and what is returned for every step are
     packed rows; ``state`` must be given.
@@ -335,7 +335,7 @@ def run(
             resets=resets,
             batch_sizes=batch_sizes,
             noise=noise,
-            every=every,
+            return_states=return_states,
             norms=norms,
         )
     if x.stride(-1) != 1:
@@ -345,13 +345,22 @@ def run(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         # The backward pass reads them again: what the caller writes into them meanwhile is not meant.
         masks = (t if t is None else t.clone() for t in (lengths, resets, batch_sizes, noise))
-        outputs = _Sweep.apply(name, *masks, reverse, every, norms, clip, *tensors)  # type: ignore[no-untyped-call]
-        count = len(outputs) // 2 if every else 1
+        outputs = _Sweep.apply(name, *masks, reverse, return_states, norms, clip, *tensors)  # type: ignore[no-untyped-call]
+        count = len(outputs) // 2 if return_states else 1
         return outputs[:count], outputs[count:]
     outputs = forward_operator()(
-        name, *tensors[:5], list(start), lengths, resets, batch_sizes, noise, reverse, every, False
+        name,
+        *tensors[:5],
+        list(start),
+        lengths,
+        resets,
+        batch_sizes,
+        noise,
+        reverse,
+        return_states,
+        False,
     )
-    count = len(outputs) // 2 if every else 1
+    count = len(outputs) // 2 if return_states else 1
     return tuple(outputs[:count]), tuple(outputs[count:])
 
 
@@ -407,7 +416,9 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, name, *arguments):  # type: ignore[no-untyped-def]
-        lengths, resets, batch_sizes, noise, reverse, every, norms, clip, *tensors = arguments
+        lengths, resets, batch_sizes, noise, reverse, return_states, norms, clip, *tensors = (
+            arguments
+        )
         x, weight_ih, weight_hh, bias_ih, bias_hh, *start = tensors
         outputs = forward_operator()(
             name,
@@ -428,24 +439,24 @@ class _Sweep(torch.autograd.Function):
         count = (len(outputs) - 1) // 2
         states, final, kept = outputs[:count], outputs[count:-1], outputs[-1]
         masks = (lengths, resets, batch_sizes, noise)
-        shown = states if every else states[:1]
+        shown = states if return_states else states[:1]
         # The caller may write into what is shown: the backward pass asks whether, and then runs anew.
         if torch.compiler.is_compiling():  # where nobody can ask
             ctx.versions, held = None, [s.clone() for s in states]
         else:
             ctx.versions, held = _Versions(shown), [s.data for s in states]
         ctx.save_for_backward(*tensors, *held, kept, *masks)
-        ctx.settings = (name, reverse, every, norms, clip, count, len(tensors))
+        ctx.settings = (name, reverse, return_states, norms, clip, count, len(tensors))
         ctx.set_materialize_grads(False)
         return (*shown, *final)
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
-        name, reverse, every, norms, clip, count, inputs = ctx.settings
+        name, reverse, return_states, norms, clip, count, inputs = ctx.settings
         *saved, kept, lengths, resets, batch_sizes, noise = ctx.saved_tensors
         masks = (lengths, resets, batch_sizes, noise)
         tensors, states = saved[:inputs], saved[inputs:]
-        shown = count if every else 1
+        shown = count if return_states else 1
         d_states = [*gradients[:shown], *[None] * (count - shown)]
         d_final = list(gradients[shown:])
         wanted = list(ctx.needs_input_grad[9:])
@@ -507,7 +518,7 @@ Masks = tuple[Optional, Optional, Optional, Optional]
 def cell_over(name: str, weights: Weights) -> Cell:
     """The cell whose kernel is ``name``, over these very tensors; nothing is drawn or registered."""
     if name.startswith("own_"):
-        return own.by_name(name).cell(weights)
+        return jit.by_name(name).cell(weights)
     assert weights.weight_ih is not None
     kind = KINDS[name.partition("_")[0]]
     cell = kind.__new__(kind)

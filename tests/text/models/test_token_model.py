@@ -161,7 +161,7 @@ def test_an_option_of_the_layers_is_what_it_is_of_recurrent(
 ) -> None:
     options = OPTIONS if option == "all" else {option: OPTIONS[option]}
     model = made(kind, cell="lstm", depth=2, dropout=0.2, **options)
-    both = {"bidirectional": True, "merge": "apart"} if kind.kind == "cloze" else {}
+    both = {"bidirectional": True, "merge": "separate"} if kind.kind == "cloze" else {}
     layers = Recurrent(cells.LSTM, E, H, depth=2, dropout=0.2, **both, **options).double()  # type: ignore[arg-type]
     layers.load_state_dict(model.layers.state_dict())
     got = losses_and_gradients(model)
@@ -214,7 +214,8 @@ def test_with_all_options_a_budget_changes_no_gradient(kind: type[TokenModel]) -
 
 
 @pytest.mark.skipif(
-    (native.missing() or build.obstacle()) is not None, reason="no kernel library or no compiler"
+    (native.missing() or build.unsupported_reason()) is not None,
+    reason="no kernel library or no compiler",
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_no_option_leaves_the_kernels(kind: type[TokenModel], training: bool) -> None:

@@ -48,7 +48,7 @@ class Graph:
         for level in range(names.depth):
             chains = [self.chain(level, d, streams) for d in range(names.directions)]
             is_last = level == names.depth - 1
-            if len(chains) == 1 or names.merge == "apart" or (is_last and names.reads_both):
+            if len(chains) == 1 or names.merge == "separate" or (is_last and names.reads_both):
                 streams = chains
             else:
                 sign = {"concat": "", "sum": "+", "mean": "mean", "mul": "⊙"}[names.merge]

@@ -197,7 +197,7 @@ class _Around:
 
 def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
     """Both sides of ``blanks``, of some of them after the other."""
-    forward, backward = (model.layers.one_way(direction) for direction in (0, 1))
+    forward, backward = (model.layers.direction(direction) for direction in (0, 1))
     for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):
         left = [blank.numbers[: blank.place] for blank in blanks[part]]
         right = [blank.numbers[: blank.place : -1] for blank in blanks[part]]

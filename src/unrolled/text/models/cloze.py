@@ -54,7 +54,7 @@ class Cloze(TokenModel):
         self, cell: type[Cell], input_size: int, hidden_size: int, **options: Any
     ) -> Recurrent:
         return Recurrent(
-            cell, input_size, hidden_size, bidirectional=True, merge="apart", **options
+            cell, input_size, hidden_size, bidirectional=True, merge="separate", **options
         )
 
     def context(self, embedded: Tensor, lengths: Tensor, memory: int | str | None = None) -> Tensor:

@@ -44,11 +44,11 @@ def linear_cross_entropy(
     check_backend(backend)
     _check(x, weight, bias, targets)
     if backend != "reference":
-        obstacles = _obstacles(x, weight, bias, targets)
-        if not obstacles:
+        reasons = _unsupported_reasons(x, weight, bias, targets)
+        if not reasons:
             return _native(x, weight, bias, targets)
         if backend == "native":
-            raise RuntimeError("backend: got 'native', but " + "; ".join(obstacles))
+            raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
     return _reference(x, weight, bias, targets)
 
 
@@ -84,12 +84,12 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> N
         raise ValueError(f"targets: got shape {list(targets.shape)}, expected {[len(x)]}")
 
 
-def _obstacles(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> list[str]:
+def _unsupported_reasons(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> list[str]:
     """Why the kernel cannot take this call, a line each; none if it can."""
     absent = native.missing()
     if absent is not None:
         return [absent]
-    reasons = native.obstacles_of_tensors(x, weight, bias)
+    reasons = native.reasons_of_tensors(x, weight, bias)
     if not targets.is_cpu:
         reasons.append(f"targets are on {targets.device}; the kernels run on the CPU")
     functorch = torch._C._functorch

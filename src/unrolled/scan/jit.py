@@ -256,7 +256,7 @@ def by_name(name: str) -> Recipe:
     return _by_name[name]
 
 
-def obstacle(cell: Cell, dtype: torch.dtype) -> str | None:
+def unsupported_reason(cell: Cell, dtype: torch.dtype) -> str | None:
     """Why no kernel can run ``cell``, or ``None``; nothing is compiled yet."""
     found = recipe(cell)
     return found if isinstance(found, str) else library.obstacle_of_own(found.name, dtype)

@@ -151,7 +151,7 @@ def test_a_mask_of_leading_steps_is_lengths_and_an_empty_lane_keeps_its_state() 
 def test_states_and_norms_stand_at_their_own_steps(backend: Backend) -> None:
     cell, x, state = make("LSTM", 6, 4)
     norms = [torch.full((6, 4), 7.0).double() for _ in state]
-    (h, c), _ = scan(cell, x, state, mask=MASK, every=True, norms=norms, backend=backend)
+    (h, c), _ = scan(cell, x, state, mask=MASK, return_states=True, norms=norms, backend=backend)
     assert not c[~MASK].any() and c[MASK].all()
     weight = torch.randn(6, 4, H).double()
     torch.autograd.grad((h * weight).sum(), cell.weight_ih)  # x has no part in it
@@ -175,18 +175,18 @@ def test_first_and_second_derivatives_are_those_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("merge", ["concat", "apart"])
+@pytest.mark.parametrize("merge", ["concat", "separate"])
 def test_a_deep_layer_in_both_directions_skips_too(merge: str, batch_first: bool) -> None:
     options = {"depth": 2, "bidirectional": True, "merge": merge, "batch_first": batch_first}
     layer = Recurrent(cells.LSTM, D, H, **options).double()
     x = torch.randn(6, 4, D).double()
     flip = (lambda v: v.transpose(0, 1)) if batch_first else (lambda v: v)
     y, final = layer(flip(x), mask=flip(MASK))
-    ys = y if merge == "apart" else (y,)
+    ys = y if merge == "separate" else (y,)
     for b in range(4):
         times = MASK[:, b].nonzero().flatten()
         own, last = layer(flip(x[times, b : b + 1]))
-        for whole, alone in zip(ys, own if merge == "apart" else (own,), strict=True):
+        for whole, alone in zip(ys, own if merge == "separate" else (own,), strict=True):
             got = {"y": flip(whole)[times, b : b + 1], "h": final[0][:, b : b + 1]}
             assert_close_by_name(got, {"y": flip(alone), "h": last[0]}, 6)
             assert not flip(whole)[~MASK[:, b], b].any()

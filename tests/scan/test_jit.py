@@ -17,7 +17,7 @@ from tests.scan.calls import run, steps_of_rounding
 from unrolled import Recurrent
 from unrolled.cells import Cell
 from unrolled.compiler import build
-from unrolled.scan import library, native, own, scan
+from unrolled.scan import jit, library, native, scan
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="there are no kernels")
 
@@ -186,7 +186,7 @@ def test_noise_and_a_projection_of_any_kind_read_no_padding():
 def test_compiling_draws_no_random_numbers():
     cell = type("Fresh", (Drawn,), {})(3, 7)
     torch.manual_seed(1)
-    own.recipe(cell)
+    jit.recipe(cell)
     drawn = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn)
@@ -220,8 +220,8 @@ def test_a_setting_that_changes_changes_the_kernel():
 
 def named(cell: Cell) -> str:
     """The kernel of ``cell``: equal only for equal equations."""
-    found = own.recipe(cell)
-    assert isinstance(found, own.Recipe), found
+    found = jit.recipe(cell)
+    assert isinstance(found, jit.Recipe), found
     return found.name
 
 
@@ -325,7 +325,7 @@ def test_constants_computed_once_are_told_apart():
 def test_a_buffer_of_whole_numbers_is_each_cell_s_own():
     cell = of(lambda c: c.weight_hh[0][c.order])
     cell.register_buffer("order", torch.arange(7))
-    assert "step calls aten.index" in own.recipe(cell)
+    assert "step calls aten.index" in jit.recipe(cell)
 
 
 def test_weights_may_change_between_calls():

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 
-class Skipping:
+class Masking:
     """A scan over the real steps alone, of which each lane may have others.
 
     What is left after moving them to the front, in the order of time, is a batch with ``lengths``.
 
-        >>> skipping = Skipping(torch.tensor([[False], [True], [True]]))
-        >>> skipping.lengths, skipping.compact(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten()
+        >>> masking = Masking(torch.tensor([[False], [True], [True]]))
+        >>> masking.lengths, masking.compact(torch.tensor([[[1.0]], [[2.0]], [[3.0]]])).flatten()
         (tensor([2]), tensor([2., 3., 1.]))
-        >>> skipping.spread(torch.tensor([[[20.0]], [[30.0]], [[0.0]]])).flatten()
+        >>> masking.spread(torch.tensor([[[20.0]], [[30.0]], [[0.0]]])).flatten()
         tensor([ 0., 20., 30.])
 
     Args:

@@ -28,7 +28,7 @@ States = dict[str, State]
 """The state of each recurrent layer of a model, by the layer's name in it."""
 
 
-class Relay:
+class Injection:
     """Inside the block, each recurrent layer of a model begins in the state that is meant for it.
 
     A layer called without a state is given its own. Afterwards the state it ended in is in ``finals``,
