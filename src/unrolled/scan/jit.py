@@ -259,7 +259,7 @@ def by_name(name: str) -> Recipe:
 def unsupported_reason(cell: Cell, dtype: torch.dtype) -> str | None:
     """Why no kernel can run ``cell``, or ``None``; nothing is compiled yet."""
     found = recipe(cell)
-    return found if isinstance(found, str) else library.obstacle_of_own(found.name, dtype)
+    return found if isinstance(found, str) else library.unsupported_reason_of(found.name, dtype)
 
 
 def built(cell: Cell, dtype: torch.dtype) -> str | None:

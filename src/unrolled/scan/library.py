@@ -284,7 +284,7 @@ def add_own(name: str, own: Own) -> None:
     _own[name] = own
 
 
-def obstacle_of_own(name: str, dtype: torch.dtype) -> str | None:
+def unsupported_reason_of(name: str, dtype: torch.dtype) -> str | None:
     """Why there is no kernel of ``add_own``, and can be none; nothing is compiled."""
     from unrolled.compiler import build
 

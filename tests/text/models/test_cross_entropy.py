@@ -78,7 +78,7 @@ def test_the_loss_of_each_token_is_pytorchs_with_the_kernel_and_without(
     assert_close_by_name({"losses": token_losses(x, weight, bias, targets)}, expected, steps=1)
     empty = token_losses(x[:0], weight, bias, targets[:0])
     assert empty.shape == (0,) and empty.dtype == dtype
-    monkeypatch.setattr(module, "_obstacles", lambda *_: ["none of it"])
+    monkeypatch.setattr(module, "_unsupported_reasons", lambda *_: ["none of it"])
     monkeypatch.setattr(module, "LARGEST", 3 * len(weight))  # three rows at a time
     assert_close_by_name({"losses": token_losses(x, weight, bias, targets)}, expected, steps=1)
     assert token_losses(x[:0], weight, bias, targets[:0]).shape == (0,)

@@ -60,7 +60,7 @@ def token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     """
     _check(x, weight, bias, targets)
     with torch.no_grad():
-        if len(x) and not _obstacles(x, weight, bias, targets):
+        if len(x) and not _unsupported_reasons(x, weight, bias, targets):
             return cast(Tensor, _operator()(x, weight, bias, targets, [False] * 3)[0])
         rows = max(1, LARGEST // len(weight))
         blocks = zip(torch.split(x, rows), torch.split(targets, rows), strict=True)
