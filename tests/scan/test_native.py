@@ -60,15 +60,15 @@ class Case(NamedTuple):
 # Widths below, at and beyond a vector, and beyond a panel of them, of every instruction set.
 CASES = [
     Case(1, 1, 1, 1),
-    Case(1, 1, 3, 33, start=False, return_states=False),
+    Case(1, 1, 3, 33, start=False, every=False),
     Case(1, 5, 2, 17, lengths=[1, 0, 1, 1, 0], resets=True),
     Case(5, 1, 3, 100, bias=False),
     Case(5, 3, 1, 7, lengths=[0, 0, 0]),
-    Case(5, 3, 7, 7, resets=True, return_states=False),
+    Case(5, 3, 7, 7, resets=True, every=False),
     Case(6, 4, 5, 1, lengths=[2, 6, 0, 3], resets=True, bias=False),
     Case(6, 9, 17, 33, lengths=[5, 2, 6, 0, 1, 6, 3, 3, 2], resets=True),
     Case(6, 2, 33, 100, lengths=[3, 5], start=False),
-    Case(63, 3, 3, 17, lengths=[20, 63, 7], return_states=False),
+    Case(63, 3, 3, 17, lengths=[20, 63, 7], every=False),
     Case(63, 2, 5, 33, resets=True, start=False),
 ]
 
@@ -137,7 +137,7 @@ SHARED = [
     Case(40, 2, 65, 33, resets=True, threads=3),
     Case(40, 3, 65, 33, lengths=[40, 0, 17], threads=2),
     Case(20, 13, 7, 65, lengths=[3, 20, 0, 7, 20, 1, 1, 15, 9, 2, 20, 11, 4], threads=3),
-    Case(20, 9, 7, 65, resets=True, start=False, return_states=False, threads=2),
+    Case(20, 9, 7, 65, resets=True, start=False, every=False, threads=2),
     Case(20, 5, 7, 65, lengths=[0] * 5, threads=3),
 ]
 
@@ -160,7 +160,7 @@ def test_any_number_of_threads_computes_what_the_reference_does(
 
 def test_the_backward_pass_may_have_other_threads_and_instructions_than_the_forward_pass() -> None:
     cell, x, state = make("LSTM", 20, 5, 7, 65)
-    expected = run(cell, x, state, backend="reference", return_states=False)
+    expected = run(cell, x, state, backend="reference", every=False)
     x, *start = leaves(x, *state)
     torch.set_num_threads(3)
     y, _ = scan(cell, x, tuple(start), backend="native")
@@ -295,7 +295,7 @@ def test_an_input_in_any_layout_is_read_right(
 @pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU"])
 def test_an_input_or_a_state_whose_sign_is_not_written_yet_is_read_right(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
-    expected = run(cell, -x, tuple(-s for s in state), return_states=False)
+    expected = run(cell, -x, tuple(-s for s in state), every=False)
     y, _ = scan(cell, torch._neg_view(x), tuple(torch._neg_view(s) for s in state))
     assert_close_by_name({"h": y.detach()}, {"h": expected["h"]}, 5)
 
