@@ -2,8 +2,9 @@
 
     python -m benchmarks.lens [--rounds N] [--sizes T,B,H …] [--smallest] [--json FILE]
 
-Forward and backward of the twins, float32, D = H, on the sizes of ``benchmarks.layers``. Both are timed in
-turn, and the median of the ratios counts. When nothing watches, a layer looks at one attribute a call.
+Forward and backward of the drop-in layers, float32, D = H, on the sizes of ``benchmarks.layers``. Both are
+timed in turn, and the median of the ratios counts. When nothing watches, a layer looks at one attribute a
+call.
 """
 
 import argparse

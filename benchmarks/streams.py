@@ -51,16 +51,16 @@ def measure(lanes: int, rounds: int) -> list[Row]:
     """Every contestant's row, of one step of all streams."""
     problem = Problem("streams", "LSTM", 1, lanes, H, 1, "inference")
     layer = on_torch.layer_of(problem)
-    twin: Any = on_torch.twin_of(layer, "LSTM").eval()
+    drop_in: Any = on_torch.drop_in_of(layer, "LSTM").eval()
     xs = list(torch.randn(INPUTS, lanes, H, generator=torch.Generator().manual_seed(0)))
     contestants, checked = [], []
     for name, stream in (
         ("torch.nn.LSTMCell", streaming.cell_stream(layer, lanes)),
-        ("unrolled", lambda: twin.stream(lanes)),
+        ("unrolled", lambda: drop_in.stream(lanes)),
     ):
         checked.append(streaming.outputs(name, stream, xs, torch.clone))
         contestants.append(streaming.contestant(name, {"": stream}, xs))
-    changing = {"": coming_and_going(twin, lanes)}
+    changing = {"": coming_and_going(drop_in, lanes)}
     contestants.append(streaming.contestant("unrolled, coming and going", changing, xs))
     if installed("ONNX Runtime"):
         from benchmarks.layers import on_onnx

@@ -106,7 +106,7 @@ def _weights(name: str, like: Tensor) -> Tensor:
     return drawn.to(like.dtype)
 
 
-class Twin(NamedTuple):
+class TorchLayer(NamedTuple):
     """A layer of ``torch.nn``, and the cell that must compute the same."""
 
     layer: type[nn.RNNBase]
@@ -115,11 +115,11 @@ class Twin(NamedTuple):
     cell_options: dict[str, str]
 
 
-TWINS = {
-    "RNN tanh": Twin(nn.RNN, {"nonlinearity": "tanh"}, cells.Elman, {"activation": "tanh"}),
-    "RNN relu": Twin(nn.RNN, {"nonlinearity": "relu"}, cells.Elman, {"activation": "relu"}),
-    "LSTM": Twin(nn.LSTM, {}, cells.LSTM, {}),
-    "GRU": Twin(nn.GRU, {}, cells.GRU, {}),
+DROP_INS = {
+    "RNN tanh": TorchLayer(nn.RNN, {"nonlinearity": "tanh"}, cells.Elman, {"activation": "tanh"}),
+    "RNN relu": TorchLayer(nn.RNN, {"nonlinearity": "relu"}, cells.Elman, {"activation": "relu"}),
+    "LSTM": TorchLayer(nn.LSTM, {}, cells.LSTM, {}),
+    "GRU": TorchLayer(nn.GRU, {}, cells.GRU, {}),
 }
 
 STATE_NAMES = ("h", "c")

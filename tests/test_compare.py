@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from tests.compare import (
-    TWINS,
+    DROP_INS,
     assert_close_by_name,
     check_derivatives,
     collect,
@@ -143,11 +143,13 @@ def test_collect_names_the_gradient_of_each_source_and_weighs_each_output() -> N
     assert not torch.equal(same, other)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_a_comparison_of_layers_fails_by_name_when_one_weight_is_off(kind: str) -> None:
-    twin = TWINS[kind]
-    source = twin.layer(3, 4, num_layers=2, bidirectional=True, **twin.options).double()
-    target = Recurrent(twin.cell, 3, 4, depth=2, bidirectional=True, **twin.cell_options).double()
+    drop_in = DROP_INS[kind]
+    source = drop_in.layer(3, 4, num_layers=2, bidirectional=True, **drop_in.options).double()
+    target = Recurrent(
+        drop_in.cell, 3, 4, depth=2, bidirectional=True, **drop_in.cell_options
+    ).double()
     copy_weights(source, target)
     x = torch.randn(T, 2, 3, dtype=torch.float64)
     expected = run_torch(source, x)

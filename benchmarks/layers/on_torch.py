@@ -1,4 +1,4 @@
-"""``torch.nn``'s layers and their twins in ``unrolled``."""
+"""``torch.nn``'s layers and the drop-in layers of ``unrolled``."""
 
 from typing import Any
 
@@ -17,12 +17,14 @@ def layer_of(problem: Problem) -> nn.RNNBase:
     return layer
 
 
-def twin_of(layer: nn.RNNBase, cell: str) -> nn.RNNBase:
+def drop_in_of(layer: nn.RNNBase, cell: str) -> nn.RNNBase:
     """``unrolled``'s layer with the weights of ``torch.nn``'s."""
     made = getattr(unrolled, cell)
-    twin: nn.RNNBase = made(layer.input_size, layer.hidden_size, bidirectional=layer.bidirectional)
-    twin.load_state_dict(layer.state_dict())
-    return twin
+    drop_in: nn.RNNBase = made(
+        layer.input_size, layer.hidden_size, bidirectional=layer.bidirectional
+    )
+    drop_in.load_state_dict(layer.state_dict())
+    return drop_in
 
 
 def training(name: str, layer: nn.RNNBase, x: Tensor, cotangent: Tensor) -> Contestant:

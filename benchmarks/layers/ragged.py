@@ -32,17 +32,17 @@ def problems(names: Sequence[str], sizes: Sizes) -> list[Problem]:
 def measure(problem: Problem, rounds: int) -> list[Row]:
     """Rows of training, each with the share of its steps that are within the lengths."""
     layer = on_torch.layer_of(problem)
-    twin, recurrent = on_torch.twin_of(layer, problem.cell), recurrent_of(layer, problem.cell)
+    drop_in, recurrent = on_torch.drop_in_of(layer, problem.cell), recurrent_of(layer, problem.cell)
     x, cotangent = fixed_input(problem)
     lengths = spread(problem.steps, problem.lanes)
     full = [
         on_torch.training("torch.nn", layer, x, cotangent),
-        on_torch.training("unrolled, full", twin, x, cotangent),
+        on_torch.training("unrolled, full", drop_in, x, cotangent),
         with_lengths("Recurrent, full", recurrent, x, cotangent, None),
     ]
     ragged = [
         packed("torch.nn, packed", layer, x, cotangent, lengths),
-        packed("unrolled, packed", twin, x, cotangent, lengths),
+        packed("unrolled, packed", drop_in, x, cotangent, lengths),
         with_lengths("Recurrent, lengths", recurrent, x, cotangent, lengths),
     ]
     compare(problem, full)

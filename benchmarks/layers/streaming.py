@@ -21,7 +21,7 @@ Stream = Callable[[], Callable[[Any], Any]]  # makes a step that starts from a z
 def measure(rounds: int) -> list[Row]:
     layer = on_torch.layer_of(PROBLEM)
     xs = list(torch.randn(INPUTS, 1, PROBLEM.size, generator=torch.Generator().manual_seed(0)))
-    way, stream = unrolled_stream(on_torch.twin_of(layer, "LSTM").eval())
+    way, stream = unrolled_stream(on_torch.drop_in_of(layer, "LSTM").eval())
     checked = [outputs("torch.nn.LSTMCell", cell_stream(layer), xs, torch.clone)]
     contestants = [contestant("torch.nn.LSTMCell", {"": cell_stream(layer)}, xs)]
     checked.append(outputs("unrolled", stream, xs, torch.clone))

@@ -38,12 +38,12 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
 def contestants(problem: Problem) -> list[Contestant]:
     """``torch.nn`` first: the others are compared with it."""
     layer = on_torch.layer_of(problem)
-    twin = on_torch.twin_of(layer, problem.cell)
+    drop_in = on_torch.drop_in_of(layer, problem.cell)
     x, cotangent = fixed_input(problem)
     if problem.mode == "training":
         found = [
             on_torch.training("torch.nn", layer, x, cotangent),
-            on_torch.training("unrolled", twin, x, cotangent),
+            on_torch.training("unrolled", drop_in, x, cotangent),
         ]
         if installed("JAX"):
             from benchmarks.layers import on_jax
@@ -52,7 +52,7 @@ def contestants(problem: Problem) -> list[Contestant]:
         return found
     found = [
         on_torch.inference("torch.nn", layer.eval(), x),
-        on_torch.inference("unrolled", twin.eval(), x),
+        on_torch.inference("unrolled", drop_in.eval(), x),
     ]
     if installed("JAX"):
         from benchmarks.layers import on_jax

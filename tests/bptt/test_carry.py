@@ -29,9 +29,9 @@ KINDS = {
     "IndRNN": lambda **o: Recurrent(cells.IndRNN, D, H, depth=2, **o),
     "LRU": lambda **o: Recurrent(cells.LRU, D, 6, **o),
     "reference": lambda **o: Recurrent(cells.GRU, D, H, backend="reference", **o),
-    "twin RNN": lambda **o: unrolled.RNN(D, H, **o),
-    "twin LSTM": lambda **o: unrolled.LSTM(D, H, 2, **o),
-    "twin GRU": lambda **o: unrolled.GRU(D, H, **o),
+    "drop-in layer RNN": lambda **o: unrolled.RNN(D, H, **o),
+    "drop-in layer LSTM": lambda **o: unrolled.LSTM(D, H, 2, **o),
+    "drop-in layer GRU": lambda **o: unrolled.GRU(D, H, **o),
     "torch RNN": lambda **o: nn.RNN(D, H, 2, **o),
     "torch LSTM": lambda **o: nn.LSTM(D, H, 2, **o),
     "torch GRU": lambda **o: nn.GRU(D, H, **o),
@@ -168,7 +168,7 @@ def test_a_shared_layer_may_be_called_again_with_a_state_of_the_callers():
     assert_close_by_name(detached(got), expected, 6)
 
 
-@pytest.mark.parametrize("kind", ["twin LSTM", "torch LSTM", "torch GRU"])
+@pytest.mark.parametrize("kind", ["drop-in layer LSTM", "torch LSTM", "torch GRU"])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_one_sequence_without_lanes(kind, batch_first):
     layer = make(kind, batch_first=batch_first)
@@ -185,7 +185,7 @@ def test_one_sequence_without_lanes(kind, batch_first):
     assert_close_by_name({"y": got["y"].detach()}, {"y": torch.cat(parts).detach()}, 8)
 
 
-@pytest.mark.parametrize("kind", ["twin LSTM", "torch LSTM"])
+@pytest.mark.parametrize("kind", ["drop-in layer LSTM", "torch LSTM"])
 def test_packed_sequences(kind):
     layer = make(kind)
     x, lengths = torch.randn(4, 3, D, dtype=FLOAT64), torch.tensor([2, 4, 3])
@@ -212,10 +212,12 @@ def test_packed_sequences(kind):
 def both_ways(kind):
     if kind == "Recurrent":
         return Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True).double()
-    return {"twin": unrolled.LSTM, "torch": nn.LSTM}[kind](D, H, 2, bidirectional=True).double()
+    return {"drop-in layer": unrolled.LSTM, "torch": nn.LSTM}[kind](
+        D, H, 2, bidirectional=True
+    ).double()
 
 
-@pytest.mark.parametrize("kind", ["Recurrent", "twin", "torch"])
+@pytest.mark.parametrize("kind", ["Recurrent", "drop-in layer", "torch"])
 def test_of_a_bidirectional_layer_the_forward_direction_is_carried(kind):
     layer = both_ways(kind)
     carry = bptt.Carry(layer)
@@ -230,7 +232,7 @@ def test_of_a_bidirectional_layer_the_forward_direction_is_carried(kind):
         state = tuple(s.detach() * forward for s in state)
 
 
-@pytest.mark.parametrize("kind", ["Recurrent", "twin"])
+@pytest.mark.parametrize("kind", ["Recurrent", "drop-in layer"])
 def test_resets_of_a_bidirectional_layer_stop_both_directions(kind):
     layer = both_ways(kind)
     carry = bptt.Carry(layer)
@@ -420,7 +422,7 @@ def test_lanes_end_early_and_begin_anew(kind):
     assert "training:ended" not in carry.state_dict()
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "twin LSTM", "learnt"])
+@pytest.mark.parametrize("kind", ["LSTM", "drop-in layer LSTM", "learnt"])
 def test_what_stands_beyond_a_lanes_end_is_never_read(kind):
     layer = make(kind)
     x = torch.randn(5, 2, D, dtype=FLOAT64)
@@ -475,7 +477,7 @@ def test_evaluation_begins_anew_and_leaves_training_alone():
 
 
 def test_an_evaluation_of_another_batch_size_is_no_matter():
-    layer = make("twin GRU")
+    layer = make("drop-in layer GRU")
     carry = bptt.Carry(layer)
     for _ in range(2):
         with carry.window(lengths=[4, 4]):
@@ -573,7 +575,7 @@ def test_lanes_that_there_are_not():
 # --- What the window leaves behind ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "twin LSTM", "torch LSTM"])
+@pytest.mark.parametrize("kind", ["LSTM", "drop-in layer LSTM", "torch LSTM"])
 def test_nothing_of_the_window_stays_on_the_model(kind):
     model = nn.Sequential(make(kind))
     before = {key: value for key, value in vars(model[0]).items() if not key.startswith("_")}
@@ -697,7 +699,7 @@ def test_graphs_that_stay_are_counted():
 
 
 @pytest.mark.parametrize("backward", [True, False])
-@pytest.mark.parametrize("kind", ["LSTM", "learnt", "twin GRU", "torch LSTM"])
+@pytest.mark.parametrize("kind", ["LSTM", "learnt", "drop-in layer GRU", "torch LSTM"])
 def test_memory_stays_flat_over_hundreds_of_windows(kind, backward):
     layer = make(kind)
     carry = bptt.Carry(layer)
@@ -757,7 +759,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(kind, through):
 
 @pytest.mark.parametrize("through", FILES)
 def test_both_modes_and_ended_lanes_are_saved(through):
-    model = nn.ModuleDict({"a": make("uneven LSTM"), "b": nn.Sequential(make("twin GRU"))})
+    model = nn.ModuleDict({"a": make("uneven LSTM"), "b": nn.Sequential(make("drop-in layer GRU"))})
     layer = model["a"]
     carry = bptt.Carry(model)
     x = torch.randn(6, 2, D, dtype=FLOAT64)
@@ -894,7 +896,7 @@ def test_a_window_inside_another():
 
 
 def test_arguments_that_the_layer_does_not_take():
-    layer = make("twin GRU")
+    layer = make("drop-in layer GRU")
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     carry = bptt.Carry(layer)
     with pytest.raises(TypeError, match=r"^the layer: got 3 arguments by position"), carry.window():
@@ -906,7 +908,7 @@ def test_arguments_that_the_layer_does_not_take():
         layer(x[:, 0, 0])
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "twin LSTM", "torch LSTM"])
+@pytest.mark.parametrize("kind", ["LSTM", "drop-in layer LSTM", "torch LSTM"])
 def test_a_changed_batch_size_says_which_would_work(kind):
     layer = make(kind)
     carry = bptt.Carry(layer)
@@ -925,7 +927,7 @@ def test_a_changed_batch_size_says_which_would_work(kind):
 
 
 def test_resets_and_lengths_that_do_not_fit():
-    layer = make("twin GRU")
+    layer = make("drop-in layer GRU")
     carry = bptt.Carry(layer)
     x = torch.randn(4, 3, D, dtype=FLOAT64)
     for resets in ([True], torch.zeros(4, 3), torch.zeros(4).bool(), torch.zeros(4, 3, 1).bool()):
@@ -973,12 +975,12 @@ def test_resets_that_a_layer_cannot_take():
         bptt.Carry(layer).window(resets),
     ):
         layer(x)
-    twin, start = unrolled.GRU(D, H), {"": torch.zeros(1, 1, H)}
+    drop_in, start = unrolled.GRU(D, H), {"": torch.zeros(1, 1, H)}
     with (
         pytest.raises(ValueError, match=r"^resets: got some within the window, which the layer"),
-        bptt.Carry(twin, initial=start).window(resets, lengths=[4, 3]),
+        bptt.Carry(drop_in, initial=start).window(resets, lengths=[4, 3]),
     ):
-        twin(x)
+        drop_in(x)
 
 
 # --- With the rest of the library ----------------------------------------------------------------
@@ -1002,7 +1004,7 @@ def test_a_checkpointed_layer_is_carried():
 def test_documents_in_lanes_are_read_as_if_each_were_alone():
     documents = [torch.randint(11, (n,)) for n in (5, 13, 1, 7, 9, 2)]
     stream = bptt.lanes(documents, 3, 4, whole=True)
-    embedding, layer = nn.Embedding(11, D).double(), make("twin LSTM")
+    embedding, layer = nn.Embedding(11, D).double(), make("drop-in layer LSTM")
     model = nn.ModuleList([embedding, layer])
     carry = bptt.Carry(model)
     shown = {}

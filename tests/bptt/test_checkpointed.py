@@ -23,7 +23,7 @@ from unrolled import Recurrent, bptt, cells
 from unrolled.bptt.checkpointed import CHANCE
 from unrolled.bptt.schedule import parse
 from unrolled.cells import Cell, State
-from unrolled.layers.twins import Twin
+from unrolled.layers.torch_layers import TorchLayer
 from unrolled.scan import jit
 
 T, B, D, H = 11, 3, 4, 5
@@ -281,7 +281,7 @@ def test_lanes_come_first_where_the_layer_says_so() -> None:
     compare(nn.LSTM(D, H, batch_first=True).double(), x)
 
 
-TWINS: dict[str, Callable[[], nn.RNNBase]] = {
+DROP_INS: dict[str, Callable[[], nn.RNNBase]] = {
     "RNN": lambda: unrolled.RNN(D, H, nonlinearity="relu"),
     "LSTM": lambda: unrolled.LSTM(D, H, 2, bidirectional=True, dropout=0.3),
     "GRU": lambda: unrolled.GRU(D, H, 2, bidirectional=True, bias=False),
@@ -294,16 +294,16 @@ TWINS: dict[str, Callable[[], nn.RNNBase]] = {
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize("name", TWINS)
-def test_twins_and_torchs_layers(name: str) -> None:
-    layer = TWINS[name]().double()
+@pytest.mark.parametrize("name", DROP_INS)
+def test_drop_ins_and_torchs_layers(name: str) -> None:
+    layer = DROP_INS[name]().double()
     x = x_of()
     compare(layer, x)
     plain = layer(x)[1]
     start = tuple(map(torch.randn_like, plain)) if isinstance(plain, tuple) else x_of(*plain.shape)
     compare(layer, x, start)
     compare(layer.float(), x.float(), ways=[{"segments": 3}])
-    if isinstance(layer, Twin) and not layer.proj_size:
+    if isinstance(layer, TorchLayer) and not layer.proj_size:
         resets = torch.rand(T, B) < 0.3
         compare(layer.double(), x, start, lengths=[T, 0, 5], resets=resets)
 
@@ -529,11 +529,11 @@ def test_an_exception_leaves_the_layer_as_it_was() -> None:
     assert layer.through is None
 
 
-@pytest.mark.parametrize("kind", ["Recurrent", "twin", "torch.nn"])
+@pytest.mark.parametrize("kind", ["Recurrent", "drop-in layer", "torch.nn"])
 def test_under_autocast(kind: str) -> None:
     layer = {
         "Recurrent": lambda: Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True),
-        "twin": lambda: unrolled.LSTM(D, H),
+        "drop-in layer": lambda: unrolled.LSTM(D, H),
         "torch.nn": lambda: nn.GRU(D, H),
     }[kind]()
     x = torch.randn(T, B, D)
@@ -1209,10 +1209,10 @@ def test_lanes_that_end_early_do_not_hide_what_the_first_steps_take() -> None:
     [
         (
             nn.Linear(D, H),
-            "^layer: got Linear, expected Recurrent or a twin; see checkpointed_loss",
+            "^layer: got Linear, expected Recurrent or a drop-in layer; see checkpointed_loss",
         ),
         (nn.GRU(D, H, bidirectional=True), r"^layer: got a bidirectional GRU, .*accelerate"),
-        (nn.LSTMCell(D, H), "^layer: got LSTMCell, expected Recurrent or a twin"),
+        (nn.LSTMCell(D, H), "^layer: got LSTMCell, expected Recurrent or a drop-in layer"),
         (
             unrolled.LSTM(D, H, bidirectional=True, proj_size=2),
             "^layer: got a bidirectional LSTM with proj_size, .* use Recurrent with projection=",

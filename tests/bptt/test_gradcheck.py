@@ -110,7 +110,7 @@ def test_every_cell_is_right(cell: type[Cell], backend) -> None:
 @pytest.mark.parametrize("steps, lanes", [(1, 1), (7, 3), (50, 2)])
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("home", [torch.nn, unrolled])
-def test_layers_of_torch_and_twins_are_right(home, kind: str, steps: int, lanes: int) -> None:
+def test_layers_of_torch_and_drop_ins_are_right(home, kind: str, steps: int, lanes: int) -> None:
     layer = getattr(home, kind)(D, H, bidirectional=True)
     report = gradcheck(layer, torch.randn(steps, lanes, D), entries=4)
     assert report.ok, str(report)

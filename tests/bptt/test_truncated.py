@@ -20,7 +20,7 @@ FLOAT64 = torch.float64
 
 CELLS = {"Elman": nn.RNNCell, "LSTM": nn.LSTMCell, "GRU": nn.GRUCell}
 OWN = {"Elman": cells.Elman, "LSTM": cells.LSTM, "GRU": cells.GRU}
-TWINS = {"Elman": unrolled.RNN, "LSTM": unrolled.LSTM, "GRU": unrolled.GRU}
+DROP_INS = {"Elman": unrolled.RNN, "LSTM": unrolled.LSTM, "GRU": unrolled.GRU}
 TORCH = {"Elman": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 # k1 = k2; k1 divides k2, and does not; k2 of T or more; T = 11 is no multiple of k1
 PAIRS = [(1, 1), (3, 3), (2, 6), (3, 7), (2, 3), (4, 30), (5, 11)]
@@ -37,7 +37,7 @@ def make(family, cell, depth=1, **options):
                 if "initial" in name:
                     parameter.normal_()
     else:
-        layer = {"twin": TWINS, "torch": TORCH}[family][cell](D, H, depth, **options)
+        layer = {"drop-in layer": DROP_INS, "torch": TORCH}[family][cell](D, H, depth, **options)
     return layer.double()
 
 
@@ -167,7 +167,7 @@ def check(family, cell, depth, k1, k2, *, resets=None, lengths=None, rate=None):
 @pytest.mark.parametrize(("k1", "k2"), PAIRS)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("family", ["Recurrent", "learnt", "twin", "torch"])
+@pytest.mark.parametrize("family", ["Recurrent", "learnt", "drop-in layer", "torch"])
 def test_every_gradient_is_cut_k2_steps_back(family, cell, depth, k1, k2):
     check(family, cell, depth, k1, k2)
 
@@ -180,14 +180,14 @@ def boundaries():
 
 @pytest.mark.parametrize(("k1", "k2"), SOME)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("family", ["Recurrent", "learnt", "twin", "torch"])
+@pytest.mark.parametrize("family", ["Recurrent", "learnt", "drop-in layer", "torch"])
 def test_with_resets(family, cell, k1, k2):
     check(family, cell, 2, k1, k2, resets=boundaries())
 
 
 @pytest.mark.parametrize(("k1", "k2"), SOME)
 @pytest.mark.parametrize("lengths", [[11, 5], [6, 8], [11, 0]])
-@pytest.mark.parametrize("family", ["Recurrent", "learnt", "twin"])
+@pytest.mark.parametrize("family", ["Recurrent", "learnt", "drop-in layer"])
 def test_with_lengths_and_resets(family, lengths, k1, k2):
     check(family, "LSTM", 1, k1, k2, lengths=lengths)
     resets = boundaries()
@@ -218,7 +218,7 @@ def test_the_reference_can_fail():
 
 
 @pytest.mark.parametrize("k1", [1, 4, 5, 11])
-@pytest.mark.parametrize("family", ["learnt", "twin", "torch"])
+@pytest.mark.parametrize("family", ["learnt", "drop-in layer", "torch"])
 def test_with_k2_of_all_steps_it_is_full_bptt(family, k1):
     layer = make(family, "LSTM", 2)
     other = copy.deepcopy(layer)
@@ -346,7 +346,7 @@ def pattern_gradient(layer, x, k1, k2, loss, falls, monkeypatch, resets=None):
 
 
 @pytest.mark.parametrize(("k1", "k2", "steps"), [(1, 2, 5), (2, 6, 8), (2, 3, 5), (1, 6, 5)])
-@pytest.mark.parametrize("family", ["learnt", "twin", "torch"])
+@pytest.mark.parametrize("family", ["learnt", "drop-in layer", "torch"])
 @pytest.mark.parametrize("with_resets", [False, True])
 def test_the_mean_over_every_pattern_of_truncations_is_full_bptt(
     with_resets, family, k1, k2, steps, monkeypatch
@@ -379,7 +379,7 @@ def test_spans_are_k2_steps_on_average(k1, k2, monkeypatch):
     """The mean is the sum of the odds to survive n windows: ∏ (1 - c_δ) over δ = 1 … n."""
     coin = Coin(itertools.repeat(False))
     monkeypatch.setattr(torch, "rand", coin)
-    learner = bptt.Truncated(make("twin", "GRU"), k2, randomised=True)
+    learner = bptt.Truncated(make("drop-in layer", "GRU"), k2, randomised=True)
     with torch.no_grad():
         for _ in range(1000):
             learner(torch.zeros(k1, 1, D, dtype=FLOAT64))
@@ -395,7 +395,7 @@ def test_spans_are_k2_steps_on_average(k1, k2, monkeypatch):
 def test_truncations_come_from_the_generator():
     def spans(seed):
         generator = torch.Generator().manual_seed(seed)
-        layer = make("twin", "GRU")
+        layer = make("drop-in layer", "GRU")
         windows = bptt.truncated(
             layer,
             torch.zeros(400, 1, D, dtype=FLOAT64),
@@ -408,7 +408,7 @@ def test_truncations_come_from_the_generator():
 
     state = torch.get_rng_state()
     first = spans(1)
-    make("twin", "GRU")  # as many weights drawn as in one call
+    make("drop-in layer", "GRU")  # as many weights drawn as in one call
     torch.set_rng_state(state)
     assert spans(1) == first != spans(2)
     assert sum(first) == 400
@@ -418,7 +418,7 @@ def test_truncations_come_from_the_generator():
 
 def test_a_span_with_the_optimizer_at_its_end():
     """As the docstring has it: the losses add up, backward at each truncation, and nothing stays."""
-    layer = make("twin", "LSTM")
+    layer = make("drop-in layer", "LSTM")
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
     learner = bptt.Truncated(layer, 6, randomised=True)
     losses, ends = [], 0
@@ -442,7 +442,7 @@ def test_a_span_with_the_optimizer_at_its_end():
 
 
 def test_evaluation_within_a_span_neither_draws_nor_disturbs():
-    layer = make("twin", "GRU")
+    layer = make("drop-in layer", "GRU")
     learner = bptt.Truncated(layer, 20, randomised=True)
     x = torch.randn(2, 1, D, dtype=FLOAT64)
     while learner.truncates:
@@ -535,7 +535,7 @@ def test_an_initial_state_is_learnt_from_afar():
 
 
 def test_a_buffer_that_the_caller_fills_anew():
-    layer = make("twin", "LSTM")
+    layer = make("drop-in layer", "LSTM")
     other = copy.deepcopy(layer)
     x, resets = torch.randn(9, 2, D, dtype=FLOAT64), torch.zeros(9, 2).bool()
     resets[4, 0] = True
@@ -586,7 +586,7 @@ class Erring(nn.Module):
 
 @pytest.mark.parametrize("options", [{}, {"randomised": True}])
 def test_an_error_leaves_all_as_it_was(options):
-    layer = make("twin", "LSTM")
+    layer = make("drop-in layer", "LSTM")
     model = Erring(layer)
     x = torch.randn(4, 2, D, dtype=FLOAT64)
     learner = bptt.Truncated(model, 6, **options)
@@ -657,7 +657,7 @@ def test_a_resumed_randomised_run_too():
     found = []
     for resumes in (False, True):
         torch.manual_seed(0)
-        layer = make("twin", "LSTM")
+        layer = make("drop-in layer", "LSTM")
         generator = torch.Generator().manual_seed(3)
         learner = bptt.Truncated(layer, 4, randomised=True, generator=generator)
         optimizer, losses, ends = torch.optim.SGD(layer.parameters(), lr=0.1), [], 0
@@ -680,12 +680,12 @@ def test_a_resumed_randomised_run_too():
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing():
-    learner = bptt.Truncated(make("twin", "LSTM"), 6)
+    learner = bptt.Truncated(make("drop-in layer", "LSTM"), 6)
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     learner(x)
     learner(x)
     saved = learner.state_dict()
-    other = bptt.Truncated(nn.Sequential(make("twin", "GRU")), 6)
+    other = bptt.Truncated(nn.Sequential(make("drop-in layer", "GRU")), 6)
     with pytest.raises(ValueError, match=r"^saved: got "):
         other.load_state_dict(saved)
     assert other.state_dict() == {}
@@ -696,7 +696,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
 
 
 def test_the_model_is_as_before():
-    layer = make("twin", "LSTM")
+    layer = make("drop-in layer", "LSTM")
     learner = bptt.Truncated(layer, 6)
     x = torch.randn(3, 2, D, dtype=FLOAT64)
     learner(x)
@@ -710,7 +710,7 @@ def test_the_model_is_as_before():
 
 
 def test_sizes_that_do_not_fit_say_what_would():
-    layer, x = make("twin", "GRU"), torch.randn(11, 2, D, dtype=FLOAT64)
+    layer, x = make("drop-in layer", "GRU"), torch.randn(11, 2, D, dtype=FLOAT64)
     with pytest.raises(ValueError, match=r"^k1: got 5 with k2 = 3, .* the smallest k2 .* is 5$"):
         bptt.truncated(layer, x, k1=5, k2=3)
     with pytest.raises(ValueError, match=r"^k1: got 12, expected at most 11, the steps of x$"):
@@ -733,7 +733,7 @@ def test_sizes_that_do_not_fit_say_what_would():
 @pytest.mark.parametrize("options", [{}, {"randomised": True}])
 @pytest.mark.parametrize("k2", [3, 6])
 def test_a_changed_batch_size_and_a_lane_that_has_ended(k2, options):
-    layer, x = make("twin", "GRU"), torch.randn(3, 2, D, dtype=FLOAT64)
+    layer, x = make("drop-in layer", "GRU"), torch.randn(3, 2, D, dtype=FLOAT64)
     learner = bptt.Truncated(layer, k2, **options)
     learner(x)
     with pytest.raises(ValueError, match=r"^x: got 1 lanes.*, expected 2 as in the window before"):
@@ -785,8 +785,8 @@ def test_resets_and_lengths_that_do_not_fit():
         bptt.truncated(layer, x, k1=3, lengths=[7, 3])
 
 
-def test_a_twin_says_that_a_lane_of_it_ends_but_once():
-    layer, x = make("twin", "LSTM"), torch.randn(3, 2, D, dtype=FLOAT64)
+def test_a_drop_in_says_that_a_lane_of_it_ends_but_once():
+    layer, x = make("drop-in layer", "LSTM"), torch.randn(3, 2, D, dtype=FLOAT64)
     learner = bptt.Truncated(layer, 6)
     learner(x, lengths=[3, 2])
     resets = torch.zeros(3, 2).bool()
@@ -799,7 +799,7 @@ def test_a_model_in_which_nothing_runs_or_that_gives_no_steps():
     class Idle(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn = make("twin", "GRU")
+            self.rnn = make("drop-in layer", "GRU")
 
         def forward(self, x):
             return x

@@ -31,20 +31,20 @@ class Leaky(Cell):
         return (0.9 * h + 0.1 * torch.tanh(projected + h @ self.weight_hh.T),)
 
 
-TWINS = {"RNN": layers.RNN, "LSTM": layers.LSTM, "GRU": layers.GRU}
+DROP_INS = {"RNN": layers.RNN, "LSTM": layers.LSTM, "GRU": layers.GRU}
 CELLS: dict[str, Callable[..., Cell]] = {
     "Recurrent Elman": cells.Elman,
     "Recurrent LSTM": cells.LSTM,
     "Recurrent GRU": cells.GRU,
 }
-NATIVE = [*TWINS, *CELLS]  # what the kernels run
+NATIVE = [*DROP_INS, *CELLS]  # what the kernels run
 EVERY = [*NATIVE, "Recurrent Leaky"]
 
 
 def make(kind: str, *, depth: int = 2, both: bool = True, **options: Any) -> nn.Module:
     """A layer of that kind."""
-    if kind in TWINS:
-        return TWINS[kind](FEATURES, HIDDEN, num_layers=depth, bidirectional=both, **options)
+    if kind in DROP_INS:
+        return DROP_INS[kind](FEATURES, HIDDEN, num_layers=depth, bidirectional=both, **options)
     cell = (CELLS | {"Recurrent Leaky": Leaky})[kind]
     return Recurrent(cell, FEATURES, HIDDEN, depth=depth, bidirectional=both, **options)
 

@@ -14,8 +14,8 @@ import unrolled
 from tests.compare import assert_close_by_name
 from tests.composition.layers import (
     CELLS,
+    DROP_INS,
     EVERY,
-    TWINS,
     Model,
     input_of,
     make,
@@ -62,7 +62,7 @@ def test_the_default_backend_compiles_it() -> None:
     assert_close_by_name(got, values(model, model, x), 4)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_an_initial_state_and_one_sequence_are_taken_too(kind: str) -> None:
     layer = make(kind)
     h = torch.randn(4, 5)
@@ -100,7 +100,7 @@ def test_an_accelerated_model_is_one_graph() -> None:
 @pytest.mark.parametrize("kind", ["LSTM", "Recurrent GRU", "Recurrent Leaky"])
 def test_parametrised_and_quantised_weights_are_parts_of_the_graph(kind: str) -> None:
     layer, x = make(kind, depth=1, both=False), input_of()
-    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    owner, name = (layer, "weight_hh_l0") if kind in DROP_INS else (layer.cells[0], "weight_hh")
     nn.utils.parametrizations.weight_norm(owner, name)
     assert_close_by_name(values(compiled(layer), layer, x), values(layer, layer, x), 4)
     layer = quantize(make(kind))
@@ -114,7 +114,7 @@ def test_torch_nns_own_layers_are_treated_as_ever() -> None:
 
 
 @pytest.mark.parametrize("options", [{"backend": "reference"}, {"dtype": torch.bfloat16}])
-def test_a_twin_that_no_kernel_runs_is_left_out_of_graphs_as_its_parent_is(
+def test_a_drop_in_that_no_kernel_runs_is_left_out_of_graphs_as_its_parent_is(
     options: dict[str, object],
 ) -> None:
     layer, x = make("LSTM", **options), input_of().to(options.get("dtype", torch.float32))

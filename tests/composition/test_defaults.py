@@ -74,7 +74,7 @@ def layer_of(cell: Any = cells.GRU, *, depth: int = 1, **options: Any) -> Recurr
         return Recurrent(cell, D, H, depth=depth, **options)
 
 
-def twin_of(kind: str = "LSTM", **options: Any) -> Any:
+def drop_in_of(kind: str = "LSTM", **options: Any) -> Any:
     with ordinary():
         torch.manual_seed(0)
         return getattr(unrolled, kind)(D, H, **options)
@@ -112,13 +112,13 @@ def own_cells(_: Path) -> Iterator[Any]:
     yield y, state, found, gradients(layer, torch.stack([g.square().sum() for g in found]).sum())
 
 
-def twins(_: Path) -> Iterator[Any]:
+def drop_ins(_: Path) -> Iterator[Any]:
     x = given(T, B, D)
     for layer in (
-        twin_of(),
-        twin_of("GRU", bidirectional=True, num_layers=2),
-        twin_of("RNN"),
-        twin_of("LSTM", proj_size=3),
+        drop_in_of(),
+        drop_in_of("GRU", bidirectional=True, num_layers=2),
+        drop_in_of("RNN"),
+        drop_in_of("LSTM", proj_size=3),
     ):
         packed = nn.utils.rnn.pack_padded_sequence(x, [2, 6, 1], enforce_sorted=False)
         y, state = layer(packed)
@@ -144,7 +144,7 @@ def chance(_: Path) -> Iterator[Any]:
 
 
 def quantised(_: Path) -> Iterator[Any]:
-    for layer in (layer_of(), layer_of(Leaky), twin_of()):
+    for layer in (layer_of(), layer_of(Leaky), drop_in_of()):
         unrolled.quantize(layer)
         yield layer(given(T, B, D)), list(layer.state_dict().values())
 
@@ -158,7 +158,7 @@ def accelerated(_: Path) -> Iterator[Any]:
 
 
 def streams(_: Path) -> Iterator[Any]:
-    for layer in (layer_of(), twin_of(), layer_of(Leaky), twin_of("LSTM", proj_size=3)):
+    for layer in (layer_of(), drop_in_of(), layer_of(Leaky), drop_in_of("LSTM", proj_size=3)):
         stream = layer.eval().stream(2)
         yield stream(given(2, D)), stream.join(3), stream(given(5, D))
         stream.leave([stream.ids[0]])
@@ -198,7 +198,7 @@ def truncated(_: Path) -> Iterator[Any]:
 
 
 def checkpointed(_: Path) -> Iterator[Any]:
-    for layer in (layer_of(), twin_of(), layer_of(Leaky)):
+    for layer in (layer_of(), drop_in_of(), layer_of(Leaky)):
         y, _state = bptt.checkpointed(layer, given(20, B, D), lengths=[20, 4, 0], memory=8000)
         yield y, gradients(layer, y.square().sum())
 
@@ -228,7 +228,7 @@ def batches(place: Path) -> Iterator[Any]:
 
 
 def reports(_: Path) -> Iterator[Any]:
-    model = nn.ModuleList([layer_of(depth=2), layer_of(Leaky), twin_of()])
+    model = nn.ModuleList([layer_of(depth=2), layer_of(Leaky), drop_in_of()])
     with unrolled.watch(model) as looking:
         for layer in model:
             layer(given(T, B, D), lengths=[6, 2, 1])[0].sum().backward()
@@ -239,7 +239,7 @@ def reports(_: Path) -> Iterator[Any]:
 
 def lenses(_: Path) -> Iterator[Any]:
     x = given(T, B, D)
-    for layer in (layer_of(cells.LSTM), twin_of("RNN"), layer_of(Leaky)):
+    for layer in (layer_of(cells.LSTM), drop_in_of("RNN"), layer_of(Leaky)):
         picture = lens.lag_matrix(layer, x)
         yield picture, lens.influence(layer, x), [asdict(c) for c in lens.causes(layer, x)]
         (scan,) = lens.recurrences(layer, x)
@@ -271,7 +271,7 @@ def remedied(_: Path) -> Iterator[Any]:
         activated,
         lambda layer: remedies.clip_states(layer, 0.1),
     ):
-        for layer in (layer_of(cells.Elman), twin_of("RNN")):
+        for layer in (layer_of(cells.Elman), drop_in_of("RNN")):
             torch.manual_seed(3)
             layer = remedy(layer)
             y, _state = layer(x)
@@ -316,7 +316,7 @@ def box(_: Path) -> Iterator[Any]:
 
 
 WORK = (
-    calls, own_cells, twins, chance, quantised, accelerated, streams, carried, truncated,
+    calls, own_cells, drop_ins, chance, quantised, accelerated, streams, carried, truncated,
     checkpointed, online, checked, batches, reports, lenses, remedied, trained, box,
 )  # fmt: skip
 
@@ -355,7 +355,7 @@ def test_what_is_there_works_as_under_ordinary_defaults(
         lambda: unrolled.GRU(D, H, bidirectional=True),
         lambda: Cloze(20, 5, embedding_size=6),
     ],
-    ids=["LSTM", "LRU", "own", "twin", "model"],
+    ids=["LSTM", "LRU", "own", "drop-in layer", "model"],
 )
 def test_what_is_made_under_defaults_is_as_they_say(
     make: Callable[[], nn.Module], default: str

@@ -8,7 +8,7 @@ import torch
 from torch.export import Dim
 
 from tests.compare import assert_close_by_name
-from tests.composition.layers import CELLS, NATIVE, TWINS, Model, input_of, make, named
+from tests.composition.layers import CELLS, DROP_INS, NATIVE, Model, input_of, make, named
 from unrolled.scan import library
 
 pytestmark = [
@@ -52,7 +52,7 @@ def test_what_recurrent_returns_keeps_its_names_and_lengths_may_change(kind: str
     assert_close_by_name(named(result), named(layer(x, lengths=other)), 5)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_an_initial_state_is_an_input_of_the_program(kind: str) -> None:
     layer, x, h = make(kind), input_of(), torch.randn(4, 2, 5)
     state = (h, torch.randn(4, 2, 5)) if kind == "LSTM" else h

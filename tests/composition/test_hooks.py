@@ -94,11 +94,11 @@ def test_a_cells_weight_is_computed_as_in_torch_nn(way: str, backend: str) -> No
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "parametrized spectral norm"])
-def test_a_twin_computes_it_as_its_parent_does(way: str) -> None:
+def test_a_drop_in_computes_it_as_its_parent_does(way: str) -> None:
     _, parent = gru_of(way)
     expected = trained(parent, lambda x: parent(x)[0])
-    twin = unrolled.accelerate(gru_of(way)[1], report=None)
-    assert_close_by_name(trained(twin, lambda x: twin(x)[0]), expected, 3 * T)
+    drop_in = unrolled.accelerate(gru_of(way)[1], report=None)
+    assert_close_by_name(trained(drop_in, lambda x: drop_in(x)[0]), expected, 3 * T)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

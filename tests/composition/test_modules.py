@@ -12,7 +12,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from tests.compare import assert_close_by_name
-from tests.composition.layers import EVERY, NATIVE, TWINS, Model, input_of, make, named, values
+from tests.composition.layers import DROP_INS, EVERY, NATIVE, Model, input_of, make, named, values
 from unrolled import explain, layers
 
 every = pytest.mark.parametrize("kind", EVERY)
@@ -150,11 +150,11 @@ def test_apply_freeze_and_zero_grad_reach_every_parameter(kind: str) -> None:
     assert not layer.requires_grad_(False)(x)[0].any()
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_an_optimizer_and_clipping_work_as_on_its_parent(kind: str) -> None:
-    parent, twin, x = getattr(nn, kind)(3, 5), make(kind, depth=1, both=False), input_of()
-    twin.load_state_dict(parent.state_dict())
-    for layer in (parent, twin):
+    parent, drop_in, x = getattr(nn, kind)(3, 5), make(kind, depth=1, both=False), input_of()
+    drop_in.load_state_dict(parent.state_dict())
+    for layer in (parent, drop_in):
         optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
         for _ in range(3):
             optimizer.zero_grad()
@@ -162,11 +162,11 @@ def test_an_optimizer_and_clipping_work_as_on_its_parent(kind: str) -> None:
             nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
             optimizer.step()
     # Adam divides by the root of the squares, which makes a step of 1e-3 of the smallest gradient.
-    for p, q in zip(parent.parameters(), twin.parameters(), strict=True):
+    for p, q in zip(parent.parameters(), drop_in.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
 
 
-def test_twins_are_restored_with_everything_they_hold() -> None:
+def test_drop_ins_are_restored_with_everything_they_hold() -> None:
     model = nn.ModuleList([layers.LSTM(3, 5, backend="reference"), layers.GRU(3, 5)])
     nn.utils.parametrizations.weight_norm(model[1], "weight_hh_l0")
     parameters, x = list(model.parameters()), input_of()
@@ -181,7 +181,7 @@ def test_twins_are_restored_with_everything_they_hold() -> None:
     assert isinstance(model[0], layers.LSTM) and isinstance(model[1], layers.GRU)
 
 
-def test_a_subclass_of_a_twin_is_not_restored() -> None:
+def test_a_subclass_of_a_drop_in_is_not_restored() -> None:
     class Mine(layers.GRU):
         pass
 

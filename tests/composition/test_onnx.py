@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 import unrolled
 from tests.cells.papers import ResetFirst
 from tests.compare import assert_close_by_name
-from tests.composition.layers import CELLS, TWINS, Model, input_of, make, named
+from tests.composition.layers import CELLS, DROP_INS, Model, input_of, make, named
 from unrolled import Recurrent, cells
 from unrolled.cells.facts import Onnx
 from unrolled.scan import library
@@ -58,7 +58,7 @@ class WithLengths(nn.Module):
         return tuple(self.layer(x, lengths=lengths))
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_one_file_serves_any_number_of_steps_and_lanes(kind: str, tmp_path: Path) -> None:
     model = Model(make(kind)).eval()
     free = {"x": FREE}
@@ -69,7 +69,7 @@ def test_one_file_serves_any_number_of_steps_and_lanes(kind: str, tmp_path: Path
         assert_close_by_name(exported(x), named(model(x)), steps)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: Path) -> None:
     layer = make(kind, depth=1, bias=False, batch_first=True).eval()
     tensors = 2 if kind == "LSTM" else 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import unrolled
 from tests.compare import assert_close_by_name
-from tests.composition.layers import EVERY, TWINS, Model, input_of, make, named
+from tests.composition.layers import DROP_INS, EVERY, Model, input_of, make, named
 from unrolled import explain
 
 every = pytest.mark.parametrize("kind", EVERY)
@@ -96,12 +96,12 @@ def test_no_weight_is_off_by_more_than_half_its_rows_scale(kind: str) -> None:
 @every
 def test_its_state_dict_is_a_quarter_as_big_and_loads(kind: str, tmp_path: Path) -> None:
     big, x = make(kind), input_of()
-    if kind in TWINS:
-        big, x = TWINS[kind](64, 64), torch.randn(3, 2, 64)
+    if kind in DROP_INS:
+        big, x = DROP_INS[kind](64, 64), torch.randn(3, 2, 64)
     before = size_of(big)
     target = unrolled.quantize(copy.deepcopy(big))
     unrolled.quantize(big)
-    if kind in TWINS:
+    if kind in DROP_INS:
         assert size_of(big) < 0.3 * before
     save_file(big.state_dict(), tmp_path / "weights.safetensors")
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tests.compare import assert_close_by_name
-from tests.composition.layers import CELLS, EVERY, TWINS, Model, input_of, make, named, values
+from tests.composition.layers import CELLS, DROP_INS, EVERY, Model, input_of, make, named, values
 
 # PyTorch advises against all of TorchScript, and its tracer against every comparison of sizes.
 pytestmark = [
@@ -63,13 +63,13 @@ def test_a_leaf_alone_is_no_model_to_trace(kind: str) -> None:
         fx.symbolic_trace(make(kind))
 
 
-@pytest.mark.parametrize("kind", TWINS)
-def test_torchscript_compiles_a_model_with_a_twin_by_its_parents_code(kind: str) -> None:
+@pytest.mark.parametrize("kind", DROP_INS)
+def test_torchscript_compiles_a_model_with_a_drop_in_by_its_parents_code(kind: str) -> None:
     model, x = nn.Sequential(make(kind)), input_of()
     assert_close_by_name(named(torch.jit.script(model)(x)), named(model(x)), 4)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind not in TWINS])
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind not in DROP_INS])
 def test_torchscript_cannot_compile_recurrent_and_says_what_can(kind: str) -> None:
     for model in (make(kind), nn.Sequential(make(kind))):
         with pytest.raises(

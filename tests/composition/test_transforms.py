@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 from tests.compare import LSTM_HAS_AUTOCAST, assert_close_by_name, check_derivatives
-from tests.composition.layers import EVERY, NATIVE, TWINS, Model, input_of, make, named, values
+from tests.composition.layers import DROP_INS, EVERY, NATIVE, Model, input_of, make, named, values
 from unrolled import Recurrent, explain, layers
 from unrolled.scan import library
 
@@ -90,23 +90,23 @@ def test_checkpointing_changes_no_gradient(kind: str) -> None:
     assert_close_by_name(values(call, model, x), values(model, model, x), 4)
 
 
-@pytest.mark.parametrize("kind", TWINS)
-def test_under_autocast_a_twin_does_what_its_parent_does(kind: str) -> None:
+@pytest.mark.parametrize("kind", DROP_INS)
+def test_under_autocast_a_drop_in_does_what_its_parent_does(kind: str) -> None:
     parent = getattr(nn, kind)(3, 5)
-    twin = make(kind, depth=1, both=False)
-    twin.load_state_dict(parent.state_dict())
+    drop_in = make(kind, depth=1, both=False)
+    drop_in.load_state_dict(parent.state_dict())
     x = input_of()
     with torch.autocast("cpu", torch.bfloat16):
-        y, _ = twin(x)
+        y, _ = drop_in(x)
         expected, _ = parent(x) if kind != "LSTM" or LSTM_HAS_AUTOCAST else (y, None)
     assert y.dtype == expected.dtype
     assert torch.equal(y, expected)
     assert (y.float() - parent(x)[0]).abs().max() < 2**-5
-    assert not torch.equal(y.float(), twin(x)[0])
-    assert all(p.dtype == torch.float32 for p in twin.parameters())
+    assert not torch.equal(y.float(), drop_in(x)[0])
+    assert all(p.dtype == torch.float32 for p in drop_in.parameters())
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind not in TWINS])
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind not in DROP_INS])
 def test_under_autocast_recurrent_runs_and_keeps_to_bfloat16s_accuracy(kind: str) -> None:
     layer, x = make(kind, depth=1, both=False), input_of()
     with torch.autocast("cpu", torch.bfloat16):
@@ -138,7 +138,7 @@ def test_a_parametrised_recurrent_weight_is_the_one_that_runs_and_learns(
     kind: str, norm: Callable[..., nn.Module]
 ) -> None:
     layer, x = make(kind, depth=1, both=False).double(), input_of(dtype=FLOAT64)
-    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    owner, name = (layer, "weight_hh_l0") if kind in DROP_INS else (layer.cells[0], "weight_hh")
     norm(owner, name)
     layer.eval()  # spectral norm moves its vectors at every call in training
     weight = getattr(owner, name)
@@ -148,7 +148,7 @@ def test_a_parametrised_recurrent_weight_is_the_one_that_runs_and_learns(
     sources = [p for n, p in owner.named_parameters() if "original" in n]
     seed = torch.randn_like(y)
     got = torch.autograd.grad(y, sources, seed)
-    inner = dict(plain.named_parameters())[name if kind in TWINS else f"cells.0.{name}"]
+    inner = dict(plain.named_parameters())[name if kind in DROP_INS else f"cells.0.{name}"]
     (through,) = torch.autograd.grad(expected, inner, seed)
     chained = torch.autograd.grad(getattr(owner, name), sources, through)
     gradients = {f"original {k}": g for k, g in enumerate(got)}
@@ -170,14 +170,14 @@ class Counted(nn.Module):
     ("kind", "backend"),
     [
         *((kind, "auto") for kind in EVERY),
-        *((kind, "reference") for kind in EVERY if kind not in TWINS),
+        *((kind, "reference") for kind in EVERY if kind not in DROP_INS),
     ],
 )
 def test_a_parametrised_weight_is_computed_once_a_call_not_at_every_step(
     kind: str, backend: str
 ) -> None:
     layer, counter = make(kind, depth=1, both=False, backend=backend), Counted()
-    owner, name = (layer, "weight_hh_l0") if kind in TWINS else (layer.cells[0], "weight_hh")
+    owner, name = (layer, "weight_hh_l0") if kind in DROP_INS else (layer.cells[0], "weight_hh")
     path = explain(layer).path
     parametrize.register_parametrization(owner, name, counter)
     assert explain(layer).path == path
@@ -196,10 +196,10 @@ def test_a_transform_within_native_is_refused_with_the_reason(kind: str) -> None
 
 
 def test_forward_mode_runs_without_torch_func_too() -> None:
-    twin, x = layers.LSTM(3, 5), input_of()
+    drop_in, x = layers.LSTM(3, 5), input_of()
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
-        got = torch.autograd.forward_ad.unpack_dual(twin(dual)[0]).tangent
-    (expected,) = jvp(lambda x: named(twin(x))["output 0"], (x,), (torch.ones_like(x),))[1:]
+        got = torch.autograd.forward_ad.unpack_dual(drop_in(dual)[0]).tangent
+    (expected,) = jvp(lambda x: named(drop_in(x))["output 0"], (x,), (torch.ones_like(x),))[1:]
     assert got.any()
     assert_close_by_name({"tangent": got}, {"tangent": expected}, 4)

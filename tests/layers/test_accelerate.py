@@ -57,7 +57,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> l
     return losses
 
 
-def test_every_layer_becomes_its_twin_and_computes_the_same() -> None:
+def test_every_layer_becomes_its_drop_in_and_computes_the_same() -> None:
     model = Tagger()
     tokens = torch.randint(11, (6, 4))
     before, expected = list(model.named_modules()), model(tokens)
@@ -130,7 +130,7 @@ def test_everything_a_layer_holds_is_kept() -> None:
 def test_parametrised_layers_stay_parametrised() -> None:
     layer = nn.GRU(3, 5)
     parametrizations.orthogonal(layer, "weight_hh_l0")
-    other = copy.deepcopy(layer)  # of the same class, which must not become a twin with it
+    other = copy.deepcopy(layer)  # of the same class, which must not become a drop-in layer with it
     x = torch.randn(4, 2, 3)
     expected, before = layer(x)[0], type(layer)
     quietly(layer, backend="native")

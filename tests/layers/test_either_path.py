@@ -21,7 +21,7 @@ LENGTHS = [4, 6, 1]
 def taken(
     x: Tensor, kind: str, batch_first: bool
 ) -> tuple[Tensor | PackedSequence, dict[str, object]]:
-    """``x`` ``[T, B, D]`` as a twin is given it, and with what."""
+    """``x`` ``[T, B, D]`` as a drop-in layer is given it, and with what."""
     resets = torch.zeros(len(x), x.shape[1], dtype=torch.bool)
     resets[len(x) // 2 :: 2] = True
     given = x.transpose(0, 1) if batch_first else x
@@ -40,7 +40,7 @@ KINDS = ("padded", "packed", "lengths", "resets", "one sequence", "no lanes", "n
 @pytest.mark.parametrize("option", ["nothing", "clip", "watch", "both"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["RNN", "LSTM", "GRU"])
-def test_a_twins_options_mean_the_same_on_both_paths(mode: str, kind: str, option: str) -> None:
+def test_a_drop_ins_options_mean_the_same_on_both_paths(mode: str, kind: str, option: str) -> None:
     source = getattr(unrolled, mode)(
         D, H, num_layers=2, bidirectional=True, batch_first=True
     ).double()
@@ -275,8 +275,8 @@ def test_a_parameter_of_another_dtype_is_named_unless_the_cell_converts(backend:
 )
 def test_what_no_path_takes_is_said_by_name(make: object, backend: str) -> None:
     layer, x = make(backend=backend), torch.randn(T, B, D)
-    is_twin = isinstance(layer, nn.GRU)
-    name, state = ("input", "hx") if is_twin else ("x", "state")
+    is_drop_in = isinstance(layer, nn.GRU)
+    name, state = ("input", "hx") if is_drop_in else ("x", "state")
     for odd in (
         x.to_sparse(),
         torch.nested.nested_tensor([x[:2, 0], x[:3, 0]], layout=torch.jagged),
@@ -294,7 +294,7 @@ def test_what_no_path_takes_is_said_by_name(make: object, backend: str) -> None:
         ),
     ):
         with pytest.raises((TypeError, ValueError), match=f"^{state}: got {match}"):
-            layer(x, odd if is_twin else (odd,))
+            layer(x, odd if is_drop_in else (odd,))
     with pytest.raises(
         (TypeError, ValueError), match=f"^{state}: got (an empty tuple|tuple of nothing)"
     ):
@@ -302,13 +302,13 @@ def test_what_no_path_takes_is_said_by_name(make: object, backend: str) -> None:
     meta = torch.ones(B, dtype=torch.int64, device="meta")
     with pytest.raises(ValueError, match=r"^lengths: got a tensor on meta"):
         layer(x, lengths=meta)
-    odd = layer if is_twin else layer.cells[0]
-    weight = "weight_hh_l0" if is_twin else "weight_hh"
+    odd = layer if is_drop_in else layer.cells[0]
+    weight = "weight_hh_l0" if is_drop_in else "weight_hh"
     getattr(odd, weight).data = getattr(odd, weight).data.double()
     dtypes = "got torch.float64, expected torch.float32 as weight_ih_l0"
-    if not is_twin:
+    if not is_drop_in:
         dtypes = f"got torch.float32, expected torch.float64 as {weight}"
-    with pytest.raises(TypeError, match=f"^{weight if is_twin else name}: {dtypes}"):
+    with pytest.raises(TypeError, match=f"^{weight if is_drop_in else name}: {dtypes}"):
         layer(x)
 
 
@@ -325,7 +325,7 @@ def test_what_no_path_takes_is_said_by_name(make: object, backend: str) -> None:
         ("bias_ih_l0", lambda w: w.to("meta"), "got meta, expected cpu"),
     ],
 )
-def test_an_odd_weight_of_a_twin_is_named(
+def test_an_odd_weight_of_a_drop_in_is_named(
     name: str, odd: Callable[[Tensor], Tensor], match: str, proj_size: int, backend: str
 ) -> None:
     layer = unrolled.LSTM(D, H, num_layers=2, proj_size=proj_size, backend=backend)
@@ -340,7 +340,7 @@ def test_an_odd_weight_of_a_twin_is_named(
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("proj_size", [0, 2])
-def test_odd_packed_rows_and_states_of_a_twin_are_named(proj_size: int, backend: str) -> None:
+def test_odd_packed_rows_and_states_of_a_drop_in_are_named(proj_size: int, backend: str) -> None:
     layer = unrolled.LSTM(D, H, proj_size=proj_size, backend=backend)
     x = torch.randn(T, B, D)
     rows = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
@@ -368,7 +368,7 @@ def test_vmap_over_proj_size_names_the_option_and_the_way_out(backend: str) -> N
 
 
 @pytest.mark.parametrize("mode", ["RNN", "LSTM", "GRU"])
-def test_vmap_runs_a_twin_on_both_paths(mode: str) -> None:
+def test_vmap_runs_a_drop_in_on_both_paths(mode: str) -> None:
     layer, x = getattr(unrolled, mode)(D, H), torch.randn(2, T, B, D)
     expected = torch.stack([layer(part)[0] for part in x])
     for backend in ("auto", "reference"):

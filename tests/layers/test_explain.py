@@ -19,7 +19,7 @@ class Own(cells.Elman):
         return (torch.cumsum(projected + state[0], 1),)
 
 
-TWINS = {
+DROP_INS = {
     "RNN": layers.RNN(3, 5, nonlinearity="relu"),
     "LSTM": layers.LSTM(3, 5, bidirectional=True),
     "GRU": layers.GRU(3, 5, 2),
@@ -49,9 +49,9 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", INPUTS)
-@pytest.mark.parametrize("kind", TWINS)
-def test_a_twin_does_what_is_said(kind: str, name: str) -> None:
-    layer, x = TWINS[kind], INPUTS[name]()
+@pytest.mark.parametrize("kind", DROP_INS)
+def test_a_drop_in_does_what_is_said(kind: str, name: str) -> None:
+    layer, x = DROP_INS[kind], INPUTS[name]()
     explanation = explain(layer, x)
     assert explanation.path == refused_or_run(layer, x)
     assert (explanation.path == "native") == (not explanation.reasons)
@@ -213,7 +213,7 @@ def test_resets_and_masks_are_checked_as_in_a_call(name: str) -> None:
         explain(nn.GRU(3, 5), x, **{name: flags})
 
 
-def test_a_twin_takes_lengths_and_resets_but_no_mask() -> None:
+def test_a_drop_in_takes_lengths_and_resets_but_no_mask() -> None:
     layer, x = layers.LSTM(3, 5), torch.randn(4, 2, 3)
     for given in ({"lengths": [4, 0]}, {"resets": torch.ones(4, 2).bool()}):
         assert explain(layer, x, **given).path == "native"

@@ -90,7 +90,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"num_layers": 2, "dropout": 0.3}, {"bidire
 @pytest.mark.parametrize(
     ("kind", "backend"), [(RNN, "native"), (GRU, "native"), (LSTM, "native"), (GRU, "reference")]
 )
-def test_the_outputs_and_states_of_a_twin_may_be_written(
+def test_the_outputs_and_states_of_a_drop_in_may_be_written(
     kind: Any, backend: str, options: dict[str, Any], form: Callable[[nn.Module], Call]
 ) -> None:
     layer = kind(4, 6, dtype=FLOAT64, backend=backend, **options)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.compare import (
-    TWINS,
+    DROP_INS,
     assert_close_by_name,
     collect,
     copy_weights,
@@ -55,13 +55,13 @@ class Case(NamedTuple):
         said |= {"batch first": self.batch_first, "no bias": not self.bias}
         return " ".join([sizes, *(word for word, holds in said.items() if holds)])
 
-    def twins(self, kind: str, dtype: torch.dtype) -> tuple[nn.RNNBase, Recurrent]:
+    def drop_ins(self, kind: str, dtype: torch.dtype) -> tuple[nn.RNNBase, Recurrent]:
         """A layer of ``torch.nn`` and ours, with the same weights."""
-        twin = TWINS[kind]
+        drop_in = DROP_INS[kind]
         options = {name: getattr(self, name) for name in ("bidirectional", "batch_first", "bias")}
-        source = twin.layer(self.D, self.H, num_layers=self.depth, **options, **twin.options)
+        source = drop_in.layer(self.D, self.H, num_layers=self.depth, **options, **drop_in.options)
         target = Recurrent(
-            twin.cell, self.D, self.H, depth=self.depth, **options, **twin.cell_options
+            drop_in.cell, self.D, self.H, depth=self.depth, **options, **drop_in.cell_options
         )
         source, target = source.to(dtype), target.to(dtype)
         copy_weights(source, target)
@@ -105,21 +105,21 @@ CASES = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("case", CASES, ids=Case.described)
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_equals_torch_nn_in_every_output_state_and_gradient(
     kind: str, case: Case, dtype: torch.dtype
 ) -> None:
-    source, target = case.twins(kind, dtype)
+    source, target = case.drop_ins(kind, dtype)
     x, state = case.draw(target, dtype)
     got = run_recurrent(target, x, state, case.lengths)
     assert_close_by_name(got, run_torch(source, x, state, case.lengths), case.T)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_a_lane_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: int) -> None:
     case = Case(5, 3, 3, 7, depth=depth, bidirectional=True)
-    _, layer = case.twins(kind, FLOAT64)
+    _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
     others = [0, 2]
 
@@ -139,10 +139,10 @@ def test_a_lane_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: int)
     assert_close_by_name(got, without, case.T)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_a_lane_of_length_zero_has_no_output_and_ends_in_its_initial_state(kind: str) -> None:
     case = Case(5, 3, 3, 7, depth=2, bidirectional=True)
-    _, layer = case.twins(kind, FLOAT64)
+    _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
     start = leaves(*state)
     y, final = layer(x, start, lengths=[3, 0, 5])
@@ -158,12 +158,12 @@ def test_a_lane_of_length_zero_has_no_output_and_ends_in_its_initial_state(kind:
 
 @pytest.mark.parametrize("lengths", [[0, 0, 0], [3, 0, 5]])
 @pytest.mark.parametrize("filling", [torch.nan, torch.inf, 1e30])
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_what_stands_in_the_padding_changes_no_bit_at_any_depth(
     kind: str, filling: float, lengths: list[int]
 ) -> None:
     case = Case(5, 3, 3, 7, depth=2, bidirectional=True)
-    _, layer = case.twins(kind, FLOAT64)
+    _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
     padding = torch.arange(5).unsqueeze(1) >= torch.tensor(lengths)
     x[padding] = 0
@@ -388,11 +388,11 @@ def test_dropout_is_drawn_anew_for_each_call_and_each_direction() -> None:
     assert not torch.equal(forward, again)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_dropout_is_off_in_evaluation(kind: str) -> None:
-    twin = TWINS[kind]
-    with_dropout = Recurrent(twin.cell, 3, 5, depth=3, dropout=0.5, **twin.cell_options)
-    without = Recurrent(twin.cell, 3, 5, depth=3, **twin.cell_options)
+    drop_in = DROP_INS[kind]
+    with_dropout = Recurrent(drop_in.cell, 3, 5, depth=3, dropout=0.5, **drop_in.cell_options)
+    without = Recurrent(drop_in.cell, 3, 5, depth=3, **drop_in.cell_options)
     without.load_state_dict(with_dropout.state_dict())
     x = torch.randn(4, 2, 3)
     assert not torch.equal(with_dropout(x).y, without(x).y)
@@ -446,13 +446,13 @@ def test_a_copy_computes_the_same_and_shares_nothing(
     k: int, copied: Callable[[Recurrent], Recurrent]
 ) -> None:
     layer, x = layers()[k], torch.randn(4, 3, 3)
-    twin, before = copied(layer), layer(x).y
-    assert torch.equal(twin(x).y, before)
+    drop_in, before = copied(layer), layer(x).y
+    assert torch.equal(drop_in(x).y, before)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in drop_in.parameters():
             parameter.zero_()
     assert torch.equal(layer(x).y, before)
-    assert not torch.equal(twin(x).y, before)
+    assert not torch.equal(drop_in(x).y, before)
 
 
 class Remembering(Cell):
@@ -528,7 +528,7 @@ def test_batch_first_swaps_time_and_lanes_of_input_and_output_and_of_nothing_els
     x, state = torch.randn(4, 2, 3).double(), random_state(layer, 2)
     expected = run_recurrent(layer, x, state, [4, 1])
     got = run_recurrent(swapped, x.transpose(0, 1), state, [4, 1])
-    # Of another shape the outputs are weighted otherwise: gradients are left to the twins' cases.
+    # Of another shape the outputs are weighted otherwise: gradients are left to the drop-in layers' cases.
     values = {name: value for name, value in expected.items() if not name.startswith("grad")}
     in_order = {n: got[n].transpose(0, 1) if n.startswith("y") else got[n] for n in values}
     assert_close_by_name(in_order, values, 4)
@@ -577,9 +577,9 @@ def test_lengths_may_be_whole_numbers_of_any_kind(lengths: object) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_half_precision_runs_forward_and_backward(kind: str, dtype: torch.dtype) -> None:
-    _, layer = Case(5, 3, 3, 7, depth=2, bidirectional=True).twins(kind, dtype)
+    _, layer = Case(5, 3, 3, 7, depth=2, bidirectional=True).drop_ins(kind, dtype)
     x = torch.randn(5, 3, 3, dtype=dtype)
     results = run_recurrent(layer, x, random_state(layer, 3, dtype), [5, 0, 2])
     assert results["y"].shape == (5, 3, 14)
@@ -848,13 +848,13 @@ def test_apart_needs_two_directions() -> None:
 
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
 @pytest.mark.parametrize("merge", ["concat", "mean", "separate"])
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_either_direction(
     kind: str, merge: Merge, batch_first: bool
 ) -> None:
-    twin = TWINS[kind]
-    options = {"depth": 2, "bidirectional": True, "merge": merge} | twin.cell_options
-    layer = Recurrent(twin.cell, 3, 7, **options).double()
+    drop_in = DROP_INS[kind]
+    options = {"depth": 2, "bidirectional": True, "merge": merge} | drop_in.cell_options
+    layer = Recurrent(drop_in.cell, 3, 7, **options).double()
     x, cuts = torch.randn(9, 2, 3).double(), ([0, 4, 5, 9], [0, 0, 7, 9])
     resets = torch.zeros(9, 2, dtype=torch.bool)
     for lane, begins in enumerate(cuts):
@@ -879,10 +879,10 @@ def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_eithe
     assert_close_by_name(got, expected, 9)
 
 
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_with_resets_the_final_state_is_that_of_the_sequence_which_was_read_last(kind: str) -> None:
-    twin = TWINS[kind]
-    layer = Recurrent(twin.cell, 3, 7, bidirectional=True, **twin.cell_options).double()
+    drop_in = DROP_INS[kind]
+    layer = Recurrent(drop_in.cell, 3, 7, bidirectional=True, **drop_in.cell_options).double()
     x, state = torch.randn(6, 1, 3).double(), random_state(layer, 1)
     resets = torch.zeros(6, 1, dtype=torch.bool)
     resets[4] = True
@@ -929,12 +929,12 @@ def test_resets_that_do_not_fit_are_refused(
 
 @pytest.mark.skipif(native.missing() is not None, reason="no native library")
 @pytest.mark.parametrize("lengths", [None, [5, 0, 2]], ids=["full", "ragged"])
-@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("kind", DROP_INS)
 def test_the_backends_agree_in_every_output_state_and_gradient(
     kind: str, lengths: list[int] | None
 ) -> None:
     case = Case(5, 3, 5, 17, depth=2, bidirectional=True)
-    _, layer = case.twins(kind, FLOAT64)
+    _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
     found = []
     for backend in ("native", "reference"):

@@ -76,10 +76,10 @@ def test_it_unpacks_indexes_and_copies_as_a_pair() -> None:
     assert y is result.y is result[0] and state is result.state is result[1]
     detached = Result(*(y.detach(), tuple(s.detach() for s in state)))
     same = Result(y.detach(), detached.state, tuple(s.detach() for s in result.states), 1, 0)
-    for twin in (copy.copy(same), copy.deepcopy(same), pickle.loads(pickle.dumps(same))):
-        assert torch.equal(twin.y, y)
-        assert torch.equal(twin.final, result.final)
-        assert torch.equal(twin.states[1], result.states[1])
+    for drop_in in (copy.copy(same), copy.deepcopy(same), pickle.loads(pickle.dumps(same))):
+        assert torch.equal(drop_in.y, y)
+        assert torch.equal(drop_in.final, result.final)
+        assert torch.equal(drop_in.states[1], result.states[1])
     assert repr(detached).startswith("Result(y=tensor(")
 
 

@@ -198,7 +198,7 @@ def test_resets_start_lanes_anew_in_a_step_or_in_a_chunk(options, backend):
     assert_close_by_name(named(torch.stack(ys), stream), expected, 8)
 
 
-def test_a_twin_starts_anew_too():
+def test_a_drop_in_starts_anew_too():
     layer = unrolled.LSTM(4, 7)
     x, resets = torch.randn(6, 2, 4), torch.zeros(6, 2).bool()
     resets[4, 1] = True

@@ -27,8 +27,8 @@ KINDS: dict[str, Callable[..., Layer]] = {
     "MinGRU": lambda **o: uncompiled(cells.MinGRU, **o),
     "LEM": lambda **o: uncompiled(cells.LEM, **o),
     "learnt": lambda **o: Recurrent(cells.GRU, D, H, learn_initial_state=True, **o),
-    "twin RNN": lambda **o: unrolled.RNN(D, H, **o),
-    "twin LSTM": lambda **o: unrolled.LSTM(D, H, **o),
+    "drop-in layer RNN": lambda **o: unrolled.RNN(D, H, **o),
+    "drop-in layer LSTM": lambda **o: unrolled.LSTM(D, H, **o),
     "torch RNN": lambda **o: nn.RNN(D, H, **o),
     "torch LSTM": lambda **o: nn.LSTM(D, H, **o),
     "torch GRU": lambda **o: nn.GRU(D, H, **o),
@@ -37,7 +37,7 @@ KINDS: dict[str, Callable[..., Layer]] = {
 
 def make(kind: str, depth: int = 1, **options: object) -> Layer:
     """A layer in float64, every parameter random and none of them small; of ReLU, most units alive."""
-    name = "num_layers" if kind.startswith(("twin", "torch")) else "depth"
+    name = "num_layers" if kind.startswith(("drop-in layer", "torch")) else "depth"
     layer = KINDS[kind](**{name: depth}, **options).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)

@@ -20,7 +20,7 @@ MAKES: dict[str, Callable[..., nn.Module]] = {
     "Recurrent relu": lambda **o: Recurrent(cells.Elman, D, H, depth=2, activation="relu", **o),
     "Recurrent LSTM": lambda **o: Recurrent(cells.LSTM, D, H, depth=2, **o),
     "reference": lambda **o: Recurrent(cells.GRU, D, H, depth=2, backend="reference", **o),
-    "twin LSTM": lambda **o: unrolled.LSTM(D, H, 2, **o),
+    "drop-in layer LSTM": lambda **o: unrolled.LSTM(D, H, 2, **o),
     "torch RNN": lambda **o: nn.RNN(D, H, 2, **o),
     "torch LSTM": lambda **o: nn.LSTM(D, H, 2, **o),
     "torch GRU": lambda **o: nn.GRU(D, H, 2, **o),

@@ -151,9 +151,9 @@ def _cases() -> dict[str, Case]:
         **elmans,
         "Recurrent LSTM": (lambda **o: Recurrent(cells.LSTM, D, H, depth=2, **o), "LSTM"),
         "Recurrent GRU": (lambda **o: Recurrent(cells.GRU, D, H, depth=2, **o), "GRU"),
-        "twin RNN": (lambda **o: unrolled.RNN(D, H, 2, **o), "tanh"),
-        "twin LSTM": (lambda **o: unrolled.LSTM(D, H, 2, **o), "LSTM"),
-        "twin GRU": (lambda **o: unrolled.GRU(D, H, 2, **o), "GRU"),
+        "drop-in layer RNN": (lambda **o: unrolled.RNN(D, H, 2, **o), "tanh"),
+        "drop-in layer LSTM": (lambda **o: unrolled.LSTM(D, H, 2, **o), "LSTM"),
+        "drop-in layer GRU": (lambda **o: unrolled.GRU(D, H, 2, **o), "GRU"),
     }
     theirs: dict[str, tuple[Callable[..., Layer], str]] = {
         "torch RNN tanh": (lambda **o: nn.RNN(D, H, 2, **o), "tanh"),
@@ -251,7 +251,9 @@ def test_the_norms_of_every_state(name: str, lengths: list[int]) -> None:
         assert flow.real.sum(0).tolist() == lengths and not seen.broken()
 
 
-@pytest.mark.parametrize("name", ["torch LSTM", "twin RNN, auto", "Recurrent GRU, reference"])
+@pytest.mark.parametrize(
+    "name", ["torch LSTM", "drop-in layer RNN, auto", "Recurrent GRU, reference"]
+)
 def test_the_norms_of_one_step_and_one_lane(name: str) -> None:
     layer, oracle, x = prepared(name, 1)
     weight = torch.randn(1, 1, 2 * H, dtype=torch.float64)
@@ -712,7 +714,7 @@ def truncated(oracle: Oracle, x: Tensor, weight: Tensor, k1: int, k2: int) -> Te
         (lambda: nn.LSTM(D, H), "LSTM"),
         (lambda: nn.GRU(D, H), "GRU"),
     ],
-    ids=["Elman tanh", "Elman relu", "twin LSTM", "torch LSTM", "torch GRU"],
+    ids=["Elman tanh", "Elman relu", "drop-in layer LSTM", "torch LSTM", "torch GRU"],
 )
 @pytest.mark.parametrize("k1", [None, 1, 2])
 def test_truncation_bias(make: Callable[[], Layer], kind: str, k1: int | None) -> None:

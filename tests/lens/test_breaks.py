@@ -33,7 +33,7 @@ def test_nan_in_a_lane_of_the_input(name: str, bidirectional: bool, step: int) -
     assert str(found) in str(seen.report())
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch RNN"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch RNN"])
 def test_nan_where_nothing_is_read(name: str) -> None:
     layer, x = made(name, bidirectional=True), inputs()
     x[4:, 1], x[2:, 2] = math.nan, math.inf
@@ -49,7 +49,7 @@ def test_nan_where_nothing_is_read(name: str) -> None:
     assert seen.broken() is None and told(seen)["broken"] is None
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch GRU"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 def test_nan_in_a_shorter_lane(name: str) -> None:
     layer, x, lengths = made(name, bidirectional=True), inputs(), [T, 6, 4]
     x[3, 2, 0] = math.nan
@@ -62,7 +62,7 @@ def test_nan_in_a_shorter_lane(name: str) -> None:
         assert where(seen) == ("forward", 0, 0, 3, 2)
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "twin LSTM", "torch LSTM"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "drop-in layer LSTM", "torch LSTM"])
 def test_nan_in_the_initial_state(name: str) -> None:
     layer = made(name)
     h, c = torch.zeros(2, 2, B, H)
@@ -203,7 +203,7 @@ def test_the_step_at_which_it_enters_backward(name: str, direction: int, value: 
     assert found is not None and found.value == ("inf" if math.isinf(value) else "nan")
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch GRU"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 def test_backward_in_a_shorter_lane(name: str) -> None:
     layer, lengths = made(name), [T, 6, 4]
     weight = torch.ones(T, B, H)
@@ -218,7 +218,7 @@ def test_backward_in_a_shorter_lane(name: str) -> None:
         assert where(seen) == ("backward", 1, 0, 3, 2)
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch GRU"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 def test_a_reset_stops_it_backward(name: str) -> None:
     layer, resets = made(name), torch.zeros(T, B, dtype=torch.bool)
     resets[4, 1] = True

@@ -59,7 +59,7 @@ def test_the_verdict_is_from_the_state_that_was_carried(window: int) -> None:
     assert want < 0.9 * growth_of(lens.recurrences(layer, x[-window:])[0].jacobians(1)[:, 0])
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "twin LSTM", "torch LSTM"])
+@pytest.mark.parametrize("kind", ["LSTM", "drop-in layer LSTM", "torch LSTM"])
 def test_every_scan_begins_with_its_own_state(kind: str) -> None:
     layer = make(kind, 2, bidirectional=True)
     x = torch.randn(T, B, D, dtype=torch.float64)
@@ -81,7 +81,7 @@ def test_every_scan_begins_with_its_own_state(kind: str) -> None:
     torch.testing.assert_close(short[0].view.lags, lags, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", ["Elman", "twin RNN"])
+@pytest.mark.parametrize("kind", ["Elman", "drop-in layer RNN"])
 def test_the_longest_stretch_without_a_reset_is_looked_at(kind: str) -> None:
     layer, x = make(kind), torch.randn(T, B, D, dtype=torch.float64)
     resets = torch.zeros(T, B, dtype=torch.bool)

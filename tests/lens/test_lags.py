@@ -114,7 +114,7 @@ INFLUENCED = (
     {kind: lambda kind=kind: make(kind, 2) for kind in KINDS}
     | {
         "two ways " + kind: lambda kind=kind: make(kind, 2, bidirectional=True)
-        for kind in ("Elman", "LRU", "twin LSTM", "torch GRU")
+        for kind in ("Elman", "LRU", "drop-in layer LSTM", "torch GRU")
     }
     | {
         "separate": lambda: make("GRU", 2, bidirectional=True, merge="separate"),

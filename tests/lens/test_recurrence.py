@@ -90,7 +90,7 @@ def test_what_is_random_in_training_is_left_out_and_nothing_is_touched():
     assert found[1] == lens.causes(layer, x)[1].growth
 
 
-@pytest.mark.parametrize("kind", ["GRU", "twin LSTM", "torch RNN"])
+@pytest.mark.parametrize("kind", ["GRU", "drop-in layer LSTM", "torch RNN"])
 def test_batch_first(kind):
     layer, x = make(kind), inputs()
     turned = make(kind, batch_first=True)
@@ -104,7 +104,7 @@ def test_batch_first(kind):
 
 
 def test_hooks_and_windows_do_not_see_it():
-    for layer in (make("GRU"), make("twin LSTM")):
+    for layer in (make("GRU"), make("drop-in layer LSTM")):
         x, seen = inputs(), []
         expected = lens.influence(layer, x)
         layer.register_forward_hook(lambda *_, seen=seen: seen.append(1))

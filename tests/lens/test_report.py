@@ -38,7 +38,7 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-@pytest.mark.parametrize("kind", ["Elman", "LSTM", "GRU", "LRU", "torch LSTM", "twin RNN"])
+@pytest.mark.parametrize("kind", ["Elman", "LSTM", "GRU", "LRU", "torch LSTM", "drop-in layer RNN"])
 def test_the_record_has_what_the_measures_say(kind: str) -> None:
     layer = make(kind, 2, bidirectional=True)
     x = inputs(T, 1)

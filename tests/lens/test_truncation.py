@@ -19,7 +19,7 @@ T, B = 12, 2
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "Recurrent": lambda: Recurrent(cells.LSTM, D, H, depth=2),
-    "twin": lambda: unrolled.GRU(D, H),
+    "drop-in layer": lambda: unrolled.GRU(D, H),
     "torch RNN": lambda: nn.RNN(D, H, 2, dropout=0.5),
     "torch LSTM": lambda: nn.LSTM(D, H, 2, dropout=0.5),
     "reference": lambda: Recurrent(cells.IndRNN, D, H, backend="reference"),
@@ -158,12 +158,12 @@ def test_it_is_what_a_training_loop_adds_up(k1: int, k2: int) -> None:
 
 def test_batch_first_is_the_same() -> None:
     model, tokens = Model(batch_first=True).double(), torch.randint(5, (B, T))
-    twin = Model().double()
-    twin.load_state_dict(model.state_dict())
+    drop_in = Model().double()
+    drop_in.load_state_dict(model.state_dict())
     got = truncation_bias(
         model, tokens, lambda y, steps: squares(y.transpose(0, 1), steps), (3, 5), batch_first=True
     )
-    want = truncation_bias(twin, tokens.T, squares, (3, 5))
+    want = truncation_bias(drop_in, tokens.T, squares, (3, 5))
     for one, other in zip(got, want, strict=True):
         assert vars(one) == pytest.approx(vars(other))
 

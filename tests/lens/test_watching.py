@@ -67,7 +67,7 @@ def test_the_norms_are_autograds(
 
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "twin": lambda: unrolled.LSTM(D, H, 2, bidirectional=True),
+    "drop-in layer": lambda: unrolled.LSTM(D, H, 2, bidirectional=True),
     "torch LSTM": lambda: nn.LSTM(D, H, 2, bidirectional=True),
     "torch GRU": lambda: nn.GRU(D, H, batch_first=True),
     "torch RNN": lambda: nn.RNN(D, H, nonlinearity="relu"),

@@ -155,7 +155,7 @@ def test_one_step(name: str, bidirectional: bool, lanes: int) -> None:
     assert record["clipping"]["spikes"][0]["lag"] == 0 and record["broken"] is None
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch GRU"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 @pytest.mark.parametrize("lengths", [[0, T, 2], [0, 0, 0]])
 def test_lanes_of_length_0(name: str, lengths: list[int]) -> None:
     layer = made(name, bidirectional=True)
@@ -173,7 +173,7 @@ def test_lanes_of_length_0(name: str, lengths: list[int]) -> None:
     assert spike.get("lane") in ((1, 2) if some else (None,))
 
 
-@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "twin LSTM", "torch GRU"])
+@pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 @pytest.mark.parametrize(("steps", "lanes"), [(0, B), (T, 0)])
 def test_nothing_to_read(name: str, steps: int, lanes: int) -> None:
     layer = made(name)

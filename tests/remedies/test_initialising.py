@@ -28,9 +28,9 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "torch RNN": lambda **o: nn.RNN(D, H, **OPTIONS, **o),
     "torch LSTM": lambda **o: nn.LSTM(D, H, **OPTIONS, **o),
     "torch GRU": lambda **o: nn.GRU(D, H, **OPTIONS, **o),
-    "twin RNN": lambda **o: unrolled.RNN(D, H, **OPTIONS, **o),
-    "twin LSTM": lambda **o: unrolled.LSTM(D, H, **OPTIONS, **o),
-    "twin GRU": lambda **o: unrolled.GRU(D, H, **OPTIONS, **o),
+    "drop-in layer RNN": lambda **o: unrolled.RNN(D, H, **OPTIONS, **o),
+    "drop-in layer LSTM": lambda **o: unrolled.LSTM(D, H, **OPTIONS, **o),
+    "drop-in layer GRU": lambda **o: unrolled.GRU(D, H, **OPTIONS, **o),
 }
 every_layer = pytest.mark.parametrize("kind", LAYERS)
 

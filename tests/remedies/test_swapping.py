@@ -17,7 +17,7 @@ OPTIONS = {"num_layers": 2, "bidirectional": True, "batch_first": True}
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "Recurrent": lambda: Recurrent(cells.Elman, D, H, depth=2, bidirectional=True, merge="mean"),
     "sizes": lambda: Recurrent(cells.Elman, D, [H, 3], learn_initial_state=True),
-    "twin": lambda: unrolled.RNN(D, H, **OPTIONS),
+    "drop-in layer": lambda: unrolled.RNN(D, H, **OPTIONS),
     "torch": lambda: nn.RNN(D, H, **OPTIONS),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
@@ -120,8 +120,8 @@ def test_options_are_taken_over(swap: Callable[..., nn.Module]) -> None:
         assert cell.learns_initial_state and cell.weight_hh.dtype == torch.float64
     for a, b in zip(swapped.projections.parameters(), layer.projections.parameters(), strict=True):
         assert torch.equal(a, b) and a is not b
-    twin = unrolled.RNN(D, H, 2, dropout=0.1, backend="reference").eval()
-    swapped = swap(twin)
+    drop_in = unrolled.RNN(D, H, 2, dropout=0.1, backend="reference").eval()
+    swapped = swap(drop_in)
     assert type(swapped) is (layers.GRU if swap is as_gru else layers.LSTM)
     assert (swapped.dropout, swapped.backend, swapped.training) == (0.1, "reference", False)
 
@@ -147,7 +147,7 @@ def test_another_activation_over_the_same_weights(name: str) -> None:
     x = torch.randn(B, T, D)
     back = with_activation(swapped, "tanh")
     torch.testing.assert_close(back(x)[0], layer(x)[0])
-    if name in ("twin", "torch"):
+    if name in ("drop-in layer", "torch"):
         expected = nn.RNN(D, H, nonlinearity="relu", **OPTIONS)
         expected.load_state_dict(layer.state_dict())
         torch.testing.assert_close(swapped(x)[0], expected(x)[0])

@@ -42,7 +42,7 @@ class Carry:
     Bidirectional LSTM Acoustic Model for LVCSR by a Context-Sensitive-Chunk BPTT Approach", 2016).
 
     Args:
-        model: a model with recurrent layers: ``Recurrent``, the twins, or those of ``torch.nn``.
+        model: a model with recurrent layers: ``Recurrent``, the drop-in layers, or those of ``torch.nn``.
         initial: the state in which sequences begin, by the layer's name, ``[L*S, 1, size]`` a state
             tensor, zeros by default. If they are parameters they are learnt. A ``Recurrent`` with
             ``learn_initial_state`` needs none here.
@@ -80,7 +80,7 @@ class Carry:
             resets: boolean ``[T, B]``: where true, a new sequence begins with that step in that lane,
                 and neither state nor gradient crosses from the step before it.
             lengths: ``[B]``, of lanes that end within the window. The layers read no further, if they
-                can (``Recurrent`` and the twins); in later windows such a lane must begin a new
+                can (``Recurrent`` and the drop-in layers); in later windows such a lane must begin a new
                 sequence, or have length 0.
 
         Raises:

@@ -19,7 +19,7 @@ from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
 from unrolled.cells import State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import directions
-from unrolled.layers.twins import Twin
+from unrolled.layers.torch_layers import TorchLayer
 from unrolled.scan import Masks, Sweep
 from unrolled.shapes import (
     Lengths,
@@ -62,7 +62,7 @@ def checkpointed(
         >>> y.sum().backward()
 
     Args:
-        layer: a ``Recurrent`` or a twin; one of ``torch.nn`` if it has one direction.
+        layer: a ``Recurrent`` or a drop-in layer; one of ``torch.nn`` if it has one direction.
         x: ``[T, B, D]``, or as ``layer`` takes it.
         state: before the first step, as ``layer`` takes it.
         memory: bytes, or a text such as "64 MiB": what may be kept and used at once besides the inputs
@@ -86,7 +86,7 @@ def checkpointed(
     check_valued("x", x)
     budget = None if memory is None else parse(memory)
     in_segments = _InSegments(budget, segments, Around(x.device, list(layer.buffers())))
-    if isinstance(layer, Recurrent) or (isinstance(layer, Twin) and _has_sweeps(layer, x)):
+    if isinstance(layer, Recurrent) or (isinstance(layer, TorchLayer) and _has_sweeps(layer, x)):
         in_segments.scans = len(layer.cells if isinstance(layer, Recurrent) else layer._all_weights)
         with _set(layer, in_segments):
             result = layer(x, state, **options)
@@ -399,8 +399,8 @@ def _check_budget(memory: int | str | None, segments: int | None) -> None:
         parse(memory)
 
 
-def _has_sweeps(layer: Twin, x: Tensor) -> bool:
-    """Whether a twin takes ``x`` in sweeps, and not all of it as ``torch.nn`` does."""
+def _has_sweeps(layer: TorchLayer, x: Tensor) -> bool:
+    """Whether a drop-in layer takes ``x`` in sweeps, and not all of it as ``torch.nn`` does."""
     return x.dim() == 3 and not layer.proj_size
 
 
@@ -408,17 +408,17 @@ def _refused(layer: nn.Module) -> str:
     """What is wrong with a layer of another kind, and what to do."""
     kind = type(layer).__name__
     if not isinstance(layer, nn.RNNBase):
-        return f"{kind}, expected Recurrent or a twin; see checkpointed_loss for models"
+        return f"{kind}, expected Recurrent or a drop-in layer; see checkpointed_loss for models"
     kind = f"a bidirectional {kind}"
-    if not isinstance(layer, Twin):
-        return f"{kind}, expected Recurrent or a twin; make it a twin with unrolled.accelerate"
+    if not isinstance(layer, TorchLayer):
+        return f"{kind}, expected Recurrent or a drop-in layer; unrolled.accelerate makes it one"
     if layer.proj_size:
         return f"{kind} with proj_size, expected none; use Recurrent with projection="
     return f"{kind} and one sequence [T, D]; add the lane dimension with unsqueeze"
 
 
 @contextmanager
-def _set(layer: Recurrent | Twin, in_segments: _InSegments) -> Iterator[None]:
+def _set(layer: Recurrent | TorchLayer, in_segments: _InSegments) -> Iterator[None]:
     """``layer`` takes its sweeps in parts."""
     before = vars(layer).get("through")
     layer.through = in_segments

@@ -21,7 +21,7 @@ from unrolled.layers.states import (
     fresh_state,
     state_shapes,
 )
-from unrolled.layers.twins import Twin
+from unrolled.layers.torch_layers import TorchLayer
 from unrolled.shapes import check_lengths, check_module, check_resets, real_steps
 
 States = dict[str, State]
@@ -139,7 +139,7 @@ class Injection:
         if self._goes_in_parts(name, options):
             assert fresh is not None
             return _in_parts(layer, forward, x, start or fresh, fresh, resets)
-        if name in self.initial or not isinstance(layer, Recurrent | Twin):
+        if name in self.initial or not isinstance(layer, Recurrent | TorchLayer):
             raise ValueError(
                 f"resets: got some within the window, which {_called(name)} cannot take: it is "
                 "bidirectional, or has lengths; use unrolled's own layers, with learn_initial_state="
@@ -211,9 +211,9 @@ class Injection:
         )
         if isinstance(layer, Recurrent) and not is_prefix:
             return options | {"mask": real.transpose(0, 1) if layer.batch_first else real}
-        if isinstance(layer, Recurrent | Twin) and is_prefix:
+        if isinstance(layer, Recurrent | TorchLayer) and is_prefix:
             return options | {"lengths": lengths}
-        if isinstance(layer, Twin):
+        if isinstance(layer, TorchLayer):
             raise ValueError(
                 f"lengths: got lanes that begin anew after their end within k2 steps, but "
                 f"{_called(name)} takes one end a lane; use Recurrent"
@@ -234,7 +234,7 @@ class Injection:
         if isinstance(layer, Recurrent):
             own = all(cell.starts_at_zero for cell in cast(list[Cell], list(layer.cells)))
             return name in self.initial or not own
-        return name in self.initial or not isinstance(layer, Twin) or bool(layer.proj_size)
+        return name in self.initial or not isinstance(layer, TorchLayer) or bool(layer.proj_size)
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:

@@ -1,4 +1,4 @@
-"""Layers: depth × directions of scans, and the twins of ``torch.nn``'s."""
+"""Layers: depth × directions of scans, and the drop-in layers for ``torch.nn``'s."""
 
 from unrolled.layers.accelerate import accelerate, restore
 from unrolled.layers.explain import Explanation, explain
@@ -6,7 +6,7 @@ from unrolled.layers.quantize import quantize
 from unrolled.layers.recurrent import Merge, Recurrent
 from unrolled.layers.result import Result
 from unrolled.layers.stream import Stream
-from unrolled.layers.twins import GRU, LSTM, RNN
+from unrolled.layers.torch_layers import GRU, LSTM, RNN
 
 __all__ = [
     "GRU",

@@ -1,4 +1,4 @@
-"""Swaps the recurrent layers of a model for their twins, and back."""
+"""Swaps the recurrent layers of a model for drop-in layers, and back."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,7 +7,7 @@ from torch import nn
 
 from unrolled.layers.explain import Explanation, described, explain, recurrent_layers
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
+from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent, why_no_drop_in
 from unrolled.scan import Backend, check_backend
 from unrolled.shapes import check_module
 
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def accelerate(
     model: Model, *, backend: Backend = "auto", report: Callable[[str], object] | None = print
 ) -> Model:
-    """Make every ``torch.nn.RNN``, ``LSTM`` and ``GRU`` in ``model`` its twin, in place.
+    """Make every ``torch.nn.RNN``, ``LSTM`` and ``GRU`` in ``model`` a drop-in layer, in place.
 
     A layer stays the same object, with the same parameters, hooks, parametrizations and attributes:
     only its class changes. So optimizers go on, and a layer that several modules share is swapped
@@ -29,11 +29,11 @@ def accelerate(
         >>> model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(3, 5), "head": torch.nn.Linear(5, 2)})
         >>> model = layers.accelerate(model, report=None)
         >>> type(model["encoder"])
-        <class 'unrolled.layers.twins.LSTM'>
+        <class 'unrolled.layers.torch_layers.LSTM'>
 
     Args:
         model: a model, or such a layer itself.
-        backend: as for the twins.
+        backend: as for the drop-in layers.
         report: told, a line a recurrent layer, which path it takes now, or why it was left. ``None``
             for silence; a logger's ``info`` to log it.
 
@@ -56,11 +56,11 @@ def accelerate(
 
 
 def restore(model: Model) -> Model:
-    """Make every twin in ``model`` the layer of ``torch.nn`` that it comes from, in place.
+    """Make every drop-in layer in ``model`` the layer of ``torch.nn`` that it comes from, in place.
 
     The inverse of ``accelerate``, for tools that look for exactly these classes, such as
     ``torch.ao.quantization.quantize_dynamic``. A layer stays the same object, with the same parameters,
-    hooks, parametrizations and attributes. Subclasses of twins are left as they are.
+    hooks, parametrizations and attributes. Subclasses of drop-in layers are left as they are.
 
         >>> import torch
         >>> from unrolled import layers
@@ -77,20 +77,20 @@ def restore(model: Model) -> Model:
     """
     check_module("model", model)
     for layer in model.modules():
-        if isinstance(layer, Twin):
+        if isinstance(layer, TorchLayer):
             become_parent(layer)
     return model
 
 
 def _swap(layer: nn.Module, backend: Backend) -> str:
     """Swap ``layer`` if it can be, and say what was done."""
-    if isinstance(layer, Twin | Recurrent):
+    if isinstance(layer, TorchLayer | Recurrent):
         return f"{described(layer)}, nothing to swap: {_path(explain(layer))}"
-    reason = why_no_twin(layer)
+    reason = why_no_drop_in(layer)
     if reason is not None or not isinstance(layer, nn.RNNBase):
         return f"{described(layer)}, left: {reason}"
     before = described(layer)
-    become_twin(layer)
+    become_drop_in(layer)
     layer.backend = backend
     return f"{before}, swapped: {_path(explain(layer))}"
 

@@ -10,13 +10,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import (
+from unrolled.layers.torch_layers import (
     Hidden,
-    Twin,
+    TorchLayer,
     check_kinds,
     unsupported_reasons,
     weights_of,
-    why_no_twin,
+    why_no_drop_in,
 )
 from unrolled.scan import native, reasons_of_resets
 from unrolled.scan.computed import settled
@@ -76,11 +76,11 @@ def explain(
           it is not swapped; unrolled.accelerate(model) does it
 
     Args:
-        module: a recurrent layer: a twin, ``Recurrent``, or one of ``torch.nn``; or a model, whose
+        module: a recurrent layer: a drop-in layer, ``Recurrent``, or one of ``torch.nn``; or a model, whose
             recurrent layers are explained one by one.
         x: the layer's input; by default any of the dtype and device of its weights.
         hx: the layer's state before the first step, if there is one.
-        lengths: as ``Recurrent`` and the twins take them.
+        lengths: as ``Recurrent`` and the drop-in layers take them.
         resets: likewise.
         mask: as ``Recurrent`` takes it.
 
@@ -92,18 +92,18 @@ def explain(
     kind = type(module).__name__
     for name, given in (("lengths", lengths), ("resets", resets), ("mask", mask)):
         if given is not None and not isinstance(module, Recurrent):
-            if not isinstance(module, Twin):
+            if not isinstance(module, TorchLayer):
                 raise TypeError(f"{name}: got them for {kind}, but only Recurrent takes them")
             if name == "mask":
                 raise TypeError(f"mask: got one for {kind}, but only Recurrent takes it")
-    if isinstance(module, Recurrent | Twin):
+    if isinstance(module, Recurrent | TorchLayer):
         reasons = unsupported_reasons_of(module, x, hx, lengths, resets, mask)
         if module.backend == "reference":
             reasons = ['backend="reference" is set']
         return _explanation(module, reasons, required=module.backend == "native")
     if is_recurrent(module):
         advice = "it is not swapped; unrolled.accelerate(model) does it"
-        return _explanation(module, [why_no_twin(module) or advice])
+        return _explanation(module, [why_no_drop_in(module) or advice])
     if x is not None or hx is not None:
         raise TypeError(
             f"x, hx: got them for {kind}, but only a recurrent layer takes them; "
@@ -119,7 +119,7 @@ def explain(
 
 
 def unsupported_reasons_of(
-    layer: Recurrent | Twin,
+    layer: Recurrent | TorchLayer,
     x: Tensor | PackedSequence | None = None,
     hx: Hidden | None = None,
     lengths: Lengths | None = None,
@@ -127,7 +127,7 @@ def unsupported_reasons_of(
     mask: Tensor | None = None,
 ) -> list[str]:
     """Every reason why ``layer`` cannot take the native path."""
-    if isinstance(layer, Twin):
+    if isinstance(layer, TorchLayer):
         if x is not None:
             check_kinds(layer, x, hx)
             if lengths is not None or resets is not None:
@@ -165,7 +165,7 @@ def _explanation(
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether ``module`` is a recurrent layer: a twin, ``Recurrent``, or PyTorch's in any form."""
+    """Whether ``module`` is a recurrent layer: a drop-in layer, ``Recurrent``, or PyTorch's in any form."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", "") in _NAMES
     if type(module).__module__.startswith("torch.ao."):
@@ -182,7 +182,7 @@ def described(layer: nn.Module) -> str:
     """``layer`` and its sizes in one line."""
     kind = type(layer)
     if isinstance(layer, nn.RNNBase):
-        owner = "unrolled." if isinstance(layer, Twin) else ""
+        owner = "unrolled." if isinstance(layer, TorchLayer) else ""
         owner = "torch.nn." if kind in (nn.RNN, nn.LSTM, nn.GRU) else owner
         return f"{owner}{kind.__name__}({nn.RNNBase.extra_repr(layer)})"
     if isinstance(layer, Recurrent):

@@ -45,7 +45,7 @@ def quantize(model: Model) -> Model:
         [torch.float32, torch.int8]
 
     Args:
-        model: a model with recurrent layers: twins, those of ``torch.nn``, or ``Recurrent``.
+        model: a model with recurrent layers: drop-in layers, those of ``torch.nn``, or ``Recurrent``.
 
     Returns:
         ``model`` itself.

@@ -12,7 +12,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.explain import unsupported_reasons_of
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import fresh_state, state_shapes, weight_of
-from unrolled.layers.twins import KERNELS, Twin, weights_of
+from unrolled.layers.torch_layers import KERNELS, TorchLayer, weights_of
 from unrolled.scan import native
 from unrolled.scan.computed import computed, hooked
 from unrolled.scan.operators import Step, Weights
@@ -51,7 +51,7 @@ class Stream:
         [1, 2, 3]
 
     Args:
-        layer: a ``Recurrent`` or a twin, of one direction.
+        layer: a ``Recurrent`` or a drop-in layer, of one direction.
         lanes: B, the sequences stepped together at first.
 
     Raises:
@@ -64,7 +64,7 @@ class Stream:
     ids: list[int]
     """The number of the sequence in each row of x, y and the state."""
 
-    def __init__(self, layer: Recurrent | Twin, lanes: int = 1) -> None:
+    def __init__(self, layer: Recurrent | TorchLayer, lanes: int = 1) -> None:
         if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
         self.layer = layer
@@ -250,7 +250,7 @@ class Stream:
         self.reasons = tuple(reasons)
         self._like = weight_of(layer)
         self._seen = self._signature()
-        self._is_chained = isinstance(layer, Twin) or not (layer.projection or layer.residual)
+        self._is_chained = isinstance(layer, TorchLayer) or not (layer.projection or layer.residual)
         self._width = (
             layer.output_size
             if isinstance(layer, Recurrent)
@@ -274,7 +274,7 @@ class Stream:
 
     def _holders(self) -> Sequence[nn.Module]:
         """What holds the weights that the kernels read."""
-        owners = [self.layer] if isinstance(self.layer, Twin) else self.layer.cells
+        owners = [self.layer] if isinstance(self.layer, TorchLayer) else self.layer.cells
         return [part for owner in owners for part in owner.modules()]
 
     def _tensors(self) -> State:
@@ -309,10 +309,10 @@ class Stream:
         return state_shapes(self.layer, lanes)
 
 
-def _kernels(layer: Recurrent | Twin) -> Sequence[tuple[str, Weights] | None]:
+def _kernels(layer: Recurrent | TorchLayer) -> Sequence[tuple[str, Weights] | None]:
     """The kernel of each layer, and its weights; ``None`` where it cannot take a bare step."""
     with torch.no_grad():
-        if isinstance(layer, Twin):
+        if isinstance(layer, TorchLayer):
             name, groups = KERNELS[layer.mode], weights_of(computed(layer))
             return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in groups]
         return [native.kernel_of(computed(cell)) for cell in cast(Sequence[Cell], layer.cells)]

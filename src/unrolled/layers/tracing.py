@@ -1,7 +1,8 @@
 """What tools that trace a model need to know of the layers: ``torch.compile`` and ``torch.fx``.
 
 PyTorch takes its own recurrent layers for leaves of ``torch.fx``, and leaves them out of the graphs of
-``torch.compile``. The twins are to be leaves too; and, where the kernels run them, parts of a graph.
+``torch.compile``. The drop-in layers are to be leaves too; and, where the kernels run them, parts of a
+graph.
 """
 
 import functools

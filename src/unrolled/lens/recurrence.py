@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
-from unrolled.layers import twins
+from unrolled.layers import torch_layers
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer, weight_of
-from unrolled.layers.twins import Twin, weights_of, why_no_twin
+from unrolled.layers.torch_layers import TorchLayer, weights_of, why_no_drop_in
 from unrolled.scan import scan
 from unrolled.scan.computed import computed
 from unrolled.shapes import check_input, check_size
@@ -217,7 +217,7 @@ def as_recurrent(layer: Layer) -> Recurrent:
         return view
     layer = computed(_in_evaluation(layer))
     groups = [[weight.detach() for weight in group] for group in weights_of(layer)]
-    return twins.as_recurrent(layer, groups).eval()
+    return torch_layers.as_recurrent(layer, groups).eval()
 
 
 def checked_layer(layer: nn.Module) -> Layer:
@@ -229,7 +229,7 @@ def checked_layer(layer: nn.Module) -> Layer:
         raise TypeError(f"layer: got {kind}, {expected}{advice}")
     if isinstance(layer, Recurrent):
         return layer
-    if not isinstance(layer, Twin) and (reason := why_no_twin(layer)):
+    if not isinstance(layer, TorchLayer) and (reason := why_no_drop_in(layer)):
         raise TypeError(f"layer: got {kind}, {expected}; {reason}")
     if layer.proj_size:
         raise ValueError(

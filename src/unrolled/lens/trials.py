@@ -170,8 +170,8 @@ def try_remedies(
         ('vanishing', 'healthy')
 
     Args:
-        model: with recurrent layers: ``Recurrent``, the twins, or those of ``torch.nn``. It runs in the
-            mode, of training or evaluation, in which it is.
+        model: with recurrent layers: ``Recurrent``, the drop-in layers, or those of ``torch.nn``. It runs
+            in the mode, of training or evaluation, in which it is.
         batch: what it is called with, a tensor or several, packed sequences too; of two steps or more.
         loss: of what the model returns, a scalar. By default the mean square of the last step of the
             first tensor in it: time is the first dimension, or the second if the first recurrent layer

@@ -14,7 +14,7 @@ from unrolled.cells import State
 from unrolled.layers.explain import described, recurrent_layers
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer, directions
-from unrolled.layers.twins import Twin, become_parent, become_twin, why_no_twin
+from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent, why_no_drop_in
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
 from unrolled.lens.examining import examined
 from unrolled.lens.flow import Flow, version_of
@@ -233,7 +233,7 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     """Inside, every backward pass through the recurrent layers of ``model`` is looked on at.
 
     For every layer, direction, call and time step the norm of ∂L/∂h_t (and ∂L/∂c_t), written by the
-    kernels' own backward pass. Layers of ``torch.nn`` are run as their twins inside, which round
+    kernels' own backward pass. Layers of ``torch.nn`` are run as drop-in layers inside, which round
     otherwise; of all others what is computed stays the same, to the bit. Afterwards the model is as it was.
 
     A flow is kept for every call, so that a long loop is better watched now and then. A compiled model
@@ -247,7 +247,7 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         torch.Size([7, 2])
 
     Args:
-        model: with recurrent layers: ``Recurrent``, the twins, or those of ``torch.nn``.
+        model: with recurrent layers: ``Recurrent``, the drop-in layers, or those of ``torch.nn``.
 
     Raises:
         TypeError: ``model`` is not a module.
@@ -262,8 +262,8 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     swapped: list[tuple[nn.RNNBase, type]] = []
     for name, layer in found.items():
         reason = None
-        if not isinstance(layer, Recurrent | Twin):
-            reason = why_no_twin(layer)
+        if not isinstance(layer, Recurrent | TorchLayer):
+            reason = why_no_drop_in(layer)
         if isinstance(layer, nn.RNNBase) and layer.proj_size:
             reason = f"proj_size is {layer.proj_size}: torch.nn runs it"
         if next(layer.parameters()).is_complex():
@@ -277,15 +277,15 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     lens = Lens(layers, unseen)
     try:
         for name, layer in layers.items():
-            if not isinstance(layer, Recurrent | Twin):
+            if not isinstance(layer, Recurrent | TorchLayer):
                 swapped.append((layer, type(layer)))
-                become_twin(layer)
+                become_drop_in(layer)
             vars(layer)["watcher"] = _Eye(lens, name, layer)
         yield lens
     finally:
         for layer in layers.values():
             vars(layer).pop("watcher", None)
         for layer, kind in swapped:
-            if isinstance(layer, Twin):
+            if isinstance(layer, TorchLayer):
                 become_parent(layer)
                 layer.__class__ = kind  # of a parametrised layer it would be a new one

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unrolled.layers.explain import recurrent_layers
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import Twin
+from unrolled.layers.torch_layers import TorchLayer
 from unrolled.shapes import check_dense, check_module, check_number, check_valued
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -166,7 +166,7 @@ def clip_states(model: Model, most: float | None) -> Model:
         >>> layer(torch.randn(7, 2, 3))[0].sum().backward()
 
     Args:
-        model: a ``Recurrent`` or a twin, or a model that has such layers.
+        model: a ``Recurrent`` or a drop-in layer, or a model that has such layers.
         most: the longest ∂L/∂state_t; ``None`` to clip no more.
 
     Returns:
@@ -185,18 +185,18 @@ def clip_states(model: Model, most: float | None) -> Model:
             f"model: got {type(model).__name__}, which holds no recurrent layer, expected one"
         )
     for name, layer in layers.items():
-        if not isinstance(layer, Recurrent | Twin):
+        if not isinstance(layer, Recurrent | TorchLayer):
             raise TypeError(
                 f"{name or 'model'}: got {type(layer).__module__}.{type(layer).__name__}, expected a "
-                "Recurrent or a twin; unrolled.accelerate(model) makes it one"
+                "Recurrent or a drop-in layer; unrolled.accelerate(model) makes it one"
             )
-        if isinstance(layer, Twin) and layer.proj_size:
+        if isinstance(layer, TorchLayer) and layer.proj_size:
             raise ValueError(
                 f"{name or 'model'}: got proj_size={layer.proj_size}, which torch.nn runs, expected "
                 "none; use Recurrent with projection="
             )
     for layer in layers.values():
-        assert isinstance(layer, Recurrent | Twin)
+        assert isinstance(layer, Recurrent | TorchLayer)
         layer.clip = most
     return model
 

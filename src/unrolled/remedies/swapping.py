@@ -13,7 +13,7 @@ from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.cells.elman import Activation
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import Twin
+from unrolled.layers.torch_layers import TorchLayer
 from unrolled.remedies.weights import CellWeights, cells_of
 from unrolled.shapes import check_number
 
@@ -36,7 +36,7 @@ def with_activation(layer: Layer, activation: str | Activation) -> Layer:
     1511.03771 (2015).
 
     Args:
-        layer: a ``Recurrent`` of Elman cells, or an RNN, a twin or ``torch.nn``'s.
+        layer: a ``Recurrent`` of Elman cells, or an RNN, a drop-in one or ``torch.nn``'s.
         activation: as ``cells.Elman`` takes it; for an RNN "tanh" or "relu".
 
     Raises:
@@ -77,8 +77,8 @@ def as_gru(layer: Layer, *, gate_bias: float = 5.0) -> Recurrent | nn.GRU:
     start is this library's own.
 
     Args:
-        layer: a ``Recurrent`` of Elman cells, or an RNN, a twin or ``torch.nn``'s: with tanh and biases,
-            without layer normalisation.
+        layer: a ``Recurrent`` of Elman cells, or an RNN, a drop-in one or ``torch.nn``'s: with tanh and
+            biases, without layer normalisation.
         gate_bias: of the gates that are open; that of the closed ones is its negative.
 
     Returns:
@@ -168,8 +168,8 @@ def _learn_initial_state(cell: Cell, old: Cell) -> None:
 
 
 def _torch(kind: Gated, layer: nn.RNNBase) -> nn.RNNBase:
-    """A layer of ``torch.nn``, or a twin, with the sizes and options of ``layer``, weights not yet set."""
-    owner: Any = layers if isinstance(layer, Twin) else nn
+    """A layer of ``torch.nn``, or a drop-in one, of the sizes and options of ``layer``, weights not set."""
+    owner: Any = layers if isinstance(layer, TorchLayer) else nn
     weight = cast(Tensor, layer.weight_hh_l0)
     made: nn.RNNBase = getattr(owner, kind)(
         layer.input_size,
@@ -181,7 +181,7 @@ def _torch(kind: Gated, layer: nn.RNNBase) -> nn.RNNBase:
         device=weight.device,
         dtype=weight.dtype,
     )
-    if isinstance(layer, Twin) and isinstance(made, Twin):
+    if isinstance(layer, TorchLayer) and isinstance(made, TorchLayer):
         made.backend, made.clip = layer.backend, layer.clip
     return made
 

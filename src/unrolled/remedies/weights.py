@@ -11,7 +11,7 @@ from unrolled.cells.elman import Activation
 from unrolled.cells.facts import Retain
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.states import Layer
-from unrolled.layers.twins import MODES, weights_of
+from unrolled.layers.torch_layers import MODES, weights_of
 from unrolled.scan.computed import computed_names
 
 
@@ -67,7 +67,7 @@ def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterato
     """The weights of each cell of ``layer``, by layer, then direction.
 
     Args:
-        layer: a ``Recurrent``, a twin, or a layer of ``torch.nn``.
+        layer: a ``Recurrent``, a drop-in layer, or a layer of ``torch.nn``.
         lenient: whether cells that are no ``GatedCell`` are passed over, in place of an error.
 
     Raises:
@@ -104,7 +104,7 @@ def check_layer(layer: object) -> Layer:
     """``layer``, or an error unless it is a recurrent layer."""
     if not isinstance(layer, Recurrent | nn.RNNBase):
         raise TypeError(
-            f"layer: got {type(layer).__name__}, expected a Recurrent, a twin or a recurrent layer of "
-            "torch.nn; of a model, name one inside"
+            f"layer: got {type(layer).__name__}, expected a Recurrent or a recurrent layer of "
+            "unrolled or torch.nn; of a model, name one inside"
         )
     return layer

@@ -101,7 +101,7 @@ def test_every_option_of_a_layer(options, backend):
         lambda: unrolled.RNN(D, H, backend="reference"),
     ],
 )
-def test_layers_of_torch_nn_and_twins(make):
+def test_layers_of_torch_nn_and_drop_ins(make):
     layer = drawn(make())
     check_every_loss(layer, RTRL(layer), [1, 1, 3, 1])
 

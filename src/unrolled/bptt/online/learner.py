@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from unrolled.bptt.carry import chosen_lanes, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
-from unrolled.layers import twins
+from unrolled.layers import torch_layers
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.twins import weights_of
+from unrolled.layers.torch_layers import weights_of
 from unrolled.scan.computed import computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, check_saved, check_valued, is_autocast
 
@@ -315,7 +315,7 @@ class _Past(torch.autograd.Function):
 
 
 def as_recurrent(layer: nn.Module) -> Recurrent:
-    """``layer``, or a ``Recurrent`` over the very parameters of a layer of ``torch.nn`` or a twin.
+    """``layer``, or a ``Recurrent`` over the very parameters of a layer of ``torch.nn`` or a drop-in layer.
 
     Raises:
         TypeError: it is no recurrent layer.
@@ -349,7 +349,7 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
                 raise ValueError(
                     f"{name}: got a weight that is computed, expected a parameter; use Recurrent"
                 )
-    return twins.as_recurrent(layer, groups)
+    return torch_layers.as_recurrent(layer, groups)
 
 
 def trained(module: nn.Module) -> dict[str, tuple[int, ...]]:

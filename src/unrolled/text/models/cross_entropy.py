@@ -84,7 +84,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> N
         raise ValueError(f"targets: got shape {list(targets.shape)}, expected {[len(x)]}")
 
 
-def _unsupported_reasons(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> list[str]:
+def _unsupported_reasons(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> list[str]:
     """Why the kernel cannot take this call, a line each; none if it can."""
     absent = native.missing()
     if absent is not None:

@@ -1,4 +1,4 @@
-"""The twins of ``torch.nn``'s layers: their parent's numbers, calls, files and refusals."""
+"""The drop-in layers for ``torch.nn``'s: their parent's numbers, calls, files and refusals."""
 
 import copy
 import io
@@ -37,10 +37,10 @@ LENGTHS = {"packed": [2, 5, 1], "packed batch first": [4, 1, 5], "sorted": [5, 3
 
 
 def pair(kind: str, *sizes: int, dtype: torch.dtype = FLOAT64, **options: Any) -> Any:
-    """A layer of ``torch.nn`` and its twin with the same weights, which must run natively."""
-    parent, twin, more = KINDS[kind]
+    """A layer of ``torch.nn`` and its drop-in layer with the same weights, which must run natively."""
+    parent, drop_in, more = KINDS[kind]
     source = parent(*sizes, dtype=dtype, **options, **more)
-    target = twin(*sizes, dtype=dtype, backend="native", **options, **more)
+    target = drop_in(*sizes, dtype=dtype, backend="native", **options, **more)
     target.load_state_dict(source.state_dict())
     return source, target
 
@@ -214,8 +214,8 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
 def test_auto_runs_one_native_sweep_a_layer_and_direction_and_reference_none(
     kind: str, sweeps: list[Tensor]
 ) -> None:
-    _, twin, options = KINDS[kind]
-    layer = twin(3, 5, num_layers=2, bidirectional=True, **options)
+    _, drop_in, options = KINDS[kind]
+    layer = drop_in(3, 5, num_layers=2, bidirectional=True, **options)
     x = torch.randn(4, 2, 3)
     expected = named(layer(x))
     assert len(sweeps) == 4
@@ -345,11 +345,11 @@ def test_is_built_as_its_parent_is() -> None:
 def test_a_wrong_option_is_refused_as_its_parent_refuses_it(
     kind: str, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    parent, twin, _ = KINDS[kind]
+    parent, drop_in, _ = KINDS[kind]
     with pytest.raises((TypeError, ValueError)) as expected:
         parent(*arguments, **options)
     with pytest.raises(expected.type) as got:
-        twin(*arguments, **options)
+        drop_in(*arguments, **options)
     assert str(got.value) == str(expected.value)
 
 

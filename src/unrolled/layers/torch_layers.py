@@ -1,7 +1,7 @@
 """The recurrent layers of ``torch.nn``, run by the native kernels wherever these can.
 
-A twin *is* a layer of ``torch.nn``: it is built, called, saved and loaded by the parent's own code.
-What it adds is a second path through ``forward``. The reference path is the parent's.
+A drop-in layer *is* a layer of ``torch.nn``: it is built, called, saved and loaded by the parent's own
+code. What it adds is a second path through ``forward``. The reference path is the parent's.
 """
 
 import copy
@@ -41,8 +41,8 @@ MODES: dict[str, tuple[type[GatedCell], str]] = {
 KERNELS = {mode: "_".join(filter(None, (str(c.kernel), f))) for mode, (c, f) in MODES.items()}
 
 
-class Twin(nn.RNNBase):
-    """What the twins share: choosing a path, and depth × directions of native sweeps."""
+class TorchLayer(nn.RNNBase):
+    """What the drop-in layers share: choosing a path, and depth × directions of native sweeps."""
 
     backend: Backend = "auto"
     through: Through | None = None
@@ -326,11 +326,13 @@ class Twin(nn.RNNBase):
     def __prepare_scriptable__(self) -> nn.RNNBase:
         """TorchScript compiles the parent's code: it knows no kernels."""
         plain: nn.RNNBase = copy.copy(self)
-        plain.__class__ = next(parent for parent, twin in TWINS.items() if isinstance(self, twin))
+        plain.__class__ = next(
+            parent for parent, drop_in in DROP_INS.items() if isinstance(self, drop_in)
+        )
         return plain
 
 
-class RNN(Twin, nn.RNN):
+class RNN(TorchLayer, nn.RNN):
     """``torch.nn.RNN``, by the native kernels wherever these can.
 
     ``RNN(input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
@@ -353,7 +355,7 @@ class RNN(Twin, nn.RNN):
     """
 
 
-class LSTM(Twin, nn.LSTM):
+class LSTM(TorchLayer, nn.LSTM):
     """``torch.nn.LSTM``, by the native kernels wherever these can.
 
     ``LSTM(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
@@ -376,7 +378,7 @@ class LSTM(Twin, nn.LSTM):
     """
 
 
-class GRU(Twin, nn.GRU):
+class GRU(TorchLayer, nn.GRU):
     """``torch.nn.GRU``, by the native kernels wherever these can.
 
     ``GRU(input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
@@ -399,7 +401,7 @@ class GRU(Twin, nn.GRU):
     """
 
 
-TWINS: dict[type[nn.RNNBase], type[Twin]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
+DROP_INS: dict[type[nn.RNNBase], type[TorchLayer]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
 
 
 def weights_of(layer: nn.RNNBase) -> Groups:
@@ -418,7 +420,7 @@ def weights_of(layer: nn.RNNBase) -> Groups:
 
 
 def unsupported_reasons(
-    layer: Twin,
+    layer: TorchLayer,
     weights: Groups,
     x: Tensor | PackedSequence | None = None,
     hx: Hidden | None = None,
@@ -445,15 +447,17 @@ def unsupported_reasons(
 
 
 enter_graphs(
-    Twin,
-    lambda twin: twin.backend != "reference" and not unsupported_reasons(twin, weights_of(twin)),
+    TorchLayer,
+    lambda layer: (
+        layer.backend != "reference" and not unsupported_reasons(layer, weights_of(layer))
+    ),
     "a graph takes an RNN, LSTM or GRU of unrolled only where the kernels run it: unrolled.explain(layer) "
     "says why they do not; mend that, or leave out fullgraph=True",
 )
-script_copies(Twin)
+script_copies(TorchLayer)
 
 
-def check_kinds(layer: Twin, x: object, hx: object) -> None:
+def check_kinds(layer: TorchLayer, x: object, hx: object) -> None:
     """Refuse an ``x`` that is no tensor or ``PackedSequence``, and an ``hx`` of the wrong kind.
 
     Raises:
@@ -483,7 +487,7 @@ def check_kinds(layer: Twin, x: object, hx: object) -> None:
 
 
 def _check_alike(
-    layer: Twin, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
+    layer: TorchLayer, weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None
 ) -> None:
     """Refuse an odd weight or state, and vmap over ``proj_size``, on which torch.nn's internals fail.
 
@@ -561,7 +565,7 @@ def _has_autocasts_dtype() -> bool:
     )
 
 
-def _refusal(layer: Twin, reasons: list[str]) -> str:
+def _refusal(layer: TorchLayer, reasons: list[str]) -> str:
     lines = "".join(f"\n- {reason}" for reason in reasons)
     return (
         f'{type(layer).__name__}: got backend="native", but the kernels cannot take this call:{lines}'
@@ -569,33 +573,33 @@ def _refusal(layer: Twin, reasons: list[str]) -> str:
     )
 
 
-def why_no_twin(layer: nn.Module) -> str | None:
-    """Why a recurrent layer cannot become its twin, or ``None`` if it can."""
+def why_no_drop_in(layer: nn.Module) -> str | None:
+    """Why a recurrent layer cannot become a drop-in layer, or ``None`` if it can."""
     kind = _without_parametrizations(layer)
     if isinstance(layer, torch.jit.ScriptModule):
         return "it is compiled by TorchScript"
     if not issubclass(kind, nn.RNNBase):
         return "it is torch.ao's, for quantisation"
-    if kind not in TWINS:
-        parent = next((p for p in TWINS if issubclass(kind, p)), nn.RNNBase)
+    if kind not in DROP_INS:
+        parent = next((p for p in DROP_INS if issubclass(kind, p)), nn.RNNBase)
         return f"it is a subclass of torch.nn.{parent.__name__}, and may compute something else"
     if "forward" in vars(layer):
         return "its forward has been replaced"
     return None
 
 
-def become_twin(layer: nn.RNNBase) -> None:
-    """Make a layer of ``torch.nn`` its twin: the same object, all that it holds untouched."""
-    _become(layer, TWINS[cast(type[nn.RNNBase], _without_parametrizations(layer))])
+def become_drop_in(layer: nn.RNNBase) -> None:
+    """Make a layer of ``torch.nn`` a drop-in layer: the same object, all that it holds untouched."""
+    _become(layer, DROP_INS[cast(type[nn.RNNBase], _without_parametrizations(layer))])
 
 
-def become_parent(twin: Twin) -> None:
-    """Undo ``become_twin``; a subclass of a twin is left as it is."""
-    kind = _without_parametrizations(twin)
-    parent = next((parent for parent, made in TWINS.items() if made is kind), None)
+def become_parent(drop_in: TorchLayer) -> None:
+    """Undo ``become_drop_in``; a subclass of a drop-in layer is left as it is."""
+    kind = _without_parametrizations(drop_in)
+    parent = next((parent for parent, made in DROP_INS.items() if made is kind), None)
     if parent is not None:
-        _become(twin, parent)
-        vars(twin).pop("backend", None)
+        _become(drop_in, parent)
+        vars(drop_in).pop("backend", None)
 
 
 def _become(layer: nn.RNNBase, target: type[nn.RNNBase]) -> None:
