@@ -51,7 +51,7 @@ bench-smoke: $(STAMPS)/bench  ## every program in benchmarks at its smallest siz
 generate: $(STAMPS)/package  ## print the built-in cells' C++ anew, from their equations
 	$(BIN)/python -m unrolled.compiler
 
-pretrain: $(STAMPS)/corpora  ## train the models in the box anew, one core each: 90 minutes; what was stopped goes on
+pretrain: $(STAMPS)/corpora  ## train the bundled models anew, one core each: 90 minutes; what was stopped goes on
 	@$(MAKE) --no-print-directory -j $(words $(PRETRAINED)) $(PRETRAINED:%=pretrain-%)
 
 $(PRETRAINED:%=pretrain-%): pretrain-%: $(STAMPS)/corpora

@@ -1,4 +1,4 @@
-"""The Chinese model in the box on Tatoeba's test split, beside its peers.
+"""The Chinese bundled model on Tatoeba's test split, beside its peers.
 
 ``python -m benchmarks.pretrained [--runs NAME=DIR …] [--smallest] [--json FILE]`` prints top-1, top-5
 and nats per character of the shipped file; of a two-sided 4-gram model of the same training split,
@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sources = results.few_sentences(CORPUS, Path(directory))
             reviews = results.few_sentences(REVIEWS, Path(directory))
         data = data_of(box.run, sources, Path(directory))
-        rows["the model in the box"] = {"parameters": size(box.model)} | characters(box.model, data)
-        show("the model in the box", rows)
+        rows["the bundled model"] = {"parameters": size(box.model)} | characters(box.model, data)
+        show("the bundled model", rows)
         results.write(given.json, rows)
         for named in given.runs:
             name, _, path = named.partition("=")
             run = Run(Path(path))
             if run.vocabulary.tokens != box.run.vocabulary.tokens:
-                parser.error(f"--runs: {path} has another vocabulary, expected that of the box")
+                parser.error(f"--runs: {path} has another vocabulary, expected that of the bundled model")
             model = run.model()
             rows[name] = {"parameters": size(model)} | characters(model, data)
             show(name, rows)

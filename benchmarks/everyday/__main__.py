@@ -70,7 +70,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="?",
         metavar="RUN_DIR",
-        help="of 'unrolled train cloze'; by default the model in the box",
+        help="of 'unrolled train cloze'; by default the bundled model",
     )
     parser.add_argument("--list", choices=LISTS, default="zh", help="of which language (zh)")
     results.add_options(parser)

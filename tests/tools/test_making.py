@@ -1,4 +1,4 @@
-"""``python -m tools.pretrain``: a small model of a small text, made as those in the box are."""
+"""``python -m tools.pretrain``: a small model of a small text, made as the bundled ones are."""
 
 import json
 from pathlib import Path

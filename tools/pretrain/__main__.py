@@ -1,4 +1,4 @@
-"""Make the models in the box: train them, and write them where the package looks for them.
+"""Make the bundled models: train them, and write them where the package looks for them.
 
     python -m tools.pretrain [zh] [en] [--runs DIR] [--epochs N]
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/pretrain"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path(pretrained.__file__).parent, metavar="DIR")
     parser.add_argument(
-        "--epochs", type=float, help="for a quick look; the files are not the box's"
+        "--epochs", type=float, help="for a quick look; the files are not the bundled ones"
     )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

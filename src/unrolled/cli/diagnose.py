@@ -49,7 +49,7 @@ BARE: dict[str, Any] = {
     "bidirectional": False,
     "seed": 0,
 }
-BOX = "DIR or the model in the box"
+BUNDLED = "DIR or the bundled model"
 OF_A_RUN = ("data", "split", "model")
 NATS = "nats per token"
 
@@ -89,7 +89,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=Path,
         default=None,
         metavar="DIR",
-        help="a run of 'unrolled train'; by default the model in the box",
+        help="a run of 'unrolled train'; by default the bundled model",
     )
     add_model(parser, "zh")
     parser.add_argument(
@@ -311,7 +311,7 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
     if "run" in given and "cell" in given:
         raise CallError("DIR and --cell: got both, expected one of them")
-    others, needed = (dict.fromkeys(OF_A_RUN), BOX) if "cell" in given else (BARE, "--cell")
+    others, needed = (dict.fromkeys(OF_A_RUN), BUNDLED) if "cell" in given else (BARE, "--cell")
     for name in others:
         if name in given:
             value = given[name]

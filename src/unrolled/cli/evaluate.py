@@ -29,7 +29,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=Path,
         nargs="?",
         metavar="DIR",
-        help="a run of 'unrolled train'; by default the model in the box",
+        help="a run of 'unrolled train'; by default the bundled model",
     )
     add_model(parser, "zh")
     parser.add_argument(

@@ -37,7 +37,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     run = parser.add_argument(
         "run",
         metavar="DIR",
-        help="a run of 'unrolled train cloze'; by default the model in the box",
+        help="a run of 'unrolled train cloze'; by default the bundled model",
     )
     text = parser.add_argument("text", metavar="TEXT", help='such as "…____…"')
     # Not nargs="?", which would refuse a TEXT that comes after options.
@@ -116,7 +116,7 @@ class _Filler(NamedTuple):
 
 
 def _filler(arguments: argparse.Namespace, text: str) -> _Filler:
-    """The model asked for; of those in the box the one that reads the language of ``text``."""
+    """The model asked for; of the bundled ones that that reads the language of ``text``."""
     directory = None if arguments.run is None else Path(arguments.run)
     _, run, model, tokenizer = chosen(directory, arguments.model, for_text(text), Cloze)
     options: dict[str, Any] = {**run.filling, "top": arguments.top}
@@ -137,7 +137,7 @@ def _record(result: Filled, reasons: list[Why]) -> dict[str, Any]:
 def _fill_lines(arguments: argparse.Namespace) -> None:
     """Fill every line of a file that is not empty; one that cannot be filled does not end the run.
 
-    The first of them decides which model in the box is used, if one is.
+    The first of them decides which bundled model is used, if one is.
     """
     source: str = arguments.input
     _check_files(source, arguments.output)

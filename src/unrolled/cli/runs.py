@@ -46,18 +46,18 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
 
 
 def add_model(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the option that chooses the model in the box, used where no DIR is given."""
+    """Add the option that chooses the bundled model, used where no DIR is given."""
     parser.add_argument(
-        "--model", choices=NAMES, help=f"the model in the box, if no DIR is given ({default})"
+        "--model", choices=NAMES, help=f"the bundled model, if no DIR is given ({default})"
     )
 
 
 def chosen(directory: Path | None, model: str | None, default: str, wanted: type[M]) -> Chosen[M]:
-    """The run in ``directory``, or, if there is none, the model in the box."""
+    """The run in ``directory``, or, if there is none, the bundled model."""
     if directory is None:
         box = load_pretrained(model or default)
         return Chosen(
-            f"the model in the box, {box.name}", box.run, cast(M, box.model), box.tokenizer
+            f"the bundled model, {box.name}", box.run, cast(M, box.model), box.tokenizer
         )
     if model is not None:
         raise CallError(f"--model: got {model} with {directory}, expected one of them")

@@ -1,4 +1,4 @@
-"""The models in the box: what is shipped, and what reads it."""
+"""The bundled models: what is shipped, and what reads it."""
 
 import json
 import subprocess
@@ -176,7 +176,7 @@ def test_diagnose_looks_at_the_model_in_the_box(call: Call, tmp_path: Path) -> N
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"我今天喝了{n}杯水。" for n in range(300)), encoding="utf-8")
     done = call("diagnose", "--data", path)
-    assert done.code == 0 and done.out.startswith("the model in the box, zh, validation")
+    assert done.code == 0 and done.out.startswith("the bundled model, zh, validation")
 
 
 def test_info_names_the_models_and_credits_their_text(call: Call) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""The models in the box: two-sided networks trained on Tatoeba, for Chinese and for English.
+"""The bundled models: two-sided networks trained on Tatoeba, for Chinese and for English.
 
 Each is a run directory with its weights alone; ``make pretrain`` makes them.
 """
@@ -27,7 +27,7 @@ __all__ = ["CREDIT", "NAMES", "Pretrained", "fill", "for_text", "load"]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model in the box, ready for use, and the run that it is of."""
+    """A bundled model, ready for use, and the run that it is of."""
 
     name: str
     run: Run
@@ -82,7 +82,7 @@ def for_text(text: str) -> str:
 
 
 def fill(text: str, *, top: int = 5, model: str | None = None) -> Filled:
-    """Fill the blanks of ``text`` by the model in the box that reads its language.
+    """Fill the blanks of ``text`` by the bundled model that reads its language.
 
     >>> fill("Good ____, everyone!", top=3).blanks[0].position
     5
