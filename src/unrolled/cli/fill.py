@@ -116,7 +116,7 @@ class _Filler(NamedTuple):
 
 
 def _filler(arguments: argparse.Namespace, text: str) -> _Filler:
-    """The model asked for; of the bundled ones that that reads the language of ``text``."""
+    """The model asked for; of the bundled ones the one that reads the language of ``text``."""
     directory = None if arguments.run is None else Path(arguments.run)
     _, run, model, tokenizer = chosen(directory, arguments.model, for_text(text), Cloze)
     options: dict[str, Any] = {**run.filling, "top": arguments.top}
