@@ -29,11 +29,12 @@ demo: $(STAMPS)/corpora  ## train a cloze model on Chinese sentences, measure it
 test: $(STAMPS)/test  ## all tests, a process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-check: $(STAMPS)/check docs  ## format, lint, types, docs build
+check: $(STAMPS)/check docs  ## format, lint, types, docs build, generated kernels, sizes of files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m unrolled.compiler --check
+	$(BIN)/python -m tools.sizes
 
 format: $(STAMPS)/check  ## mend what can be mended by a tool
 	$(BIN)/ruff format .

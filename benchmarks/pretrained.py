@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name, _, path = named.partition("=")
             run = Run(Path(path))
             if run.vocabulary.tokens != box.run.vocabulary.tokens:
-                parser.error(f"--runs: {path} has another vocabulary, expected that of the bundled model")
+                parser.error(
+                    f"--runs: {path} has another vocabulary, expected that of the bundled model"
+                )
             model = run.model()
             rows[name] = {"parameters": size(model)} | characters(model, data)
             show(name, rows)

@@ -72,6 +72,24 @@ def test_the_kernel_of_a_cell_of_ones_own_computes_what_the_reference_does() -> 
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12, msg=name)
 
 
+def test_a_program_of_one_page_goes_from_a_text_to_samples(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("白日依山尽,黄河入海流。\n" * 300, encoding="utf-8")
+    program = ROOT / "examples" / "text_to_samples.py"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(program), "text.txt", "--steps", "3"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.match(r"step 0: 2\.\d+ nats, \d+ s\n", run.stdout)  # ln 13 letters is 2.56
+    assert len(run.stdout) > 300 and set(run.stdout.split("s\n", 1)[1]) <= set(
+        "白日依山尽,黄河入海流。\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_readme_shows_the_cell_of_the_example_in_ten_lines(name: str) -> None:
     cell = the_cell(OWN_CELL.read_text(encoding="utf-8"))

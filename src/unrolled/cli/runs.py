@@ -56,9 +56,7 @@ def chosen(directory: Path | None, model: str | None, default: str, wanted: type
     """The run in ``directory``, or, if there is none, the bundled model."""
     if directory is None:
         box = load_pretrained(model or default)
-        return Chosen(
-            f"the bundled model, {box.name}", box.run, cast(M, box.model), box.tokenizer
-        )
+        return Chosen(f"the bundled model, {box.name}", box.run, cast(M, box.model), box.tokenizer)
     if model is not None:
         raise CallError(f"--model: got {model} with {directory}, expected one of them")
     run, found = load(directory, wanted)
