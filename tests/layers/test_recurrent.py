@@ -280,7 +280,7 @@ def test_apart_the_forward_stack_never_knows_the_future_nor_the_backward_one_the
     ids=str,
 )
 @pytest.mark.parametrize("cell", [cells.LSTM, cells.GRU])
-def test_one_way_is_one_stack_that_goes_on_from_its_state(
+def test_one_direction_is_one_stack_that_goes_on_from_its_state(
     cell: type[Cell], options: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
@@ -311,14 +311,14 @@ def test_one_way_is_one_stack_that_goes_on_from_its_state(
     assert torch.equal(layer(x, lengths=lengths).y[1], ys[1])
 
 
-def test_one_way_learns_what_the_layer_learns_and_refuses_what_is_merged() -> None:
+def test_one_direction_learns_what_the_layer_learns_and_refuses_what_is_merged() -> None:
     layer = Recurrent(cells.GRU, 3, 5, bidirectional=True, merge="separate")
     layer.direction(1)(torch.randn(4, 2, 3)).y.sum().backward()
     assert layer.cells[0].weight_hh.grad is None
     assert layer.cells[1].weight_hh.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match=r"direction: got 2, expected at most 1"):
+    with pytest.raises(ValueError, match=r"k: got 2, expected at most 1"):
         layer.direction(2)
-    with pytest.raises(TypeError, match=r"direction: got 'left', expected a whole number"):
+    with pytest.raises(TypeError, match=r"k: got 'left', expected a whole number"):
         layer.direction("left")  # type: ignore[arg-type]
     for merged in (Recurrent(cells.GRU, 3, 5), Recurrent(cells.GRU, 3, 5, bidirectional=True)):
         with pytest.raises(ValueError, match=r"direction: got a layer with merge='concat'"):
@@ -656,7 +656,7 @@ def test_it_shows_its_sizes_and_its_directions() -> None:
         ({"depth": 1.0}, TypeError, "^depth: got 1.0, expected a whole number"),
         ({"dropout": 1}, ValueError, "^dropout: got 1, expected a number from 0"),
         ({"dropout": -0.1}, ValueError, "^dropout: got -0.1, expected a number from 0"),
-        ({"merge": "max"}, ValueError, "^merge: got 'max', expected .*concat, sum, mean, apart"),
+        ({"merge": "max"}, ValueError, "^merge: got 'max', expected .*concat, sum, mean, separate"),
         ({"activation": "relu"}, TypeError, "activation"),
         ({"num_layers": 2}, TypeError, "num_layers"),
     ],

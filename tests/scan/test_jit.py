@@ -429,19 +429,19 @@ def stepping(step, **members):
     [
         (
             stepping(lambda self, p, s: (torch.cumsum(p + s[0], 1),)),
-            r"Mine is beyond the compiler: step calls aten\.cumsum \(test_own\.py, line \d+: `.*`\)",
+            r"Mine is beyond the compiler: step calls aten\.cumsum \(test_jit\.py, line \d+: `.*`\)",
         ),
         (
             stepping(lambda self, p, s: (p + s[0] * torch.rand(7) * self.weight_hh[0],)),
-            r"step calls aten\.rand \(test_own\.py, line \d+: .*\), which draws random numbers",
+            r"step calls aten\.rand \(test_jit\.py, line \d+: .*\), which draws random numbers",
         ),
         (
             stepping(lambda self, p, s: (p + s[0] @ nn.functional.dropout(self.weight_hh),)),
-            r"step calls aten\.bernoulli_? \(test_own.*which draws random numbers",
+            r"step calls aten\.bernoulli_? \(test_jit.*which draws random numbers",
         ),
         (
             stepping(lambda self, p, s: (p + s[0] * self.weight_hh.detach()[0].mul_(2),)),
-            r"step calls aten\.mul_ \(test_own.*which changes a tensor in place",
+            r"step calls aten\.mul_ \(test_jit.*which changes a tensor in place",
         ),
         (
             stepping(lambda self, p, s: (p, *s[:4]), states=5),
