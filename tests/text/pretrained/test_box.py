@@ -53,16 +53,16 @@ def test_matrices_are_stored_as_int8(name: str) -> None:
 
 
 def test_the_package_takes_the_models_with_it() -> None:
-    project = tomllib.loads((ROOT.parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT.parents[3] / "pyproject.toml").read_text())
     assert project["tool"]["scikit-build"]["wheel"]["packages"] == ["src/unrolled"]
-    ignored = (ROOT.parents[2] / ".gitignore").read_text().split()
+    ignored = (ROOT.parents[3] / ".gitignore").read_text().split()
 
     def left_out(path: Path) -> bool:
         """As build tools leave out what Git ignores."""
         return any(fnmatch(part, line.rstrip("/")) for part in path.parts for line in ignored)
 
     assert left_out(Path("src/unrolled/__pycache__/cli.cpython-311.pyc"))
-    within = ROOT.relative_to(ROOT.parents[2])
+    within = ROOT.relative_to(ROOT.parents[3])
     assert not any(left_out(within / name / file) for name in pretrained.NAMES for file in FILES)
 
 
