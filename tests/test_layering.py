@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import unrolled
+
 ROOT = Path(__file__).parent.parent / "src" / "unrolled"
 
 # From the ground up. What stands in one line may not import one another.
@@ -103,6 +105,11 @@ def test_the_library_brings_nothing_of_text() -> None:
         m for m in modules if m.startswith(("unrolled.text", "unrolled.training", "unrolled.cli"))
     }
     assert not brought | modules.intersection(of_text)
+
+
+def test_the_library_exports_about_a_dozen_names() -> None:
+    assert len(unrolled.__all__) <= 14
+    assert all(hasattr(unrolled, name) for name in unrolled.__all__)
 
 
 def test_the_blank_is_filled_by_a_name_that_loads_the_rest() -> None:

@@ -4,20 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unrolled import bptt, cells, lens, remedies
-from unrolled.layers import (
-    GRU,
-    LSTM,
-    RNN,
-    Explanation,
-    Recurrent,
-    Result,
-    accelerate,
-    explain,
-    quantize,
-    restore,
-)
+from unrolled.layers import GRU, LSTM, RNN, Recurrent, accelerate, explain
 from unrolled.lens import watch
-from unrolled.version import __version__
+from unrolled.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unrolled import text, training
@@ -41,19 +30,14 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
-    "Explanation",
     "Recurrent",
-    "Result",
-    "__version__",
     "accelerate",
     "bptt",
     "cells",
     "explain",
     "fill",
     "lens",
-    "quantize",
     "remedies",
-    "restore",
     "text",
     "training",
     "watch",

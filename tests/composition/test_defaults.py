@@ -145,7 +145,7 @@ def chance(_: Path) -> Iterator[Any]:
 
 def quantised(_: Path) -> Iterator[Any]:
     for layer in (layer_of(), layer_of(Leaky), drop_in_of()):
-        unrolled.quantize(layer)
+        unrolled.layers.quantize(layer)
         yield layer(given(T, B, D)), list(layer.state_dict().values())
 
 
@@ -154,7 +154,7 @@ def accelerated(_: Path) -> Iterator[Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.LSTM(D, H))
     yield unrolled.accelerate(model)(given(T, B, D))
-    yield unrolled.restore(model)(given(T, B, D))
+    yield unrolled.layers.restore(model)(given(T, B, D))
 
 
 def streams(_: Path) -> Iterator[Any]:

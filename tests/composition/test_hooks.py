@@ -173,7 +173,7 @@ def test_what_writes_into_weights_refuses_those_that_are_computed(way: str) -> N
         with pytest.raises(
             ValueError, match=r"got parametrised weights, weight_hh.*prune.remove first"
         ):
-            unrolled.quantize(layer)
+            unrolled.layers.quantize(layer)
 
 
 def test_an_online_learner_refuses_hooks_on_cells() -> None:

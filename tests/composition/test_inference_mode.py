@@ -109,7 +109,7 @@ def test_an_online_learner(kind):
 def test_a_quantized_model():
     model, x = nn.Sequential(unrolled.LSTM(3, 5)), torch.randn(4, 2, 3, requires_grad=True)
     with torch.inference_mode():
-        unrolled.quantize(model)
+        unrolled.layers.quantize(model)
     saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(saved)
     y, _ = model(x)

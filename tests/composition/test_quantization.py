@@ -1,4 +1,4 @@
-"""Eight-bit weights: by ``unrolled.quantize``, and by PyTorch's own after ``unrolled.restore``."""
+"""Eight-bit weights: by ``layers.quantize``, and by PyTorch's own after ``layers.restore``."""
 
 import copy
 import io
@@ -69,7 +69,7 @@ def test_eight_bits_keep_a_trained_models_answers(kind: str) -> None:
     with torch.no_grad():
         before = model(x)
         path = explain(model.layer).path
-        assert unrolled.quantize(model) is model
+        assert unrolled.layers.quantize(model) is model
         check_accuracy(before, model(x), right)
     assert explain(model.layer).path == path
 
@@ -78,7 +78,7 @@ def test_eight_bits_keep_a_trained_models_answers(kind: str) -> None:
 def test_no_weight_is_off_by_more_than_half_its_rows_scale(kind: str) -> None:
     model = Model(make(kind))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    unrolled.quantize(model)
+    unrolled.layers.quantize(model)
     matrices = 0
     for path, weight in before.items():
         owner, _, name = path.rpartition(".")
@@ -99,8 +99,8 @@ def test_its_state_dict_is_a_quarter_as_big_and_loads(kind: str, tmp_path: Path)
     if kind in DROP_INS:
         big, x = DROP_INS[kind](64, 64), torch.randn(3, 2, 64)
     before = size_of(big)
-    target = unrolled.quantize(copy.deepcopy(big))
-    unrolled.quantize(big)
+    target = unrolled.layers.quantize(copy.deepcopy(big))
+    unrolled.layers.quantize(big)
     if kind in DROP_INS:
         assert size_of(big) < 0.3 * before
     save_file(big.state_dict(), tmp_path / "weights.safetensors")
@@ -115,18 +115,18 @@ def test_its_state_dict_is_a_quarter_as_big_and_loads(kind: str, tmp_path: Path)
 def test_a_row_of_zeros_stays_zero() -> None:
     layer = unrolled.GRU(3, 5)
     nn.init.zeros_(layer.weight_hh_l0)
-    assert not unrolled.quantize(layer).weight_hh_l0.any()
+    assert not unrolled.layers.quantize(layer).weight_hh_l0.any()
 
 
 def test_what_cannot_be_quantised_is_refused_and_nothing_is_changed() -> None:
     with pytest.raises(ValueError, match=r"^model: got Linear, which holds no recurrent layer$"):
-        unrolled.quantize(nn.Linear(2, 2))
+        unrolled.layers.quantize(nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"^model: got str"):
-        unrolled.quantize("model")
+        unrolled.layers.quantize("model")
     model = nn.Sequential(unrolled.GRU(3, 5), unrolled.GRU(3, 5))
     nn.utils.parametrizations.weight_norm(model[1], "weight_hh_l0")
     with pytest.raises(ValueError, match=r"^1: got parametrised weights"):
-        unrolled.quantize(model)
+        unrolled.layers.quantize(model)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -138,7 +138,9 @@ def test_pytorchs_own_quantisation_takes_what_is_restored(kind: str) -> None:
     model, x, right = trained(kind)
     kinds = {nn.LSTM, nn.GRU, nn.Linear}
     assert type(torch.ao.quantization.quantize_dynamic(model, kinds).layer) is type(model.layer)
-    small = torch.ao.quantization.quantize_dynamic(unrolled.restore(copy.deepcopy(model)), kinds)
+    small = torch.ao.quantization.quantize_dynamic(
+        unrolled.layers.restore(copy.deepcopy(model)), kinds
+    )
     assert "torch.ao" in type(small.layer).__module__
     with torch.no_grad():
         check_accuracy(model(x), small(x), right, share=0.1)  # the inputs are rounded too

@@ -40,7 +40,7 @@ def quantize(model: Model) -> Model:
     and so does what is not recurrent. The weights take no gradient any more.
 
         >>> import torch, unrolled
-        >>> model = unrolled.quantize(torch.nn.Sequential(unrolled.LSTM(3, 5)))
+        >>> model = unrolled.layers.quantize(torch.nn.Sequential(unrolled.LSTM(3, 5)))
         >>> sorted({p.dtype for p in model.parameters()}, key=str)
         [torch.float32, torch.int8]
 
