@@ -54,7 +54,7 @@ class Case(NamedTuple):
     def options(self) -> dict[str, Tensor | bool | None]:
         lengths = None if self.lengths is None else torch.tensor(self.lengths)
         resets = torch.rand(self.T, self.B) < 0.3 if self.resets else None
-        return {"lengths": lengths, "resets": resets, "every": self.every}
+        return {"lengths": lengths, "resets": resets, "return_states": self.every}
 
 
 # Widths below, at and beyond a vector, and beyond a panel of them, of every instruction set.
@@ -96,7 +96,7 @@ def test_the_serial_gradients_are_those_of_finite_differences(
     tensors = (x, *state) if start else (x,)
 
     def call(cell: Cell, x: Tensor, *state: Tensor) -> tuple[State, State]:
-        options = {"lengths": lengths, "resets": begins, "reverse": reverse, "every": True}
+        options = {"lengths": lengths, "resets": begins, "reverse": reverse, "return_states": True}
         return scan(cell, x, state or None, backend="native", **options)
 
     function, n = as_function(cell, call), len(tensors)
@@ -160,7 +160,7 @@ def test_any_number_of_threads_computes_what_the_reference_does(
 
 def test_the_backward_pass_may_have_other_threads_and_instructions_than_the_forward_pass() -> None:
     cell, x, state = make("LSTM", 20, 5, 7, 65)
-    expected = run(cell, x, state, backend="reference", every=False)
+    expected = run(cell, x, state, backend="reference", return_states=False)
     x, *start = leaves(x, *state)
     torch.set_num_threads(3)
     y, _ = scan(cell, x, tuple(start), backend="native")
@@ -224,7 +224,7 @@ def test_no_number_comes_from_memory_that_was_not_written(
     kind: str, lengths: Tensor | None, every: bool, reverse: bool
 ) -> None:
     cell, x, state = make(kind, 6, 3, 4, 33)
-    options = {"lengths": lengths, "reverse": reverse, "every": every}
+    options = {"lengths": lengths, "reverse": reverse, "return_states": every}
     plain = run(cell, x, state, **options)
     with torch.no_grad():
         alone = scan(cell, x, state, backend="native", **options)
@@ -252,7 +252,7 @@ def test_without_a_gradient_the_numbers_are_the_same(
     cell, x, state = make(kind, 6, 3, 4, 33)
     resets = torch.rand(6, 3) < 0.3
     for every in (False, True):
-        options = {"lengths": lengths, "resets": resets, "reverse": reverse, "every": every}
+        options = {"lengths": lengths, "resets": resets, "reverse": reverse, "return_states": every}
         (states, final) = scan(cell, x, state, **options, backend="native")
         with torch.inference_mode():
             (alone, last) = scan(cell, x, state, **options, backend="native")
@@ -295,7 +295,7 @@ def test_an_input_in_any_layout_is_read_right(
 @pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU"])
 def test_an_input_or_a_state_whose_sign_is_not_written_yet_is_read_right(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
-    expected = run(cell, -x, tuple(-s for s in state), every=False)
+    expected = run(cell, -x, tuple(-s for s in state), return_states=False)
     y, _ = scan(cell, torch._neg_view(x), tuple(torch._neg_view(s) for s in state))
     assert_close_by_name({"h": y.detach()}, {"h": expected["h"]}, 5)
 
@@ -594,7 +594,7 @@ def test_with_any_shape_and_any_options_it_is_the_reference(data: st.DataObject)
         "lengths": None if lengths is None else torch.tensor(lengths),
         "resets": torch.rand(T, B) < data.draw(st.sampled_from([0.1, 0.5, 1])) if reset else None,
         "reverse": reverse,
-        "every": every,
+        "return_states": every,
         "wanted": data.draw(st.sets(st.sampled_from(names), min_size=1)),
     }
     if data.draw(st.booleans()):
