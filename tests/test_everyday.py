@@ -12,9 +12,10 @@ from benchmarks.everyday import __main__ as program
 from torch import Tensor
 
 from tests.sentences import make_run
-from unrolled import Recurrent, Result
+from unrolled import Recurrent
 from unrolled.cli.runs import Chosen
 from unrolled.errors import RunError
+from unrolled.layers import Result
 from unrolled.text.models import Cloze
 from unrolled.text.models.filling import BLANK
 from unrolled.training import Run, Trainer

@@ -10,6 +10,7 @@ from unrolled import Recurrent, bptt, cells
 
 T, B, D, H = 6, 3, 4, 5
 X = torch.randn(T, B, D)
+ODD = ["None", "tensor", "text", "class", "Linear", "ModuleList"]
 RESETS = torch.zeros(T, B, dtype=torch.bool)
 
 
@@ -39,7 +40,7 @@ each = pytest.mark.parametrize("run", RUNS)
 
 
 @each
-@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=str)
+@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=ODD)
 def test_what_is_no_recurrent_model_is_named(run: str, odd: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^(layer|model): got"):
         RUNS[run](odd, X)

@@ -22,7 +22,8 @@ from tests.composition.layers import (
     named,
     values,
 )
-from unrolled import accelerate, explain, quantize
+from unrolled import accelerate, explain
+from unrolled.layers import quantize
 from unrolled.scan import library
 
 # Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads

@@ -26,9 +26,9 @@ from tests.compare import (
     run_recurrent,
     run_torch,
 )
-from unrolled import Recurrent, Result, cells
+from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.layers import Merge
+from unrolled.layers import Merge, Result
 from unrolled.scan import native, scan
 
 FLOAT64 = torch.float64

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tests.compare import assert_close_by_name
-from unrolled import Recurrent, Result, cells
+from unrolled import Recurrent, cells
+from unrolled.layers import Result
 from unrolled.scan import scan
 
 T, B, D, H = 5, 3, 4, 6

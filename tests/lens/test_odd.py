@@ -10,6 +10,7 @@ from unrolled import Recurrent, cells, lens
 
 T, B, D, H = 6, 3, 4, 5
 X = torch.randn(T, B, D)
+ODD = ["None", "tensor", "text", "class", "Linear", "ModuleList"]
 
 
 def total(output: object, *_: object) -> Tensor:
@@ -37,7 +38,7 @@ def test_a_measure_names_an_odd_input(measure: str, x: Tensor) -> None:
         MEASURES[measure](Recurrent(cells.GRU, D, H), x)
 
 
-@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=str)
+@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=ODD)
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_names_what_is_no_layer(measure: str, odd: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^layer: got .*expected"):

@@ -89,6 +89,7 @@ REGULARISING = {
     "lyapunov_regularisation": lambda layer, x: remedies.lyapunov_regularisation(layer, x, 2),
 }
 X = torch.randn(T, B, D)
+ODD = ["None", "tensor", "text", "class", "Linear", "ModuleList"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=str)
+@pytest.mark.parametrize("odd", [None, X, "gru", nn.GRU, nn.Linear(D, H), nn.ModuleList()], ids=ODD)
 @pytest.mark.parametrize("remedy", LAYERS)
 def test_what_is_no_layer_is_named(remedy: str, odd: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^(layer|model): got"):
