@@ -275,7 +275,8 @@ class Stream:
     def _holders(self) -> Sequence[nn.Module]:
         """What holds the weights that the kernels read."""
         owners = [self.layer] if isinstance(self.layer, TorchLayer) else self.layer.cells
-        return [part for owner in owners for part in owner.modules()]
+        # modules() takes longer than a small kernel, and most owners have none but themselves
+        return [p for own in owners for p in (own.modules() if own._modules else (own,))]
 
     def _tensors(self) -> State:
         """The state of all rows that there is memory for; a copy if the kernels hold it."""
