@@ -6,7 +6,7 @@ the gradient of the gradient goes through the reference.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -260,46 +260,31 @@ def scan(
 ) -> tuple[State, State]:
     """As ``unrolled.scan.scan`` with a kernel; returns the states at every step, and the final ones."""
     name = kernel_name(cell)
-    if name is None and torch.compiler.is_compiling():
+    options: dict[str, Any] = {
+        "lengths": lengths,
+        "resets": resets,
+        "noise": noise,
+        "reverse": reverse,
+        "return_states": return_states,
+        "norms": norms,
+    }
+    if name is None and torch.compiler.is_compiling():  # and is_operator(cell)
         gated = cast(GatedCell, cell)
         weights = Weights(gated.weight_ih, gated.weight_hh, gated.bias_ih, gated.bias_hh)
-        return onnx.run(
-            cast(type[GatedCell], kind_of(cell)),
-            "",
-            x,
-            state,
-            weights,
-            lengths=lengths,
-            reverse=reverse,
-            resets=resets,
-            noise=noise,
-            return_states=return_states,
-            norms=norms,
-        )
+        kind = cast(type[GatedCell], kind_of(cell))
+        return onnx.run(kind, "", x, state, weights, **options)
     if name is None:
         recipe = jit.recipe(cell)
         assert isinstance(recipe, jit.Recipe)
         name, weights = recipe.name, recipe.tensors(cell, x)
         if noise is not None:
-            noise = noise.to(x.dtype)
+            options["noise"] = noise = noise.to(x.dtype)
         recipe.check_noise(cell, noise)
         x = x if recipe.is_projected else recipe.projected(cell, x, lengths)
     else:
         weights = _weights(cell, name)
         check_weights(name, weights, cell.input_size, cell.hidden_size)
-    return run(
-        name,
-        x,
-        state,
-        weights,
-        noise=noise,
-        lengths=lengths,
-        resets=resets,
-        reverse=reverse,
-        return_states=return_states,
-        norms=norms,
-        clip=clip,
-    )
+    return run(name, x, state, weights, clip=clip, **options)
 
 
 def run(
