@@ -185,7 +185,7 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
         factors=dict(zip(names, factors, strict=True)),
         shares=dict(zip(("direct", *parts.paths), shares.nanmean((1, 2)).tolist(), strict=True)),
         matrices={n: _matrix(w) for n, w in zip(_blocks(gated), matrices, strict=True)},
-        slopes=slopes_of(recurrence) if has_slopes(gated) else None,
+        slopes=slopes_of(recurrence) if parts.has_slopes else None,
         gate=None if gated.retain is None else _gate(gated, recurrence),
     )
 
@@ -205,6 +205,11 @@ class _Parts:
         self.paths = _blocks(cell) if self.is_split else ("W",)
         self.enters_by_w = self.is_split and enters_by_w(cell)
 
+    @property
+    def has_slopes(self) -> bool:
+        """Whether a step is φ(U x_t + W s_{t-1} + b), so that its slope is that of φ alone."""
+        return self.enters_by_w and self.cell.gates == 1
+
     def entering(self, recurrence: Recurrence, s: Tensor) -> Tensor:
         """What of the whole state ``s`` enters through W."""
         h = recurrence.split(s)[0]
@@ -223,7 +228,7 @@ class _Parts:
             cell.__dict__["next_state"] = lambda u, _, s: kind.next_state(cell, u, entered, s)
         return replace(recurrence, cell=cell).step(state, projected)
 
-    def taken(
+    def pulled_back(
         self, recurrence: Recurrence, rows: Tensor, state: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What becomes of ``rows`` ``[n, B, n]``, gradients in the state after a step.
@@ -270,12 +275,6 @@ def enters_by_w(cell: GatedCell) -> bool:
     return all(part is None for part in found)
 
 
-def has_slopes(cell: Cell) -> bool:
-    """Whether a step is φ(U x_t + W s_{t-1} + b), so that its slope is that of φ alone."""
-    parts = _parts(cell)
-    return parts is not None and parts.enters_by_w and parts.cell.gates == 1
-
-
 def directions(recurrence: Recurrence, probes: int | None) -> Tensor:
     """All directions of the state, or so many at random, ``[m, n]``; of length 1 in the mean square."""
     like, n = recurrence.before, recurrence.width
@@ -312,7 +311,7 @@ def _way_back_of(
         (arrived,) = _pulled(partial(recurrence.step, projected=projected), rows, state)
         logs[0, t - 1] = _log_gain(rows, arrived)
         if parts is not None:
-            direct, entered, paths = parts.taken(recurrence, rows, state, projected)
+            direct, entered, paths = parts.pulled_back(recurrence, rows, state, projected)
             middle = entered if parts.enters_by_w else direct
             logs[1, t - 1], logs[2, t - 1] = _log_gain(rows, middle), _log_gain(middle, arrived)
             for k, path in enumerate((direct, *paths)):
@@ -361,7 +360,7 @@ def _matrix(weight: Tensor) -> Matrix:
 
 @measuring()
 def slopes_of(recurrence: Recurrence) -> Slopes:
-    """The derivative of φ at every step: that of the equations in w, of a cell that ``has_slopes``."""
+    """The derivative of φ at every step: that of the equations in w, of a step that ``has_slopes``."""
     cell = cast(GatedCell, recurrence.cell)
     w = cell.of_state(recurrence.before)
     states = recurrence.split(recurrence.before)
