@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrolled.text import data, models, pretrained
-    from unrolled.text.pretrained import fill
 
-__all__ = ["data", "fill", "models", "pretrained"]
+__all__ = ["data", "models", "pretrained"]
 
 
 def __getattr__(name: str) -> Any:
     """Each part where it is first asked for: ``pretrained`` needs runs, and these need the others."""
-    if name == "fill":
-        return import_module("unrolled.text.pretrained").fill
     if name in __all__:
         return import_module(f"unrolled.text.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
