@@ -98,10 +98,14 @@ def test_under_autocast_a_drop_in_does_what_its_parent_does(kind: str) -> None:
     x = input_of()
     with torch.autocast("cpu", torch.bfloat16):
         y, _ = drop_in(x)
-        expected, _ = parent(x) if kind != "LSTM" or LSTM_HAS_AUTOCAST else (y, None)
-    assert y.dtype == expected.dtype
-    assert torch.equal(y, expected)
-    assert (y.float() - parent(x)[0]).abs().max() < 2**-5
+        expected = parent(x)[0] if kind != "LSTM" or LSTM_HAS_AUTOCAST else None
+    if (
+        expected is None
+    ):  # as the library's own loops have it: below 1, four times rounded to 8 bits
+        assert (y.float() - parent(x)[0]).abs().max() < 2**-5
+    else:
+        assert y.dtype == expected.dtype
+        assert torch.equal(y, expected)
     assert not torch.equal(y.float(), drop_in(x)[0])
     assert all(p.dtype == torch.float32 for p in drop_in.parameters())
 
