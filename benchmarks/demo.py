@@ -1,12 +1,12 @@
 """The demo, judged: what ``make demo`` gives by chance and by the steps that a machine has time for.
 
-``python -m benchmarks.demo [--seeds N …] [--steps N …] [--data NAME …] [--words] [--runs DIR] [--smallest]
-[--json FILE]`` trains what ``make demo`` trains, with one thread, for each seed and each number of steps;
-and prints, for each, nats on the validation split, nats, top-1 and top-5 on Tatoeba's test split, the shares of
-the everyday sentences, and the candidates for the demo's sentence. The rate of learning does not depend on
-the number of steps, so that a run is trained once and measured on its way. What was stopped goes on; a
-result is written as soon as it is there, all seeds of the fewest steps first. ``--data`` and ``--words``
-try another recipe, with a ``--runs`` of its own.
+``python -m benchmarks.demo [--seeds N …] [--steps N …] [--data NAME …] [--words] [--runs DIR]
+[--smallest] [--json FILE]`` trains what ``make demo`` trains, with one thread, for each seed and each
+number of steps; and prints, for each, nats on the validation split, nats, top-1 and top-5 on Tatoeba's
+test split, the shares of the everyday sentences, and the candidates for the demo's sentence. The rate
+of learning does not depend on the number of steps, so that a run is trained once and measured on its
+way. What was stopped goes on; a result is written as soon as it is there, all seeds of the fewest steps
+first. ``--data`` and ``--words`` try another recipe, with a ``--runs`` of its own.
 
 The everyday sentences and the demo's are test sets: the recipe is chosen on the validation split, but for
 the second corpus, of which one trial was also judged by them (docs/guides/demo.md).
