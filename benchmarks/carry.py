@@ -3,7 +3,7 @@
     python -m benchmarks.carry [--minutes N] [--seeds N …] [--smallest] [--json FILE]
 
 An LSTM over the characters of Shakespeare's plays (H = 256, E = 128), trained by truncated BPTT in
-windows of k1 = k2 = 35 characters and 24 lanes, for the same time each. "carried": the state goes on
+windows of k1 = k2 = 35 characters and 24 sequences, for the same time each. "carried": the state goes on
 from window to window. "cut": it begins anew with every window. Both are measured on the same held-out
 passages, in both ways of reading them: "read on" carries the state through a passage, "read in windows"
 begins anew every 35 characters.
@@ -16,11 +16,11 @@ from typing import Any
 from benchmarks import results
 from benchmarks.shakespeare import K, trained
 from unrolled.training import evaluate_continuous
-from unrolled.training.feeds import Windows, windows_of
+from unrolled.training.feeds import WindowFeed, windows_of
 from unrolled.training.measures import TokenWindow
 
 
-class Cut(Windows):
+class Cut(WindowFeed):
     """Windows that know nothing of those before them."""
 
     def epoch(self, number: int, first: int) -> Iterator[TokenWindow]:
@@ -28,7 +28,7 @@ class Cut(Windows):
 
 
 def cut(window: TokenWindow) -> TokenWindow:
-    """``window``, with a new sequence in every lane."""
+    """``window``, with a new sequence in every sequence."""
     resets = window.resets.clone()
     resets[0] = window.lengths > 0
     return window._replace(resets=resets)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     print("nats a character, test split      steps   read on   read in windows")
     for seed in [0] if given.smallest else given.seeds:
-        for name, feed in (("carried", Windows), ("cut", Cut)):
+        for name, feed in (("carried", WindowFeed), ("cut", Cut)):
             row = measured(name, feed, seed, given.minutes, smallest=given.smallest)
             rows.append(row)
             results.write(given.json, rows)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(
-    name: str, feed: type[Windows], seed: int, minutes: float, *, smallest: bool = False
+    name: str, feed: type[WindowFeed], seed: int, minutes: float, *, smallest: bool = False
 ) -> dict[str, Any]:
     """Train one model, and measure it both ways."""
     made = trained("lstm", seed=seed, minutes=minutes, feed=feed, smallest=smallest)

@@ -42,22 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes, rounds = SMALLEST, 1
     rows = []
     print(f"{'T, B, H':<16} " + " ".join(f"{name:>7}" for name in LAYERS))
-    for steps, lanes, units in sizes:
-        ratios = {n: measured(kind, steps, lanes, units, rounds) for n, kind in LAYERS.items()}
-        rows.append({"T": steps, "B": lanes, "H": units, **ratios})
+    for steps, batch_size, units in sizes:
+        ratios = {n: measured(kind, steps, batch_size, units, rounds) for n, kind in LAYERS.items()}
+        rows.append({"T": steps, "B": batch_size, "H": units, **ratios})
         results.write(given.json, rows)
         shown = " ".join(f"{ratio:>7.3f}" for ratio in ratios.values())
-        print(f"{f'{steps}, {lanes}, {units}':<16} {shown}", flush=True)
+        print(f"{f'{steps}, {batch_size}, {units}':<16} {shown}", flush=True)
     means = " ".join(f"{geometric_mean(float(row[n]) for row in rows):>7.3f}" for n in LAYERS)
     print(f"{'geometric mean':<16} {means}")
 
 
 def measured(
-    kind: Callable[[int, int], nn.RNNBase], steps: int, lanes: int, units: int, rounds: int
+    kind: Callable[[int, int], nn.RNNBase], steps: int, batch_size: int, units: int, rounds: int
 ) -> float:
     """The median ratio of a watched step to a plain one."""
     torch.manual_seed(0)
-    layer, x = kind(units, units), torch.randn(steps, lanes, units)
+    layer, x = kind(units, units), torch.randn(steps, batch_size, units)
 
     def step(around: Callable[[], Any]) -> Callable[[], None]:
         def once() -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--budget SIZE] [--rounds N] [--smallest] [--json FILE]
 
-An LSTM with H = 256 and B = 8 lanes reads D = 32 features a step, a linear head predicts 32 numbers at
+An LSTM with H = 256 and B = 8 sequences reads D = 32 features a step, a linear head predicts 32 numbers at
 every step, and the loss is their mean squared error. Each row is a process of its own: it trains on a
 short sequence first, so that all code is loaded and all parameters have gradients, and makes the long
 sequence's inputs and targets; what its peak (VmHWM) then rises by in one training step is the activation
@@ -25,7 +25,7 @@ import unrolled
 from benchmarks import results
 from unrolled import bptt
 
-UNITS, LANES, FEATURES = 256, 8, 32
+UNITS, BATCH_SIZE, FEATURES = 256, 8, 32
 SHORT = 100  # steps of the sequence that comes first
 BUDGETS = {1_000: "6 MiB", 10_000: "56 MiB", 100_000: "240 MiB"}  # by T
 SMALLEST = {SHORT: "2 MiB"}
@@ -105,8 +105,8 @@ def measured(steps: int, budget: str | None, rounds: int) -> dict[str, Any]:
         optimizer.step()
 
     for _ in range(2):
-        step(*torch.randn(2, SHORT, LANES, FEATURES).unbind())
-    x, target = torch.randn(2, steps, LANES, FEATURES).unbind()
+        step(*torch.randn(2, SHORT, BATCH_SIZE, FEATURES).unbind())
+    x, target = torch.randn(2, steps, BATCH_SIZE, FEATURES).unbind()
     before = peak(clear=True)
     step(x, target)
     rise = peak() - before

@@ -34,10 +34,10 @@ Size = tuple[int, int, int]
 
 
 class Option(NamedTuple):
-    """``layer``: what ``Recurrent`` is given; ``call``: what its call is, for so many steps and lanes."""
+    """``layer``: what ``Recurrent`` is given; ``call``: its call, for so many steps and sequences."""
 
     layer: Mapping[str, Any] = {}
-    call: Callable[[int, int], Mapping[str, Any]] = lambda _steps, _lanes: {}
+    call: Callable[[int, int], Mapping[str, Any]] = lambda _steps, _sequences: {}
     against: Mapping[str, Any] = {}
     judged: bool = False
 
@@ -53,14 +53,16 @@ OPTIONS = {
     "highway": Option({"residual": "highway", **TWO}, against=TWO),
     "projection to 32": Option({"projection": 32}),
     "learnt initial state": Option({"learn_initial_state": True}),
-    "mask, a tenth": Option(call=lambda steps, lanes: {"mask": torch.rand(steps, lanes) > 0.1}),
+    "mask, a tenth": Option(
+        call=lambda steps, batch_size: {"mask": torch.rand(steps, batch_size) > 0.1}
+    ),
     "resets, every 20th": Option(
-        call=lambda steps, lanes: {"resets": torch.rand(steps, lanes) < 0.05}
+        call=lambda steps, batch_size: {"resets": torch.rand(steps, batch_size) < 0.05}
     ),
     "lengths, 1 to T": Option(
-        call=lambda steps, lanes: {"lengths": torch.linspace(1, steps, lanes).long()}
+        call=lambda steps, batch_size: {"lengths": torch.linspace(1, steps, batch_size).long()}
     ),
-    "states": Option(call=lambda _steps, _lanes: {"states": True}),
+    "states": Option(call=lambda _steps, _sequences: {"states": True}),
 }
 
 

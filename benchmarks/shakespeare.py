@@ -1,6 +1,6 @@
 """Language models over the characters of Shakespeare's plays, trained by truncated BPTT for so long.
 
-H = 256, E = 128; windows of k1 = k2 = 35 characters in 24 lanes, and the state goes on from window to
+H = 256, E = 128; windows of k1 = k2 = 35 characters in 24 sequences, and the state goes on from window to
 window, through passages of 128 lines.
 """
 
@@ -16,9 +16,9 @@ import torch
 from unrolled.text.data import Dataset, Tokenizer, sentences
 from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Settings, Trainer, steps_of, write_data
-from unrolled.training.feeds import Windows
+from unrolled.training.feeds import WindowFeed
 
-K, LANES, PASSAGE, LONGEST = 35, 24, 128, 200
+K, BATCH_SIZE, PASSAGE, LONGEST = 35, 24, 128, 200
 SCENES = 10_000  # lines
 SIZES: dict[str, Any] = {"hidden_size": 256, "embedding_size": 128, "dropout": 0.05}
 SMALLEST: dict[str, Any] = {"hidden_size": 6, "embedding_size": 4, "dropout": 0.05}
@@ -34,7 +34,12 @@ class Trained(NamedTuple):
 
 @contextmanager
 def trained(
-    cell: str, *, seed: int, minutes: float, feed: type[Windows] = Windows, smallest: bool = False
+    cell: str,
+    *,
+    seed: int,
+    minutes: float,
+    feed: type[WindowFeed] = WindowFeed,
+    smallest: bool = False,
 ) -> Iterator[Trained]:
     """A model of ``cell``; its text is on disk for as long as the block.
 
@@ -51,7 +56,8 @@ def trained(
         settings = Settings(
             seed=seed, steps=1, epochs=None, minutes=minutes, batch_tokens=832, optimizer="adam",
             learning_rate=1e-2, schedule="linear", weight_decay=0.0, clip=1.0, evaluations=4,
-            patience=4, threads=torch.get_num_threads(), bptt="truncated", k1=K, k2=K, lanes=LANES,
+            patience=4, threads=torch.get_num_threads(), bptt="truncated", k1=K, k2=K,
+            batch_size=BATCH_SIZE,
         )  # fmt: skip
         sizes = {
             "vocabulary_size": len(vocabulary),

@@ -29,12 +29,12 @@ INPUTS = 3
 COMING = 100  # one stream of so many leaves, and another joins, before a step
 
 
-def coming_and_going(layer: Any, lanes: int) -> Callable[[], Callable[[Tensor], Tensor]]:
+def coming_and_going(layer: Any, batch_size: int) -> Callable[[], Callable[[Tensor], Tensor]]:
     """Streams of which a share leaves, and as many join, before each step."""
 
     def stream() -> Callable[[Tensor], Tensor]:
-        made: Stream = layer.stream(lanes)
-        changing = max(1, lanes // COMING)
+        made: Stream = layer.stream(batch_size)
+        changing = max(1, batch_size // COMING)
 
         def step(x: Tensor) -> Tensor:
             made.leave(made.ids[:changing])
@@ -47,27 +47,27 @@ def coming_and_going(layer: Any, lanes: int) -> Callable[[], Callable[[Tensor], 
 
 
 @torch.no_grad()
-def measure(lanes: int, rounds: int) -> list[Row]:
+def measure(batch_size: int, rounds: int) -> list[Row]:
     """Every contestant's row, of one step of all streams."""
-    problem = Problem("streams", "LSTM", 1, lanes, H, 1, "inference")
+    problem = Problem("streams", "LSTM", 1, batch_size, H, 1, "inference")
     layer = on_torch.layer_of(problem)
     drop_in: Any = on_torch.drop_in_of(layer, "LSTM").eval()
-    xs = list(torch.randn(INPUTS, lanes, H, generator=torch.Generator().manual_seed(0)))
+    xs = list(torch.randn(INPUTS, batch_size, H, generator=torch.Generator().manual_seed(0)))
     contestants, checked = [], []
     for name, stream in (
-        ("torch.nn.LSTMCell", streaming.cell_stream(layer, lanes)),
-        ("unrolled", lambda: drop_in.stream(lanes)),
+        ("torch.nn.LSTMCell", streaming.cell_stream(layer, batch_size)),
+        ("unrolled", lambda: drop_in.stream(batch_size)),
     ):
         checked.append(streaming.outputs(name, stream, xs, torch.clone))
         contestants.append(streaming.contestant(name, {"": stream}, xs))
-    changing = {"": coming_and_going(drop_in, lanes)}
+    changing = {"": coming_and_going(drop_in, batch_size)}
     contestants.append(streaming.contestant("unrolled, coming and going", changing, xs))
     if installed("ONNX Runtime"):
         from benchmarks.layers import on_onnx
 
         arrays = [x.unsqueeze(0).numpy() for x in xs]
         ways = {
-            way: on_onnx.lstm_stepper(layer, bound=way == "io binding", lanes=lanes)
+            way: on_onnx.lstm_stepper(layer, bound=way == "io binding", batch_size=batch_size)
             for way in ("plain run", "io binding")
         }
         checked += [
@@ -79,24 +79,26 @@ def measure(lanes: int, rounds: int) -> list[Row]:
     return timed(problem, contestants, rounds)
 
 
-def least(lanes: int, moved: float, computed: float | None) -> dict[str, float]:
+def least(batch_size: int, moved: float, computed: float | None) -> dict[str, float]:
     """Seconds that a step takes at the least, at ``moved`` GB/s and ``computed`` GFLOP/s.
 
     Of each stream x is read, h and c are read and written, and y, which is h, is written once more.
     The weights, half a megabyte, stay in a cache.
     """
-    bounds = {"memory": 4 * lanes * (H + 5 * H) / moved / 1e9}
+    bounds = {"memory": 4 * batch_size * (H + 5 * H) / moved / 1e9}
     if computed:
-        bounds["arithmetic"] = 2 * lanes * 4 * H * 2 * H / computed / 1e9
+        bounds["arithmetic"] = 2 * batch_size * 4 * H * 2 * H / computed / 1e9
     return bounds
 
 
 def show(rows: list[Row], bounds: dict[str, float]) -> None:
     """A line for each contestant: time, rate, and what share of the time the bounds are."""
     for row in rows:
-        lanes, taken = row.problem.lanes, row.median
+        batch_size, taken = row.problem.batch_size, row.median
         shares = "".join(f"{seconds / taken:12.0%}" for seconds in bounds.values())
-        print(f"{lanes:8}  {row.contestant:28}{taken * 1e6:12.1f}{lanes / taken:14,.0f}{shares}")
+        print(
+            f"{batch_size:8}  {row.contestant:28}{taken * 1e6:12.1f}{batch_size / taken:14,.0f}{shares}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -122,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"{'streams':>8}  {'':28}{'µs a step':>12}{'streams/s':>14}{'of memory':>12}{'of FMA':>12}"
     )
-    for lanes in counts:
-        alone = lanes == 1
-        rows = streaming.measure(rounds) if alone else measure(lanes, rounds)
-        bounds = least(lanes, moved, computed)
+    for batch_size in counts:
+        alone = batch_size == 1
+        rows = streaming.measure(rounds) if alone else measure(batch_size, rounds)
+        bounds = least(batch_size, moved, computed)
         show(rows, bounds)
         found += [row.as_json() | {"bounds": bounds} for row in rows]
         results.write(given.json, {"peaks": peak, "rows": found})

@@ -37,7 +37,7 @@ from unrolled.text.data import Dataset
 from unrolled.text.data.vocabulary import START
 from unrolled.text.models import LanguageModel
 
-LANES, BEFORE = 16, 400
+BATCH_SIZE, BEFORE = 16, 400
 CELLS = ("lstm", "gru", "elman")
 K2 = (1, 2, 5, 10, 20, 35, 70, 140, 280, 400)  # the last is T
 SCHEMES: dict[str, Callable[[int], int]] = {"k1 = 1": lambda _: 1, "k1 = k2": lambda k2: k2}
@@ -64,7 +64,7 @@ class Passages:
     def __init__(self, model: LanguageModel, data: Dataset, steps: int) -> None:
         documents = data.documents("test")
         length = BEFORE + steps
-        chosen = [d for d in documents if len(d[0]) >= length][:LANES]
+        chosen = [d for d in documents if len(d[0]) >= length][:BATCH_SIZE]
         tokens, targets = (
             torch.from_numpy(np.stack([d[k][:length] for d in chosen], 1).astype(np.int64))
             for k in (0, 1)
@@ -273,7 +273,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: int, minutes: float, path: Path)
     title = alt.Title(
         "The gradient of truncated BPTT against that of full BPTT",
         subtitle=[
-            f"Character language models of Shakespeare, H = 256; {steps} characters in {LANES} lanes. "
+            f"Character language models of Shakespeare, H = 256; {steps} characters in {BATCH_SIZE} rows. "
             "All parameters of the recurrent layer.",
             "k1 = 1: each loss goes back exactly k2 steps. k1 = k2: chunks, each back to its beginning.",
         ],

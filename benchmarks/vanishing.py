@@ -71,7 +71,7 @@ def draw(names: Mapping[str, Any], folder: Path) -> list[Path]:
     figures = {
         "lags": lags(names["decays"], (1e-4, 1e4)),
         "activations": activations(names["fading"], names["explained"]),
-        "cliff": cliff(*(names[name] for name in ("b", "loss", "slope", "norms", "lanes"))),
+        "cliff": cliff(*(names[name] for name in ("b", "loss", "slope", "norms", "chosen"))),
         "remedies": remedies(names["tried"]),
     }
     paths = {name: folder / f"vanishing-{name}.svg" for name in ("unrolled", *figures)}
@@ -169,8 +169,8 @@ def activations(fading: Mapping[str, Tensor], explained: Mapping[str, tuple[floa
     return alt.hconcat(left, right, spacing=24).resolve_scale(color="independent")
 
 
-def cliff(b: Tensor, loss: Tensor, slope: Tensor, norms: Tensor, lanes: Sequence[int]) -> Any:
-    """The loss and its slope over b; the gradient by step of the ``lanes`` before, on and behind it."""
+def cliff(b: Tensor, loss: Tensor, slope: Tensor, norms: Tensor, chosen: Sequence[int]) -> Any:
+    """The loss and its slope over b; the gradient by step before, on and behind it (``chosen``)."""
     import altair as alt
 
     from unrolled.lens.render import charts
@@ -185,7 +185,7 @@ def cliff(b: Tensor, loss: Tensor, slope: Tensor, norms: Tensor, lanes: Sequence
         chart.encode(slopes.axis(labelExpr=charts.POWERS, tickCount=5)),
     )
     above = alt.hconcat(*(p.properties(width=WIDTH // 2 - 40, height=150) for p in panels))
-    by_step = {f"b = {b[lane]:.3f}": norms[:, lane] for lane in lanes}
+    by_step = {f"b = {b[unit]:.3f}": norms[:, unit] for unit in chosen}
     below = lines(by_step, alt.X("at:Q", title="step t"), "‖∂L/∂s_t‖", (1e-6, 1e3))
     return alt.vconcat(above, below, spacing=14).resolve_legend(color="independent")
 

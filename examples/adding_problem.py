@@ -41,7 +41,7 @@ from torch.nn import functional as F
 import unrolled
 from unrolled import Recurrent, cells, remedies
 
-H, B = 64, 32  # hidden units, lanes
+H, B = 64, 32  # hidden units, sequences
 RATES = {"tanh": 1e-3, "sigmoid": 3e-3, "IRNN": 1e-3, "orthogonal": 1e-3}
 RATES |= {"LSTM": 3e-3, "chrono": 3e-3, "GRU": 1e-3}
 GUESS = 1 / 6  # the variance of the sum of two numbers from [0, 1)
@@ -60,13 +60,13 @@ NETS: dict[str, Callable[[int], Recurrent]] = {
 }
 
 
-def sequences(length: int, lanes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Numbers and marks ``[length, lanes, 2]``, and the sums of the marked numbers ``[lanes]``."""
-    x = torch.zeros(length, lanes, 2)
-    x[..., 0] = torch.rand(length, lanes, generator=generator)
+def sequences(length: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers and marks ``[length, B, 2]``, and the sums of the marked numbers ``[B]``."""
+    x = torch.zeros(length, batch_size, 2)
+    x[..., 0] = torch.rand(length, batch_size, generator=generator)
     for low, high in ((0, length // 2), (length // 2, length)):
-        steps = torch.randint(low, high, (lanes,), generator=generator)
-        x[steps, torch.arange(lanes), 1] = 1.0
+        steps = torch.randint(low, high, (batch_size,), generator=generator)
+        x[steps, torch.arange(batch_size), 1] = 1.0
     return x, x.prod(-1).sum(0)
 
 

@@ -25,8 +25,8 @@ from unrolled.cells import Cell
 from unrolled.text.data import sentences
 from unrolled.text.models import linear_cross_entropy
 
-T, B, E, H = 64, 32, 64, 128  # steps a window, lanes, width of the embedding, hidden units
-HELD_OUT = 200  # steps of 256 lanes
+T, B, E, H = 64, 32, 64, 128  # steps a window, sequences, width of the embedding, hidden units
+HELD_OUT = 200  # steps of 256 sequences
 
 
 class JANET(Cell):
@@ -82,8 +82,8 @@ def training(model: Characters, text: Tensor) -> Callable[[], None]:
     return step
 
 
-def lanes(text: Tensor, number: int) -> Tensor:
-    """``text`` in so many lanes side by side: ``[steps, number]``."""
+def make_windows(text: Tensor, number: int) -> Tensor:
+    """``text`` in so many sequences side by side: ``[steps, number]``."""
     return text[: len(text) // number * number].view(number, -1).T.contiguous()
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     number = {character: n for n, character in enumerate(sorted(set(text)))}
     encoded = torch.tensor([number[character] for character in text])
     cut = len(encoded) * 95 // 100
-    learnt, held = lanes(encoded[:cut], B), lanes(encoded[cut:], 256)[: HELD_OUT + 1]
+    learnt, held = make_windows(encoded[:cut], B), make_windows(encoded[cut:], 256)[: HELD_OUT + 1]
 
     print(explain(Recurrent(JANET, E, H)), end="\n\n")
     marks = sorted({steps * k // 4 for k in range(5)})

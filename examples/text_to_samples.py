@@ -45,7 +45,9 @@ class Model(nn.Module):
 model = Model(len(letters))
 optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
 carry = bptt.Carry(model)  # the state goes on from window to window, its gradient does not
-windows = bptt.lanes((stream[:-1], stream[1:]), 32, 64)  # 32 sequences side by side, 64 steps each
+windows = bptt.make_windows(
+    (stream[:-1], stream[1:]), 32, 64
+)  # 32 sequences side by side, 64 steps each
 began, done = time.perf_counter(), 0
 while done < given.steps:
     for window in windows[: given.steps - done]:

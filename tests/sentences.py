@@ -79,7 +79,7 @@ def make_run(
         "threads": 1,
     }
     if passage is not None:
-        chosen |= {"bptt": "truncated", "k1": 7, "k2": 7, "lanes": 4}
+        chosen |= {"bptt": "truncated", "k1": 7, "k2": 7, "batch_size": 4}
     return Run.create(
         directory,
         kind=kind,

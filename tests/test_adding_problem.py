@@ -23,21 +23,23 @@ def example() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("length", "lanes"), [(2, 1), (11, 300)])
+@pytest.mark.parametrize(("length", "batch_size"), [(2, 1), (11, 300)])
 def test_each_half_has_one_mark_and_the_target_is_the_sum_of_the_marked_numbers(
-    example: ModuleType, length: int, lanes: int
+    example: ModuleType, length: int, batch_size: int
 ) -> None:
-    x, sums = example.sequences(length, lanes, torch.Generator().manual_seed(1))
-    assert x.shape == (length, lanes, 2) and sums.shape == (lanes,)
+    x, sums = example.sequences(length, batch_size, torch.Generator().manual_seed(1))
+    assert x.shape == (length, batch_size, 2) and sums.shape == (batch_size,)
     numbers, marks = x.unbind(-1)
     assert numbers.min() >= 0 and numbers.max() < 1
-    for lane in range(lanes):
-        first, second = (t for t in range(length) if marks[t, lane])
+    for sequence in range(batch_size):
+        first, second = (t for t in range(length) if marks[t, sequence])
         assert first < length // 2 <= second
-        assert marks[first, lane] == marks[second, lane] == 1
-        assert sums[lane] == numbers[first, lane] + numbers[second, lane]
+        assert marks[first, sequence] == marks[second, sequence] == 1
+        assert sums[sequence] == numbers[first, sequence] + numbers[second, sequence]
     everywhere = set(marks.nonzero()[:, 0].tolist())
-    assert everywhere == set(range(length))  # a step is left out of 300 lanes once in 1e22 draws
+    assert everywhere == set(
+        range(length)
+    )  # a step is left out of 300 sequences once in 1e22 draws
 
 
 def test_always_saying_one_has_the_error_of_a_guess(example: ModuleType) -> None:

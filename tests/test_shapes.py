@@ -99,7 +99,7 @@ def test_an_input_of_another_shape_is_refused(shape: tuple[int, ...], batch_firs
     match = f"^x: got shape {re.escape(str(list(shape)))}, expected {re.escape(expected)}"
     with pytest.raises(ValueError, match=match) as refusal:
         check_input(torch.zeros(shape), 3, batch_first=batch_first)
-    # The advice is for one sequence without lanes, and would mislead elsewhere.
+    # The advice is for one sequence without sequences, and would mislead elsewhere.
     assert ("unsqueeze" in str(refusal.value)) == (len(shape) == 2)
 
 
@@ -121,8 +121,8 @@ def test_an_input_that_is_no_tensor_is_refused(x: object) -> None:
     [[4, 0], (4, 0), torch.tensor([4, 0]), torch.tensor([4, 0], dtype=torch.int8)],
     ids=["list", "tuple", "int64", "int8"],
 )
-def test_lengths_become_one_int64_a_lane(lengths: object) -> None:
-    got = check_lengths(lengths, steps=4, lanes=2)
+def test_lengths_become_one_int64_a_sequence(lengths: object) -> None:
+    got = check_lengths(lengths, steps=4, batch_size=2)
     assert got.dtype == torch.int64
     assert got.tolist() == [4, 0]
 
@@ -133,10 +133,10 @@ def test_lengths_become_one_int64_a_lane(lengths: object) -> None:
         ([5, 1], ValueError, "got 5, expected from 0 to T = 4"),
         ([1, -2], ValueError, "got -2, expected from 0 to T = 4"),
         ([5, -2], ValueError, "got -2, expected from 0 to T = 4"),
-        ([1], ValueError, r"got shape \[1\], expected \[2\], one a lane"),
-        ([1, 1, 1], ValueError, r"got shape \[3\], expected \[2\], one a lane"),
-        ([[1, 1]], ValueError, r"got shape \[1, 2\], expected \[2\], one a lane"),
-        (3, ValueError, r"got shape \[\], expected \[2\], one a lane"),
+        ([1], ValueError, r"got shape \[1\], expected \[2\], one a sequence"),
+        ([1, 1, 1], ValueError, r"got shape \[3\], expected \[2\], one a sequence"),
+        ([[1, 1]], ValueError, r"got shape \[1, 2\], expected \[2\], one a sequence"),
+        (3, ValueError, r"got shape \[\], expected \[2\], one a sequence"),
         ([1.0, 2.0], TypeError, "got torch.float32, expected whole numbers"),
         ([True, False], TypeError, "got torch.bool, expected whole numbers"),
         ([1j, 2j], TypeError, "got torch.complex64, expected whole numbers"),
@@ -144,7 +144,7 @@ def test_lengths_become_one_int64_a_lane(lengths: object) -> None:
 )
 def test_any_other_lengths_are_refused(lengths: object, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=f"^lengths: {match}"):
-        check_lengths(lengths, steps=4, lanes=2)
+        check_lengths(lengths, steps=4, batch_size=2)
 
 
 def test_a_state_of_the_expected_shapes_passes_as_a_tuple() -> None:
@@ -187,11 +187,13 @@ def test_a_step_is_real_where_it_comes_before_the_length(data: st.DataObject) ->
 
 @pytest.mark.parametrize("lengths", [[None], "abc", object()])
 def test_lengths_that_are_no_numbers_are_refused(lengths: object) -> None:
-    with pytest.raises(TypeError, match=r"^lengths: got .*, expected whole numbers, one a lane$"):
+    with pytest.raises(
+        TypeError, match=r"^lengths: got .*, expected whole numbers, one a sequence$"
+    ):
         check_lengths(lengths, 3, 1)
 
 
-def test_no_lengths_of_no_lanes_pass() -> None:
+def test_no_lengths_of_no_sequences_pass() -> None:
     assert check_lengths([], 3, 0).shape == (0,)
 
 

@@ -6,8 +6,8 @@
 - ``training``: forward and backward of a fixed random cotangent, with the gradients of the input and
   of every parameter; ``inference``: forward alone, with no gradient. RNN, LSTM and GRU, one and two
   directions, D = H, float32.
-- ``streaming``: one step of an LSTM for one lane, the state carried on.
-- ``ragged``: lanes of lengths evenly spread over 1 … T, in random order.
+- ``streaming``: one step of an LSTM for one sequence, the state carried on.
+- ``ragged``: sequences of lengths evenly spread over 1 … T, in random order.
 - ``model``: whole steps of training a cloze model, and where their time goes.
 
 How it is measured:

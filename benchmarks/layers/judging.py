@@ -131,9 +131,9 @@ def targets(rows: Sequence[Row], sgemm: float | None, xla: float | None) -> list
 
 def is_large(problem: Problem) -> bool:
     """Whether it is ``LARGE`` or larger: in size, and in the work of all steps."""
-    steps, lanes, size = LARGE
-    work = problem.steps * problem.lanes * problem.size**2
-    return problem.size >= size and work >= steps * lanes * size**2
+    steps, batch_size, size = LARGE
+    work = problem.steps * problem.batch_size * problem.size**2
+    return problem.size >= size and work >= steps * batch_size * size**2
 
 
 def mean(name: str, least: float, values: Ratios) -> Target:

@@ -34,20 +34,20 @@ class Problem:
     section: str
     cell: str
     steps: int
-    lanes: int
+    batch_size: int
     size: int
     directions: int
     mode: str
 
     def flops(self) -> int:
         """Of the matrix products."""
-        T, B, H = self.steps, self.lanes, self.size
+        T, B, H = self.steps, self.batch_size, self.size
         forward = 2 * T * B * GATES[self.cell] * H * 2 * H * self.directions
         return 3 * forward if self.mode == "training" else forward
 
     def __str__(self) -> str:
         both = ", two directions" if self.directions == 2 else ""
-        return f"{self.section}, {self.cell} ({self.steps}, {self.lanes}, {self.size}){both}"
+        return f"{self.section}, {self.cell} ({self.steps}, {self.batch_size}, {self.size}){both}"
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,6 @@ def _time(call: Callable[[], Any], repeats: int) -> float:
 def fixed_input(problem: Problem) -> tuple[Tensor, Tensor]:
     """``x`` ``[T, B, D]`` and the cotangent of the outputs ``[T, B, S*H]``, the same every time."""
     source = torch.Generator().manual_seed(problem.size)
-    T, B, H = problem.steps, problem.lanes, problem.size
+    T, B, H = problem.steps, problem.batch_size, problem.size
     x = torch.randn(T, B, H, generator=source)
     return x, torch.randn(T, B, problem.directions * H, generator=source)

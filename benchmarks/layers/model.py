@@ -3,7 +3,7 @@
 Vocabulary, sentences and their lengths are drawn at random, about as Tatoeba's Chinese ones are;
 batches, sizes and settings are those that 'unrolled train' has for every kind of model. ``torch.nn``'s
 network is the same model with the same weights, of PyTorch's parts alone: its directions are two
-layers, and each lane is turned round within its length for the second; its head is ``nn.Linear`` and
+layers, and each sequence is turned round within its length for the second; its head is ``nn.Linear`` and
 ``F.cross_entropy``, its optimizer AdamW, fused. A row of its own gives it the head of ``unrolled``, so
 that layers and head can be told apart.
 """
@@ -57,12 +57,12 @@ class TorchLayers(nn.Module):
             self.directions.append(layer)
 
     def forward(self, x: Tensor, *, lengths: Tensor) -> Outputs:
-        """Beyond a lane's length the outputs are without meaning; the model does not read them."""
+        """Beyond a sequence's length the outputs are without meaning; the model does not read them."""
         forward, backward = self.directions
         t = torch.arange(len(x)).unsqueeze(1)
         turned = torch.where(t < lengths, lengths - 1 - t, t)  # its own inverse
-        lanes = torch.arange(x.shape[1])
-        return Outputs((forward(x)[0], backward(x[turned, lanes])[0][turned, lanes]))
+        batch_size = torch.arange(x.shape[1])
+        return Outputs((forward(x)[0], backward(x[turned, batch_size])[0][turned, batch_size]))
 
 
 class PlainHead(Cloze):

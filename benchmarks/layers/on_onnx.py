@@ -21,7 +21,7 @@ ORDER = {"RNN": [0], "LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2]}  # ONNX's gates, in
 OPSET, IR_VERSION = 17, 8
 
 
-def graph(cell: str, layer: nn.RNNBase, steps: int, lanes: int, *, states: bool) -> bytes:
+def graph(cell: str, layer: nn.RNNBase, steps: int, batch_size: int, *, states: bool) -> bytes:
     """A model of ``x`` ``[T, B, D]`` to ``y`` ``[T, B, S*H]``, all sizes fixed.
 
     With ``states``: of one direction, with h and c as inputs too, to ``h_n`` and ``c_n``.
@@ -47,8 +47,8 @@ def graph(cell: str, layer: nn.RNNBase, steps: int, lanes: int, *, states: bool)
     }
     if cell == "GRU":
         options["linear_before_reset"] = 1
-    state = [S, lanes, H]
-    inputs = {"x": [steps, lanes, D]}
+    state = [S, batch_size, H]
+    inputs = {"x": [steps, batch_size, D]}
     if states:
         inputs |= {"h": state, "c": state}
         outputs = {"h_n": state, "c_n": state}
@@ -58,8 +58,8 @@ def graph(cell: str, layer: nn.RNNBase, steps: int, lanes: int, *, states: bool)
             )
         ]
     else:
-        constants["shape"] = np.array([steps, lanes, S * H])
-        outputs = {"y": [steps, lanes, S * H]}
+        constants["shape"] = np.array([steps, batch_size, S * H])
+        outputs = {"y": [steps, batch_size, S * H]}
         nodes = [
             helper.make_node(cell, ["x", "W", "R", "B"], ["separate"], **options),  # [T, S, B, H]
             helper.make_node("Transpose", ["separate"], ["together"], perm=[0, 2, 1, 3]),
@@ -120,17 +120,17 @@ def inference(cell: str, layer: nn.RNNBase, x: Tensor) -> Contestant:
 
 
 def lstm_stepper(
-    layer: nn.RNNBase, bound: bool, lanes: int = 1
+    layer: nn.RNNBase, bound: bool, batch_size: int = 1
 ) -> Callable[[], Callable[[Any], Any]]:
     """Makes streams of one step, an array ``[1, B, D]`` to one ``[1, B, H]``, from a zero state.
 
     With plain runs, or with bound memory: two buffers for the state, which take turns.
     """
     D, H = layer.input_size, layer.hidden_size
-    made = session(graph("LSTM", layer, 1, lanes, states=True))
+    made = session(graph("LSTM", layer, 1, batch_size, states=True))
 
     def plain() -> Callable[[Any], Any]:
-        h = c = np.zeros((1, lanes, H), np.float32)
+        h = c = np.zeros((1, batch_size, H), np.float32)
 
         def next_output(x: Any) -> Any:
             nonlocal h, c
@@ -140,8 +140,8 @@ def lstm_stepper(
         return next_output
 
     def with_bindings() -> Callable[[Any], Any]:
-        x_held = np.zeros((1, lanes, D), np.float32)
-        buffers = [[np.zeros((1, lanes, H), np.float32) for _ in "hc"] for _ in range(2)]
+        x_held = np.zeros((1, batch_size, D), np.float32)
+        buffers = [[np.zeros((1, batch_size, H), np.float32) for _ in "hc"] for _ in range(2)]
         bindings = []
         for before, after in (buffers, buffers[::-1]):
             binding = made.io_binding()

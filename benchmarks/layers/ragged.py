@@ -1,4 +1,4 @@
-"""Lanes of different lengths: packed and with ``lengths``, against full ones and ``torch.nn``."""
+"""Sequences of different lengths: packed and with ``lengths``, against full ones and ``torch.nn``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
     layer = on_torch.layer_of(problem)
     drop_in, recurrent = on_torch.drop_in_of(layer, problem.cell), recurrent_of(layer, problem.cell)
     x, cotangent = fixed_input(problem)
-    lengths = spread(problem.steps, problem.lanes)
+    lengths = spread(problem.steps, problem.batch_size)
     full = [
         on_torch.training("torch.nn", layer, x, cotangent),
         on_torch.training("unrolled, full", drop_in, x, cotangent),
@@ -47,7 +47,7 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
     ]
     compare(problem, full)
     compare(problem, ragged)
-    share = float(lengths.sum()) / (problem.steps * problem.lanes)
+    share = float(lengths.sum()) / (problem.steps * problem.batch_size)
     rows = timed(problem, ragged + full[1:], rounds)
     shares = [share] * len(ragged) + [1.0] * len(full[1:])
     return [
@@ -56,10 +56,10 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
     ]
 
 
-def spread(steps: int, lanes: int) -> Tensor:
+def spread(steps: int, batch_size: int) -> Tensor:
     """Lengths evenly spread over 1 … T, in random order."""
-    order = torch.randperm(lanes, generator=torch.Generator().manual_seed(0))
-    return torch.linspace(1, steps, lanes).round().long()[order]
+    order = torch.randperm(batch_size, generator=torch.Generator().manual_seed(0))
+    return torch.linspace(1, steps, batch_size).round().long()[order]
 
 
 def recurrent_of(layer: nn.RNNBase, cell: str) -> Recurrent:

@@ -35,7 +35,7 @@ def show_table(title: str, table: Table, peaks: Peaks) -> None:
     lines = []
     for p, row in table.items():
         own = row["unrolled"]
-        line = [p.cell, *(str(n) for n in (p.steps, p.lanes, p.size)), milliseconds(own)]
+        line = [p.cell, *(str(n) for n in (p.steps, p.batch_size, p.size)), milliseconds(own)]
         line += [milliseconds(row[peer]) for peer in peers]
         line += [f"{row[peer].median / own.median:.2f}" for peer in peers]
         line.append(f"{own.gflops:.1f}")
@@ -84,7 +84,7 @@ def show_ragged(table: Table) -> None:
     lines = []
     for p, row in table.items():
         share = row["torch.nn, packed"].notes["real_share"]
-        line = [p.cell, str(p.steps), str(p.lanes), str(p.size), f"{share:.3f}"]
+        line = [p.cell, str(p.steps), str(p.batch_size), str(p.size), f"{share:.3f}"]
         line += [milliseconds(r) for r in row.values()]
         for own, peer in RAGGED:
             ratio = row[peer].median / row[own].median

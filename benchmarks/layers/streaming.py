@@ -1,4 +1,4 @@
-"""One step of an LSTM for one lane, T = B = 1, D = H = 128, the state carried on."""
+"""One step of an LSTM for one sequence, T = B = 1, D = H = 128, the state carried on."""
 
 import itertools
 from collections.abc import Callable
@@ -75,12 +75,12 @@ def contestant(name: str, ways: dict[str, Stream], xs: list[Any]) -> Contestant:
     return Contestant(name, calls[way], lambda _: {}, {"way": way} if way else {})
 
 
-def cell_stream(layer: nn.RNNBase, lanes: int = 1) -> Stream:
+def cell_stream(layer: nn.RNNBase, batch_size: int = 1) -> Stream:
     cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
 
     def stream() -> Callable[[Any], Any]:
-        h = c = torch.zeros(lanes, layer.hidden_size)
+        h = c = torch.zeros(batch_size, layer.hidden_size)
 
         def step(x: Tensor) -> Any:
             nonlocal h, c

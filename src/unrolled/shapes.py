@@ -2,7 +2,7 @@
 
 ========  ==========================================
 ``T``     time steps
-``B``     lanes: independent sequences in a batch
+``B``     sequences: independent sequences in a batch
 ``D``     input features
 ``H``     hidden units
 ``G``     gate blocks of H rows in a weight
@@ -76,7 +76,9 @@ def check_input(
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor {expected}")
     check_dense("x", x, expected)
     if x.dim() != 3 or x.shape[-1] != features:
-        advice = "; for one sequence, add the lane dimension with unsqueeze" if x.dim() == 2 else ""
+        advice = (
+            "; for one sequence, add the sequence dimension with unsqueeze" if x.dim() == 2 else ""
+        )
         raise ValueError(f"x: got shape {list(x.shape)}, expected {expected}{advice}")
     if not x.is_floating_point():
         raise TypeError(f"x: got {x.dtype}, expected a floating dtype; convert it with x.float()")
@@ -153,52 +155,52 @@ def check_numbers(
     return numbers
 
 
-def check_lengths(lengths: Lengths, steps: int, lanes: int) -> Tensor:
+def check_lengths(lengths: Lengths, steps: int, batch_size: int) -> Tensor:
     """``lengths`` as an int64 tensor ``[B]``, or an error unless each is from 0 to T."""
-    numbers = check_numbers("lengths", lengths, "whole numbers, one a lane")
+    numbers = check_numbers("lengths", lengths, "whole numbers, one a sequence")
     whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.numel() and (not whole or numbers.is_complex()):  # an empty list has no dtype
-        raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a lane")
+        raise TypeError(f"lengths: got {numbers.dtype}, expected whole numbers, one a sequence")
     numbers = numbers.long()
-    if numbers.shape != (lanes,):
+    if numbers.shape != (batch_size,):
         raise ValueError(
-            f"lengths: got shape {list(numbers.shape)}, expected [{lanes}], one a lane"
+            f"lengths: got shape {list(numbers.shape)}, expected [{batch_size}], one a sequence"
         )
     if (
         torch.compiler.is_compiling()
     ):  # numbers are not known yet; the kernel's operator checks them
         return numbers
-    if lanes and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
+    if batch_size and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
         worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
         raise ValueError(f"lengths: got {int(worst)}, expected from 0 to T = {steps}")
     return numbers
 
 
 def check_resets(
-    resets: Tensor, steps: int, lanes: int, *, batch_first: bool, like: Tensor | None = None
+    resets: Tensor, steps: int, batch_size: int, *, batch_first: bool, like: Tensor | None = None
 ) -> Tensor:
     """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first).
 
     On the device of ``like``, if that is given.
     """
-    resets = _check_flags("resets", resets, steps, lanes, batch_first, like)
+    resets = _check_flags("resets", resets, steps, batch_size, batch_first, like)
     return resets if like is None else resets.to(like.device)
 
 
-def check_mask(mask: Tensor, steps: int, lanes: int, *, batch_first: bool) -> Tensor:
+def check_mask(mask: Tensor, steps: int, batch_size: int, *, batch_first: bool) -> Tensor:
     """``mask`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
-    return _check_flags("mask", mask, steps, lanes, batch_first)
+    return _check_flags("mask", mask, steps, batch_size, batch_first)
 
 
 def _check_flags(
     name: str,
     flags: Tensor,
     steps: int,
-    lanes: int,
+    batch_size: int,
     batch_first: bool,
     like: Tensor | None = None,
 ) -> Tensor:
-    expected = [lanes, steps] if batch_first else [steps, lanes]
+    expected = [batch_size, steps] if batch_first else [steps, batch_size]
     if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
         got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
         raise TypeError(f"{name}: got {got}, expected a boolean tensor {expected}")
@@ -252,15 +254,15 @@ def check_projected(cell: str, projected: object, leading: Shape, width: int | N
     raise ValueError(f"{cell}.project: returned shape {list(projected.shape)}, {expected}")
 
 
-def check_noise(cell: str, noise: Tensor, steps: int, lanes: int, units: int) -> None:
+def check_noise(cell: str, noise: Tensor, steps: int, batch_size: int, units: int) -> None:
     """Refuse what a cell's ``noise`` returned unless it is ``[T, B, N]`` or ``[1, B, N]``, N = k H."""
     if (
         noise.dim() != 3
-        or noise.shape[:2] not in ((steps, lanes), (1, lanes))
+        or noise.shape[:2] not in ((steps, batch_size), (1, batch_size))
         or noise.shape[-1] % units
     ):
         raise ValueError(
-            f"{cell}.noise: returned shape {list(noise.shape)}, expected [{steps} or 1, {lanes}, N], "
+            f"{cell}.noise: returned shape {list(noise.shape)}, expected [{steps} or 1, {batch_size}, N], "
             f"N a multiple of H = {units}"
         )
 

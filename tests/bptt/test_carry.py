@@ -170,7 +170,7 @@ def test_a_shared_layer_may_be_called_again_with_a_state_of_the_callers():
 
 @pytest.mark.parametrize("kind", ["drop-in layer LSTM", "torch LSTM", "torch GRU"])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_one_sequence_without_lanes(kind, batch_first):
+def test_one_sequence_without_rows(kind, batch_first):
     layer = make(kind, batch_first=batch_first)
     x, resets = torch.randn(8, D, dtype=FLOAT64), torch.zeros(8, 1).bool()
     expected = detached(named(*layer(x)))
@@ -197,10 +197,10 @@ def test_packed_sequences(kind):
     assert isinstance(y, PackedSequence)
     with carry.window():
         z, _ = layer(more)
-    for lane, length in enumerate(lengths.tolist()):
-        whole = torch.cat([x[:length, lane], more[:, lane]]).unsqueeze(1)
+    for row, length in enumerate(lengths.tolist()):
+        whole = torch.cat([x[:length, row], more[:, row]]).unsqueeze(1)
         expected, _ = layer(whole)
-        got = torch.cat([pad_packed_sequence(y)[0][:length, lane], z[:, lane]])
+        got = torch.cat([pad_packed_sequence(y)[0][:length, row], z[:, row]])
         assert_close_by_name({"y": got.detach()}, {"y": expected[:, 0].detach()}, 6)
     with (
         pytest.raises(ValueError, match="resets: got them, but the layer reads a PackedSequence"),
@@ -244,7 +244,7 @@ def test_resets_of_a_bidirectional_layer_stop_both_directions(kind):
     with whole.window():
         first = layer(x[:5])[0]
     with whole.apart(), whole.window():
-        lane = layer(x[5:, 1:])[0]  # begins anew
+        row = layer(x[5:, 1:])[0]  # begins anew
     after = layer(x[7:, :1])[0]
     before = bptt.Carry(layer)
     with before.window():
@@ -252,22 +252,22 @@ def test_resets_of_a_bidirectional_layer_stop_both_directions(kind):
     with before.window():
         middle = layer(x[5:7, :1])[0]
     other = torch.cat([middle, after])
-    expected = torch.cat([first, torch.cat([other, lane], 1)]).detach()
+    expected = torch.cat([first, torch.cat([other, row], 1)]).detach()
     assert_close_by_name({"y": got}, {"y": expected}, 10)
 
 
 # --- Resets --------------------------------------------------------------------------------------
 
 
-def by_lanes(layer, x, resets, state=None, fresh=None):
-    """The layer over each lane alone, from each of its resets to the next; gradients go through."""
+def by_rows(layer, x, resets, state=None, fresh=None):
+    """The layer over each row alone, from each of its resets to the next; gradients go through."""
     time = 1 if layer.batch_first else 0
     shown, finals = [], []
-    for lane in range(x.shape[1 - time]):
-        own = x.narrow(1 - time, lane, 1)
-        mine = None if state is None else [s[:, lane : lane + 1].contiguous() for s in state]
-        cuts = [t for t in range(1, len(resets)) if resets[t, lane]]
-        if resets[0, lane] or mine is None:
+    for row in range(x.shape[1 - time]):
+        own = x.narrow(1 - time, row, 1)
+        mine = None if state is None else [s[:, row : row + 1].contiguous() for s in state]
+        cuts = [t for t in range(1, len(resets)) if resets[t, row]]
+        if resets[0, row] or mine is None:
             mine = fresh
         parts = []
         for begin, end in zip([0, *cuts], [*cuts, len(resets)], strict=True):
@@ -306,7 +306,7 @@ def test_resets_stop_state_and_gradient_where_they_are(kind, batch_first, given,
     sources = dict(layer.named_parameters())
     sources |= {f"initial {k}": s for k, s in enumerate(initial or ())}
     got = collect(named(y, end), {"x": x} | sources)
-    expected = collect(by_lanes(layer, other, resets, state, initial), {"x": other} | sources)
+    expected = collect(by_rows(layer, other, resets, state, initial), {"x": other} | sources)
     assert_close_by_name(got, expected, 8)
     assert_close_by_name(
         {f"state {k}": s for k, s in enumerate(carry.states[""])},
@@ -316,7 +316,7 @@ def test_resets_stop_state_and_gradient_where_they_are(kind, batch_first, given,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_gradient_crosses_a_reset_and_other_lanes_keep_theirs(kind):
+def test_no_gradient_crosses_a_reset_and_other_rows_keep_theirs(kind):
     layer = make(kind)
     carry = bptt.Carry(layer)
     (x,) = leaves(torch.randn(8, 2, D, dtype=FLOAT64))
@@ -338,7 +338,7 @@ def test_resets_that_the_caller_gives_count_too(kind):
     mine, theirs = torch.zeros(2, 6, 2).bool()
     mine[2, 0] = theirs[4, 1] = theirs[0, 0] = True
     for given in (None, {"": initial}):
-        expected = by_lanes(layer, x, mine | theirs, None, initial if given else None)
+        expected = by_rows(layer, x, mine | theirs, None, initial if given else None)
         for outer, inner in ((mine, theirs), (None, mine | theirs)):
             with bptt.Carry(layer, initial=given).window(outer):
                 got = named(*layer(x, resets=inner))
@@ -347,19 +347,19 @@ def test_resets_that_the_caller_gives_count_too(kind):
 
 def test_the_own_state_of_a_cell_is_what_sequences_begin_with():
     class Ones(cells.Elman):
-        def initial_state(self, lanes, like):
-            return (like.new_ones(lanes, self.hidden_size),)
+        def initial_state(self, batch_size, like):
+            return (like.new_ones(batch_size, self.hidden_size),)
 
     layer = Recurrent(Ones, D, H, backend="reference").double()
     x, resets = torch.randn(6, 2, D, dtype=FLOAT64), torch.zeros(6, 2).bool()
     resets[3, 1] = True
     got = windows(bptt.Carry(layer), layer, x, [2, 4], resets=resets)
-    expected = detached(by_lanes(layer, x, resets))
+    expected = detached(by_rows(layer, x, resets))
     assert_close_by_name(detached(got), expected, 6)
 
 
 def test_a_learnt_initial_state_gets_its_gradient_by_hand():
-    """h_t = a h_{t-1} + x: a state that is learnt has gradient a^t for each lane that begins in it."""
+    """h_t = a h_{t-1} + x: a state that is learnt has gradient a^t for each row that begins in it."""
     layer = Recurrent(cells.Elman, 1, 1, activation="relu", learn_initial_state=True).double()
     cell, a = layer.cells[0], 0.5
     with torch.no_grad():
@@ -381,11 +381,11 @@ def test_a_learnt_initial_state_gets_its_gradient_by_hand():
     assert y[3].flatten().tolist() == [2 * a**4, 2 * a**2, 2 * a**8]
 
 
-# --- Lanes that end ------------------------------------------------------------------------------
+# --- Rows that end ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_lanes_end_early_and_begin_anew(kind):
+def test_rows_end_early_and_begin_anew(kind):
     layer = make(kind)
     carry = bptt.Carry(layer)
     x = torch.randn(4, 3, D, dtype=FLOAT64)
@@ -395,7 +395,7 @@ def test_lanes_end_early_and_begin_anew(kind):
     expected = detached(named(*layer(x, lengths=lengths)))
     assert_close_by_name(detached(got), expected, 4)
     state = carry.states[""]
-    message = "^lengths: lane 1 ended in an earlier window, but goes on in this one; let resets"
+    message = "^lengths: row 1 ended in an earlier window, but goes on in this one; let resets"
     for arguments in ({}, {"lengths": [4, 4, 0]}, {"resets": resets}):
         with pytest.raises(ValueError, match=message), carry.window(**arguments):
             layer(x)
@@ -423,7 +423,7 @@ def test_lanes_end_early_and_begin_anew(kind):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "drop-in layer LSTM", "learnt"])
-def test_what_stands_beyond_a_lanes_end_is_never_read(kind):
+def test_what_stands_beyond_a_rows_end_is_never_read(kind):
     layer = make(kind)
     x = torch.randn(5, 2, D, dtype=FLOAT64)
     x[3:, 1] = torch.nan
@@ -439,13 +439,13 @@ def test_what_stands_beyond_a_lanes_end_is_never_read(kind):
         layer(x.nan_to_num())
 
 
-def test_torch_nns_layers_take_lengths_only_if_no_lane_ends():
+def test_torch_nns_layers_take_lengths_only_if_no_row_ends():
     layer = nn.LSTM(D, H)
     carry = bptt.Carry(layer)
     x = torch.randn(4, 2, D)
     with carry.window(lengths=[4, 4]):
         layer(x)
-    message = r"^lengths: got lanes that end early, but the layer is a torch\.nn\.LSTM"
+    message = r"^lengths: got rows that end early, but the layer is a torch\.nn\.LSTM"
     with pytest.raises(ValueError, match=message), carry.window(lengths=[4, 3]):
         layer(x)
 
@@ -534,18 +534,18 @@ def test_burn_in_brings_the_states_up_without_gradient():
 
 
 @pytest.mark.parametrize(
-    "lanes", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)]
+    "batch_size", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)]
 )
 @pytest.mark.parametrize("kind", ["learnt", "uneven LSTM", "torch LSTM"])
-def test_some_lanes_are_reset(kind, lanes):
+def test_some_rows_are_reset(kind, batch_size):
     layer = make(kind)
     carry = bptt.Carry(layer)
     x = torch.randn(4, 2, D, dtype=FLOAT64)
-    carry.reset(lanes)  # nothing yet
+    carry.reset(batch_size)  # nothing yet
     with carry.window():
         layer(x)
     before = carry.states[""]
-    carry.reset(lanes)
+    carry.reset(batch_size)
     fresh = fresh_state(layer, 2, x)
     for now, then, new in zip(carry.states[""], before, fresh, strict=True):
         assert torch.equal(now[:, 0], then[:, 0])
@@ -557,18 +557,18 @@ def test_some_lanes_are_reset(kind, lanes):
     assert carry.states == {}
 
 
-def test_lanes_that_there_are_not():
+def test_rows_that_there_are_not():
     layer = make("GRU")
     carry = bptt.Carry(layer)
     with carry.window():
         layer(torch.randn(4, 2, D, dtype=FLOAT64))
     before = carry.states[""]
-    for lanes in ([2], [-1], [0, 5]):
-        with pytest.raises(IndexError, match=r"^lanes: got .*, expected from 0 to 1$"):
-            carry.reset(lanes)
-    for lanes in ([0.5], 1, torch.ones(3).bool()):
-        with pytest.raises(TypeError, match=r"^lanes: got "):
-            carry.reset(lanes)
+    for batch_size in ([2], [-1], [0, 5]):
+        with pytest.raises(IndexError, match=r"^rows: got .*, expected from 0 to 1$"):
+            carry.reset(batch_size)
+    for batch_size in ([0.5], 1, torch.ones(3).bool()):
+        with pytest.raises(TypeError, match=r"^rows: got "):
+            carry.reset(batch_size)
     assert all(map(torch.equal, carry.states[""], before))
 
 
@@ -758,7 +758,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(kind, through):
 
 
 @pytest.mark.parametrize("through", FILES)
-def test_both_modes_and_ended_lanes_are_saved(through):
+def test_both_modes_and_ended_rows_are_saved(through):
     model = nn.ModuleDict({"a": make("uneven LSTM"), "b": nn.Sequential(make("drop-in layer GRU"))})
     layer = model["a"]
     carry = bptt.Carry(model)
@@ -776,7 +776,7 @@ def test_both_modes_and_ended_lanes_are_saved(through):
     )
     other = bptt.Carry(model)
     other.load_state_dict(saved)
-    with pytest.raises(ValueError, match=r"^lengths: lane 1 ended"), other.window():
+    with pytest.raises(ValueError, match=r"^lengths: row 1 ended"), other.window():
         layer(x[3:])
     with other.window(lengths=[3, 0]):
         y, _ = layer(x[3:])
@@ -916,7 +916,7 @@ def test_a_changed_batch_size_says_which_would_work(kind):
         layer(torch.randn(3, 4, D, dtype=FLOAT64))
     with (
         pytest.raises(
-            ValueError, match=r"^x: got 2 lanes in the layer, expected 4 as in the window"
+            ValueError, match=r"^x: got 2 rows in the layer, expected 4 as in the window"
         ),
         carry.window(),
     ):
@@ -952,7 +952,7 @@ def test_resets_and_lengths_that_do_not_fit():
     with carry.window(lengths=[4, 4, 1]):
         layer(x)
     with (
-        pytest.raises(ValueError, match=r"^resets: got 2 lanes, expected 3 as in the window"),
+        pytest.raises(ValueError, match=r"^resets: got 2 rows, expected 3 as in the window"),
         carry.window(torch.ones(4, 2).bool()),
     ):
         layer(x)
@@ -1001,9 +1001,9 @@ def test_a_checkpointed_layer_is_carried():
     assert_close_by_name(got, expected, 8)
 
 
-def test_documents_in_lanes_are_read_as_if_each_were_alone():
+def test_documents_in_rows_are_read_as_if_each_were_alone():
     documents = [torch.randint(11, (n,)) for n in (5, 13, 1, 7, 9, 2)]
-    stream = bptt.lanes(documents, 3, 4, whole=True)
+    stream = bptt.make_windows(documents, 3, 4, whole=True)
     embedding, layer = nn.Embedding(11, D).double(), make("drop-in layer LSTM")
     model = nn.ModuleList([embedding, layer])
     carry = bptt.Carry(model)
@@ -1017,13 +1017,13 @@ def test_documents_in_lanes_are_read_as_if_each_were_alone():
                 y, _ = layer(embedding(window.data))
             y.square().mean().backward()
             optimizer.step()
-            for lane, length in enumerate(window.lengths.tolist()):
+            for row, length in enumerate(window.lengths.tolist()):
                 for t in range(length):
-                    if window.resets[t, lane]:
-                        running[lane].append(([], []))
-                    running[lane][-1][0].append(int(window.data[t, lane]))
-                    running[lane][-1][1].append(y[t, lane].detach())
-        for tokens, ys in (document for lane in running for document in lane):
+                    if window.resets[t, row]:
+                        running[row].append(([], []))
+                    running[row][-1][0].append(int(window.data[t, row]))
+                    running[row][-1][1].append(y[t, row].detach())
+        for tokens, ys in (document for row in running for document in row):
             shown[tuple(tokens)] = torch.stack(ys)
         assert sorted(map(len, shown)) == [1, 2, 5, 7, 9, 13]
         for tokens, y in shown.items():
@@ -1033,7 +1033,7 @@ def test_documents_in_lanes_are_read_as_if_each_were_alone():
 
 
 def test_a_model_learns_what_only_the_state_can_tell():
-    """Two windows before, a lane was told what to say: the state alone has it."""
+    """Two windows before, a row was told what to say: the state alone has it."""
     layer, head = unrolled.GRU(2, 8), nn.Linear(8, 1)
     model = nn.ModuleList([layer, head])
     carry = bptt.Carry(model)

@@ -30,8 +30,8 @@ T, B, D, H = 11, 3, 4, 5
 Named = dict[str, Tensor]
 
 
-def x_of(steps: int = T, lanes: int = B, width: int = D) -> Tensor:
-    return torch.randn(steps, lanes, width).double()
+def x_of(steps: int = T, batch_size: int = B, width: int = D) -> Tensor:
+    return torch.randn(steps, batch_size, width).double()
 
 
 def named_smallest(call: Callable[..., object]) -> str:
@@ -145,11 +145,11 @@ class Own(Cell):
     def project(self, x: Tensor) -> Tensor:
         return x @ self.weight_ih.T
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
-        return torch.randn(steps, lanes, self.hidden_size).to(like)
+    def noise(self, steps: int, batch_size: int, like: Tensor) -> Tensor | None:
+        return torch.randn(steps, batch_size, self.hidden_size).to(like)
 
-    def initial_state(self, lanes: int, like: Tensor) -> State:
-        return tuple(like.new_full((lanes, size), 0.5) for size in self.state_sizes)
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        return tuple(like.new_full((batch_size, size), 0.5) for size in self.state_sizes)
 
     def step(self, projected: Tensor, state: State) -> State:
         u, noise = projected.chunk(2, -1)
@@ -214,11 +214,11 @@ def test_all_that_a_call_can_be_given(kind: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 9])
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_few_steps_and_lanes(steps: int, lanes: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_few_steps_and_sequences(steps: int, batch_size: int) -> None:
     layer = Recurrent(cells.LSTM, D, H, bidirectional=True).double()
-    compare(layer, x_of(steps, lanes))
-    compare(layer, x_of(steps, lanes), resets=torch.rand(steps, lanes) < 0.5)
+    compare(layer, x_of(steps, batch_size))
+    compare(layer, x_of(steps, batch_size), resets=torch.rand(steps, batch_size) < 0.5)
 
 
 def test_every_place_of_a_reset_and_of_an_end_falls_on_a_boundary_once() -> None:
@@ -273,7 +273,7 @@ def test_layers(name: str) -> None:
     compare(layer, x_of(), lengths=[T, 3, 0], resets=resets)
 
 
-def test_lanes_come_first_where_the_layer_says_so() -> None:
+def test_sequences_come_first_where_the_layer_says_so() -> None:
     layer = Recurrent(cells.LSTM, D, H, bidirectional=True, batch_first=True).double()
     x = x_of().transpose(0, 1)
     compare(layer, x, lengths=[T, 0, 4], resets=torch.rand(B, T) < 0.3, states=True)
@@ -309,7 +309,7 @@ def test_drop_ins_and_torchs_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [unrolled.LSTM, nn.GRU])
-def test_one_sequence_without_lanes(kind: type[nn.RNNBase]) -> None:
+def test_one_sequence_without_sequences(kind: type[nn.RNNBase]) -> None:
     compare(kind(D, H).double(), x_of()[:, 0])
 
 
@@ -507,7 +507,7 @@ def test_without_gradient_it_is_a_plain_call() -> None:
     assert not y.requires_grad
 
 
-def test_no_steps_and_no_lanes() -> None:
+def test_no_steps_and_no_sequences() -> None:
     layer = Recurrent(cells.LSTM, D, H, bidirectional=True).double()
     state = [torch.randn(2, B, H).double() for _ in range(2)]
     compare(layer, x_of(0), state, ways=[{"segments": 1}, {"memory": 1}])
@@ -711,7 +711,7 @@ def test_carry_resets_and_lengths() -> None:
     assert_close_by_name(gradients(got, named), gradients(expected, named), T)
     for c in (plain, carry):
         assert c.state_dict()["training:ended"].tolist() == [False, True, True]
-    with pytest.raises(ValueError, match="lane 1 ended in an earlier window"):
+    with pytest.raises(ValueError, match="row 1 ended in an earlier window"):
         bptt.checkpointed_loss(model, loss, x, t, segments=3, carry=carry)
     bptt.checkpointed_loss(model, loss, x, t, segments=3, carry=carry, resets=resets)
 
@@ -746,7 +746,7 @@ def test_a_state_that_is_part_of_a_graph_gets_its_gradient() -> None:
     assert_close_by_name(gradients(total, named), gradients(expected, named), T)
 
 
-def test_sequences_that_need_gradients_and_lanes_first() -> None:
+def test_sequences_that_need_gradients_and_sequences_first() -> None:
     model = Recurrent(cells.LSTM, D, H, batch_first=True).double()
     x, target = leaves(x_of().transpose(0, 1), x_of(width=H).transpose(0, 1))
     where = torch.rand(B, T) < 0.5
@@ -1188,7 +1188,7 @@ def test_the_smallest_budget_is_that_of_the_layer_that_needs_most() -> None:
             bptt.checkpointed(layer, x, memory=again)
 
 
-def test_lanes_that_end_early_do_not_hide_what_the_first_steps_take() -> None:
+def test_sequences_that_end_early_do_not_hide_what_the_first_steps_take() -> None:
     layer = Recurrent(cells.GRU, D, H, bidirectional=True, backend="reference")
     x = torch.randn(40, 8, D)
     found = []
@@ -1234,7 +1234,7 @@ def test_a_packed_sequence_and_what_is_no_tensor_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^x: got shape .*|^x: got"):
         bptt.checkpointed(layer, torch.randn(T, B, D + 1), segments=2)
     both = unrolled.GRU(D, H, bidirectional=True)
-    with pytest.raises(TypeError, match=r"one sequence \[T, D\]; add the lane dimension"):
+    with pytest.raises(TypeError, match=r"one sequence \[T, D\]; add the sequence dimension"):
         bptt.checkpointed(both, x[:, 0], segments=2)
 
 

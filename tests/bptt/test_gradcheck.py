@@ -107,12 +107,14 @@ def test_every_cell_is_right(cell: type[Cell], backend) -> None:
     assert row(report, "x").verdict == "ok"
 
 
-@pytest.mark.parametrize("steps, lanes", [(1, 1), (7, 3), (50, 2)])
+@pytest.mark.parametrize("steps, batch_size", [(1, 1), (7, 3), (50, 2)])
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("home", [torch.nn, unrolled])
-def test_layers_of_torch_and_drop_ins_are_right(home, kind: str, steps: int, lanes: int) -> None:
+def test_layers_of_torch_and_drop_ins_are_right(
+    home, kind: str, steps: int, batch_size: int
+) -> None:
     layer = getattr(home, kind)(D, H, bidirectional=True)
-    report = gradcheck(layer, torch.randn(steps, lanes, D), entries=4)
+    report = gradcheck(layer, torch.randn(steps, batch_size, D), entries=4)
     assert report.ok, str(report)
     if steps > 1:
         check_right(report)
@@ -125,7 +127,7 @@ def test_the_input_and_each_state_have_a_row() -> None:
     assert [row.name for row in report.rows][-3:] == ["x[0]", "x[1][0]", "x[1][1]"]
 
 
-def test_ragged_lanes_and_a_state_through_a_layer() -> None:
+def test_ragged_sequences_and_a_state_through_a_layer() -> None:
     class Ragged(nn.Module):
         def __init__(self) -> None:
             super().__init__()

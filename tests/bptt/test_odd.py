@@ -121,10 +121,10 @@ def test_what_is_no_saved_state_is_not_loaded(kind: str, odd: object) -> None:
     "odd", ["text", ["a"], [0.5], torch.ones(B, dtype=torch.bool, device="meta")], ids=str
 )
 @pytest.mark.parametrize("kind", ["Truncated", "RTRL", "UORO"])
-def test_odd_lanes_are_not_reset(kind: str, odd: object) -> None:
+def test_odd_rows_are_not_reset(kind: str, odd: object) -> None:
     learner = LEARNERS[kind]()
     learner(X[:2])
-    with pytest.raises((TypeError, ValueError), match=r"^lanes: got .*expected"):
+    with pytest.raises((TypeError, ValueError), match=r"^rows: got .*expected"):
         learner.reset(odd)
 
 

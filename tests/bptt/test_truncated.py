@@ -53,14 +53,14 @@ class Hand:
         self.cell, self.depth = cell, depth
         self.steps = [CELLS[cell](D if k == 0 else H, H).double() for k in range(depth)]
 
-    def fresh(self, lanes):
+    def fresh(self, batch_size):
         count = 2 if self.cell == "LSTM" else 1
-        zeros = torch.zeros(lanes, H, dtype=FLOAT64)
+        zeros = torch.zeros(batch_size, H, dtype=FLOAT64)
         learnt = [
             [self.named.get(f"initial.{i}_l{k}", zeros) for i in range(count)]
             for k in range(self.depth)
         ]
-        return [[s.expand(lanes, -1) for s in state] for state in learnt]
+        return [[s.expand(batch_size, -1) for s in state] for state in learnt]
 
     def step(self, x, state):
         after = []
@@ -78,22 +78,22 @@ class Hand:
 
         The graph of the steps before ``cut`` is kept too, but cut there.
         """
-        lanes = x.shape[1]
+        batch_size = x.shape[1]
         state, ys = start, []
         for t in range(first, end):
             if t == cut and cut > 0:  # at the first step nothing is cut: it may be learnt
                 state = [[s.detach() for s in level] for level in state]
             if resets is not None:
-                state = self.chosen(resets[t], self.fresh(lanes), state)
+                state = self.chosen(resets[t], self.fresh(batch_size), state)
             y, after = self.step(x[t], state)
-            real = torch.tensor([t < n for n in lengths or [end] * lanes])
+            real = torch.tensor([t < n for n in lengths or [end] * batch_size])
             state = self.chosen(real, after, state)
             ys.append(torch.where(real.unsqueeze(1), y, 0.0))
         return torch.stack(ys[begin - first :]), state
 
     @staticmethod
-    def chosen(lanes, new, old):
-        which = lanes.unsqueeze(1)
+    def chosen(batch_size, new, old):
+        which = batch_size.unsqueeze(1)
         return [
             [torch.where(which, n, o) for n, o in zip(*levels, strict=True)]
             for levels in zip(new, old, strict=True)
@@ -124,9 +124,9 @@ def by_hand(hand, x, k1, k2, loss, resets=None, lengths=None, update=None):
     return torch.cat(ys)
 
 
-def weighted(steps, lanes):
+def weighted(steps, batch_size):
     """A loss in which every output has a weight of its own."""
-    weights = torch.randn(steps, lanes, H, dtype=FLOAT64)
+    weights = torch.randn(steps, batch_size, H, dtype=FLOAT64)
     return lambda y, begin, end: (y * weights[begin:end]).sum()
 
 
@@ -486,7 +486,7 @@ def test_validation_does_not_disturb_training():
             if k == 4:
                 learner.reset([1])
                 if validates:
-                    layer.eval()  # the reset of training's lane waits for training
+                    layer.eval()  # the reset of training's row waits for training
                     seen = torch.cat([learner(x[:2]), learner(x[2:4])]).detach()
                     layer.train()
                     assert_close_by_name({"y": seen}, {"y": layer(x[:4])[0].detach()}, 4)
@@ -498,8 +498,8 @@ def test_validation_does_not_disturb_training():
     assert all(map(torch.equal, *(learner.carry.states[""] for _, learner in found)))
 
 
-@pytest.mark.parametrize("lanes", [[1], torch.tensor([False, True])])
-def test_lanes_are_reset_with_the_gradient_of_what_is_learnt(lanes):
+@pytest.mark.parametrize("batch_size", [[1], torch.tensor([False, True])])
+def test_rows_are_reset_with_the_gradient_of_what_is_learnt(batch_size):
     layer = make("learnt", "LSTM")
     x = torch.randn(8, 2, D, dtype=FLOAT64)
     resets = torch.zeros(4, 2).bool()
@@ -508,12 +508,12 @@ def test_lanes_are_reset_with_the_gradient_of_what_is_learnt(lanes):
     for way in ("reset", "resets"):
         layer.zero_grad()
         learner = bptt.Truncated(layer, 6)
-        learner.reset(lanes)  # nothing has been read yet
+        learner.reset(batch_size)  # nothing has been read yet
         learner(x[:4])
         if way == "reset":
-            learner.reset(lanes)
+            learner.reset(batch_size)
             learner.reset([])
-            with pytest.raises(IndexError, match=r"^lanes: got 2, expected from 0 to 1$"):
+            with pytest.raises(IndexError, match=r"^rows: got 2, expected from 0 to 1$"):
                 learner.reset([2])
         learner(x[4:], resets=resets if way == "resets" else None)[:, 1].sum().backward()
         grads.append(by_name(layer))
@@ -601,12 +601,12 @@ def test_an_error_leaves_all_as_it_was(options):
         with pytest.raises(error, match=message):
             learner(x)
     model.fault = None
-    with pytest.raises(ValueError, match=r"^x: got 1 lanes"):
+    with pytest.raises(ValueError, match=r"^x: got 1 rows"):
         learner(x[:, :1])
     assert learner.carry.kept["training"] is kept
     assert [c is h for c, h in zip(learner._history, held, strict=True)] == [True] * len(held)
     assert "forward" not in vars(layer)
-    y = learner(x)  # lane 1 is still to begin anew
+    y = learner(x)  # row 1 is still to begin anew
     assert_close_by_name({"y": y[:, 1].detach()}, {"y": layer(x)[0][:, 1].detach()}, 4)
 
 
@@ -732,14 +732,14 @@ def test_sizes_that_do_not_fit_say_what_would():
 
 @pytest.mark.parametrize("options", [{}, {"randomised": True}])
 @pytest.mark.parametrize("k2", [3, 6])
-def test_a_changed_batch_size_and_a_lane_that_has_ended(k2, options):
+def test_a_changed_batch_size_and_a_row_that_has_ended(k2, options):
     layer, x = make("drop-in layer", "GRU"), torch.randn(3, 2, D, dtype=FLOAT64)
     learner = bptt.Truncated(layer, k2, **options)
     learner(x)
-    with pytest.raises(ValueError, match=r"^x: got 1 lanes.*, expected 2 as in the window before"):
+    with pytest.raises(ValueError, match=r"^x: got 1 rows.*, expected 2 as in the window before"):
         learner(x[:, :1])
     learner(x, lengths=[3, 2])
-    with pytest.raises(ValueError, match=r"^lengths: lane 1 ended in an earlier window"):
+    with pytest.raises(ValueError, match=r"^lengths: row 1 ended in an earlier window"):
         learner(x)
     learner(x, lengths=[3, 0])
     learner.reset()
@@ -747,7 +747,7 @@ def test_a_changed_batch_size_and_a_lane_that_has_ended(k2, options):
 
 
 @pytest.mark.parametrize("k2", [3, 6])
-def test_lanes_that_end_and_begin_anew(k2):
+def test_rows_that_end_and_begin_anew(k2):
     layer = make("learnt", "LSTM")
     other = copy.deepcopy(layer)
     x, resets = torch.randn(9, 2, D, dtype=FLOAT64), torch.zeros(3, 2).bool()
@@ -785,13 +785,13 @@ def test_resets_and_lengths_that_do_not_fit():
         bptt.truncated(layer, x, k1=3, lengths=[7, 3])
 
 
-def test_a_drop_in_says_that_a_lane_of_it_ends_but_once():
+def test_a_drop_in_says_that_a_row_of_it_ends_but_once():
     layer, x = make("drop-in layer", "LSTM"), torch.randn(3, 2, D, dtype=FLOAT64)
     learner = bptt.Truncated(layer, 6)
     learner(x, lengths=[3, 2])
     resets = torch.zeros(3, 2).bool()
     resets[0, 1] = True
-    with pytest.raises(ValueError, match=r"^lengths: got lanes that begin anew .* use Recurrent$"):
+    with pytest.raises(ValueError, match=r"^lengths: got rows that begin anew .* use Recurrent$"):
         learner(x, resets=resets)
 
 
@@ -820,8 +820,8 @@ def test_a_model_in_which_nothing_runs_or_that_gives_no_steps():
 # --- With the rest of the library ----------------------------------------------------------------
 
 
-def test_a_data_loader_over_lanes():
-    stream = bptt.lanes([torch.randint(11, (n,)) for n in (23, 9, 14)], 2, 5)
+def test_a_data_loader_over_rows():
+    stream = bptt.make_windows([torch.randint(11, (n,)) for n in (23, 9, 14)], 2, 5)
     model = nn.ModuleDict({"embedding": nn.Embedding(11, D), "rnn": unrolled.LSTM(D, H)})
 
     class Language(nn.Module):

@@ -1,4 +1,4 @@
-"""Lanes: what goes in comes out once, in order, with resets where documents and lanes begin."""
+"""Rows: what goes in comes out once, in order, with resets where documents and rows begin."""
 
 import itertools
 import pickle
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
 from unrolled import Recurrent, cells
-from unrolled.bptt.windows import Lanes, Window, lanes
+from unrolled.bptt.windows import Window, Windows, make_windows
 from unrolled.errors import DataError
 
 some_workers = pytest.mark.filterwarnings(
@@ -24,17 +24,17 @@ some_workers = pytest.mark.filterwarnings(
     "ignore:.*fork:DeprecationWarning",
 )
 
-# What lanes ought to be, without windows
+# What rows ought to be, without windows
 
 
-def expected_lanes(
+def expected_rows(
     lengths: Sequence[int],
     count: int,
     *,
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
 ) -> list[list[tuple[int, int, bool]]]:
-    """The steps of each lane: which document, which of its steps, and whether it is a reset."""
+    """The steps of each row: which document, which of its steps, and whether it is a reset."""
     order = [k for k, n in enumerate(lengths) if n]
     if shuffle is not None:
         order = [order[k] for k in np.random.default_rng(shuffle).permutation(len(order))]
@@ -47,8 +47,8 @@ def expected_lanes(
     stream = [step for k in order for step in steps[k]]
     least, longer = divmod(len(stream), count)
     rest = iter(stream)
-    cut = [list(itertools.islice(rest, least + (lane < longer))) for lane in range(count)]
-    return [[(*lane[0][:2], True), *lane[1:]] for lane in cut]
+    cut = [list(itertools.islice(rest, least + (row < longer))) for row in range(count)]
+    return [[(*row[0][:2], True), *row[1:]] for row in cut]
 
 
 def parts_of(window: Window[Any]) -> tuple[Tensor, ...]:
@@ -56,14 +56,14 @@ def parts_of(window: Window[Any]) -> tuple[Tensor, ...]:
 
 
 def joined(windows: Iterable[Window[Any]]) -> list[list[tuple[Any, ...]]]:
-    """The steps of each lane, over all windows: the number in each part, and the reset."""
+    """The steps of each row, over all windows: the number in each part, and the reset."""
     found: list[list[tuple[Any, ...]]] = []
     for window in windows:
         lengths = window.lengths.tolist()
         found = found or [[] for _ in lengths]
-        for lane, n in enumerate(lengths):
-            columns = [part[:n, lane].tolist() for part in (*parts_of(window), window.resets)]
-            found[lane].extend(zip(*columns, strict=True))
+        for row, n in enumerate(lengths):
+            columns = [part[:n, row].tolist() for part in (*parts_of(window), window.resets)]
+            found[row].extend(zip(*columns, strict=True))
     return found
 
 
@@ -79,11 +79,11 @@ def assert_same_windows(got: Iterable[Window[Any]], expected: Iterable[Window[An
 def test_a_difference_is_found() -> None:
     a, b = torch.arange(12), torch.arange(12)
     b[-1] = 0
-    windows = lanes(a, 2, 3)
-    assert_same_windows(windows, lanes(a.clone(), 2, 3))
+    windows = make_windows(a, 2, 3)
+    assert_same_windows(windows, make_windows(a.clone(), 2, 3))
     for other in (
-        lanes(b, 2, 3),
-        lanes(a.int(), 2, 3),
+        make_windows(b, 2, 3),
+        make_windows(a.int(), 2, 3),
         windows[:-1],
         windows[1:],
         windows[::1][:0],
@@ -111,13 +111,13 @@ def cuts(draw: st.DrawFn) -> tuple[list[int], int, int, dict[str, Any]]:
     if draw(st.booleans()):
         options["shuffle"] = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
     B = draw(st.integers(1, sum(map(bool, lengths)) if options["whole"] else sum(lengths)))
-    longest = max(map(len, expected_lanes(lengths, B, **options)))
+    longest = max(map(len, expected_rows(lengths, B, **options)))
     return lengths, B, draw(st.integers(1, longest)), options
 
 
 @given(cuts(), st.sampled_from(["tensor", "numpy", "uint16", "tuple", "pickled"]))
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_every_lane_is_its_piece_once_and_in_order(
+def test_every_row_is_its_piece_once_and_in_order(
     cut: tuple[list[int], int, int, dict[str, Any]], kind: str
 ) -> None:
     lengths, B, steps, options = cut
@@ -127,19 +127,21 @@ def test_every_lane_is_its_piece_once_and_in_order(
         documents = [d.numpy().astype(np.uint16 if kind == "uint16" else None) for d in tensors]
     elif kind == "tuple":
         documents = [(d, -d.float().numpy()) for d in tensors]
-    windows = lanes(documents, B, steps, **options)
+    windows = make_windows(documents, B, steps, **options)
     if kind == "pickled":
         windows = pickle.loads(pickle.dumps(windows))
 
-    pieces = expected_lanes(lengths, B, **options)
+    pieces = expected_rows(lengths, B, **options)
     numbers = [d.tolist() for d in tensors]
     sign = [1, -1] if kind == "tuple" else [1]
     assert joined(windows) == [
-        [(*(s * numbers[k][t] for s in sign), reset) for k, t, reset in lane] for lane in pieces
+        [(*(s * numbers[k][t] for s in sign), reset) for k, t, reset in row] for row in pieces
     ]
 
     longest = max(map(len, pieces))
-    assert len(windows) == -(-longest // steps) and windows.lanes == B and windows.steps == steps
+    assert (
+        len(windows) == -(-longest // steps) and windows.batch_size == B and windows.steps == steps
+    )
     for k, window in enumerate(windows):
         T = min(steps, longest - k * steps)
         assert window.lengths.dtype == torch.int64 and window.resets.dtype == torch.bool
@@ -155,7 +157,7 @@ def test_a_window_follows_from_its_number_alone(
     cut: tuple[list[int], int, int, dict[str, Any]], data: st.DataObject
 ) -> None:
     lengths, B, steps, options = cut
-    windows = lanes(numbered(lengths, 2), B, steps, **options)
+    windows = make_windows(numbered(lengths, 2), B, steps, **options)
     every = list(windows)
     n = len(windows)
     assert n == len(every)
@@ -167,8 +169,8 @@ def test_a_window_follows_from_its_number_alone(
     assert len(windows[start:stop]) == len(every[start:stop])
 
 
-def test_lanes_of_a_stream_by_hand() -> None:
-    first, last = lanes(torch.arange(10, 18), 3, 2)
+def test_rows_of_a_stream_by_hand() -> None:
+    first, last = make_windows(torch.arange(10, 18), 3, 2)
     assert first.data.T.tolist() == [[10, 11], [13, 14], [16, 17]]
     assert first.resets.T.int().tolist() == [[1, 0], [1, 0], [1, 0]]
     assert first.lengths.tolist() == [2, 2, 2]
@@ -176,19 +178,19 @@ def test_lanes_of_a_stream_by_hand() -> None:
     assert not last.resets.any() and last.lengths.tolist() == [1, 1, 0]
 
 
-def test_lanes_of_documents_by_hand() -> None:
+def test_rows_of_documents_by_hand() -> None:
     documents = [torch.tensor(d) for d in ([1, 2, 3], [], [4], [5, 6, 7, 8])]
-    (window,) = lanes(documents, 2, 4)
+    (window,) = make_windows(documents, 2, 4)
     assert window.data.T.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert window.resets.T.int().tolist() == [[1, 0, 0, 1], [1, 0, 0, 0]]
-    (window,) = lanes(documents, 2, 5, whole=True)
+    (window,) = make_windows(documents, 2, 5, whole=True)
     assert window.data.T.tolist() == [[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]]
     assert window.resets.T.int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
     assert window.lengths.tolist() == [3, 5]
 
 
 def test_whole_documents_run_over_windows_without_a_reset() -> None:
-    windows = lanes(numbered([7, 2]), 2, 3, whole=True)
+    windows = make_windows(numbered([7, 2]), 2, 3, whole=True)
     assert [w.resets.T.int().tolist() for w in windows] == [
         [[1, 0, 0], [1, 0, 0]],
         [[0, 0, 0], [0, 0, 0]],
@@ -198,14 +200,14 @@ def test_whole_documents_run_over_windows_without_a_reset() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [None, (1, 2)])
-def test_whole_documents_go_to_the_lane_with_the_fewest_steps(
+def test_whole_documents_go_to_the_row_with_the_fewest_steps(
     shuffle: tuple[int, int] | None,
 ) -> None:
     lengths = [(7 * k) % 23 for k in range(200)]
     numbers = [d.tolist() for d in numbered(lengths)]
-    found = joined(lanes(numbered(lengths), 6, 50, whole=True, shuffle=shuffle))
-    expected = expected_lanes(lengths, 6, whole=True, shuffle=shuffle)
-    assert found == [[(numbers[k][t], reset) for k, t, reset in lane] for lane in expected]
+    found = joined(make_windows(numbered(lengths), 6, 50, whole=True, shuffle=shuffle))
+    expected = expected_rows(lengths, 6, whole=True, shuffle=shuffle)
+    assert found == [[(numbers[k][t], reset) for k, t, reset in row] for row in expected]
     assert max(map(len, found)) - min(map(len, found)) <= max(lengths)
 
 
@@ -215,7 +217,7 @@ def test_a_layer_reads_through_windows_what_it_reads_at_once() -> None:
     targets = [layer(d.unsqueeze(1)).y[:, 0].detach() for d in documents]
     state = None
     seen = 0
-    for window in lanes(list(zip(documents, targets, strict=True)), 2, 4, whole=True):
+    for window in make_windows(list(zip(documents, targets, strict=True)), 2, 4, whole=True):
         x, expected = window.data
         y, state = layer(x, state, resets=window.resets, lengths=window.lengths)
         # Sums of at most 4 + 3 products, in another order.
@@ -230,14 +232,14 @@ def test_a_layer_reads_through_windows_what_it_reads_at_once() -> None:
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "<u4", ">u4"])
 def test_unsigned_tokens_become_int64(dtype: str) -> None:
     largest = np.iinfo(dtype).max
-    (window,) = lanes(np.array([0, 1, largest], dtype), 1, 3)
+    (window,) = make_windows(np.array([0, 1, largest], dtype), 1, 3)
     assert window.data.dtype == torch.int64 and window.data[:, 0].tolist() == [0, 1, largest]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32])
 def test_unsigned_tensors_become_int64(dtype: torch.dtype) -> None:
     documents = [torch.tensor([3, 4]).to(dtype), torch.tensor([5]).to(dtype)]
-    (window,) = lanes(documents, 1, 3)
+    (window,) = make_windows(documents, 1, 3)
     assert window.data.dtype == torch.int64 and window.data[:, 0].tolist() == [3, 4, 5]
 
 
@@ -248,61 +250,61 @@ def test_unsigned_tensors_become_int64(dtype: torch.dtype) -> None:
 )
 def test_other_dtypes_are_kept(dtype: str) -> None:
     x = torch.tensor([0, 1, 1, 0, 1]).to(getattr(torch, dtype))
-    assert torch.equal(lanes(x, 1, 5)[0].data[:, 0], x)
+    assert torch.equal(make_windows(x, 1, 5)[0].data[:, 0], x)
     if dtype != "bfloat16":
-        assert torch.equal(lanes(x.numpy(), 1, 5)[0].data[:, 0], x)
-        assert torch.equal(lanes([x[:2], x[2:].numpy()], 1, 5)[0].data[:, 0], x)
+        assert torch.equal(make_windows(x.numpy(), 1, 5)[0].data[:, 0], x)
+        assert torch.equal(make_windows([x[:2], x[2:].numpy()], 1, 5)[0].data[:, 0], x)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint16", "int64", "bfloat16", "complex64"])
 @pytest.mark.parametrize("trailing", [(), (3,), (2, 0)])
 def test_many_tensors_are_pickled(dtype: str, trailing: tuple[int, ...]) -> None:
     x = torch.randint(0, 2, (5, *trailing)).to(getattr(torch, dtype)).conj()
-    windows = lanes([x[:2], x[2:]], 2, 2)
+    windows = make_windows([x[:2], x[2:]], 2, 2)
     stored = pickle.dumps(windows)
     assert_same_windows(pickle.loads(stored), windows)
 
 
 def test_byte_order_does_not_matter() -> None:
     x = np.arange(6, dtype=">f4").reshape(3, 2)
-    (window,) = lanes([x, x.astype("<f4")], 1, 6)
+    (window,) = make_windows([x, x.astype("<f4")], 1, 6)
     assert window.data.dtype == torch.float32
     assert window.data[:, 0].tolist() == [*x.tolist(), *x.tolist()]
 
 
 def test_parts_have_their_own_shapes_and_dtypes() -> None:
     x, y = torch.randn(9, 2, 3), np.arange(9, dtype=np.uint16)
-    window = lanes((x, y), 2, 4)[0]
+    window = make_windows((x, y), 2, 4)[0]
     assert isinstance(window.data, tuple)
     assert torch.equal(window.data[0], torch.stack([x[:4], x[5:9]], 1))
     assert window.data[1].T.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
 
 
 def test_a_tuple_of_one_stays_a_tuple() -> None:
-    (part,) = lanes((torch.arange(4),), 1, 4)[0].data
+    (part,) = make_windows((torch.arange(4),), 1, 4)[0].data
     assert part[:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_arrays_need_not_be_contiguous_or_writable() -> None:
     x = np.arange(24).reshape(4, 6).T[::-1]
     x.setflags(write=False)
-    assert lanes(x, 1, 6)[0].data[:, 0].tolist() == x.tolist()
+    assert make_windows(x, 1, 6)[0].data[:, 0].tolist() == x.tolist()
 
 
 def test_a_gradient_stays_outside() -> None:
     x = torch.randn(4, 2, requires_grad=True)
-    assert not lanes([x], 1, 4)[0].data.requires_grad
+    assert not make_windows([x], 1, 4)[0].data.requires_grad
 
 
 def test_windows_are_on_the_cpu_whatever_the_default_device() -> None:
-    windows = lanes(np.arange(4), 1, 4)
+    windows = make_windows(np.arange(4), 1, 4)
     with torch.device("meta"):
         assert {tensor.device.type for tensor in windows[0]} == {"cpu"}
 
 
 def test_nothing_is_copied_before_it_is_read() -> None:
     x = torch.zeros(6)
-    windows = lanes(x, 1, 3)
+    windows = make_windows(x, 1, 3)
     rest = windows[1:]
     x[5] = 1
     assert windows[1].data[:, 0].tolist() == rest[0].data[:, 0].tolist() == [0, 0, 1]
@@ -315,7 +317,7 @@ def test_nothing_is_copied_before_it_is_read() -> None:
 
 def order_of(lengths: Sequence[int], shuffle: tuple[int, int] | None, **options: Any) -> list[int]:
     documents = [torch.full((n,), k) for k, n in enumerate(lengths)]
-    found = joined(lanes(documents, 1, 1, shuffle=shuffle, **options))[0]
+    found = joined(make_windows(documents, 1, 1, shuffle=shuffle, **options))[0]
     return [k for k, reset in found if reset]
 
 
@@ -340,9 +342,9 @@ def test_the_global_random_state_neither_matters_nor_changes() -> None:
 # Workers
 
 
-def some_windows() -> Lanes[tuple[Tensor, ...]]:
+def some_windows() -> Windows[tuple[Tensor, ...]]:
     documents = [(d, d.numpy().astype(np.float32)) for d in numbered([7, 0, 12, 1, 5, 30], 2)]
-    return lanes(documents, 3, 4, whole=True, shuffle=(1, 2))
+    return make_windows(documents, 3, 4, whole=True, shuffle=(1, 2))
 
 
 @some_workers
@@ -364,10 +366,10 @@ def test_spawned_workers_read_tensors_and_files(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(6000, dtype=np.uint16).reshape(3000, 2))
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
     documents = [(x[2 * k : 2 * k + 2], torch.tensor([k, -k])) for k in range(1500)]
-    every: list[Lanes[Any]] = [
-        lanes(documents, 5, 200)[1:],
-        lanes(torch.randn(90, 3), 4, 7)[1:],
-        lanes((x, torch.arange(3000).to(torch.uint16)), 10, 100),
+    every: list[Windows[Any]] = [
+        make_windows(documents, 5, 200)[1:],
+        make_windows(torch.randn(90, 3), 4, 7)[1:],
+        make_windows((x, torch.arange(3000).to(torch.uint16)), 10, 100),
     ]
     loader: DataLoader[Any] = DataLoader(
         ConcatDataset(every), batch_size=None, num_workers=1, multiprocessing_context="spawn"
@@ -402,7 +404,7 @@ def test_of_a_large_file_only_the_window_is_read(tmp_path: Path) -> None:
         file.write(np.array([7, 9], "<u2").tobytes())
     tracemalloc.start()
     try:
-        windows = lanes(np.memmap(path, "<u2", mode="r"), 4, 100)
+        windows = make_windows(np.memmap(path, "<u2", mode="r"), 4, 100)
         last = windows[-1]
         stored = pickle.dumps(windows)
         assert_same_windows([pickle.loads(stored)[-1]], [last])
@@ -433,7 +435,7 @@ def test_a_part_of_a_file_is_found_again(tokens: np.memmap, part: slice, view: s
         x = tokens.reshape(-1, 4)[:, 1:3][part]
     elif view == "wider":
         x = tokens[8:].view(">u4")[part]
-    windows = lanes([x[:3], x[3:]], 2, 40)
+    windows = make_windows([x[:3], x[3:]], 2, 40)
     stored = pickle.dumps(windows)
     assert len(stored) < 1500
     again = pickle.loads(stored)
@@ -451,7 +453,7 @@ def test_a_map_that_begins_inside_a_file_is_found_again(
     path = str(tokens.filename) if text else Path(str(tokens.filename))
     x = np.memmap(path, "<u2", mode="r", offset=offset, shape=(300, 2))
     assert x[0, 0] == offset // 2
-    windows = lanes([x[:100], x[250:]], 2, 10)
+    windows = make_windows([x[:100], x[250:]], 2, 10)
     stored = pickle.dumps(windows)
     assert len(stored) < 1500
     assert_same_windows(pickle.loads(stored), windows)
@@ -460,7 +462,7 @@ def test_a_map_that_begins_inside_a_file_is_found_again(
 def test_many_documents_of_a_file_share_one_map(
     tokens: np.memmap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = lanes([tokens[k : k + 2] for k in range(0, 10_000, 2)], 8, 100)
+    windows = make_windows([tokens[k : k + 2] for k in range(0, 10_000, 2)], 8, 100)
     stored = pickle.dumps(windows)
     opened = []
     memmap = np.memmap
@@ -472,19 +474,19 @@ def test_many_documents_of_a_file_share_one_map(
 def test_a_map_whose_changes_are_not_in_the_file_goes_along(tokens: np.memmap) -> None:
     x = np.memmap(str(tokens.filename), "<u2", mode="c")
     x[0] = 77
-    assert pickle.loads(pickle.dumps(lanes(x, 1, 1)))[0].data.item() == 77
+    assert pickle.loads(pickle.dumps(make_windows(x, 1, 1)))[0].data.item() == 77
 
 
 def test_a_map_for_writing_is_opened_for_reading(tokens: np.memmap) -> None:
     x = np.memmap(str(tokens.filename), "<u2", mode="r+")
-    again = pickle.loads(pickle.dumps(lanes(x, 1, 1)))
+    again = pickle.loads(pickle.dumps(make_windows(x, 1, 1)))
     x[0] = 77
     assert again[0].data.item() == 77
 
 
 @pytest.mark.parametrize("change", ["missing", "shorter"])
 def test_a_file_that_is_no_longer_there_is_named(tokens: np.memmap, change: str) -> None:
-    stored = pickle.dumps(lanes(tokens, 1, 1))
+    stored = pickle.dumps(make_windows(tokens, 1, 1))
     path = Path(str(tokens.filename))
     path.unlink()
     if change == "shorter":
@@ -501,15 +503,15 @@ X = torch.arange(10)
 @pytest.mark.parametrize(
     ("documents", "sizes", "options", "message"),
     [
-        (X, (11, 1), {}, "lanes: got 11, expected at most 10, the steps there are"),
-        (X, (0, 1), {}, "lanes: got 0, expected at least 1"),
+        (X, (11, 1), {}, "batch_size: got 11, expected at most 10, the steps there are"),
+        (X, (0, 1), {}, "batch_size: got 0, expected at least 1"),
         (X, (1, 0), {}, "steps: got 0, expected at least 1"),
-        (X, (3, 5), {}, "steps: got 5, expected at most 4, the longest lane has that many"),
+        (X, (3, 5), {}, "steps: got 5, expected at most 4, the longest row has that many"),
         (
             [X, X[:0], X],
             (3, 1),
             {"whole": True},
-            "lanes: got 3, expected at most 2, the documents that are not empty; "
+            "batch_size: got 3, expected at most 2, the documents that are not empty; "
             "whole=False cuts them",
         ),
         ([X, X[:3]], (2, 11), {"whole": True}, "steps: got 11, expected at most 10, the longest"),
@@ -563,7 +565,7 @@ def test_values_that_cannot_be_are_refused(
     documents: Any, sizes: tuple[int, int], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        lanes(documents, *sizes, **options)
+        make_windows(documents, *sizes, **options)
     assert str(caught.value).startswith(message)
 
 
@@ -593,24 +595,24 @@ def test_values_that_cannot_be_are_refused(
 )
 def test_kinds_that_cannot_be_are_refused(documents: Any, message: str) -> None:
     with pytest.raises(TypeError) as caught:
-        lanes(documents, 1, 1)
+        make_windows(documents, 1, 1)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("shuffle", [3, (3,), (1, 2, 3), True, "ab"])
 def test_shuffle_is_two_whole_numbers(shuffle: Any) -> None:
     with pytest.raises(TypeError, match=r"^shuffle: got .*, expected \(seed, epoch\)$"):
-        lanes([X], 1, 1, shuffle=shuffle)
+        make_windows([X], 1, 1, shuffle=shuffle)
 
 
 @pytest.mark.parametrize("sizes", [(1.0, 1), (True, 1), (1, "2")])
 def test_sizes_are_whole_numbers(sizes: Any) -> None:
     with pytest.raises(TypeError, match="expected a whole number"):
-        lanes(X, *sizes)
+        make_windows(X, *sizes)
 
 
 def test_numbers_of_windows_that_cannot_be_are_refused() -> None:
-    windows = lanes(X, 2, 2)
+    windows = make_windows(X, 2, 2)
     for k in (3, -4):
         with pytest.raises(IndexError, match=f"^windows: got {k}, expected from -3 to 2$"):
             windows[k]

@@ -40,10 +40,10 @@ def weights_of(cell: Cell) -> dict[str, np.ndarray]:
     return {name: p.detach().numpy() for name, p in cell.named_parameters()}
 
 
-def inputs(cell: Cell, steps: int = T, lanes: int = B) -> tuple[Tensor, State]:
+def inputs(cell: Cell, steps: int = T, batch_size: int = B) -> tuple[Tensor, State]:
     """A random x and a random state to start from, in float64."""
-    x = torch.randn(steps, lanes, cell.input_size, dtype=torch.float64)
-    return x, tuple(torch.randn(lanes, size, dtype=x.dtype) for size in cell.state_sizes)
+    x = torch.randn(steps, batch_size, cell.input_size, dtype=torch.float64)
+    return x, tuple(torch.randn(batch_size, size, dtype=x.dtype) for size in cell.state_sizes)
 
 
 def check_equations(cell: Cell, step: Step) -> None:
@@ -69,7 +69,7 @@ def check_equations(cell: Cell, step: Step) -> None:
 def check_gradients(cell: Cell) -> None:
     """Fail unless the scan's first and second derivatives are those of finite differences."""
     cell = drawn(cell)
-    x, start = inputs(cell, steps=3, lanes=2)
+    x, start = inputs(cell, steps=3, batch_size=2)
     check_derivatives(
         cell, lambda cell, x, *state: scan(cell, x, state, backend="reference"), x, *start
     )

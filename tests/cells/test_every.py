@@ -23,8 +23,8 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
 every_cell = pytest.mark.parametrize("kind", CELLS)
 
 
-def lane_by_lane(cell: Cell, x: Tensor, start: State, lengths: list[int]) -> dict[str, Tensor]:
-    """Each lane alone over its own steps by the contract alone; outputs beyond are zero."""
+def one_by_one(cell: Cell, x: Tensor, start: State, lengths: list[int]) -> dict[str, Tensor]:
+    """Each sequence alone over its own steps by the contract alone; outputs beyond are zero."""
     ys, finals = [], []
     for b, n in enumerate(lengths):
         state, states = tuple(s[b : b + 1] for s in start), []
@@ -43,7 +43,7 @@ def lane_by_lane(cell: Cell, x: Tensor, start: State, lengths: list[int]) -> dic
 
 @pytest.mark.parametrize("lengths", [[5, 5, 5], [3, 0, 5]])
 @every_cell
-def test_with_lengths_each_lane_runs_as_if_alone(kind: str, lengths: list[int]) -> None:
+def test_with_lengths_each_sequence_runs_as_if_alone(kind: str, lengths: list[int]) -> None:
     cell = drawn(CELLS[kind](D, H))
     x, start = inputs(cell, 5, 3)
 
@@ -53,7 +53,7 @@ def test_with_lengths_each_lane_runs_as_if_alone(kind: str, lengths: list[int]) 
             y, final = scan(cell, u, tuple(state), lengths=torch.tensor(lengths))
             outputs = {"y": y} | {f"final {k}": s for k, s in enumerate(final)}
         else:
-            outputs = lane_by_lane(cell, u, tuple(state), lengths)
+            outputs = one_by_one(cell, u, tuple(state), lengths)
         return collect(outputs, {"x": u} | dict(cell.named_parameters()))
 
     assert_close_by_name(run(True), run(False), 5)

@@ -178,7 +178,7 @@ def test_it_does_what_it_says_or_is_refused_by_name(kind: str, option: str) -> N
 
 
 @pytest.mark.parametrize("kind", CELLS)
-def test_a_learnt_start_is_the_state_of_every_lane(kind: str) -> None:
+def test_a_learnt_start_is_the_state_of_every_sequence(kind: str) -> None:
     layer = Recurrent(CELLS[kind], D, H, learn_initial_state=True, backend="reference").double()
     (cell,) = layer.cells
     for start in cell.initial:

@@ -221,9 +221,9 @@ def test_recurrent_dropout_is_off_in_evaluation(kind: str) -> None:
 
 
 def test_noise_is_drawn_at_the_rates_that_are_asked_for() -> None:
-    steps, lanes, share, zoneout = 20, 50, 0.3, (0.2, 0.6)
+    steps, batch_size, share, zoneout = 20, 50, 0.3, (0.2, 0.6)
     cell = cells.LSTM(D, 40, recurrent_dropout=share, zoneout=zoneout)
-    mask, h, c = cell.noise(steps, lanes, torch.zeros(1)).split(40, -1)
+    mask, h, c = cell.noise(steps, batch_size, torch.zeros(1)).split(40, -1)
     assert set(mask.unique().tolist()) == {0, mask.max().item()}
     assert mask.max().item() == pytest.approx(1 / (1 - share))
     rates = {"dropped": (mask[0] == 0, share), "h": (h == 1, zoneout[0]), "c": (c == 1, zoneout[1])}
@@ -252,7 +252,7 @@ def test_second_derivatives_are_those_of_the_noise_that_was_drawn(kind: str) -> 
     assert_close_by_name(got, expected, T)
 
 
-def test_with_lengths_noise_belongs_to_its_step_and_lane_in_both_directions() -> None:
+def test_with_lengths_noise_belongs_to_its_step_and_sequence_in_both_directions() -> None:
     cell, x, state = make("LSTM", zoneout=0.3, recurrent_dropout=0.4)
     mask, *stays = drawn(cell, x).split(H, -1)
     lengths = [4, 0, 6]
@@ -262,19 +262,19 @@ def test_with_lengths_noise_belongs_to_its_step_and_lane_in_both_directions() ->
         for b, n in enumerate(lengths):
             order = range(n - 1, -1, -1) if reverse else range(n)
             times = torch.tensor(list(order), dtype=torch.int64)
-            lane = slice(b, b + 1)
+            sequence = slice(b, b + 1)
             own = (
                 looped(
                     cell,
-                    x[times, lane],
-                    tuple(s[lane] for s in state),
-                    mask[0, lane],
-                    [s[times, lane] for s in stays],
+                    x[times, sequence],
+                    tuple(s[sequence] for s in state),
+                    mask[0, sequence],
+                    [s[times, sequence] for s in stays],
                 )[0]
                 if n
                 else x.new_zeros(0, 1, H)
             )
-            assert_close_by_name({"y": y[times, lane]}, {"y": own}, T)
+            assert_close_by_name({"y": y[times, sequence]}, {"y": own}, T)
             assert not y[n:, b].any()
 
 

@@ -1002,7 +1002,7 @@ def test_version_and_help_go_to_standard_output(call: Call) -> None:
 # Continuous text
 
 TRUNCATED = ("--hidden", "16", "--embedding", "8", "--threads", "1", "--bptt", "truncated")
-TRUNCATED += ("--lanes", "4", "--k1", "10", "--passage", "20")
+TRUNCATED += ("--batch-size", "4", "--k1", "10", "--passage", "20")
 
 
 @pytest.mark.parametrize(
@@ -1050,7 +1050,7 @@ def test_a_sentence_may_be_held_to_a_budget(corpus_file: Path, tmp_path: Path, c
     [
         ("cloze", ("--bptt", "truncated"), ("--bptt: got truncated for cloze, expected lm",)),
         ("lm", ("--k1", "10"), ("--k1: got 10", "--bptt truncated")),
-        ("lm", ("--lanes", "3"), ("--lanes: got 3", "--bptt truncated")),
+        ("lm", ("--batch-size", "3"), ("--lanes: got 3", "--bptt truncated")),
         ("lm", ("--passage", "3"), ("--passage: got 3", "--bptt truncated")),
         (
             "lm",
@@ -1061,7 +1061,7 @@ def test_a_sentence_may_be_held_to_a_budget(corpus_file: Path, tmp_path: Path, c
         (
             "lm",
             ("--bptt", "truncated", "--batch-tokens", "9"),
-            ("--batch-tokens", "expected --lanes and --k1"),
+            ("--batch-tokens", "expected --batch-size and --k1"),
         ),
     ],
 )
@@ -1112,7 +1112,7 @@ def test_one_byte_for_sentences_says_what_would_do(
     assert call(*train, "--memory", needed).code == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--bptt", "truncated", "--k1", "5", "--lanes", "2")])
+@pytest.mark.parametrize("options", [(), ("--bptt", "truncated", "--k1", "5", "--batch-size", "2")])
 @pytest.mark.parametrize("count", [12, 400])
 def test_a_short_text_has_something_to_validate_on(
     count: int, options: tuple[str, ...], tmp_path: Path, call: Call

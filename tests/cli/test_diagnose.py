@@ -148,7 +148,7 @@ def test_other_text_another_split_and_remedies_for_a_run(
 def test_a_continuous_text_is_read_on_from_its_beginning(
     corpus_file: Path, tmp_path: Path, call: Call
 ) -> None:
-    given = ("--bptt", "truncated", "--lanes", 4, "--k1", 9, "--passage", 8, "--epochs", 1)
+    given = ("--bptt", "truncated", "--batch-size", 4, "--k1", 9, "--passage", 8, "--epochs", 1)
     sizes = ("--hidden", 8, "--embedding", 6, "--threads", 1)
     out = tmp_path / "run"
     assert call("train", "lm", "--data", corpus_file, "--out", out, *given, *sizes).code == 0

@@ -101,7 +101,7 @@ class Deep(Staged):
 
 
 class Kept(Staged):
-    """Sums alone, no product; one number a lane that is clamped, compared and multiplied."""
+    """Sums alone, no product; one number a sequence that is clamped, compared and multiplied."""
 
     def step(self, projected, state):
         (h,) = state

@@ -72,7 +72,7 @@ def through_numpy(self, projected, state):
     return (projected + torch.tensor(np.sin(state[0].numpy())),)
 
 
-def lanes_mixed(self, projected, state):
+def batch_mixed(self, projected, state):
     return (projected + state[0].sum(0),)
 
 
@@ -85,7 +85,7 @@ def split_in_half(self, projected, state):
     return (torch.cat([b, a], 1) + state[0],)
 
 
-def lanes_cut(self, projected, state):
+def batch_cut(self, projected, state):
     return (torch.cat([projected[:2], projected[2:]]) + state[0],)
 
 
@@ -147,10 +147,10 @@ def wide(self, projected, state):
             partial(a_cell, through_numpy),
             r"step cannot be traced \(test_unsupported.py, line \d+: ",
         ),
-        (partial(a_cell, lanes_mixed), r"aten\.sum .*, a reduction, which"),
+        (partial(a_cell, batch_mixed), r"aten\.sum .*, a reduction, which"),
         (partial(a_cell, half_a_block), r"aten\.slice .*, which the compiler does not know"),
         (partial(a_cell, split_in_half), r"aten\.split_with_sizes .*, which the compiler does not"),
-        (partial(a_cell, lanes_cut), r"aten\.slice .*, which the compiler does not know"),
+        (partial(a_cell, batch_cut), r"aten\.slice .*, which the compiler does not know"),
         (partial(a_cell, outside), r"on a tensor that is neither a parameter nor a buffer"),
         (partial(a_cell, power), r"aten\.pow .*, which the compiler does not know"),
         (partial(a_cell, floored), r"aten\.div .*, which the compiler does not know"),
@@ -231,7 +231,7 @@ def test_what_is_made_of_the_product_with_x_is_a_part_of_the_step(project, fused
     assert traced.projection == (("weight_ih",) if fused else ())
     if not fused:
         return
-    x, state = torch.randn(traced.lanes, 3), torch.randn(traced.lanes, 7)
+    x, state = torch.randn(traced.batch_size, 3), torch.randn(traced.batch_size, 7)
     tensors = [*cell.parameters(), *cell.buffers()]
     (got,) = traced.step(x @ cell.weight_ih.T, state, *tensors)
     (expected,) = cell.step(cell.project(x), (state,))

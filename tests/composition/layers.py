@@ -80,5 +80,5 @@ def values(
     return collect(named(call(x, *state, **options)), {"x": x} | dict(model.named_parameters()))
 
 
-def input_of(steps: int = 4, lanes: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(steps, lanes, FEATURES, dtype=dtype)
+def input_of(steps: int = 4, batch_size: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(steps, batch_size, FEATURES, dtype=dtype)

@@ -81,14 +81,14 @@ def test_lengths_and_resets_are_taken_too(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "Recurrent GRU"])
-def test_one_graph_serves_any_number_of_steps_and_lanes(kind: str) -> None:
+def test_one_graph_serves_any_number_of_steps_and_sequences(kind: str) -> None:
     model = Model(make(kind, depth=1))
     call = compiled(model, dynamic=True)
     with torch.no_grad():
         call(input_of(4, 2))
         with torch.compiler.set_stance("fail_on_recompile"):
-            for steps, lanes in ((7, 5), (2, 9)):
-                x = input_of(steps, lanes)
+            for steps, batch_size in ((7, 5), (2, 9)):
+                x = input_of(steps, batch_size)
                 assert_close_by_name(named(call(x)), named(model(x)), steps)
 
 

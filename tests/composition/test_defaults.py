@@ -173,11 +173,11 @@ def carried(_: Path) -> Iterator[Any]:
     layer = layer_of(cells.LSTM)
     carry = bptt.Carry(layer)
     flags = given(T, B) > 0.8
-    for lanes in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
+    for batch_size in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
         with carry.window(flags):
             yield layer(given(T, B, D))
         yield carry.state_dict()
-        carry.reset(lanes)
+        carry.reset(batch_size)
 
 
 def truncated(_: Path) -> Iterator[Any]:
@@ -220,7 +220,7 @@ def checked(_: Path) -> Iterator[Any]:
 
 
 def batches(place: Path) -> Iterator[Any]:
-    for window in bptt.lanes(given(23), 2, 3):
+    for window in bptt.make_windows(given(23), 2, 3):
         yield window.data, window.resets, window.lengths
     made = make_run(place / "data").dataset()
     for batch in made.batches("train", 300):

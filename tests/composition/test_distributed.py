@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.compare import assert_close_by_name
 from tests.composition.layers import Model, input_of, make
 
-PROCESSES, STEPS, LANES = 2, 4, 6
+PROCESSES, STEPS, BATCH_SIZE = 2, 4, 6
 KINDS = ["RNN", "LSTM", "GRU", "Recurrent GRU", "Recurrent Leaky"]
 
 
@@ -21,7 +21,7 @@ def loss(model: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def worker(rank: int, folder: Path) -> None:
-    """Run every model on this process's share of the lanes, and keep the gradients."""
+    """Run every model on this process's share of the sequences, and keep the gradients."""
     torch.set_num_threads(1)
     store = distributed.FileStore(str(folder / "store"), PROCESSES)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
@@ -62,7 +62,7 @@ def test_two_processes_have_the_gradients_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {kind: Model(make(kind)) for kind in KINDS}
-    x = input_of(STEPS, LANES)
+    x = input_of(STEPS, BATCH_SIZE)
     given = {kind: model.state_dict() for kind, model in models.items()}
     monkeypatch.setitem(os.environ, "GLOO_SOCKET_IFNAME", "lo")
     torch.save(given | {"x": x}, tmp_path / "given.pt")

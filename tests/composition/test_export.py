@@ -32,13 +32,13 @@ def reloaded(program: torch.export.ExportedProgram) -> Any:
     ("kind", "strict"),
     [*((kind, False) for kind in NATIVE), ("LSTM", True), ("Recurrent LSTM", True)],
 )
-def test_a_saved_program_takes_any_number_of_steps_and_lanes(kind: str, strict: bool) -> None:
+def test_a_saved_program_takes_any_number_of_steps_and_sequences(kind: str, strict: bool) -> None:
     model = Model(make(kind, depth=1)).eval()
     free = {"x": FREE}
     program = torch.export.export(model, (input_of(),), dynamic_shapes=free, strict=strict)
     call = reloaded(program)
-    for steps, lanes in ((7, 5), (2, 9), (1, 1)):
-        x = input_of(steps, lanes)
+    for steps, batch_size in ((7, 5), (2, 9), (1, 1)):
+        x = input_of(steps, batch_size)
         assert_close_by_name(named(call(x)), named(model(x)), steps)
 
 
@@ -63,8 +63,8 @@ def test_an_initial_state_is_an_input_of_the_program(kind: str) -> None:
 
 def test_a_cell_of_ones_own_is_unrolled_over_the_steps_it_is_exported_with() -> None:
     layer = make("Recurrent Leaky")
-    lanes = {"x": {1: Dim("B")}}
-    call = reloaded(torch.export.export(layer, (input_of(),), dynamic_shapes=lanes))
+    batch_size = {"x": {1: Dim("B")}}
+    call = reloaded(torch.export.export(layer, (input_of(),), dynamic_shapes=batch_size))
     x = input_of(4, 7)
     assert_close_by_name(named(call(x)), named(layer(x)), 4)
     with pytest.raises(torch._dynamo.exc.UserError, match="T"):

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(library.missing() is not None, reason="no native library"),
     # onnxscript and its converters use what PyTorch and Python have deprecated.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    # Two inputs have the same number of lanes, and the file names it once.
+    # Two inputs have the same number of sequences, and the file names it once.
     pytest.mark.filterwarnings("ignore:# The axis name:UserWarning"),
 ]
 
@@ -59,13 +59,13 @@ class WithLengths(nn.Module):
 
 
 @pytest.mark.parametrize("kind", DROP_INS)
-def test_one_file_serves_any_number_of_steps_and_lanes(kind: str, tmp_path: Path) -> None:
+def test_one_file_serves_any_number_of_steps_and_sequences(kind: str, tmp_path: Path) -> None:
     model = Model(make(kind)).eval()
     free = {"x": FREE}
     exported = Exported(model, tmp_path / "model.onnx", input_of(), dynamic_shapes=free)
     assert sum(operator in OPERATORS for operator in exported.operators) == 4
-    for steps, lanes in ((4, 2), (7, 5), (1, 1), (30, 3)):
-        x = input_of(steps, lanes)
+    for steps, batch_size in ((4, 2), (7, 5), (1, 1), (30, 3)):
+        x = input_of(steps, batch_size)
         assert_close_by_name(exported(x), named(model(x)), steps)
 
 
@@ -74,14 +74,14 @@ def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: 
     layer = make(kind, depth=1, bias=False, batch_first=True).eval()
     tensors = 2 if kind == "LSTM" else 1
 
-    def given(steps: int, lanes: int) -> tuple[Tensor, Any]:
-        state = tuple(torch.randn(2, lanes, 5) for _ in range(tensors))
-        x = input_of(lanes, steps)
+    def given(steps: int, batch_size: int) -> tuple[Tensor, Any]:
+        state = tuple(torch.randn(2, batch_size, 5) for _ in range(tensors))
+        x = input_of(batch_size, steps)
         return x, state if kind == "LSTM" else state[0]
 
     first = {0: FREE[1], 1: FREE[0]}
-    lanes = {1: FREE[1]}
-    free = (first, (lanes, lanes) if kind == "LSTM" else lanes)
+    batch_size = {1: FREE[1]}
+    free = (first, (batch_size, batch_size) if kind == "LSTM" else batch_size)
     exported = Exported(layer, tmp_path / "m.onnx", *given(4, 2), dynamic_shapes=free)
     for steps, count in ((4, 2), (6, 3)):
         inputs = given(steps, count)
@@ -116,7 +116,7 @@ class FromState(WithLengths):
 
 
 @pytest.mark.parametrize("kind", CELLS)
-def test_a_lane_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: Path) -> None:
+def test_a_sequence_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: Path) -> None:
     cell = getattr(cells, kind.split()[-1])
     layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).eval()
     state = tuple(torch.randn(shape) for shape in layer.state_shapes(3))
@@ -152,8 +152,8 @@ def test_a_state_that_is_projected_is_refused() -> None:
 
 
 def test_a_cell_of_ones_own_is_unrolled_over_the_steps_it_is_exported_with(tmp_path: Path) -> None:
-    layer, lanes = make("Recurrent Leaky").eval(), {"x": {1: FREE[1]}}
-    exported = Exported(layer, tmp_path / "m.onnx", input_of(4, 2), dynamic_shapes=lanes)
+    layer, batch_size = make("Recurrent Leaky").eval(), {"x": {1: FREE[1]}}
+    exported = Exported(layer, tmp_path / "m.onnx", input_of(4, 2), dynamic_shapes=batch_size)
     assert not OPERATORS & set(exported.operators)
     x = input_of(4, 5)
     assert_close_by_name(exported(x), named(layer(x)), 4)

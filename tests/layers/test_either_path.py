@@ -34,7 +34,7 @@ def taken(
     return (x[:, 0] if kind == "one sequence" else given), {}
 
 
-KINDS = ("padded", "packed", "lengths", "resets", "one sequence", "no lanes", "no steps")
+KINDS = ("padded", "packed", "lengths", "resets", "one sequence", "no sequences", "no steps")
 
 
 @pytest.mark.parametrize("option", ["nothing", "clip", "watch", "both"])
@@ -44,7 +44,7 @@ def test_a_drop_ins_options_mean_the_same_on_both_paths(mode: str, kind: str, op
     source = getattr(unrolled, mode)(
         D, H, num_layers=2, bidirectional=True, batch_first=True
     ).double()
-    shape = {"no lanes": (T, 0, D), "no steps": (0, B, D)}.get(kind, (T, B, D))
+    shape = {"no sequences": (T, 0, D), "no steps": (0, B, D)}.get(kind, (T, B, D))
     (x,), found, errors = leaves(torch.randn(shape).double()), [], []
     for backend in ("auto", "reference"):
         source.backend = backend
@@ -168,7 +168,7 @@ ODD_CALLS = {
     "a packed input": lambda x: ((pack_padded_sequence(x, LENGTHS, enforce_sorted=False),), {}),
     "a sparse input": lambda x: ((x.to_sparse(),), {}),
     "a bare state": lambda x: ((x, torch.zeros(1, B, H)), {}),
-    "a state of other lanes": lambda x: ((x, (torch.zeros(1, B + 1, H),)), {}),
+    "a state of other sequences": lambda x: ((x, (torch.zeros(1, B + 1, H),)), {}),
     "a sparse state": lambda x: ((x, (torch.zeros(1, B, H).to_sparse(),)), {}),
     "a nested state": lambda x: (
         (x, (torch.nested.nested_tensor([x[0]], layout=torch.jagged),)),

@@ -42,7 +42,7 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
     "float32": lambda: torch.randn(4, 2, 3),
     "one sequence": lambda: torch.randn(4, 3),
     "one sequence without steps": lambda: torch.randn(0, 3),
-    "no lanes": lambda: torch.randn(4, 0, 3),
+    "no sequences": lambda: torch.randn(4, 0, 3),
     "float64": lambda: torch.randn(4, 2, 3).double(),
     "packed": lambda: pack_sequence([torch.randn(n, 3) for n in (2, 4)], enforce_sorted=False),
 }

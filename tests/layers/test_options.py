@@ -190,7 +190,7 @@ def test_what_works_between_layers_leaves_a_single_layer_as_it_is() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("cell", [cells.Elman, cells.LSTM, cells.GRU])
-def test_a_learnt_state_is_the_first_one_of_every_lane_and_of_every_sequence(
+def test_a_learnt_state_is_the_first_one_of_every_sequence_and_of_every_sequence(
     cell: type[Cell], backend: str
 ) -> None:
     options = {"depth": 2, "bidirectional": True, "backend": backend}
@@ -203,19 +203,20 @@ def test_a_learnt_state_is_the_first_one_of_every_lane_and_of_every_sequence(
             p.normal_()
     x = x_of()
 
-    def start(lanes: int) -> State:
+    def start(batch_size: int) -> State:
         kinds = len(layer.cells[0].state_sizes)
         return tuple(
-            torch.stack([c.initial[k].expand(lanes, -1) for c in layer.cells]) for k in range(kinds)
+            torch.stack([c.initial[k].expand(batch_size, -1) for c in layer.cells])
+            for k in range(kinds)
         )
 
     compare(layer, x, lambda x: layer(x, start(B)).y)
     resets = torch.zeros(T, B).bool()
     resets[3, 1] = resets[0, 2] = True
     got = layer(x, start(B), resets=resets).y
-    lane = slice(1, 2)
-    expected = torch.cat([layer(x[:3, lane]).y, layer(x[3:, lane]).y])
-    assert_close_by_name({"y": got[:, lane]}, {"y": expected}, T)
+    sequence = slice(1, 2)
+    expected = torch.cat([layer(x[:3, sequence]).y, layer(x[3:, sequence]).y])
+    assert_close_by_name({"y": got[:, sequence]}, {"y": expected}, T)
     assert_close_by_name({"y": got[:, 2:]}, {"y": layer(x[:, 2:]).y}, T)
     _, empty = layer(x, lengths=[0, 0, 0])
     assert all(torch.equal(a, b) for a, b in zip(empty, start(B), strict=True))
@@ -240,7 +241,7 @@ def test_a_learnt_state_runs_by_the_kernel_but_for_resets_and_explain_says_so() 
 # --- What is random, in training only ------------------------------------------------------------
 
 
-def test_variational_dropout_has_one_mask_a_lane_and_feature_for_all_steps_and_both_directions() -> (
+def test_variational_dropout_has_one_mask_a_sequence_and_feature_for_all_steps_and_both_directions() -> (
     None
 ):
     read: list[Tensor] = []
@@ -270,7 +271,7 @@ def test_variational_dropout_has_one_mask_a_lane_and_feature_for_all_steps_and_b
     dropped = (read[0][0] == 0).double()
     # Independent draws of variance p (1 - p): five standard deviations.
     assert abs(dropped.mean().item() - share) < 5 * (share * (1 - share) / dropped.numel()) ** 0.5
-    assert not torch.equal(dropped[0], dropped[1])  # lanes differ
+    assert not torch.equal(dropped[0], dropped[1])  # sequences differ
     assert not torch.equal(read[0] == 0, read[2] == 0)  # layers differ
     apart = Recurrent(
         Echo, 9, 9, bidirectional=True, merge="separate", depth=2, variational_dropout=0.5
@@ -323,7 +324,7 @@ def test_weight_drop_drops_its_share() -> None:
     with torch.no_grad():
         layer.cells[0].weight_ih.zero_()
         layer.cells[0].weight_hh.fill_(1)
-    start = torch.eye(units).unsqueeze(0)  # each lane reads one column
+    start = torch.eye(units).unsqueeze(0)  # each sequence reads one column
     seen = layer(torch.zeros(1, units, units), (start,)).y
     dropped = (seen == 0).double().mean().item()
     assert abs(dropped - share) < 5 * (share * (1 - share)) ** 0.5 / units
@@ -396,12 +397,12 @@ class Jittery(Cell):
     def project(self, x: Tensor) -> Tensor:
         return x
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+    def noise(self, steps: int, batch_size: int, like: Tensor) -> Tensor | None:
         if not self.training:
             return None
-        return torch.randn(1 if self.constant else steps, lanes, self.kinds * self.hidden_size).to(
-            like
-        )
+        return torch.randn(
+            1 if self.constant else steps, batch_size, self.kinds * self.hidden_size
+        ).to(like)
 
     def step(self, projected: Tensor, state: State) -> State:
         return (state[0] + sum(torch.split(projected, self.hidden_size, -1)),)
@@ -461,8 +462,8 @@ def test_a_wrong_or_contradicting_option_is_refused_by_name(
 
 
 class OwnStart(Echo):
-    def initial_state(self, lanes: int, like: Tensor) -> State:
-        return (like.new_ones(lanes, self.hidden_size),)
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        return (like.new_ones(batch_size, self.hidden_size),)
 
 
 def test_a_cell_with_an_initial_state_of_its_own_does_not_learn_another() -> None:
@@ -505,7 +506,7 @@ def broken(**methods: Callable[..., object]) -> type[Cell]:
             "Broken.project: returned NoneType, expected",
         ),
         (
-            {"noise": lambda self, steps, lanes, like: like.new_zeros(steps, lanes, 3)},
+            {"noise": lambda self, steps, batch_size, like: like.new_zeros(steps, batch_size, 3)},
             ValueError,
             "Broken.noise: returned shape [5, 3, 3], expected [5 or 1, 3, N], N a multiple of H = 4",
         ),

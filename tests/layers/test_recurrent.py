@@ -74,10 +74,10 @@ class Case(NamedTuple):
         return x, random_state(layer, self.B, dtype) if self.given_state else None
 
 
-def random_state(layer: Recurrent, lanes: int, dtype: torch.dtype = FLOAT64) -> State:
+def random_state(layer: Recurrent, batch_size: int, dtype: torch.dtype = FLOAT64) -> State:
     """A state to start ``layer`` from, none of it zero."""
     sizes = layer.cells[0].state_sizes
-    return tuple(torch.randn(len(layer.cells), lanes, size, dtype=dtype) for size in sizes)
+    return tuple(torch.randn(len(layer.cells), batch_size, size, dtype=dtype) for size in sizes)
 
 
 # Each case moves several things at once, at odd sizes; between them every pair of settings that can
@@ -117,30 +117,34 @@ def test_equals_torch_nn_in_every_output_state_and_gradient(
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("kind", DROP_INS)
-def test_a_lane_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: int) -> None:
+def test_a_sequence_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: int) -> None:
     case = Case(5, 3, 3, 7, depth=depth, bidirectional=True)
     _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
     others = [0, 2]
 
-    def run(x: Tensor, state: State, lengths: list[int], lanes: list[int]) -> dict[str, Tensor]:
+    def run(
+        x: Tensor, state: State, lengths: list[int], batch_size: list[int]
+    ) -> dict[str, Tensor]:
         x, *start = leaves(x, *state)
         y, final = layer(x, tuple(start), lengths=lengths)
-        outputs = {"y": y[:, lanes]} | named_state(tuple(s[:, lanes] for s in final), "_n")
+        outputs = {"y": y[:, batch_size]} | named_state(
+            tuple(s[:, batch_size] for s in final), "_n"
+        )
         sources = {"x": x} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
         return collect(outputs, sources)
 
     got = run(x, state, [3, 0, 5], others)
-    of_lanes = ["grad of x"] + [name for name in got if name.endswith("_0")]
-    for name in of_lanes:
-        assert not got[name][:, 1].any(), name  # other lanes do not depend on this one
+    of_sequences = ["grad of x"] + [name for name in got if name.endswith("_0")]
+    for name in of_sequences:
+        assert not got[name][:, 1].any(), name  # other sequences do not depend on this one
         got[name] = got[name][:, others]
     without = run(x[:, others], tuple(s[:, others] for s in state), [3, 5], [0, 1])
     assert_close_by_name(got, without, case.T)
 
 
 @pytest.mark.parametrize("kind", DROP_INS)
-def test_a_lane_of_length_zero_has_no_output_and_ends_in_its_initial_state(kind: str) -> None:
+def test_a_sequence_of_length_zero_has_no_output_and_ends_in_its_initial_state(kind: str) -> None:
     case = Case(5, 3, 3, 7, depth=2, bidirectional=True)
     _, layer = case.drop_ins(kind, FLOAT64)
     x, state = case.draw(layer, FLOAT64)
@@ -233,7 +237,7 @@ def test_a_linear_map_of_concatenated_directions_is_one_map_of_each() -> None:
 
 
 def influence(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """How much each output knows of each input: [t, k] is the norm of ∂y_t/∂x_k, for one lane."""
+    """How much each output knows of each input: [t, k] is the norm of ∂y_t/∂x_k, for one sequence."""
     jacobian = torch.func.jacrev(lambda x: call(x)[:, 0])(x)  # [T, H, T, 1, D]
     return jacobian.pow(2).sum((1, 3, 4)).sqrt()
 
@@ -293,13 +297,13 @@ def test_one_direction_is_one_stack_that_goes_on_from_its_state(
     ys = layer(x, lengths=lengths).y
     forward, backward = layer.direction(0), layer.direction(1)
     assert torch.equal(forward(x, lengths=lengths).y, ys[0])
-    for lane, n in enumerate(lengths.tolist()):
-        own = x[:n, lane : lane + 1].flip(0)
-        torch.testing.assert_close(backward(own).y.flip(0), ys[1][:n, lane : lane + 1])
+    for sequence, n in enumerate(lengths.tolist()):
+        own = x[:n, sequence : sequence + 1].flip(0)
+        torch.testing.assert_close(backward(own).y.flip(0), ys[1][:n, sequence : sequence + 1])
         for way, read, expected in ((forward, own.flip(0), ys[0]), (backward, own, ys[1].flip(0))):
             first, state = way(read[: n // 2]) if n > 1 else (read[:0], None)
             after, _ = way(read[n // 2 :], state)
-            whole = expected[:n, lane] if way is forward else expected[6 - n :, lane]
+            whole = expected[:n, sequence] if way is forward else expected[6 - n :, sequence]
             torch.testing.assert_close(
                 torch.cat([first[:, 0], after[:, 0]]) if n > 1 else after[:, 0], whole
             )
@@ -488,8 +492,8 @@ def test_a_cell_of_your_own_runs_deep_in_both_directions_with_lengths() -> None:
     u, *start = leaves(x, *state)
     ys, finals = [], []
     for b, n in enumerate(lengths):
-        lane = slice(b, b + 1)
-        y, final = layer(u[:n, lane], tuple(s[:, lane] for s in start))
+        sequence = slice(b, b + 1)
+        y, final = layer(u[:n, sequence], tuple(s[:, sequence] for s in start))
         ys.append(F.pad(y, (0, 0, 0, 0, 0, 5 - n)))
         finals.append(final)
     alone = tuple(torch.cat(tensors, 1) for tensors in zip(*finals, strict=True))
@@ -518,7 +522,7 @@ def test_the_result_unpacks_and_names_its_parts() -> None:
 
 
 @pytest.mark.parametrize("merge", [*MERGES, "separate"])
-def test_batch_first_swaps_time_and_lanes_of_input_and_output_and_of_nothing_else(
+def test_batch_first_swaps_time_and_sequences_of_input_and_output_and_of_nothing_else(
     merge: Merge,
 ) -> None:
     options = {"depth": 2, "bidirectional": True, "merge": merge}
@@ -596,17 +600,17 @@ def test_everything_is_made_on_the_inputs_device() -> None:
 
 
 @pytest.mark.parametrize("merge", [*MERGES, "separate"])
-@pytest.mark.parametrize(("steps", "lanes"), [(0, 3), (4, 0), (0, 0)])
-def test_no_steps_or_no_lanes_give_empty_outputs_of_the_right_shape(
-    steps: int, lanes: int, merge: Merge
+@pytest.mark.parametrize(("steps", "batch_size"), [(0, 3), (4, 0), (0, 0)])
+def test_no_steps_or_no_sequences_give_empty_outputs_of_the_right_shape(
+    steps: int, batch_size: int, merge: Merge
 ) -> None:
     layer = Recurrent(cells.LSTM, 3, 5, depth=2, bidirectional=True, merge=merge)
-    for lengths in (None, torch.zeros(lanes, dtype=torch.int64)):
-        state = random_state(layer, lanes, torch.float32)
-        y, final = layer(torch.randn(steps, lanes, 3), state, lengths=lengths)
+    for lengths in (None, torch.zeros(batch_size, dtype=torch.int64)):
+        state = random_state(layer, batch_size, torch.float32)
+        y, final = layer(torch.randn(steps, batch_size, 3), state, lengths=lengths)
         width = 10 if merge == "concat" else 5
         for output in y if merge == "separate" else (y,):
-            assert output.shape == (steps, lanes, width)
+            assert output.shape == (steps, batch_size, width)
         assert all(torch.equal(s, before) for s, before in zip(final, state, strict=True))
 
 
@@ -680,7 +684,11 @@ STATE = torch.zeros(2, 2, 5)
         ({"x": T4B2[..., :2]}, ValueError, r"^x: got shape \[4, 2, 2\], expected \[T, B, 3\]$"),
         ({"x": T4B2.long()}, TypeError, r"^x: got torch.int64, expected a floating dtype; .*float"),
         ({"x": T4B2.numpy()}, TypeError, r"^x: got ndarray, expected a tensor \[T, B, 3\]"),
-        ({"lengths": [4]}, ValueError, r"^lengths: got shape \[1\], expected \[2\], one a lane"),
+        (
+            {"lengths": [4]},
+            ValueError,
+            r"^lengths: got shape \[1\], expected \[2\], one a sequence",
+        ),
         ({"lengths": [5, 1]}, ValueError, "^lengths: got 5, expected from 0 to T = 4"),
         ({"lengths": [1, -1]}, ValueError, "^lengths: got -1, expected from 0 to T = 4"),
         ({"lengths": [1.0, 2.0]}, TypeError, "^lengths: got torch.float32, expected whole numbers"),
@@ -709,7 +717,7 @@ def test_batch_first_says_so_when_it_refuses() -> None:
     layer = Recurrent(cells.GRU, 3, 5, batch_first=True)
     with pytest.raises(ValueError, match=r"^x: got shape \[4, 2, 4\], expected \[B, T, 3\]$"):
         layer(torch.zeros(4, 2, 4))
-    # B is 4 and T is 2: lengths and states count lanes, wherever they stand.
+    # B is 4 and T is 2: lengths and states count sequences, wherever they stand.
     with pytest.raises(ValueError, match=r"^lengths: got shape \[2\], expected \[4\]"):
         layer(T4B2, lengths=[1, 1])
     with pytest.raises(ValueError, match=r"^lengths: got 3, expected from 0 to T = 2"):
@@ -723,7 +731,7 @@ sizes = st.integers(1, 4)
 
 @given(
     steps=st.integers(0, 4),
-    lanes=st.integers(0, 3),
+    batch_size=st.integers(0, 3),
     features=sizes,
     hidden=sizes,
     depth=st.integers(1, 3),
@@ -735,7 +743,7 @@ sizes = st.integers(1, 4)
 @settings(deadline=None, max_examples=40, derandomize=True)
 def test_the_shapes_are_those_of_the_alphabet(
     steps: int,
-    lanes: int,
+    batch_size: int,
     features: int,
     hidden: int,
     depth: int,
@@ -747,19 +755,19 @@ def test_the_shapes_are_those_of_the_alphabet(
     bidirectional = bidirectional or merge == "separate"  # one direction has nothing to keep apart
     options = {"bidirectional": bidirectional, "merge": merge, "batch_first": batch_first}
     layer = Recurrent(cell, features, hidden, depth=depth, **options)
-    leading = (lanes, steps) if batch_first else (steps, lanes)
+    leading = (batch_size, steps) if batch_first else (steps, batch_size)
     result = layer(torch.randn(*leading, features))
     directions = 2 if bidirectional else 1
     ys = result.y if bidirectional and merge == "separate" else (result.y,)
     width = hidden * directions if merge == "concat" else hidden
     assert [y.shape for y in ys] == [(*leading, width)] * len(ys)
     widths = layer.cells[0].state_sizes
-    assert [s.shape for s in result.state] == [(depth * directions, lanes, w) for w in widths]
+    assert [s.shape for s in result.state] == [(depth * directions, batch_size, w) for w in widths]
 
 
 @given(data=st.data())
 @settings(deadline=None, max_examples=25, derandomize=True)
-def test_lanes_know_nothing_of_each_other_nor_of_how_far_they_are_padded(
+def test_sequences_know_nothing_of_each_other_nor_of_how_far_they_are_padded(
     data: st.DataObject,
 ) -> None:
     T, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
@@ -857,16 +865,20 @@ def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_eithe
     layer = Recurrent(drop_in.cell, 3, 7, **options).double()
     x, cuts = torch.randn(9, 2, 3).double(), ([0, 4, 5, 9], [0, 0, 7, 9])
     resets = torch.zeros(9, 2, dtype=torch.bool)
-    for lane, begins in enumerate(cuts):
-        resets[begins[:-1], lane] = True
+    for sequence, begins in enumerate(cuts):
+        resets[begins[:-1], sequence] = True
 
     def alone(direction: int) -> Tensor:
         """The outputs of one direction, or of both, each sequence run on its own."""
-        lanes = []
-        for lane, begins in enumerate(cuts):
-            own = [layer(x[a:b, lane : lane + 1]).y for a, b in itertools.pairwise(begins) if a < b]
-            lanes.append(torch.cat([y[direction] if merge == "separate" else y for y in own]))
-        return torch.cat(lanes, 1)
+        batch_size = []
+        for sequence, begins in enumerate(cuts):
+            own = [
+                layer(x[a:b, sequence : sequence + 1]).y
+                for a, b in itertools.pairwise(begins)
+                if a < b
+            ]
+            batch_size.append(torch.cat([y[direction] if merge == "separate" else y for y in own]))
+        return torch.cat(batch_size, 1)
 
     names = ["forward", "reverse"] if merge == "separate" else ["both"]
     expected = {name: alone(k) for k, name in enumerate(names)}
@@ -897,7 +909,7 @@ def test_with_resets_the_final_state_is_that_of_the_sequence_which_was_read_last
     assert_close_by_name(got, expected, 6)
 
 
-def test_a_reset_beyond_a_lanes_length_changes_nothing() -> None:
+def test_a_reset_beyond_a_sequences_length_changes_nothing() -> None:
     layer = Recurrent(cells.LSTM, 3, 7, depth=2, bidirectional=True)
     x, resets = torch.randn(6, 2, 3), torch.zeros(6, 2, dtype=torch.bool)
     plain = layer(x, lengths=[4, 2])

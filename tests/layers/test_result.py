@@ -31,9 +31,9 @@ def test_final_is_what_each_direction_says_after_its_own_last_step(
     if merge in ("concat", "separate"):
         ys = result.y if merge == "separate" else result.y.split(H, -1)
         expected = torch.zeros(B, 2 * H).double()
-        for lane, n in enumerate(LENGTHS):
+        for sequence, n in enumerate(LENGTHS):
             if n:
-                expected[lane] = torch.cat([ys[0][n - 1, lane], ys[1][0, lane]])
+                expected[sequence] = torch.cat([ys[0][n - 1, sequence], ys[1][0, sequence]])
         assert torch.equal(result.final, expected)
 
 

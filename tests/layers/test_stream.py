@@ -83,7 +83,7 @@ def test_replaced_weights_take_effect():
 def test_what_cannot_be_streamed_is_refused():
     with pytest.raises(ValueError, match="bidirectional"):
         unrolled.GRU(4, 7, bidirectional=True).stream(1)
-    with pytest.raises(ValueError, match="lanes: got 0"):
+    with pytest.raises(ValueError, match="batch_size: got 0"):
         unrolled.GRU(4, 7).stream(0)
     stream = unrolled.GRU(4, 7).stream(2)
     with pytest.raises(ValueError, match=r"x: got shape \[1, 4\], expected \[2, 4\]"):
@@ -184,7 +184,7 @@ def test_a_chunk_is_shaped_as_the_layers_own_input(kind, batch_first):
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("options", ["plain", "learnt", "residual"])
-def test_resets_start_lanes_anew_in_a_step_or_in_a_chunk(options, backend):
+def test_resets_start_sequences_anew_in_a_step_or_in_a_chunk(options, backend):
     layer = recurrent("LSTM", options, backend)
     x, resets = torch.randn(8, 3, 4), torch.zeros(8, 3).bool()
     resets[0, 2] = resets[3, 1] = resets[3, 2] = resets[7, 0] = True
@@ -246,7 +246,7 @@ def test_sequences_that_join_and_leave_touch_no_other(kind, backend):
                 heard[number], said[number] = [], []
         elif drawn == 1:
             stream.leave(stream.ids[:: 1 + t % 3])
-        x = torch.randn(stream.lanes, 4, generator=generator)
+        x = torch.randn(stream.batch_size, 4, generator=generator)
         y = stream(x)
         for row, number in enumerate(stream.ids):
             heard[number].append(x[row])
@@ -266,7 +266,7 @@ def test_memory_grows_by_doubling_and_shrinks_again():
     stream._prepare = lambda: (prepared.append(1), prepare())
     for _ in range(999):
         stream.join()
-    assert stream.lanes == 1000
+    assert stream.batch_size == 1000
     assert len(prepared) == 10  # 2, 4, … 1024 rows
     stream.leave(stream.ids[1:])
     for _ in range(20):

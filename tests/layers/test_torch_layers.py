@@ -45,11 +45,15 @@ def pair(kind: str, *sizes: int, dtype: torch.dtype = FLOAT64, **options: Any) -
     return source, target
 
 
-def state_for(layer: nn.RNNBase, *lanes: int, dtype: torch.dtype = FLOAT64) -> tuple[Tensor, ...]:
+def state_for(
+    layer: nn.RNNBase, *batch_size: int, dtype: torch.dtype = FLOAT64
+) -> tuple[Tensor, ...]:
     """A state to start ``layer`` from, none of it zero."""
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     count = 2 if layer.mode == "LSTM" else 1
-    return tuple(torch.randn(rows, *lanes, layer.hidden_size, dtype=dtype) for _ in range(count))
+    return tuple(
+        torch.randn(rows, *batch_size, layer.hidden_size, dtype=dtype) for _ in range(count)
+    )
 
 
 def as_hidden(layer: nn.RNNBase, state: Sequence[Tensor] | None) -> Any:
@@ -93,10 +97,10 @@ def test_equals_its_parent_in_every_output_state_and_gradient(
     source, target = pair(
         kind, D, H, dtype=dtype, batch_first=form.endswith("batch first"), **options
     )
-    lanes = () if form == "one sequence" else (B,)
-    shape = (*lanes, T) if form.endswith("batch first") else (T, *lanes)
+    batch_size = () if form == "one sequence" else (B,)
+    shape = (*batch_size, T) if form.endswith("batch first") else (T, *batch_size)
     x = torch.randn(*shape, D, dtype=dtype)
-    state = state_for(source, *lanes, dtype=dtype) if given else None
+    state = state_for(source, *batch_size, dtype=dtype) if given else None
     lengths, is_sorted = LENGTHS.get(form), form == "sorted"
     got, packing = run(target, x, state, lengths, is_sorted=is_sorted)
     expected, expected_packing = run(source, x, state, lengths, is_sorted=is_sorted)
@@ -107,15 +111,18 @@ def test_equals_its_parent_in_every_output_state_and_gradient(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
-@pytest.mark.parametrize(("steps", "lanes"), [(1, 1), (1, 5), (63, 1), (63, 5)])
+@pytest.mark.parametrize(("steps", "batch_size"), [(1, 1), (1, 5), (63, 1), (63, 5)])
 @pytest.mark.parametrize("hidden", [1, 7, 17, 33, 100])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_its_parent_at_odd_sizes(
-    kind: str, hidden: int, steps: int, lanes: int, dtype: torch.dtype
+    kind: str, hidden: int, steps: int, batch_size: int, dtype: torch.dtype
 ) -> None:
     source, target = pair(kind, 5, hidden, dtype=dtype, bidirectional=True)
-    x, state = torch.randn(steps, lanes, 5, dtype=dtype), state_for(source, lanes, dtype=dtype)
-    ragged = [1 + (steps - 1) * b // lanes for b in range(lanes)]
+    x, state = (
+        torch.randn(steps, batch_size, 5, dtype=dtype),
+        state_for(source, batch_size, dtype=dtype),
+    )
+    ragged = [1 + (steps - 1) * b // batch_size for b in range(batch_size)]
     for lengths in (None, ragged):
         got, expected = (run(layer, x, state, lengths)[0] for layer in (target, source))
         assert_close_by_name(got, expected, steps)
@@ -257,7 +264,7 @@ OBSTACLES: dict[str, tuple[Callable[[nn.RNNBase, Tensor], Any], str]] = {
     "forward mode": (in_forward_mode, "forward-mode"),
     "device": (on_meta, "meta"),
     "subclass": (lambda layer, x: layer(x.as_subclass(Coloured)), "Coloured"),
-    "no lanes": (lambda layer, x: layer(x[:, :0]), r"empty: \[4, 0, 3\]"),
+    "no sequences": (lambda layer, x: layer(x[:, :0]), r"empty: \[4, 0, 3\]"),
 }
 
 
@@ -551,23 +558,23 @@ def by_pieces(
     lengths: list[int],
     resets: Tensor,
 ) -> dict[str, Tensor]:
-    """Each lane of ``x`` ``[T, B, D]`` alone, from each of its resets to the next, by ``torch.nn``."""
+    """Each sequence of ``x`` ``[T, B, D]`` alone, from each of its resets to the next, by ``torch.nn``."""
     S = 2 if layer.bidirectional else 1
     rows = torch.arange(layer.num_layers * S).view(-1, 1, 1)
     is_forward = rows % S == 0
     count = 2 if layer.mode == "LSTM" else 1
     zeros = (x.new_zeros(len(rows), 1, layer.hidden_size),) * count
     shown, finals = [], []
-    for lane, length in enumerate(lengths):
-        given = zeros if state is None else tuple(s[:, lane : lane + 1] for s in state)
-        cuts = [t for t in range(1, length) if resets[t, lane]]
+    for sequence, length in enumerate(lengths):
+        given = zeros if state is None else tuple(s[:, sequence : sequence + 1] for s in state)
+        cuts = [t for t in range(1, length) if resets[t, sequence]]
         bounds = list(zip([0, *cuts], [*cuts, length], strict=True)) if length else []
         ends, ys = [], []
         for begin, end in bounds:
-            first, last = begin == 0 and not resets[0, lane], end == length
+            first, last = begin == 0 and not resets[0, sequence], end == length
             keeps = (is_forward & first) | (~is_forward & last)
             start = [torch.where(keeps, g, z) for g, z in zip(given, zeros, strict=True)]
-            y, final = layer(x[begin:end, lane : lane + 1], as_hidden(layer, start))
+            y, final = layer(x[begin:end, sequence : sequence + 1], as_hidden(layer, start))
             ys.append(y)
             ends.append(final if isinstance(final, tuple) else (final,))
         beyond = x.new_zeros(len(x) - length, 1, S * layer.hidden_size)
@@ -584,7 +591,7 @@ RAGGED = [5, 3, 0]
 def some_resets() -> Tensor:
     resets = torch.zeros(5, 3).bool()
     resets[0, 0] = resets[3, 0] = resets[4, 0] = resets[1, 1] = True
-    resets[4, 1] = resets[0, 2] = True  # beyond those lanes' lengths
+    resets[4, 1] = resets[0, 2] = True  # beyond those sequences' lengths
     return resets
 
 
@@ -770,14 +777,14 @@ BAD: dict[str, tuple[Any, Tensor | None]] = {
     "dtype": (X.double(), None),
     "no steps": (X[:0], None),
     "no steps of one": (ONE[:0], None),
-    "state: lanes": (X, H0[:, :1]),
+    "state: sequences": (X, H0[:, :1]),
     "state: layers": (X, H0[:1]),
     "state: units": (X, H0[..., :4]),
-    "state: without lanes": (X, H0[:, 0]),
+    "state: without sequences": (X, H0[:, 0]),
     "state: four dimensions": (X, H0[None]),
-    "state: with lanes for one": (ONE, H0),
+    "state: with sequences for one": (ONE, H0),
     "state: units for one": (ONE, H0[:, 0, :4]),
-    "packed: state without lanes": (PACKED, H0[:, 0]),
+    "packed: state without sequences": (PACKED, H0[:, 0]),
 }
 NOT_NATIVE = ("integers", "booleans", "dtype", "no steps", "no steps of one")
 

@@ -47,8 +47,8 @@ def make(kind: str, depth: int = 1, **options: object) -> Layer:
     return layer
 
 
-def inputs(steps: int = T, lanes: int = B) -> Tensor:
-    return torch.randn(steps, lanes, D, dtype=torch.float64)
+def inputs(steps: int = T, batch_size: int = B) -> Tensor:
+    return torch.randn(steps, batch_size, D, dtype=torch.float64)
 
 
 def linear(weight: Tensor) -> Recurrent:

@@ -59,16 +59,16 @@ def strict(text: str) -> dict[str, Any]:
 
 
 def where(seen: Lens) -> tuple[str, int, int, int, int]:
-    """Of the first that is not finite: the pass, level, direction, step, lane."""
+    """Of the first that is not finite: the pass, level, direction, step, sequence."""
     told(seen)
     found = seen.broken()
     assert found is not None
-    return found.where, found.level, found.direction, found.step, found.lane
+    return found.where, found.level, found.direction, found.step, found.sequence
 
 
 def is_unwatched(layer: nn.Module, kind: type) -> bool:
     return type(layer) is kind and "watcher" not in vars(layer)
 
 
-def inputs(steps: int = T, lanes: int = B) -> Tensor:
-    return torch.randn(steps, lanes, D)
+def inputs(steps: int = T, batch_size: int = B) -> Tensor:
+    return torch.randn(steps, batch_size, D)

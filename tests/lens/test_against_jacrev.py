@@ -25,7 +25,7 @@ SIGMAS = 5  # how many standard deviations a sample may be off
 Place = tuple[int, int]  # level, direction
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # u = U x + b, w = W h + b', the state before
 
-# --- The oracle: equations as in the documentation of torch.nn, one lane at a time ------------------
+# --- The oracle: equations as in the documentation of torch.nn, one sequence at a time ------------------
 
 
 def elman(f: Callable[[Tensor], Tensor]) -> Step:
@@ -114,7 +114,7 @@ class Oracle:
     def run(
         self, x: Tensor, pushes: dict[Place, Tensor] | None = None
     ) -> tuple[Tensor, dict[Place, Tensor]]:
-        """Of a lane ``[T, D]`` the outputs, and what each scan is given, ``[T, G * H]``."""
+        """Of a sequence ``[T, D]`` the outputs, and what each scan is given, ``[T, G * H]``."""
         seen, every = x, {}
         for level in sorted({level for level, _ in self.places}):
             outputs = []
@@ -175,12 +175,16 @@ every_case = pytest.mark.parametrize("name", CASES)
 once_a_kind = pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.backend != "auto"])
 
 
-def prepared(name: str, lanes: int = B) -> tuple[Layer, Oracle, Tensor]:
+def prepared(name: str, batch_size: int = B) -> tuple[Layer, Oracle, Tensor]:
     """A layer of large weights, its oracle, and an input."""
     layer = CASES[name].make().double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
-    return layer, Oracle(layer, CASES[name].kind), torch.randn(T, lanes, D, dtype=torch.float64)
+    return (
+        layer,
+        Oracle(layer, CASES[name].kind),
+        torch.randn(T, batch_size, D, dtype=torch.float64),
+    )
 
 
 def in_time(found: Tensor, place: Place) -> Tensor:
@@ -254,7 +258,7 @@ def test_the_norms_of_every_state(name: str, lengths: list[int]) -> None:
 @pytest.mark.parametrize(
     "name", ["torch LSTM", "drop-in layer RNN, auto", "Recurrent GRU, reference"]
 )
-def test_the_norms_of_one_step_and_one_lane(name: str) -> None:
+def test_the_norms_of_one_step_and_one_sequence(name: str) -> None:
     layer, oracle, x = prepared(name, 1)
     weight = torch.randn(1, 1, 2 * H, dtype=torch.float64)
     with unrolled.watch(layer) as seen:
@@ -265,7 +269,7 @@ def test_the_norms_of_one_step_and_one_lane(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch LSTM", "Recurrent GRU, auto"])
-def test_the_rows_of_a_report_are_means_over_the_lanes(name: str) -> None:
+def test_the_rows_of_a_report_are_means_over_the_sequences(name: str) -> None:
     layer, oracle, x = prepared(name)
     weight = torch.randn(T, B, 2 * H, dtype=torch.float64)
     expected = pushed_norms(oracle, x, [T, 3, 1], weight)
@@ -276,7 +280,8 @@ def test_the_rows_of_a_report_are_means_over_the_lanes(name: str) -> None:
         norms = expected[f"{(row.level, row.direction)} h"]
         torch.testing.assert_close(row.norms, norms.sum(1) / count)
         spread = [
-            lane[: int(n)].std(correction=0) for lane, n in zip(norms, count.int(), strict=True)
+            sequence[: int(n)].std(correction=0)
+            for sequence, n in zip(norms, count.int(), strict=True)
         ]
         torch.testing.assert_close(row.spread, torch.stack(spread), atol=1e-9, rtol=1e-7)
 
@@ -293,7 +298,9 @@ def test_jacobians(name: str) -> None:
         for b in range(B):
             reach = oracle.reach(place, oracle.run(x[:, b])[1][place])
             expected = torch.stack([reach[t + 1, t] for t in range(T)])
-            assert_close_by_name({f"J of lane {b}": got[:, b]}, {f"J of lane {b}": expected}, T)
+            assert_close_by_name(
+                {f"J of sequence {b}": got[:, b]}, {f"J of sequence {b}": expected}, T
+            )
 
 
 @every_case
@@ -322,8 +329,10 @@ def test_lag_matrices(name: str, norm: lens.lags.Norm) -> None:
 @every_case
 def test_influence(name: str) -> None:
     layer, oracle, x = prepared(name)
-    by_lane = [jacrev(lambda seen: oracle.run(seen)[0])(x[:, b]) for b in range(B)]
-    expected = torch.stack([cast(Tensor, j).square().sum((1, 3)).sqrt() for j in by_lane]).mean(0)
+    by_sequence = [jacrev(lambda seen: oracle.run(seen)[0])(x[:, b]) for b in range(B)]
+    expected = torch.stack([cast(Tensor, j).square().sum((1, 3)).sqrt() for j in by_sequence]).mean(
+        0
+    )
     assert_close_by_name({"y by x": lens.influence(layer, x)}, {"y by x": expected}, 4 * T)
 
 
@@ -341,11 +350,11 @@ def test_influence_of_one_direction_is_lower_triangular() -> None:
 
 def by_step(oracle: Oracle, x: Tensor, place: Place) -> Tensor:
     """The Jacobians ``[T, B, n, n]``, in the order of the steps."""
-    lanes = []
+    batch_size = []
     for b in range(x.shape[1]):
         reach = oracle.reach(place, oracle.run(x[:, b])[1][place])
-        lanes.append(torch.stack([reach[t + 1, t] for t in range(len(x))]))
-    return torch.stack(lanes, 1)
+        batch_size.append(torch.stack([reach[t + 1, t] for t in range(len(x))]))
+    return torch.stack(batch_size, 1)
 
 
 @every_case
@@ -413,7 +422,7 @@ def test_exponents_do_not_depend_on_the_directions_at_the_start() -> None:
 
 
 class Apart(NamedTuple):
-    """A scan's Jacobians of a lane, ``[T, n, n]``, and what of them is on each path."""
+    """A scan's Jacobians of a sequence, ``[T, n, n]``, and what of them is on each path."""
 
     whole: Tensor
     direct: Tensor
@@ -455,7 +464,7 @@ def taken_apart(oracle: Oracle, x: Tensor, place: Place) -> list[Apart]:
 
 
 class Way(NamedTuple):
-    """Along the way back of a lane: the log growth of every step, its factors, its shares."""
+    """Along the way back of a sequence: the log growth of every step, its factors, its shares."""
 
     growth: Tensor
     factors: Tensor
@@ -487,17 +496,19 @@ def test_causes(name: str) -> None:
     is_elman = CASES[name].kind not in ("LSTM", "GRU")
     for found in lens.causes(layer, x):
         place = (found.level, found.direction)
-        lanes = taken_apart(oracle, x, place)
-        whole = torch.stack([lane.whole for lane in lanes])
+        batch_size = taken_apart(oracle, x, place)
+        whole = torch.stack([sequence.whole for sequence in batch_size])
         assert found.radius == pytest.approx(
             float(torch.linalg.eigvals(whole).abs().amax(-1).mean()), rel=1e-9
         )
         assert found.norm == pytest.approx(float(torch.linalg.matrix_norm(whole, 2).mean()))
-        for lane in lanes:
-            paths = lane.direct + sum(lane.blocks)
-            torch.testing.assert_close(paths, lane.whole, rtol=1e-12, atol=1e-12)  # of the oracle
+        for sequence in batch_size:
+            paths = sequence.direct + sum(sequence.blocks)
+            torch.testing.assert_close(
+                paths, sequence.whole, rtol=1e-12, atol=1e-12
+            )  # of the oracle
 
-        ways = [way_back(lane, elman=is_elman) for lane in lanes]
+        ways = [way_back(sequence, elman=is_elman) for sequence in batch_size]
         growth = torch.stack([w.growth for w in ways]).mean()
         factors = torch.stack([w.factors for w in ways]).mean((0, 1))
         shares = torch.stack([w.shares for w in ways]).mean((0, 1))
@@ -518,7 +529,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
     gates, slope = oracle.equations.gates, oracle.equations.slope
     for found in lens.causes(layer, x):
         place = (found.level, found.direction)
-        lanes = taken_apart(oracle, x, place)
+        batch_size = taken_apart(oracle, x, place)
         blocks = oracle.weight("weight_hh", place).chunk(len(gates))
         assert list(found.matrices) == list(gates)
         for matrix, block in zip(found.matrices.values(), blocks, strict=True):
@@ -533,7 +544,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
             torch.testing.assert_close(matrix.eigenvalues.sum().real, block.trace())
 
         if slope is not None:
-            slopes = torch.stack([lane.slopes for lane in lanes], 1)
+            slopes = torch.stack([sequence.slopes for sequence in batch_size], 1)
             assert found.gate is None and found.slopes is not None
             assert found.slopes.mean == pytest.approx(float(slopes.mean()))
             saturated = (slopes < 0.1 * oracle.equations.steepest).double().mean()
@@ -544,8 +555,8 @@ def test_matrices_slopes_and_gates(name: str) -> None:
         k = 1  # f of "ifgo", z of "rzn"
         opened = [
             torch.sigmoid(u + oracle.recurrent(place, s)).chunk(len(gates))[k]
-            for lane in lanes
-            for u, s in zip(lane.u, lane.before, strict=True)
+            for sequence in batch_size
+            for u, s in zip(sequence.u, sequence.before, strict=True)
         ]
         units = torch.stack(opened).mean(0)
         assert found.slopes is None and found.gate is not None
@@ -610,10 +621,10 @@ def test_estimated_lags_are_the_lags_within_their_error(name: str, probes: int) 
 
 
 @pytest.mark.parametrize("kind", ["Recurrent Elman tanh, auto", "torch LSTM"])
-def test_estimated_lags_of_lanes_are_their_mean(kind: str) -> None:
+def test_estimated_lags_of_sequences_are_their_mean(kind: str) -> None:
     layer, _, x = prepared(kind)
     for scan in lens.recurrences(layer, x):
-        alone = [estimated_lags(scan.of_lanes(slice(b, b + 1)), 7) for b in range(B)]
+        alone = [estimated_lags(scan.of_sequences(slice(b, b + 1)), 7) for b in range(B)]
         torch.testing.assert_close(
             estimated_lags(scan, 7), torch.stack(alone).mean(0), equal_nan=True
         )
@@ -628,7 +639,7 @@ def test_estimated_lags_have_no_bias(probes: int) -> None:
         layer.cells[0].weight_hh.copy_(0.9 * weight / torch.linalg.matrix_norm(weight, 2))
     steps = 1500
     (scan,) = lens.recurrences(layer, torch.randn(steps, 1, D, dtype=torch.float64))
-    got = estimated_lags(scan.of_lanes(slice(0, 1)), probes)
+    got = estimated_lags(scan.of_sequences(slice(0, 1)), probes)
     power = torch.eye(H, dtype=torch.float64)
     for k in range(1, 4):
         power = layer.cells[0].weight_hh.detach() @ power

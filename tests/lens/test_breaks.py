@@ -1,4 +1,4 @@
-"""Where a number that is not finite came up first: the pass, the scan, the step and the lane."""
+"""Where a number that is not finite came up first: the pass, the scan, the step and the sequence."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ from unrolled.scan import Backend
 @every_layer
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("step", [0, 5, T - 1])
-def test_nan_in_a_lane_of_the_input(name: str, bidirectional: bool, step: int) -> None:
+def test_nan_in_a_sequence_of_the_input(name: str, bidirectional: bool, step: int) -> None:
     """Both directions meet it at the same step; the forward one ran first."""
     layer, x = made(name, bidirectional=bidirectional), inputs()
     x[step, 2, 1] = math.nan
@@ -50,7 +50,7 @@ def test_nan_where_nothing_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
-def test_nan_in_a_shorter_lane(name: str) -> None:
+def test_nan_in_a_shorter_sequence(name: str) -> None:
     layer, x, lengths = made(name, bidirectional=True), inputs(), [T, 6, 4]
     x[3, 2, 0] = math.nan
     with watch(layer) as seen:
@@ -147,7 +147,7 @@ def test_backward_in_time_the_last_step_is_the_first() -> None:
         layer(x)
     found = lens.broken()
     assert found is not None and found.direction == 1
-    assert (found.where, found.step, found.lane) == ("forward", 5, 2)
+    assert (found.where, found.step, found.sequence) == ("forward", 5, 2)
 
 
 def test_through_a_reset_it_is_still_seen() -> None:
@@ -157,10 +157,10 @@ def test_through_a_reset_it_is_still_seen() -> None:
         with watch(layer) as lens:
             layer(x, resets=resets)
         found = lens.broken()
-        assert found is not None and (found.step, found.lane) == (2, 0)
+        assert found is not None and (found.step, found.sequence) == (2, 0)
 
 
-def test_of_packed_rows_the_step_and_the_lane_in_their_order() -> None:
+def test_of_packed_rows_the_step_and_the_sequence_in_their_order() -> None:
     parts = [torch.randn(n, D) for n in (8, 5, 2)]
     parts[1][3, 0] = math.inf
     layer = nn.RNN(D, H, nonlinearity="relu")
@@ -170,7 +170,7 @@ def test_of_packed_rows_the_step_and_the_lane_in_their_order() -> None:
         layer(pack_sequence(parts))
     found = lens.broken()
     assert found is not None
-    assert (found.value, found.step, found.lane) == ("inf", 3, 1)
+    assert (found.value, found.step, found.sequence) == ("inf", 3, 1)
 
 
 def test_what_is_finite_is_not_broken() -> None:
@@ -198,13 +198,13 @@ def test_the_step_at_which_it_enters_backward(name: str, direction: int, value: 
         y = layer(inputs())[0]
         y.backward(weight)
     assert where(seen) == ("backward", 1, direction, 5, 1)
-    assert "in the gradient of the state at step 5 of lane 1" in str(seen.report())
+    assert "in the gradient of the state at step 5 of sequence 1" in str(seen.report())
     found = seen.broken()
     assert found is not None and found.value == ("inf" if math.isinf(value) else "nan")
 
 
 @pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
-def test_backward_in_a_shorter_lane(name: str) -> None:
+def test_backward_in_a_shorter_sequence(name: str) -> None:
     layer, lengths = made(name), [T, 6, 4]
     weight = torch.ones(T, B, H)
     weight[3, 2], weight[7, 2], weight[8, 1] = math.inf, math.nan, math.nan  # two are padding
@@ -298,7 +298,7 @@ def test_layers_that_are_called_unequally_often() -> None:
     told(seen)
     found = seen.broken()
     assert found is not None
-    assert (found.layer, found.call, found.step, found.lane) == ("decoder", 5, 1, 2)
+    assert (found.layer, found.call, found.step, found.sequence) == ("decoder", 5, 1, 2)
 
 
 def test_a_backward_pass_breaks_before_a_later_forward_pass() -> None:

@@ -285,7 +285,7 @@ def test_no_gradient_is_too_small():
     assert found.growth == pytest.approx(math.log(1e-3), rel=1e-5)
 
 
-def test_lanes_count_alike():
+def test_sequences_count_alike():
     layer, x = make("LSTM"), inputs()
     whole = lens.causes(layer, x)[0]
     each = [lens.causes(layer, x[:, [b]])[0] for b in range(x.shape[1])]

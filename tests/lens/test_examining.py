@@ -1,4 +1,4 @@
-"""What the verdict is on: the stretch that ran, from the state it began with, over all lanes that did."""
+"""The verdict is on the stretch that ran, from the state it began with, over all sequences that ran."""
 
 import math
 
@@ -97,17 +97,17 @@ def test_the_longest_stretch_without_a_reset_is_looked_at(kind: str) -> None:
     assert row.verdict.growth == pytest.approx(want)
 
 
-def test_a_unit_is_dead_only_if_it_is_in_every_lane() -> None:
+def test_a_unit_is_dead_only_if_it_is_in_every_sequence() -> None:
     layer = Recurrent(cells.Elman, 2, H, activation="relu").double()
     with torch.no_grad():
         layer.cells[0].weight_hh.zero_()
         layer.cells[0].weight_ih.copy_(torch.tensor([[1.0, -1]] * 2 + [[-1.0, 1]] * 2))
         layer.cells[0].bias_ih.zero_()
     x = torch.zeros(T, 2, 2, dtype=torch.float64)
-    x[:, 0, 0] = x[:, 1, 1] = 1.0  # each lane switches two units on
-    for lanes, dead in ((x, 0.0), (x[:, :1], 0.5)):
+    x[:, 0, 0] = x[:, 1, 1] = 1.0  # each sequence switches two units on
+    for batch_size, dead in ((x, 0.0), (x[:, :1], 0.5)):
         with watch(layer) as seen:
-            layer(lanes).y.sum().backward()
+            layer(batch_size).y.sum().backward()
         (row,) = seen.report().rows
         assert row.view is not None and row.view.causes.slopes is not None
         assert row.view.causes.slopes.dead == dead

@@ -15,7 +15,7 @@ SYMBOL = re.compile(r"([A-Za-z]+)('?)(?:_(\d+))?(?:\^\((\d+)\))?")
 
 
 class Evaluated:
-    """The value of a formula's text for a layer, one lane of its input, and a head g(V y)."""
+    """The value of a formula's text for a layer, one sequence of its input, and a head g(V y)."""
 
     def __init__(self, text, layer, x, head, activation=torch.tanh):
         self.layer, self.x, self.activation = layer, x, activation
@@ -204,7 +204,7 @@ def test_every_activation(activation, f, bias):
 @pytest.mark.parametrize("mistake", [("U x_1", "U x_2"), ("W f", "U f"), ("s_0", "x_1")])
 def test_another_formula_gives_another_number(mistake):
     layer, x = make("Elman"), inputs(2, 1)
-    layer.cells[0].initial_state = lambda lanes, like: (like.new_ones(lanes, H),)
+    layer.cells[0].initial_state = lambda batch_size, like: (like.new_ones(batch_size, H),)
     V = torch.eye(H, dtype=torch.float64)
     text = lens.expand(layer, 2).text
     right = Evaluated(text, layer, x[:, 0], [V]).value

@@ -96,14 +96,14 @@ def test_few_lags_are_the_first_of_all():
         torch.testing.assert_close(found, whole[:, :lags], rtol=1e-13, atol=0, equal_nan=True)
 
 
-def test_one_step_and_one_lane():
+def test_one_step_and_one_sequence():
     for kind in KINDS:
         layer, x = make(kind), inputs(1, 1)
         assert lens.lag_matrix(layer, x).tolist() == [[1.0]]
         assert lens.influence(layer, x).shape == (1, 1)
 
 
-def test_lanes_are_averaged():
+def test_sequences_are_averaged():
     layer, x = make("GRU"), inputs()
     for measure in (lens.lag_matrix, lens.influence):
         each = torch.stack([measure(layer, x[:, [b]]) for b in range(B)])

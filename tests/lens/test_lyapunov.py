@@ -103,7 +103,7 @@ def test_a_step_that_is_singular_to_rounding():
     assert lens.log_condition(layer, x) == math.inf
 
 
-def test_one_step_and_one_lane():
+def test_one_step_and_one_sequence():
     layer, x = nn.GRU(D, H).double(), inputs(1, 1)
     whole = lens.recurrences(layer, x)[0].jacobians()[0]
     found = lens.lyapunov(layer, x)

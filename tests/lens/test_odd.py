@@ -30,7 +30,7 @@ MEASURES = {
 @pytest.mark.parametrize(
     "x",
     [None, X[:0], X[:, :0], X.double(), X.long(), X.to_sparse(), X.to("meta"), X[0], X[..., 1:]],
-    ids=["none", "no steps", "no lanes", "double", "long", "sparse", "meta", "flat", "narrow"],
+    ids=["none", "no steps", "no sequences", "double", "long", "sparse", "meta", "flat", "narrow"],
 )
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_names_an_odd_input(measure: str, x: Tensor) -> None:

@@ -38,7 +38,7 @@ def test_steps_are_the_layer(kind, bidirectional):
     assert_close(outputs(found, directions), layer.eval()(x)[0].detach())
     assert torch.equal(found[0].x, x)
     for r in found:
-        assert (r.steps, r.lanes, r.width) == (T, B, sum(r.cell.state_sizes))
+        assert (r.steps, r.batch_size, r.width) == (T, B, sum(r.cell.state_sizes))
         for t in range(T):
             assert_close(r.step(r.before[t], r.projected[t]), torch.cat(r.states, -1)[t + 1], 1)
 
@@ -185,7 +185,7 @@ def test_bad_layers(measure):
         (torch.zeros(T, D), ValueError, "x: got shape .* unsqueeze"),
         (torch.zeros(T, B, D + 1), ValueError, "x: got shape"),
         (torch.zeros(0, B, D), ValueError, "x: got shape .* expected at least one step"),
-        (torch.zeros(T, 0, D), ValueError, "x: got shape .* one lane"),
+        (torch.zeros(T, 0, D), ValueError, "x: got shape .* one sequence"),
         (torch.zeros(T, B, D, dtype=torch.int64), TypeError, "x: got torch.int64"),
         (torch.zeros(T, B, D).double(), TypeError, "x: got torch.float64, expected torch.float32"),
         ([[[0.0] * D]], TypeError, "x: got list"),

@@ -41,8 +41,8 @@ def test_clipped_with_norms_of_a_broken_model() -> None:
 
 
 @both_backends
-def test_a_spike_of_an_exploding_system_in_a_shorter_lane(backend: Backend) -> None:
-    """W = 1.5 I: the gradient is longest at the first step, as far back as the lane is long."""
+def test_a_spike_of_an_exploding_system_in_a_shorter_sequence(backend: Backend) -> None:
+    """W = 1.5 I: the gradient is longest at the first step, as far back as the sequence is long."""
     layer = Recurrent(cells.Elman, D, H, depth=2, activation="identity", backend=backend)
     with torch.no_grad():
         for cell in layer.cells:
@@ -54,7 +54,7 @@ def test_a_spike_of_an_exploding_system_in_a_shorter_lane(backend: Backend) -> N
         (y[T - 1, 0].sum() + 100 * y[5, 1].sum() + y[0, 2].sum()).backward()
         seen.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
     (spike,) = told(seen)["clipping"]["spikes"]
-    assert (spike["level"], spike["step"], spike["lane"], spike["lag"]) == (1, 0, 1, 5)
+    assert (spike["level"], spike["step"], spike["sequence"], spike["lag"]) == (1, 0, 1, 5)
     assert "longest 5 steps back" in str(seen.report())
 
 
@@ -68,7 +68,7 @@ def test_a_spike_of_the_loss_in_a_healthy_system(step: int, backend: Backend) ->
         (1e6 * layer(inputs().double()).y[step, 2].sum()).backward()
         seen.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
     (spike,) = told(seen)["clipping"]["spikes"]
-    assert (spike["step"], spike["lane"], spike["lag"]) == (step, 2, 0)
+    assert (spike["step"], spike["sequence"], spike["lag"]) == (step, 2, 0)
 
 
 def test_spikes_are_looked_for_since_the_last_clip() -> None:
@@ -103,7 +103,7 @@ def test_the_lag_of_a_spike(a: float, lag: int) -> None:
     assert clipping is not None and (clipping.calls, clipping.clipped) == (3, 1)
     ((call, norm, bound, spike),) = clipping.spikes
     assert spike is not None
-    assert (call, bound, spike.lag, spike.step, spike.lane) == (1, 1.0, lag, T - 1 - lag, 1)
+    assert (call, bound, spike.lag, spike.step, spike.sequence) == (1, 1.0, lag, T - 1 - lag, 1)
     assert clipping.factor == pytest.approx(1 / norm)
     assert spike.norm == pytest.approx(100 * math.sqrt(H) * max(1, a ** (T - 1)))
     assert "acted in 1 of 3 steps" in str(lens.report())

@@ -99,19 +99,19 @@ def test_nothing_that_is_computed_changes(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("lanes", [1, B])
+@pytest.mark.parametrize("batch_size", [1, B])
 @pytest.mark.parametrize("power", [-44, -37, -20, -12, 0, 12, 20, 37])
 def test_a_norm_is_right_wherever_the_dtype_has_it(
-    power: int, lanes: int, backend: unrolled.scan.Backend
+    power: int, batch_size: int, backend: unrolled.scan.Backend
 ) -> None:
     layer = Recurrent(cells.LSTM, D, H, backend=backend)
-    x, scale = torch.randn(T, lanes, D), float(torch.tensor(10.0**power))
+    x, scale = torch.randn(T, batch_size, D), float(torch.tensor(10.0**power))
     weight = torch.linspace(0.5, 1.0, H)
     with watch(layer) as lens:
         (layer(x).y[-1] * (weight * scale)).sum().backward()
     sent = (weight * scale).double()  # which is rounded where it is not normal
     torch.testing.assert_close(
-        lens.flows[0].h[-1].double(), sent.norm().expand(lanes), rtol=1e-5, atol=1.5e-45
+        lens.flows[0].h[-1].double(), sent.norm().expand(batch_size), rtol=1e-5, atol=1.5e-45
     )
     layer.zero_grad()
     bound = scale / 4
@@ -131,10 +131,10 @@ def test_packed_rows_are_seen_too() -> None:
         layer(pack_sequence(parts, enforce_sorted=False))[0].data.square().sum().backward()
     (flow,) = lens.flows
     assert flow.real.sum(0).tolist() == [8, 5, 2]
-    for lane, part in enumerate(sorted(parts, key=len, reverse=True)):
+    for sequence, part in enumerate(sorted(parts, key=len, reverse=True)):
         with watch(layer) as alone:
             layer(part.unsqueeze(1))[0].square().sum().backward()
-        got, want = flow.h[: len(part), lane], alone.flows[0].h[:, 0]
+        got, want = flow.h[: len(part), sequence], alone.flows[0].h[:, 0]
         assert_close_by_name({"h": got}, {"h": want}, 8)
 
 

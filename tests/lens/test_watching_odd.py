@@ -140,11 +140,11 @@ def test_one_layer_of_two_has_no_gradient() -> None:
 
 @every_layer
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("lanes", [1, B])
-def test_one_step(name: str, bidirectional: bool, lanes: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, B])
+def test_one_step(name: str, bidirectional: bool, batch_size: int) -> None:
     layer = made(name, bidirectional=bidirectional)
     with watch(layer) as seen:
-        layer(inputs(1, lanes))[0].sum().backward()
+        layer(inputs(1, batch_size))[0].sum().backward()
         seen.clipped(remedies.clip_norm(layer.parameters(), 1e-3), 1e-3)
     record = told(seen)
     assert len(record["rows"]) == 2 * (1 + bidirectional)
@@ -157,11 +157,11 @@ def test_one_step(name: str, bidirectional: bool, lanes: int) -> None:
 
 @pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
 @pytest.mark.parametrize("lengths", [[0, T, 2], [0, 0, 0]])
-def test_lanes_of_length_0(name: str, lengths: list[int]) -> None:
+def test_sequences_of_length_0(name: str, lengths: list[int]) -> None:
     layer = made(name, bidirectional=True)
     with watch(layer) as seen:
         y = layer(inputs(), lengths=lengths)[0]
-        if y.requires_grad:  # by the reference nothing is computed of lanes that are all empty
+        if y.requires_grad:  # by the reference nothing is computed of sequences that are all empty
             y.sum().backward()
         seen.clipped(1e9, 1.0)
     assert all(flow.real.sum(0).tolist() == lengths for flow in seen.flows)
@@ -170,15 +170,15 @@ def test_lanes_of_length_0(name: str, lengths: list[int]) -> None:
     assert [row["verdict"] is not None for row in record["rows"]] == [some] * 4
     assert [row["norms"] != [None] * T for row in record["rows"]] == [some] * 4
     ((spike),) = record["clipping"]["spikes"]
-    assert spike.get("lane") in ((1, 2) if some else (None,))
+    assert spike.get("sequence") in ((1, 2) if some else (None,))
 
 
 @pytest.mark.parametrize("name", ["Recurrent LSTM", "reference", "drop-in layer LSTM", "torch GRU"])
-@pytest.mark.parametrize(("steps", "lanes"), [(0, B), (T, 0)])
-def test_nothing_to_read(name: str, steps: int, lanes: int) -> None:
+@pytest.mark.parametrize(("steps", "batch_size"), [(0, B), (T, 0)])
+def test_nothing_to_read(name: str, steps: int, batch_size: int) -> None:
     layer = made(name)
     with watch(layer) as seen:
-        layer(inputs(steps, lanes))
+        layer(inputs(steps, batch_size))
     record = told(seen)
     assert all(row["verdict"] is row["view"] is None for row in record["rows"])
     assert [row["norms"] for row in record["rows"]] == [[None] * steps] * 2
@@ -232,7 +232,7 @@ def test_nothing_is_in_the_way_of_many_gradients_at_once() -> None:
         assert jacobian.shape == (*y.shape, *x.shape)
 
 
-def test_no_lanes_are_as_outside() -> None:
+def test_no_sequences_are_as_outside() -> None:
     layer = nn.GRU(D, H)
     with watch(layer) as seen:
         layer(torch.zeros(T, 0, D))[0].sum().backward()

@@ -239,7 +239,7 @@ def test_packed_rows_are_clipped_as_padded_ones(backend: str) -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_one_sequence_without_lanes_is_clipped_too() -> None:
+def test_one_sequence_without_sequences_is_clipped_too() -> None:
     x = torch.randn(T, D).double()
     for backend in ("reference", "auto"):
         layer = clip_states(made("GRU", backend), 0.1)
@@ -259,7 +259,7 @@ def test_it_tames_a_gradient_that_explodes() -> None:
     clip_states(layer, 1.0)(x)[0].sum().backward()
     assert layer.cells[0].bias_ih.grad.norm() <= 60 * B * (
         1 + 1e-12
-    )  # each step and lane gives ≤ 1
+    )  # each step and sequence gives ≤ 1
 
 
 def test_every_recurrent_layer_of_a_model_is_reached() -> None:

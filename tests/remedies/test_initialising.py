@@ -240,19 +240,19 @@ def test_what_is_known_in_closed_form() -> None:
 def test_the_gradient_of_a_wide_network_neither_grows_nor_fades_over_100_steps(
     variance: float, level: int
 ) -> None:
-    wide, steps, lanes = 1024, 150, 8
+    wide, steps, batch_size = 1024, 150, 8
     made = remedies.critical_weights(
         Recurrent(cells.Elman, 16, wide, depth=2), input_variance=variance
     )
-    x = torch.randn(steps, lanes, 16) * math.sqrt(variance)
+    x = torch.randn(steps, batch_size, 16) * math.sqrt(variance)
     with torch.no_grad():
         for below in made.cells[:level]:
             x, _ = scan(below, x)
 
     def growth() -> float:
-        norms = [torch.zeros(steps, lanes)]
+        norms = [torch.zeros(steps, batch_size)]
         y, _ = scan(made.cells[level], x, norms=norms)
-        (y[-1] * torch.randn(lanes, wide)).sum().backward()
+        (y[-1] * torch.randn(batch_size, wide)).sum().backward()
         return (norms[0][-101].square().mean() / norms[0][-1].square().mean()).sqrt().item()
 
     # A step's squared gain is a mean over 1024 units, so off by some percent of its spread, and by

@@ -95,7 +95,7 @@ ODD = ["None", "tensor", "text", "class", "Linear", "ModuleList"]
 @pytest.mark.parametrize(
     "x",
     [None, X[:0], X[:, :0], X.double(), X.long(), X.to_sparse(), X.to("meta"), X[0], X[..., 1:]],
-    ids=["none", "no steps", "no lanes", "double", "long", "sparse", "meta", "flat", "narrow"],
+    ids=["none", "no steps", "no sequences", "double", "long", "sparse", "meta", "flat", "narrow"],
 )
 @pytest.mark.parametrize("remedy", REGULARISING)
 def test_a_term_of_the_loss_names_an_odd_input(remedy: str, x: Tensor) -> None:

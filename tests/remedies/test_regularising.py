@@ -43,7 +43,7 @@ def linear(a: float, b: float | None = None) -> Recurrent:
 def by_whole_jacobians(
     cell: Cell, x: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> tuple[float, list[Tensor]]:
-    """Ω from every state's own leaf and every step's whole Jacobian, of one lane after another."""
+    """Ω from every state's own leaf and every step's whole Jacobian, of one sequence after another."""
     total = 0.0
     for b in range(x.shape[1]):
         states = [cell.initial_state(1, x)]

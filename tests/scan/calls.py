@@ -28,7 +28,7 @@ View = Callable[[Tensor], Tensor]
 def make(
     kind: str,
     steps: int,
-    lanes: int,
+    batch_size: int,
     features: int,
     hidden: int,
     *,
@@ -37,8 +37,8 @@ def make(
 ) -> tuple[Cell, Tensor, State]:
     """A cell, an input and a state to start from, all random."""
     cell = CELLS[kind](features, hidden, bias=bias).to(dtype)
-    x = torch.randn(steps, lanes, features, dtype=dtype)
-    return cell, x, tuple(torch.randn(lanes, size, dtype=dtype) for size in cell.state_sizes)
+    x = torch.randn(steps, batch_size, features, dtype=dtype)
+    return cell, x, tuple(torch.randn(batch_size, size, dtype=dtype) for size in cell.state_sizes)
 
 
 def run(

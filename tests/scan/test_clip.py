@@ -36,16 +36,16 @@ options = pytest.mark.parametrize("chosen", OPTIONS)
 
 def draw(
     kind: str,
-    lanes: int = B,
+    batch_size: int = B,
     hidden: int = 7,
     dtype: torch.dtype = torch.float64,
     steps: int = T,
 ) -> tuple[Cell, Tensor, State]:
     if kind in CELLS:
-        return make(kind, steps, lanes, 3, hidden, dtype=dtype)
+        return make(kind, steps, batch_size, 3, hidden, dtype=dtype)
     cell = OWN[kind](3, hidden).to(dtype)
-    x = torch.randn(steps, lanes, 3, dtype=dtype)
-    return cell, x, tuple(torch.randn(lanes, n, dtype=dtype) for n in cell.state_sizes)
+    x = torch.randn(steps, batch_size, 3, dtype=dtype)
+    return cell, x, tuple(torch.randn(batch_size, n, dtype=dtype) for n in cell.state_sizes)
 
 
 def by_hand(cell: Cell, x: Tensor, state: State, bound: float) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def test_the_kernel_clips_as_the_reference_does(kind: str, chosen: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @every_cell
 def test_so_does_every_instruction_set(kind: str, dtype: torch.dtype, name: str) -> None:
-    cell, x, state = draw(kind, lanes=5, hidden=19, dtype=dtype)
+    cell, x, state = draw(kind, batch_size=5, hidden=19, dtype=dtype)
     lengths = torch.tensor([6, 1, 0, 4, 6])
     expected = run(cell, x, state, backend="reference", clip=BOUND, lengths=lengths)
     with library.using(name):
@@ -133,14 +133,14 @@ def test_so_does_every_instruction_set(kind: str, dtype: torch.dtype, name: str)
 
 
 @native
-@pytest.mark.parametrize("lanes", [1, 5, 17])
+@pytest.mark.parametrize("batch_size", [1, 5, 17])
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU", "staged"])
-def test_so_do_several_threads_which_share_lanes_or_units(
-    kind: str, threads: int, lanes: int
+def test_so_do_several_threads_which_share_sequences_or_units(
+    kind: str, threads: int, batch_size: int
 ) -> None:
-    # So much work that it is shared out, and with one lane, or five, by units.
-    cell, x, state = draw(kind, lanes=lanes, hidden=300, steps=40)
+    # So much work that it is shared out, and with one sequence, or five, by units.
+    cell, x, state = draw(kind, batch_size=batch_size, hidden=300, steps=40)
     expected = run(cell, x, state, backend="reference", clip=BOUND)
     torch.set_num_threads(threads)
     got = run(cell, x, state, clip=BOUND)
@@ -169,7 +169,7 @@ def test_an_infinite_bound_changes_no_bit_of_the_reference(kind: str) -> None:
 
 @both_backends
 def test_the_clipped_gradient_can_itself_be_differentiated(backend: Backend) -> None:
-    cell, x, state = draw("GRU", lanes=2, hidden=3)
+    cell, x, state = draw("GRU", batch_size=2, hidden=3)
     (a,) = leaves(x)
     weight = cell.weight_hh
 
@@ -193,7 +193,7 @@ def test_a_cell_that_takes_all_steps_at_once_takes_them_one_by_one() -> None:
 
 
 def test_a_bound_that_is_never_reached_leaves_the_right_gradient() -> None:
-    cell, x, state = draw("LSTM", lanes=2, hidden=3)
+    cell, x, state = draw("LSTM", batch_size=2, hidden=3)
     check_derivatives(
         cell,
         lambda cell, x, *s: scan(cell, x, s, backend="reference", clip=math.inf),

@@ -40,8 +40,8 @@ class Drawn(Staged):
     def project(self, x):
         return torch.sqrt(1 + torch.tanh(x @ self.weight_ih.T))
 
-    def noise(self, steps, lanes, like):
-        return torch.rand(steps, lanes, self.hidden_size, dtype=torch.float32).to(like.device)
+    def noise(self, steps, batch_size, like):
+        return torch.rand(steps, batch_size, self.hidden_size, dtype=torch.float32).to(like.device)
 
     def step(self, projected, state):
         (h,) = state
@@ -71,10 +71,10 @@ OPTIONS = {
 }
 
 
-def given(cell: Cell, steps=T, lanes=B):
+def given(cell: Cell, steps=T, batch_size=B):
     """An input, and a state to start from, of the cell's sizes."""
-    x = torch.randn(steps, lanes, cell.input_size, dtype=torch.float64)
-    return x, tuple(torch.randn(lanes, n, dtype=torch.float64) for n in cell.state_sizes)
+    x = torch.randn(steps, batch_size, cell.input_size, dtype=torch.float64)
+    return x, tuple(torch.randn(batch_size, n, dtype=torch.float64) for n in cell.state_sizes)
 
 
 def check(cell: Cell, x, state=None, *, steps=None, **options) -> None:
@@ -96,9 +96,9 @@ def test_every_number_is_the_reference_s(name, options):
 @pytest.mark.parametrize("sizes", [(5, 1, 3, 7), (3, 5, 2, 1), (1, 3, 1, 19), (2, 9, 3, 32)])
 @pytest.mark.parametrize("name", ["simple", "staged", "deep"])
 def test_at_any_size(name, sizes):
-    steps, lanes, features, hidden = sizes
+    steps, batch_size, features, hidden = sizes
     cell = CELLS[name](features, hidden).double()
-    check(cell, *given(cell, steps, lanes))
+    check(cell, *given(cell, steps, batch_size))
 
 
 @pytest.mark.parametrize("name", ["simple", "staged"])
@@ -151,7 +151,7 @@ def test_without_a_gradient(name):
     assert_close_by_name(*found, T)
 
 
-def test_steps_that_a_lane_skips():
+def test_steps_that_a_sequence_skips():
     cell = SideBySide(3, 7).double()
     x, state = given(cell)
     mask = torch.arange(T * B).view(T, B) % 3 > 0
@@ -388,7 +388,7 @@ def test_weight_drop_and_a_learnt_start_are_the_reference_s():
 def test_a_stream_gives_what_the_whole_gives(name):
     layer = Recurrent(CELLS[name], 3, 7).double().eval()
     x = torch.randn(5, 3, 3, dtype=torch.float64)
-    stream = layer.stream(lanes=3)
+    stream = layer.stream(batch_size=3)
     steps = torch.stack([stream(row).clone() for row in x])
     y, state = layer(x)
     assert_close_by_name({"y": steps}, {"y": y.detach()}, 5)
@@ -534,8 +534,8 @@ def test_a_cell_that_breaks_the_contract_is_named_with_the_rule(step, rule):
 
 
 def test_noise_must_be_as_wide_as_it_was():
-    def noise(self, steps, lanes, like):
-        return like.new_zeros(steps, lanes, self.hidden_size * (2 if lanes == 1 else 1))
+    def noise(self, steps, batch_size, like):
+        return like.new_zeros(steps, batch_size, self.hidden_size * (2 if batch_size == 1 else 1))
 
     layer = Recurrent(type("Mine", (Drawn,), {"noise": noise}), 3, 7, backend="native")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Steps that lanes skip: each lane alone, with its real steps cut out, gives the same."""
+"""Steps that sequences skip: each sequence alone, with its real steps cut out, gives the same."""
 
 import functools
 from collections.abc import Callable
@@ -44,20 +44,20 @@ backends = pytest.mark.parametrize(
 )
 
 
-def make(kind: str, steps: int, lanes: int) -> tuple[Cell, Tensor, State]:
+def make(kind: str, steps: int, batch_size: int) -> tuple[Cell, Tensor, State]:
     cell = CELLS[kind](D, H).double()
-    state = tuple(torch.randn(lanes, size).double() for size in cell.state_sizes)
-    return cell, torch.randn(steps, lanes, D).double(), state
+    state = tuple(torch.randn(batch_size, size).double() for size in cell.state_sizes)
+    return cell, torch.randn(steps, batch_size, D).double(), state
 
 
 def cut_out(
     cell: Cell, x: Tensor, state: State, mask: Tensor, resets: Tensor | None, reverse: bool
 ) -> tuple[Tensor, State]:
-    """Each lane alone: its real steps, split at resets, each piece by the contract of a cell alone."""
+    """Each sequence alone: its real steps, split at resets, each piece by the contract of a cell alone."""
     zeros = tuple(torch.zeros_like(s[:1]) for s in state)
     columns, finals = [], []
     for b in range(x.shape[1]):
-        lane = slice(b, b + 1)
+        sequence = slice(b, b + 1)
         pieces: list[list[int]] = [[]]
         due = False
         for t in range(len(x)):
@@ -69,14 +69,14 @@ def cut_out(
                 pieces[-1].append(t)
         order = pieces[::-1] if reverse else pieces
         column = list(x.new_zeros(len(x), H).unbind(0))
-        own = tuple(s[lane] for s in state)
+        own = tuple(s[sequence] for s in state)
         for k, piece in enumerate(order):
             if reverse and not piece:  # a reset at the first real step: nothing is read after it
                 continue
             own = own if k == 0 else zeros
             times = piece[::-1] if reverse else piece
             if times:
-                y, own = run_by_hand(cell, x[times][:, lane], own)
+                y, own = run_by_hand(cell, x[times][:, sequence], own)
                 for t, row in zip(times, y, strict=True):
                     column[t] = row[0]
         columns.append(torch.stack(column))
@@ -97,7 +97,7 @@ def run(
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("resets", [None, RESETS], ids=["whole", "resets"])
 @pytest.mark.parametrize("kind", CELLS)
-def test_a_lane_runs_as_if_the_steps_it_skips_were_not_there(
+def test_a_sequence_runs_as_if_the_steps_it_skips_were_not_there(
     kind: str, resets: Tensor | None, reverse: bool, backend: Backend
 ) -> None:
     cell, x, state = make(kind, 6, 4)
@@ -136,7 +136,7 @@ def test_what_stands_in_a_skipped_step_changes_no_bit(filling: float, backend: B
         assert value.isfinite().all() and torch.equal(got[name], value), name
 
 
-def test_a_mask_of_leading_steps_is_lengths_and_an_empty_lane_keeps_its_state() -> None:
+def test_a_mask_of_leading_steps_is_lengths_and_an_empty_sequence_keeps_its_state() -> None:
     cell, x, state = make("LSTM", 6, 3)
     lengths = torch.tensor([4, 0, 6])
     mask = torch.arange(6).unsqueeze(1) < lengths

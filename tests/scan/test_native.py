@@ -127,8 +127,8 @@ def test_every_instruction_set_computes_what_serial_does_and_serial_what_the_ref
         assert_close_by_name(got, serial, steps)
 
 
-# Big enough to be shared out: by lanes where there are several for each thread, else by units,
-# which the threads then wait for at every step; with fewer lanes than threads, and with more.
+# Big enough to be shared out: by sequences where there are several for each thread, else by units,
+# which the threads then wait for at every step; with fewer sequences than threads, and with more.
 SHARED = [
     Case(24, 1, 33, 100, threads=2),
     Case(24, 1, 33, 100, lengths=[20], resets=True, threads=3),
@@ -267,11 +267,11 @@ VIEWS: dict[str, tuple[tuple[int, ...], View]] = {  # the shape that becomes [5,
     "features first": ((4, 5, 3), lambda x: x.permute(1, 2, 0)),
     "reversed order": ((4, 3, 5), lambda x: x.permute(2, 1, 0)),
     "every other step": ((10, 3, 4), lambda x: x[::2]),
-    "every other lane": ((5, 6, 4), lambda x: x[:, 1::2]),
+    "every other sequence": ((5, 6, 4), lambda x: x[:, 1::2]),
     "every other feature": ((5, 3, 8), lambda x: x[..., ::2]),
     "part of the features": ((5, 3, 9), lambda x: x[..., 3:7]),
     "one step for all": ((1, 3, 4), lambda x: x.expand(5, 3, 4)),
-    "one lane for all": ((5, 1, 4), lambda x: x.expand(5, 3, 4)),
+    "one sequence for all": ((5, 1, 4), lambda x: x.expand(5, 3, 4)),
     "one feature for all": ((5, 3, 1), lambda x: x.expand(5, 3, 4)),
     "one number for all": ((1, 1, 1), lambda x: x.expand(5, 3, 4)),
     "overlapping windows": ((28,), lambda x: x.as_strided((5, 3, 4), (3, 2, 1))),
@@ -326,9 +326,9 @@ def test_states_weights_lengths_and_resets_in_any_layout_are_read_right(kind: st
 # What of the outputs a loss may take, whose gradient then arrives expanded, strided or not at all.
 LOSSES = {
     "sum of all": lambda y, final: y.sum(),
-    "sum of units of one lane": lambda y, final: y[:, 1].sum(),
+    "sum of units of one sequence": lambda y, final: y[:, 1].sum(),
     "mean over time": lambda y, final: (y.mean(0) * torch.arange(7.0)).sum(),
-    "one row for all steps and lanes": lambda y, final: (y * torch.arange(7.0)).sum(),
+    "one row for all steps and sequences": lambda y, final: (y * torch.arange(7.0)).sum(),
     "one column for all units": lambda y, final: (y.sum(-1) * torch.arange(3.0)).sum(),
     "batch first": lambda y, final: (y.transpose(0, 1) * torch.arange(105.0).view(3, 5, 7)).sum(),
     "units first": lambda y, final: (y.permute(2, 1, 0) * torch.arange(105.0).view(7, 3, 5)).sum(),
@@ -437,7 +437,7 @@ def test_infinite_inputs_give_what_they_give_in_the_reference(
 @both_dtypes
 @pytest.mark.parametrize("hidden", [7, 33])
 @every_cell
-def test_nan_in_one_lane_stays_in_that_lane(
+def test_nan_in_one_sequence_stays_in_that_sequence(
     kind: str, hidden: int, dtype: torch.dtype, reverse: bool
 ) -> None:
     cell, x, state = make(kind, 5, 4, 3, hidden, dtype=dtype)
@@ -446,13 +446,13 @@ def test_nan_in_one_lane_stays_in_that_lane(
     state[0][3, 1] = torch.nan
     got = run(cell, x, state, reverse=reverse)
     for name, value in got.items():
-        if "weight" in name or "bias" in name:  # a sum over all lanes
+        if "weight" in name or "bias" in name:  # a sum over all sequences
             continue
-        lane = 0 if name.endswith(("_n", "_0")) else 1
+        sequence = 0 if name.endswith(("_n", "_0")) else 1
         for b in (0, 2):
-            own = value.select(lane, b)
+            own = value.select(sequence, b)
             assert own.isfinite().all(), name
-            assert torch.equal(own, clean[name].select(lane, b)), name
+            assert torch.equal(own, clean[name].select(sequence, b)), name
     assert got["h"][:, 1].isnan().any() and got["h"][:, 3].isnan().any()
     assert_close_by_name(got, run(cell, x, state, backend="reference", reverse=reverse), 5)
 
@@ -507,7 +507,7 @@ def test_what_a_loss_says_about_the_padding_reaches_nothing(kind: str, reverse: 
 
 @both_directions
 @every_cell
-def test_an_empty_lane_keeps_its_state_and_passes_its_gradient_through(
+def test_an_empty_sequence_keeps_its_state_and_passes_its_gradient_through(
     kind: str, reverse: bool
 ) -> None:
     cell, x, state = make(kind, 5, 2, 3, 7)

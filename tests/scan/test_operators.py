@@ -186,16 +186,16 @@ def operators(exported: torch.export.ExportedProgram) -> list[object]:
 
 
 @pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU"])
-def test_an_exported_layer_is_one_opaque_operator_for_any_number_of_lanes_and_steps(
+def test_an_exported_layer_is_one_opaque_operator_for_any_number_of_sequences_and_steps(
     kind: str,
 ) -> None:
     layer = Recurrent(CELLS[kind], 3, 17, backend="native").eval()
-    dynamic = {"x": {0: Dim("steps"), 1: Dim("lanes")}}
+    dynamic = {"x": {0: Dim("steps"), 1: Dim("batch_size")}}
     exported = torch.export.export(layer, (torch.randn(5, 2, 3),), dynamic_shapes=dynamic)
     assert operators(exported).count(FORWARD) == 1
     assert not [t for t in operators(exported) if "mm" in str(t) or "tanh" in str(t)]
-    for steps, lanes in ((5, 2), (7, 9), (2, 3)):
-        x = torch.randn(steps, lanes, 3)
+    for steps, batch_size in ((5, 2), (7, 9), (2, 3)):
+        x = torch.randn(steps, batch_size, 3)
         with torch.no_grad():
             (y, got), (expected, final) = exported.module()(x), layer(x)
         assert torch.equal(y, expected)

@@ -42,7 +42,7 @@ Scan = Callable[[Cell, Tensor, State], tuple[Tensor, State]]
 def make(
     kind: str,
     steps: int,
-    lanes: int,
+    batch_size: int,
     *,
     features: int = D,
     hidden: int = H,
@@ -50,8 +50,8 @@ def make(
 ) -> tuple[Cell, Tensor, State]:
     """A cell, an input and a state to start from, all random."""
     cell = CELLS[kind](features, hidden).to(dtype)
-    state = tuple(torch.randn(lanes, size, dtype=dtype) for size in cell.state_sizes)
-    return cell, torch.randn(steps, lanes, features, dtype=dtype), state
+    state = tuple(torch.randn(batch_size, size, dtype=dtype) for size in cell.state_sizes)
+    return cell, torch.randn(steps, batch_size, features, dtype=dtype), state
 
 
 def run(call: Scan, cell: Cell, x: Tensor, state: State) -> dict[str, Tensor]:
@@ -63,8 +63,8 @@ def run(call: Scan, cell: Cell, x: Tensor, state: State) -> dict[str, Tensor]:
     return collect(outputs, sources | dict(cell.named_parameters()))
 
 
-def lane_by_lane(lengths: list[int], *, reverse: bool) -> Scan:
-    """What lengths mean: each lane runs alone over its own steps, and its outputs end in zeros."""
+def one_by_one(lengths: list[int], *, reverse: bool) -> Scan:
+    """What lengths mean: each sequence runs alone over its own steps, and its outputs end in zeros."""
 
     def call(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         ys, finals = [], []
@@ -83,12 +83,12 @@ def lane_by_lane(lengths: list[int], *, reverse: bool) -> Scan:
 
 @both_directions
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize(("steps", "lanes"), [(1, 1), (1, 3), (5, 1), (63, 3)])
+@pytest.mark.parametrize(("steps", "batch_size"), [(1, 1), (1, 3), (5, 1), (63, 3)])
 @every_cell
 def test_it_is_one_step_after_another_and_reversed_from_the_last_to_the_first(
-    kind: str, steps: int, lanes: int, dtype: torch.dtype, reverse: bool
+    kind: str, steps: int, batch_size: int, dtype: torch.dtype, reverse: bool
 ) -> None:
-    cell, x, state = make(kind, steps, lanes, dtype=dtype)
+    cell, x, state = make(kind, steps, batch_size, dtype=dtype)
 
     def by_hand(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
         if not reverse:
@@ -100,27 +100,27 @@ def test_it_is_one_step_after_another_and_reversed_from_the_last_to_the_first(
     assert_close_by_name(got, run(by_hand, cell, x, state), steps)
 
 
-# Unsorted, with an empty lane; the last steps nobody's; every lane whole; every lane empty.
+# Unsorted, with an empty sequence; the last steps nobody's; every sequence whole; every sequence empty.
 @pytest.mark.parametrize("lengths", [[3, 0, 5, 1], [2, 1, 3, 1], [5, 5, 5, 5], [0, 0, 0, 0]])
 @both_directions
 @every_cell
-def test_with_lengths_each_lane_runs_as_if_alone(
+def test_with_lengths_each_sequence_runs_as_if_alone(
     kind: str, reverse: bool, lengths: list[int]
 ) -> None:
     cell, x, state = make(kind, 5, 4)
     got = run(lambda *a: scan(*a, lengths=torch.tensor(lengths), reverse=reverse), cell, x, state)
-    assert_close_by_name(got, run(lane_by_lane(lengths, reverse=reverse), cell, x, state), 5)
+    assert_close_by_name(got, run(one_by_one(lengths, reverse=reverse), cell, x, state), 5)
 
 
 @given(data=st.data())
 @settings(deadline=None, max_examples=25, derandomize=True)
-def test_with_any_lengths_each_lane_runs_as_if_alone(data: st.DataObject) -> None:
+def test_with_any_lengths_each_sequence_runs_as_if_alone(data: st.DataObject) -> None:
     T, kind = data.draw(st.integers(0, 6)), data.draw(st.sampled_from(sorted(CELLS)))
     lengths = data.draw(st.lists(st.integers(0, T), min_size=1, max_size=4))
     reverse = data.draw(st.booleans())
     cell, x, state = make(kind, T, len(lengths))
     got = run(lambda *a: scan(*a, lengths=torch.tensor(lengths), reverse=reverse), cell, x, state)
-    assert_close_by_name(got, run(lane_by_lane(lengths, reverse=reverse), cell, x, state), T)
+    assert_close_by_name(got, run(one_by_one(lengths, reverse=reverse), cell, x, state), T)
 
 
 def assert_bits_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -173,7 +173,7 @@ def test_what_a_loss_says_about_the_padding_reaches_nothing(kind: str, reverse: 
 
 @both_directions
 @every_cell
-def test_an_empty_lane_keeps_its_state_and_passes_its_gradient_through(
+def test_an_empty_sequence_keeps_its_state_and_passes_its_gradient_through(
     kind: str, reverse: bool
 ) -> None:
     cell, x, state = make(kind, 5, 2)
@@ -207,7 +207,7 @@ def test_without_steps_the_state_stays_and_there_is_no_output(kind: str, reverse
 @pytest.mark.parametrize("lengths", [None, torch.zeros(0).long()], ids=["full", "ragged"])
 @pytest.mark.parametrize("steps", [0, 1, 4])
 @every_cell
-def test_without_lanes_every_result_is_empty_and_every_gradient_is_zero(
+def test_without_sequences_every_result_is_empty_and_every_gradient_is_zero(
     kind: str, steps: int, lengths: Tensor | None, reverse: bool
 ) -> None:
     cell, x, state = make(kind, steps, 0)
@@ -236,8 +236,8 @@ class Learned(Cell):
         super().__init__(input_size, hidden_size)
         self.start = nn.Parameter(torch.full((hidden_size,), 3.0))
 
-    def initial_state(self, lanes: int, like: Tensor) -> State:
-        return (self.start.expand(lanes, -1).to(like),)
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        return (self.start.expand(batch_size, -1).to(like),)
 
     def project(self, x: Tensor) -> Tensor:
         return x
@@ -246,7 +246,7 @@ class Learned(Cell):
         return (state[0] + projected,)
 
 
-def test_a_cell_may_learn_its_initial_state_and_even_an_empty_lane_teaches_it() -> None:
+def test_a_cell_may_learn_its_initial_state_and_even_an_empty_sequence_teaches_it() -> None:
     cell = Learned(2, 2)
     y, (final,) = scan(cell, torch.ones(4, 3, 2), lengths=torch.tensor([4, 1, 0]))
     assert final[:, 0].tolist() == [7, 4, 3]
@@ -418,7 +418,7 @@ def test_a_step_that_would_overflow_in_the_padding_leaves_every_gradient_finite(
     assert all(parameter.grad.isfinite().all() for parameter in cell.parameters())
 
 
-def test_a_lane_of_length_0_with_a_state_of_nan_keeps_it_to_itself() -> None:
+def test_a_sequence_of_length_0_with_a_state_of_nan_keeps_it_to_itself() -> None:
     cell = cells.Elman(2, 3)
     state = torch.zeros(2, 3)
     state[0] = torch.nan

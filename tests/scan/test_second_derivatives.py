@@ -310,8 +310,8 @@ def test_a_weight_that_is_no_parameter_is_differentiated_too() -> None:
 NOTHING = {
     "no real step": (4, 3, {"lengths": [0, 0, 0]}),
     "all masked": (4, 3, {"mask": torch.zeros(4, 3, dtype=torch.bool)}),
-    "no lanes": (4, 0, {}),
-    "no lanes, lengths": (4, 0, {"lengths": []}),
+    "no sequences": (4, 0, {}),
+    "no sequences, lengths": (4, 0, {"lengths": []}),
     "no steps": (0, 3, {}),
     "no steps, lengths": (0, 3, {"lengths": [0, 0, 0]}),
     "some empty": (4, 3, {"lengths": [0, 3, 0]}),
@@ -321,10 +321,10 @@ NOTHING = {
 @pytest.mark.parametrize("case", NOTHING)
 @pytest.mark.parametrize("cell", [cells.GRU, cells.LSTM, cells.LRU, Leaky, SideBySide])
 def test_of_sequences_without_steps_too(cell: type[Cell], case: str) -> None:
-    steps, lanes, options = NOTHING[case]
+    steps, batch_size, options = NOTHING[case]
     layer = Recurrent(cell, 3, 5, depth=2).double()
-    x = torch.randn(steps, lanes, 3, dtype=torch.float64)
-    state = [torch.randn(shape, dtype=torch.float64) for shape in layer.state_shapes(lanes)]
+    x = torch.randn(steps, batch_size, 3, dtype=torch.float64)
+    state = [torch.randn(shape, dtype=torch.float64) for shape in layer.state_shapes(batch_size)]
     for given in ((), state):
         found = []
         for backend in ("auto", "reference"):

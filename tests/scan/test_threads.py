@@ -21,7 +21,7 @@ some_cells = pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU"])
 any_threads = pytest.mark.parametrize("threads", [1, 2, 3])
 
 
-# Shared out by units, by lanes, and by lanes of unequal length.
+# Shared out by units, by sequences, and by sequences of unequal length.
 @pytest.mark.parametrize(
     ("sizes", "lengths"),
     [((24, 1, 7, 100), None), ((20, 13, 7, 65), None), ((20, 5, 7, 100), [20, 3, 0, 11, 7])],

@@ -18,7 +18,7 @@ from unrolled.errors import DataError, RunError
 from unrolled.text.data.vocabulary import START
 from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Trainer, evaluate_continuous, steps_of
-from unrolled.training.feeds import Windows, evaluation_windows, feed_of, windows_of
+from unrolled.training.feeds import WindowFeed, evaluation_windows, feed_of, windows_of
 from unrolled.training.files import read_tensors
 from unrolled.training.measures import real
 from unrolled.training.run import TRAINING
@@ -36,14 +36,14 @@ def plain(run: Run) -> LanguageModel:
 def test_windows_hold_every_token_of_the_split_in_order_and_its_successor(tmp_path: Path) -> None:
     data = make_run(tmp_path / "run", **CONTINUOUS).dataset()
     windows = windows_of(data, "train", 3, 7)
-    lanes: list[list[int]] = [[], [], []]
+    batch_size: list[list[int]] = [[], [], []]
     nexts: list[list[int]] = [[], [], []]
     for window in windows:
         for b, length in enumerate(window.lengths.tolist()):
-            lanes[b] += window.data[0][:length, b].tolist()
+            batch_size[b] += window.data[0][:length, b].tolist()
             nexts[b] += window.data[1][:length, b].tolist()
     expected = data.documents("train")
-    assert list(chain(*lanes)) == [int(n) for tokens, _ in expected for n in tokens]
+    assert list(chain(*batch_size)) == [int(n) for tokens, _ in expected for n in tokens]
     assert list(chain(*nexts)) == [int(n) for _, targets in expected for n in targets]
     for tokens, targets in expected:
         assert tokens[0] == START and (tokens[1:] == targets[:-1]).all()
@@ -230,7 +230,9 @@ def test_an_evaluation_does_not_disturb_the_training(tmp_path: Path) -> None:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", **CONTINUOUS, steps=120, learning_rate=0.02, k2=14, lanes=16)
+    run = make_run(
+        tmp_path / "run", **CONTINUOUS, steps=120, learning_rate=0.02, k2=14, batch_size=16
+    )
     diary = Diary()
     outcome = Trainer(run).train((diary,))
     targets = np.concatenate([t for _, t in run.dataset().documents("train")])
@@ -276,7 +278,7 @@ def test_a_split_without_text_has_no_windows(tmp_path: Path) -> None:
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", **CONTINUOUS)
     feed = feed_of(run.new_model(), run.dataset(), run.settings)
-    assert isinstance(feed, Windows)
+    assert isinstance(feed, WindowFeed)
     feed.loss(next(feed.epoch(0, 0)))
     other = Carry(torch.nn.LSTM(3, 4))
     with other.window():

@@ -432,7 +432,7 @@ def test_where_a_watched_training_broke_is_said(
     token = read[-3, 0]
     bad = read == token
     step = int(bad.any(1).nonzero()[0])
-    lane = int(bad[step].nonzero()[0])
+    sequence = int(bad[step].nonzero()[0])
 
     class Spoiler(Seen):
         def step(self, step: Any) -> None:
@@ -444,7 +444,7 @@ def test_where_a_watched_training_broke_is_said(
     with pytest.raises(RunError, match="is nan at step 3 of 8") as caught:
         trainer.train((Spoiler(),), watch_every=every)
     assert str(run.directory) in str(caught.value)
-    place = f"NaN came up in the state at step {step} of lane {lane}, in layers, level 0, "
+    place = f"NaN came up in the state at step {step} of sequence {sequence}, in layers, level 0, "
     assert (place in str(caught.value)) == (every is not None)
 
 

@@ -5,7 +5,7 @@ from unrolled.bptt.checkpointed import checkpointed, checkpointed_loss
 from unrolled.bptt.gradcheck import GradientCheck, GradientRow, gradcheck
 from unrolled.bptt.online import RTRL, UORO, SnAp1
 from unrolled.bptt.truncated import Truncated, truncated
-from unrolled.bptt.windows import Lanes, Window, lanes
+from unrolled.bptt.windows import Window, Windows, make_windows
 
 __all__ = [
     "RTRL",
@@ -13,13 +13,13 @@ __all__ = [
     "Carry",
     "GradientCheck",
     "GradientRow",
-    "Lanes",
     "SnAp1",
     "Truncated",
     "Window",
+    "Windows",
     "checkpointed",
     "checkpointed_loss",
     "gradcheck",
-    "lanes",
+    "make_windows",
     "truncated",
 ]

@@ -25,7 +25,7 @@ class Carry:
         >>> from unrolled import bptt
         >>> model = torch.nn.ModuleDict({"rnn": unrolled.LSTM(3, 5), "head": torch.nn.Linear(5, 1)})
         >>> carry = bptt.Carry(model)
-        >>> for x in torch.randn(4, 7, 2, 3):  # windows [T, B, D] of one long sequence a lane
+        >>> for x in torch.randn(4, 7, 2, 3):  # windows [T, B, D] of one long sequence a row
         ...     with carry.window():
         ...         y, _ = model["rnn"](x)
         ...         loss = model["head"](y).square().mean()
@@ -64,7 +64,7 @@ class Carry:
         self.initial = check_initial(self.layers, initial)
         self.batch_first = batch_first
         self.kept: dict[str, States] = {mode: {} for mode in MODES}
-        self._ended: dict[str, Tensor | None] = dict.fromkeys(MODES)  # lanes that ended early, [B]
+        self._ended: dict[str, Tensor | None] = dict.fromkeys(MODES)  # rows that ended early, [B]
 
     # --- Windows ---------------------------------------------------------------------------------
 
@@ -77,10 +77,10 @@ class Carry:
         The states move on when the block is left, unless by an error.
 
         Args:
-            resets: boolean ``[T, B]``: where true, a new sequence begins with that step in that lane,
+            resets: boolean ``[T, B]``: where true, a new sequence begins with that step in that row,
                 and neither state nor gradient crosses from the step before it.
-            lengths: ``[B]``, of lanes that end within the window. The layers read no further, if they
-                can (``Recurrent`` and the drop-in layers); in later windows such a lane must begin a new
+            lengths: ``[B]``, of rows that end within the window. The layers read no further, if they
+                can (``Recurrent`` and the drop-in layers); in later windows such a row must begin a new
                 sequence, or have length 0.
 
         Raises:
@@ -117,24 +117,24 @@ class Carry:
         finally:
             self.kept, self._ended = kept
 
-    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
-        """Begin anew, in all lanes or in those of these numbers.
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Begin anew, in all rows or in those of these numbers.
 
-        A lane begins in zeros, or in what is learnt as it is now, without its gradient; ``resets`` of
+        A row begins in zeros, or in what is learnt as it is now, without its gradient; ``resets`` of
         the next window's first step give it that too.
 
         Raises:
-            IndexError: there is no such lane.
+            IndexError: there is no such row.
         """
         mode = self.mode()
-        if lanes is None:
+        if rows is None:
             self.kept[mode], self._ended[mode] = {}, None
             return
         with torch.inference_mode(False), torch.no_grad():
             injection = self.injection({}, None, None)
             for name, state in self.kept[mode].items():
                 count = state[0].shape[1]
-                chosen = chosen_lanes(lanes, count, state[0].device)
+                chosen = chosen_rows(rows, count, state[0].device)
                 fresh = injection.fresh(name, count, state[0])
                 self.kept[mode][name] = tuple(
                     torch.where(chosen.view(1, -1, 1), f, s)
@@ -142,7 +142,7 @@ class Carry:
                 )
             ended = self._ended[mode]
             if ended is not None:
-                self._ended[mode] = ended & ~chosen_lanes(lanes, len(ended), ended.device)
+                self._ended[mode] = ended & ~chosen_rows(rows, len(ended), ended.device)
 
     @property
     def states(self) -> States:
@@ -201,8 +201,8 @@ class Carry:
 
     def _checked(self, name: str, parts: Mapping[int, Tensor]) -> State:
         state = tuple(parts[k] for k in sorted(parts))
-        lanes = state[0].shape[1] if state[0].dim() == 3 else 1
-        expected = [tuple(shape) for shape in state_shapes(self.layers[name], lanes)]
+        batch_size = state[0].shape[1] if state[0].dim() == 3 else 1
+        expected = [tuple(shape) for shape in state_shapes(self.layers[name], batch_size)]
         if (
             sorted(parts) != list(range(len(expected)))
             or [tuple(s.shape) for s in state] != expected
@@ -224,7 +224,7 @@ class Carry:
         self.keep(mode, injection.finals, injection.ended, detach=detach)
 
     def keep(self, mode: str, finals: States, ended: Tensor | None, *, detach: bool = True) -> None:
-        """The next window begins with ``finals``, and with these lanes at an end."""
+        """The next window begins with ``finals``, and with these rows at an end."""
         if detach:
             finals = {n: tuple(s.detach() for s in state) for n, state in finals.items()}
         self.kept[mode] = {**self.kept[mode], **finals}
@@ -248,11 +248,11 @@ class Carry:
                 got = list(resets.shape) if isinstance(resets, Tensor) else type(resets).__name__
                 expected = "[B, T]" if self.batch_first else "[T, B]"
                 raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
-            steps, lanes = resets.shape[::-1] if self.batch_first else resets.shape
-            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first)
+            steps, batch_size = resets.shape[::-1] if self.batch_first else resets.shape
+            resets = check_resets(resets, steps, batch_size, batch_first=self.batch_first)
         if lengths is not None:
-            lanes = len(lengths) if isinstance(lengths, Tensor | Sequence) else -1
-            lengths = check_lengths(lengths, 2**62, lanes)
+            batch_size = len(lengths) if isinstance(lengths, Tensor | Sequence) else -1
+            lengths = check_lengths(lengths, 2**62, batch_size)
         return resets, lengths
 
     def mode(self) -> str:
@@ -264,7 +264,7 @@ class Carry:
         return training
 
     def refuse_ended(self, mode: str, resets: Tensor | None, lengths: Tensor | None) -> None:
-        """Refuse a window in which a lane goes on that has ended."""
+        """Refuse a window in which a row goes on that has ended."""
         ended = self._ended[mode]
         if ended is None:
             return
@@ -275,13 +275,13 @@ class Carry:
         ):
             if fine is not None and fine.shape != wrong.shape:
                 raise ValueError(
-                    f"{name}: got {len(fine)} lanes, expected {len(wrong)} as in the window before"
+                    f"{name}: got {len(fine)} rows, expected {len(wrong)} as in the window before"
                 )
             wrong &= True if fine is None else ~fine.to(wrong.device)
         if wrong.any():
-            lane = int(wrong.nonzero()[0])
+            row = int(wrong.nonzero()[0])
             raise ValueError(
-                f"lengths: lane {lane} ended in an earlier window, but goes on in this one; let resets "
+                f"lengths: row {row} ended in an earlier window, but goes on in this one; let resets "
                 "begin a new sequence with its first step, or give it the length 0"
             )
 
@@ -297,18 +297,18 @@ def lasting(tensor: Tensor) -> Tensor:
     return copied(tensor) if tensor.is_inference() else tensor.detach()
 
 
-def chosen_lanes(lanes: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
-    """Which of ``count`` lanes are meant, as a boolean ``[B]``."""
-    expected = "numbers of lanes, or a boolean a lane"
-    numbers = check_numbers("lanes", lanes, expected)
+def chosen_rows(rows: Sequence[int] | Tensor, count: int, device: torch.device) -> Tensor:
+    """Which of ``count`` rows are meant, as a boolean ``[B]``."""
+    expected = "numbers of rows, or a boolean a row"
+    numbers = check_numbers("rows", rows, expected)
     if numbers.dtype == torch.bool and numbers.shape == (count,):
         return numbers.to(device)
     is_whole = numbers.dtype != torch.bool and not numbers.is_floating_point()
     if numbers.dim() != 1 or (numbers.numel() and not is_whole):  # an empty list has no dtype
-        raise TypeError(f"lanes: got {lanes!r}, expected {expected}")
+        raise TypeError(f"rows: got {rows!r}, expected {expected}")
     chosen = torch.zeros(count, dtype=torch.bool, device=device)
     for number in numbers.tolist():
         if not 0 <= number < count:
-            raise IndexError(f"lanes: got {number}, expected from 0 to {count - 1}")
+            raise IndexError(f"rows: got {number}, expected from 0 to {count - 1}")
         chosen[number] = True
     return chosen

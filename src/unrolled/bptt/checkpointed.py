@@ -35,7 +35,9 @@ from unrolled.shapes import (
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
 CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
-PROBE = 8  # steps that are run to see what autograd keeps: the first, at which all lanes are there
+PROBE = (
+    8  # steps that are run to see what autograd keeps: the first, at which all sequences are there
+)
 
 
 def checkpointed(
@@ -190,14 +192,14 @@ def checkpointed_loss(
     shapes = {tuple(s.shape[:2]) for s in sequences}
     if len(shapes) != 1:
         raise ValueError(f"sequences: got {sorted(shapes)}, expected one T, B")
-    steps, lanes = sequences[0].shape[time], sequences[0].shape[1 - time]
+    steps, batch_size = sequences[0].shape[time], sequences[0].shape[1 - time]
     if not steps:
         raise ValueError(f"sequences: got {list(sequences[0].shape)}, expected at least one step")
     if resets is not None:
-        resets = check_resets(resets, steps, lanes, batch_first=batch_first)
+        resets = check_resets(resets, steps, batch_size, batch_first=batch_first)
     real = None
     if lengths is not None:
-        real = real_steps(check_lengths(lengths, steps, lanes), steps)
+        real = real_steps(check_lengths(lengths, steps, batch_size), steps)
     carry = Carry(model, batch_first=batch_first) if carry is None else carry
     mode = carry.mode()
     carry.refuse_ended(mode, resets, None if real is None else real.sum(0))
@@ -414,7 +416,7 @@ def _refused(layer: nn.Module) -> str:
         return f"{kind}, expected Recurrent or a drop-in layer; unrolled.accelerate makes it one"
     if layer.proj_size:
         return f"{kind} with proj_size, expected none; use Recurrent with projection="
-    return f"{kind} and one sequence [T, D]; add the lane dimension with unsqueeze"
+    return f"{kind} and one sequence [T, D]; add the sequence dimension with unsqueeze"
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Injection:
     """Inside the block, each recurrent layer of a model begins in the state that is meant for it.
 
     A layer called without a state is given its own. Afterwards the state it ended in is in ``finals``,
-    as part of the graph, and ``ended`` says which lanes ended before the last step. Of a bidirectional
+    as part of the graph, and ``ended`` says which rows ended before the last step. Of a bidirectional
     layer only the forward direction is given a state: what the backward one would need comes later,
     and it begins anew. The layers are as before when the block is left, in whatever way.
 
@@ -99,7 +99,7 @@ class Injection:
         if given is not None:
             result = forward(x, given, **named)
         elif isinstance(x, Tensor) and x.dim() == 2 and isinstance(layer, nn.RNNBase):
-            result = self._without_lanes(name, forward, x, named)
+            result = self._without_batch(name, forward, x, named)
         else:
             result = self._begin(name, forward, x, named)
         # The caller has these very tensors, and may write into them.
@@ -108,7 +108,7 @@ class Injection:
         self.finals[name] = tuple(s.unsqueeze(1) for s in final) if is_single else final
         return result
 
-    def _without_lanes(self, name: str, forward: Any, x: Tensor, options: dict[str, Any]) -> Any:
+    def _without_batch(self, name: str, forward: Any, x: Tensor, options: dict[str, Any]) -> Any:
         """One sequence ``[T, D]``, as ``torch.nn`` takes it."""
         layer = cast(nn.RNNBase, self.layers[name])
         time = 1 if layer.batch_first else 0
@@ -118,12 +118,12 @@ class Injection:
     def _begin(self, name: str, forward: Any, x: Any, options: dict[str, Any]) -> Any:
         """``forward`` from the layer's own state, through the resets on its way."""
         layer = self.layers[name]
-        lanes, like = _lanes_of(layer, x)
+        batch_size, like = _batch_of(layer, x)
         resets, real = self._of(name, x, options.pop("resets", None))
         fresh: State | None = None
         if resets is not None or name in self.initial or directions(layer) == 2:
-            fresh = self.fresh(name, lanes, like)
-        start = self._start(name, lanes, fresh)
+            fresh = self.fresh(name, batch_size, like)
+        start = self._start(name, batch_size, fresh)
         if start is None and name in self.initial:
             start = fresh
         if resets is not None and fresh is not None:
@@ -161,31 +161,31 @@ class Injection:
             raise ValueError(
                 f"{kind}: got them, but {_called(name)} reads a PackedSequence; expected a tensor"
             )
-        steps, lanes = x.shape[1::-1] if first else x.shape[:2]
+        steps, batch_size = x.shape[1::-1] if first else x.shape[:2]
         if real is not None and real.dim() == 1:
-            real = real_steps(check_lengths(real, steps, lanes), steps)
+            real = real_steps(check_lengths(real, steps, batch_size), steps)
         for kind, flags in (("resets", resets), ("lengths", real)):
-            if flags is not None and tuple(flags.shape) != (steps, lanes):
+            if flags is not None and tuple(flags.shape) != (steps, batch_size):
                 raise ValueError(
                     f"{kind}: got T, B = {list(flags.shape)}, but {_called(name)} reads "
-                    f"{[steps, lanes]}"
+                    f"{[steps, batch_size]}"
                 )
         real = None if real is None or real.all() else real.to(x.device)
         self.ended = None if real is None else ~real[-1]
         found = [] if resets is None else [resets.to(x.device)]
         if given is not None:
-            found.append(check_resets(given, steps, lanes, batch_first=first).to(x.device))
+            found.append(check_resets(given, steps, batch_size, batch_first=first).to(x.device))
         resets = reduce(torch.logical_or, found) if found else None
         return resets if resets is not None and resets.any() else None, real
 
-    def _start(self, name: str, lanes: int, fresh: State | None) -> State | None:
+    def _start(self, name: str, batch_size: int, fresh: State | None) -> State | None:
         """The state that is meant for the layer, if there is one."""
         layer, state = self.layers[name], self.states.get(name)
         if state is None:
             return None
-        if state[0].shape[1] != lanes:
+        if state[0].shape[1] != batch_size:
             raise ValueError(
-                f"x: got {lanes} lanes in {_called(name)}, expected {state[0].shape[1]} as in the "
+                f"x: got {batch_size} rows in {_called(name)}, expected {state[0].shape[1]} as in the "
                 "window before; keep the batch size, or begin anew with reset()"
             )
         if directions(layer) == 1 or fresh is None:
@@ -194,11 +194,11 @@ class Injection:
         kept = forward.view(-1, 1, 1)
         return tuple(torch.where(kept, s, f) for s, f in zip(state, fresh, strict=True))
 
-    def fresh(self, name: str, lanes: int, like: Tensor) -> State:
-        """The state in which ``lanes`` sequences begin in a layer."""
+    def fresh(self, name: str, batch_size: int, like: Tensor) -> State:
+        """The state in which ``batch_size`` sequences begin in a layer."""
         if name in self.initial:
-            return tuple(s.expand(-1, lanes, -1).to(like) for s in self.initial[name])
-        return fresh_state(self.layers[name], lanes, like)
+            return tuple(s.expand(-1, batch_size, -1).to(like) for s in self.initial[name])
+        return fresh_state(self.layers[name], batch_size, like)
 
     def _masked(self, name: str, real: Tensor, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` with the real steps, unless the caller gives them."""
@@ -215,13 +215,13 @@ class Injection:
             return options | {"lengths": lengths}
         if isinstance(layer, TorchLayer):
             raise ValueError(
-                f"lengths: got lanes that begin anew after their end within k2 steps, but "
-                f"{_called(name)} takes one end a lane; use Recurrent"
+                f"lengths: got rows that begin anew after their end within k2 steps, but "
+                f"{_called(name)} takes one end a row; use Recurrent"
             )
         kind = f"torch.nn.{type(layer).__name__}"
         raise ValueError(
-            f"lengths: got lanes that end early, but {_called(name)} is a {kind} and reads every step; "
-            "use Recurrent, or unrolled.accelerate(model) where each lane ends once"
+            f"lengths: got rows that end early, but {_called(name)} is a {kind} and reads every step; "
+            "use Recurrent, or unrolled.accelerate(model) where each row ends once"
         )
 
     def _goes_in_parts(self, name: str, options: Mapping[str, Any]) -> bool:
@@ -299,7 +299,7 @@ def _called(name: str) -> str:
     return f"layer {name!r}" if name else "the layer"
 
 
-def _lanes_of(layer: Layer, x: Any) -> tuple[int, Tensor]:
+def _batch_of(layer: Layer, x: Any) -> tuple[int, Tensor]:
     """B of a layer's input, and a tensor of its dtype and device."""
     if isinstance(x, PackedSequence):
         return int(x.batch_sizes[0]), x.data
@@ -309,9 +309,9 @@ def _lanes_of(layer: Layer, x: Any) -> tuple[int, Tensor]:
     return x.shape[0 if layer.batch_first else 1], x
 
 
-def _where(lanes: Tensor, new: State, old: State) -> State:
-    """``new`` for the ``lanes`` that are true, ``old`` for the others."""
-    chosen = lanes.view(1, -1, 1)
+def _where(batch_size: Tensor, new: State, old: State) -> State:
+    """``new`` for the ``batch_size`` that are true, ``old`` for the others."""
+    chosen = batch_size.view(1, -1, 1)
     return tuple(torch.where(chosen, n, o) for n, o in zip(new, old, strict=True))
 
 

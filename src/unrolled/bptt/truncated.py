@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from unrolled.bptt.carry import Carry, chosen_lanes, copied
+from unrolled.bptt.carry import Carry, chosen_rows, copied
 from unrolled.bptt.inject import Injection, States
 from unrolled.layers.explain import is_recurrent
 from unrolled.shapes import (
@@ -114,7 +114,7 @@ class Truncated:
         self.generator = generator
         self.time = 1 if batch_first else 0
         self._history: list[Chunk] = []
-        self._pending: Tensor | None = None  # lanes that begin anew with the next window, [B]
+        self._pending: Tensor | None = None  # rows that begin anew with the next window, [B]
         self._span = 0  # windows since the last truncation
 
     def __call__(
@@ -131,7 +131,7 @@ class Truncated:
             ValueError: k1 is larger than k2; or a shape does not fit, also not to the window before.
             RuntimeError: no recurrent layer of the model ran.
         """
-        steps, lanes = self._steps_of(inputs), inputs[0].shape[1 - self.time]
+        steps, batch_size = self._steps_of(inputs), inputs[0].shape[1 - self.time]
         if steps > self.k2:
             raise ValueError(
                 f"k1: got a window of {steps} steps with k2 = {self.k2}, expected at most k2; "
@@ -139,11 +139,11 @@ class Truncated:
             )
         mode = self.carry.mode()
         if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=self.time == 1)
-        counts = None if lengths is None else check_lengths(lengths, steps, lanes)
+            resets = check_resets(resets, steps, batch_size, batch_first=self.time == 1)
+        counts = None if lengths is None else check_lengths(lengths, steps, batch_size)
         is_training = mode == "training"
         if is_training:
-            resets = self._with_pending(resets, steps, lanes)
+            resets = self._with_pending(resets, steps, batch_size)
         self.carry.refuse_ended(mode, resets, counts)
         real = None if counts is None else real_steps(counts, steps)
         chunk = Chunk(self.carry.kept[mode], inputs, resets, real)
@@ -159,17 +159,17 @@ class Truncated:
         self.carry.commit(mode, injection, detach=self.truncates or not is_training)
         return output
 
-    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
-        """Begin anew with the next window, in all lanes or in those of these numbers."""
-        if lanes is None or not self.model.training:
-            self.carry.reset(lanes)
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Begin anew with the next window, in all rows or in those of these numbers."""
+        if rows is None or not self.model.training:
+            self.carry.reset(rows)
             if self.model.training:
                 self._history, self._pending, self._span, self.truncates = [], None, 0, True
             return
         states = self.carry.kept[self.carry.mode()]
         if states:
             first = next(iter(states.values()))[0]
-            chosen = chosen_lanes(lanes, first.shape[1], torch.device("cpu"))
+            chosen = chosen_rows(rows, first.shape[1], torch.device("cpu"))
             self._pending = chosen if self._pending is None else chosen | self._pending
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -233,14 +233,14 @@ class Truncated:
     def _reach(self, chunk: Chunk) -> list[Chunk]:
         """The chunks that hold the last k2 steps, ``chunk`` being the newest."""
         found, steps = [chunk], self._steps_of(chunk.inputs)
-        lanes = chunk.inputs[0].shape[1 - self.time]
+        batch_size = chunk.inputs[0].shape[1 - self.time]
         for earlier in reversed(self._history):
             if steps >= self.k2:
                 break
             before = earlier.inputs[0].shape[1 - self.time]
-            if before != lanes:
+            if before != batch_size:
                 raise ValueError(
-                    f"x: got {lanes} lanes, expected {before} as in the window before; keep the batch "
+                    f"x: got {batch_size} rows, expected {before} as in the window before; keep the batch "
                     "size, or begin anew with reset()"
                 )
             found.insert(0, earlier)
@@ -275,9 +275,9 @@ class Truncated:
         parts = [getattr(chunk, kind) for chunk in chunks]
         if all(part is None for part in parts):
             return None
-        lanes = chunks[0].inputs[0].shape[1 - self.time]
+        batch_size = chunks[0].inputs[0].shape[1 - self.time]
         filled = [
-            torch.full((self._steps_of(chunk.inputs), lanes), kind == "real", device="cpu")
+            torch.full((self._steps_of(chunk.inputs), batch_size), kind == "real", device="cpu")
             if p is None
             else p.cpu()
             for chunk, p in zip(chunks, parts, strict=True)
@@ -328,11 +328,11 @@ class Truncated:
             raise ValueError(f"x: got {sorted(found)} steps, expected one number of 1 or more")
         return found.pop()
 
-    def _with_pending(self, resets: Tensor | None, steps: int, lanes: int) -> Tensor | None:
+    def _with_pending(self, resets: Tensor | None, steps: int, batch_size: int) -> Tensor | None:
         """``resets`` and those that ``reset`` asked for."""
-        if self._pending is None or len(self._pending) != lanes:
+        if self._pending is None or len(self._pending) != batch_size:
             return resets
-        asked = torch.zeros(steps, lanes, dtype=torch.bool, device="cpu")
+        asked = torch.zeros(steps, batch_size, dtype=torch.bool, device="cpu")
         asked[0] = self._pending
         return asked if resets is None else asked | resets.cpu()
 
@@ -398,12 +398,12 @@ def truncated(
         batch_first=batch_first,
     )
     steps = learner._steps_of(inputs)
-    lanes = inputs[0].shape[1 - learner.time]
+    batch_size = inputs[0].shape[1 - learner.time]
     if k1 > steps:
         raise ValueError(f"k1: got {k1}, expected at most {steps}, the steps of x")
     if resets is not None:
-        resets = check_resets(resets, steps, lanes, batch_first=batch_first)
-    counts = None if lengths is None else check_lengths(lengths, steps, lanes)
+        resets = check_resets(resets, steps, batch_size, batch_first=batch_first)
+    counts = None if lengths is None else check_lengths(lengths, steps, batch_size)
     return _windows(learner, inputs, steps, k1, resets, counts)
 
 

@@ -1,4 +1,4 @@
-"""A long stream, or many documents, cut into lanes for truncated backpropagation through time.
+"""A long stream, or many documents, cut into rows for truncated backpropagation through time.
 
 The arrays may be mapped files larger than memory: of their numbers, only those of a window are read.
 """
@@ -24,12 +24,12 @@ WIDENED = (torch.uint16, torch.uint32)  # PyTorch has no arithmetic for them
 
 
 class Window(NamedTuple, Generic[Data]):
-    """The same steps of every lane, T of them.
+    """The same steps of every row, T of them.
 
     Args:
-        data: ``[T, B, ...]``, or a tuple of such tensors; zero beyond a lane's length.
-        resets: boolean ``[T, B]``, true at the first step of a document and of a lane.
-        lengths: int64 ``[B]``, the steps that each lane has here: T, but less where a lane ends.
+        data: ``[T, B, ...]``, or a tuple of such tensors; zero beyond a row's length.
+        resets: boolean ``[T, B]``, true at the first step of a document and of a row.
+        lengths: int64 ``[B]``, the steps that each row has here: T, but less where a row ends.
     """
 
     data: Data
@@ -38,38 +38,38 @@ class Window(NamedTuple, Generic[Data]):
 
 
 @overload
-def lanes(  # type: ignore[overload-overlap]  # a tuple is the parts of one document
+def make_windows(  # type: ignore[overload-overlap]  # a tuple is the parts of one document
     documents: Arrays | Sequence[Arrays],
-    lanes: int,
+    batch_size: int,
     steps: int,
     *,
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
-) -> "Lanes[tuple[Tensor, ...]]": ...
+) -> "Windows[tuple[Tensor, ...]]": ...
 
 
 @overload
-def lanes(
+def make_windows(
     documents: Array | Sequence[Array],
-    lanes: int,
+    batch_size: int,
     steps: int,
     *,
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
-) -> "Lanes[Tensor]": ...
+) -> "Windows[Tensor]": ...
 
 
-def lanes(
+def make_windows(
     documents: Array | Arrays | Sequence[Array] | Sequence[Arrays],
-    lanes: int,
+    batch_size: int,
     steps: int,
     *,
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
-) -> "Lanes[Any]":
-    """``documents`` in windows of ``steps`` steps, in which every lane goes on where it stopped.
+) -> "Windows[Any]":
+    """``documents`` in windows of ``steps`` steps, in which every row goes on where it stopped.
 
-    >>> for window in lanes(torch.arange(7), 2, 3):
+    >>> for window in make_windows(torch.arange(7), 2, 3):
     ...     print(window.data.T.tolist(), window.lengths.tolist())
     [[0, 1, 2], [4, 5, 6]] [3, 3]
     [[3], [0]] [1, 0]
@@ -79,17 +79,17 @@ def lanes(
             a list of such arrays, documents, which differ in N at the most. In place of each array,
             a tuple of arrays of the same N, such as inputs and targets. uint16 and uint32 become
             int64; every other dtype is kept.
-        lanes: B.
-        steps: T of every window but the last, which is as long as its longest lane.
-        whole: by default the documents, one after the other, are cut into lanes whose lengths differ
-            by one at the most. If true, none is cut: each goes to the lane that has the fewest steps.
+        batch_size: B.
+        steps: T of every window but the last, which is as long as its longest row.
+        whole: by default the documents, one after the other, are cut into rows whose lengths differ
+            by one at the most. If true, none is cut: each goes to the row that has the fewest steps.
         shuffle: (seed, epoch), the source of the documents' order; by default the order given.
 
     Raises:
         TypeError: ``documents`` are not arrays of numbers, or not of one dtype.
-        ValueError: they do not go together, or are too few for ``lanes`` or ``steps``.
+        ValueError: they do not go together, or are too few for ``batch_size`` or ``steps``.
     """
-    lanes, steps = check_size("lanes", lanes), check_size("steps", steps)
+    batch_size, steps = check_size("batch_size", batch_size), check_size("steps", steps)
     kept, tupled = _documents(documents)
     lengths = np.array([document[0].shape[0] for document in kept], np.int64)
     total = int(lengths.sum())
@@ -104,25 +104,28 @@ def lanes(
             )
         order = _generator(shuffle).permutation(order)
     if whole:
-        if lanes > len(kept):
+        if batch_size > len(kept):
             raise ValueError(
-                f"lanes: got {lanes}, expected at most {len(kept)}, the documents that are not empty; "
+                f"batch_size: got {batch_size}, expected at most {len(kept)}, the documents that are not "
+                "empty; "
                 "whole=False cuts them"
             )
-        dealt = _dealt(lengths[order], lanes)
+        dealt = _dealt(lengths[order], batch_size)
         sizes = np.bincount(dealt, weights=lengths[order]).astype(np.int64)
         order = order[np.argsort(dealt, kind="stable")]
-    elif lanes > total:
-        raise ValueError(f"lanes: got {lanes}, expected at most {total}, the steps there are")
+    elif batch_size > total:
+        raise ValueError(
+            f"batch_size: got {batch_size}, expected at most {total}, the steps there are"
+        )
     else:
-        sizes = np.full(lanes, total // lanes, np.int64)
-        sizes[: total % lanes] += 1
+        sizes = np.full(batch_size, total // batch_size, np.int64)
+        sizes[: total % batch_size] += 1
     longest = int(sizes.max())
     if steps > longest:
         raise ValueError(
-            f"steps: got {steps}, expected at most {longest}, the longest lane has that many"
+            f"steps: got {steps}, expected at most {longest}, the longest row has that many"
         )
-    return Lanes(
+    return Windows(
         [kept[k] for k in order],
         _starts(lengths[order]),
         _starts(sizes),
@@ -132,15 +135,15 @@ def lanes(
     )
 
 
-class Lanes(torch_data.Dataset[Window[Data]]):
-    """Windows by number, made by ``lanes``; a slice is a view of some of them, and copies nothing.
+class Windows(torch_data.Dataset[Window[Data]]):
+    """Windows by number, made by ``make_windows``; a slice is a view of some of them, and copies nothing.
 
     A window is a batch already: ``DataLoader(windows, batch_size=None)`` gives them in order.
 
     Args:
-        documents: the arrays of each, in the order of the lanes, none empty.
+        documents: the arrays of each, in the order of the rows, none empty.
         offsets: where each begins in the stream of all, and where the last ends.
-        bounds: where each lane begins in that stream, and where the last ends.
+        bounds: where each row begins in that stream, and where the last ends.
         steps: T.
         windows: the numbers of the windows.
         tupled: whether a window has a tuple.
@@ -163,7 +166,7 @@ class Lanes(torch_data.Dataset[Window[Data]]):
         self._tupled = tupled
 
     @property
-    def lanes(self) -> int:
+    def batch_size(self) -> int:
         """B."""
         return len(self._bounds) - 1
 
@@ -177,9 +180,9 @@ class Lanes(torch_data.Dataset[Window[Data]]):
     def __getitem__(self, k: int) -> Window[Data]: ...
 
     @overload
-    def __getitem__(self, k: slice) -> "Lanes[Data]": ...
+    def __getitem__(self, k: slice) -> "Windows[Data]": ...
 
-    def __getitem__(self, k: int | slice) -> "Window[Data] | Lanes[Data]":
+    def __getitem__(self, k: int | slice) -> "Window[Data] | Windows[Data]":
         if isinstance(k, slice):
             if k.step not in (None, 1):
                 raise ValueError(
@@ -187,7 +190,7 @@ class Lanes(torch_data.Dataset[Window[Data]]):
                     "each window goes on where the one before it stopped"
                 )
             windows = self._windows[k]
-            return Lanes(
+            return Windows(
                 self._documents, self._offsets, self._bounds, self.steps, windows, self._tupled
             )
         try:
@@ -212,21 +215,21 @@ class Lanes(torch_data.Dataset[Window[Data]]):
     def _read(self, window: int) -> Window[Any]:
         starts = self._bounds[:-1] + window * self.steps
         lengths = np.clip(self._bounds[1:] - starts, 0, self.steps)
-        T, B = int(lengths.max()), self.lanes
+        T, B = int(lengths.max()), self.batch_size
         data = [
             torch.zeros((T, B) + first.shape[1:], dtype=_dtype(first), device="cpu")
             for first in self._documents[0]
         ]
         resets = np.zeros((T, B), np.bool_)
         begun = np.searchsorted(self._offsets, starts, side="right") - 1
-        for lane, (start, length, k) in enumerate(zip(starts, lengths, begun, strict=True)):
+        for row, (start, length, k) in enumerate(zip(starts, lengths, begun, strict=True)):
             stop = start + length
             at = start
             while at < stop:
                 begin, end = self._offsets[k], min(self._offsets[k + 1], stop)
                 for target, source in zip(data, self._documents[k], strict=True):
-                    _copy(target[at - start : end - start, lane], source[at - begin : end - begin])
-                resets[at - start, lane] = at == begin
+                    _copy(target[at - start : end - start, row], source[at - begin : end - begin])
+                resets[at - start, row] = at == begin
                 at, k = end, k + 1
         if window == 0:
             resets[0] = True
@@ -374,14 +377,14 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def _dealt(lengths: np.ndarray, lanes: int) -> np.ndarray:
-    """The lane of each document: in turn, the first of those with the fewest steps so far."""
-    shortest = [(0, lane) for lane in range(lanes)]
+def _dealt(lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """The row of each document: in turn, the first of those with the fewest steps so far."""
+    shortest = [(0, row) for row in range(batch_size)]
     dealt = np.empty(len(lengths), np.int64)
     for k, length in enumerate(lengths.tolist()):
-        steps, lane = shortest[0]
-        heapq.heapreplace(shortest, (steps + length, lane))
-        dealt[k] = lane
+        steps, row = shortest[0]
+        heapq.heapreplace(shortest, (steps + length, row))
+        dealt[k] = row
     return dealt
 
 
@@ -448,5 +451,5 @@ def _opened(place: _Mapped, files: dict[str, np.ndarray]) -> np.ndarray:
         return np.ndarray(shape, dtype, files[path], position, strides)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: cannot be mapped again ({error}); expected the file that the lanes were made of"
+            f"{path}: cannot be mapped again ({error}); expected the file that the rows were made of"
         ) from None

@@ -28,8 +28,8 @@ class Cell(nn.Module):
 
     A cell of your own overrides both; one with more than one state tensor also overrides
     ``state_sizes``. ``step`` must be a pure function of its arguments and of the parameters: no
-    randomness (a cell that needs some draws it in ``noise``), no branching on values; and treat lanes
-    one by one, since lanes that have ended are left out of its B. Then every scan, layer and model
+    randomness (a cell that needs some draws it in ``noise``), no branching on values; and treat sequences
+    one by one, since sequences that have ended are left out of its B. Then every scan, layer and model
     takes it:
 
         >>> import torch
@@ -103,7 +103,7 @@ class Cell(nn.Module):
         """The next state from ``projected`` ``[B, P]`` and the state; its first tensor is the output."""
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state)")
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:  # noqa: ARG002
+    def noise(self, steps: int, batch_size: int, like: Tensor) -> Tensor | None:  # noqa: ARG002
         """What the steps need that is random, drawn once before the scan; ``None`` if nothing is.
 
         ``[T, B, N]``, or ``[1, B, N]`` where it is the same at every step, of ``like``'s dtype and
@@ -131,14 +131,14 @@ class Cell(nn.Module):
             f"{type(self).__name__} has no parallel form; take it step by step"
         )
 
-    def initial_state(self, lanes: int, like: Tensor) -> State:
-        """The state before the first step: ``[lanes, size]`` each, of ``like``'s dtype and device.
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        """The state before the first step: ``[batch_size, size]`` each, of ``like``'s dtype and device.
 
         Zeros, or what has been learnt.
         """
         if self.learns_initial_state:
-            return tuple(start.expand(lanes, -1).to(like) for start in self.initial)
-        return tuple(like.new_zeros(lanes, size) for size in self.state_sizes)
+            return tuple(start.expand(batch_size, -1).to(like) for start in self.initial)
+        return tuple(like.new_zeros(batch_size, size) for size in self.state_sizes)
 
     @property
     def starts_at_zero(self) -> bool:
@@ -212,11 +212,11 @@ class GatedCell(Cell):
             "Layer Normalization" (2016), supplement, equations 20 to 22; of a GRU, r and z together
             and n by itself; of an MGU each of the two by itself; of every LSTM also c on its way to
             tanh, by ``norm_c``.
-        recurrent_dropout: the share of h_{t-1} that W does not see in training: one mask a lane, the
+        recurrent_dropout: the share of h_{t-1} that W does not see in training: one mask a sequence, the
             same at every step, what remains scaled by 1 / (1 - p). Source: Gal & Ghahramani, "A
             Theoretically Grounded Application of Dropout in Recurrent Neural Networks", NeurIPS 2016.
         zoneout: the share of units which keep their old state in a training step, drawn anew for each
-            step, lane and unit; one number, or one for each state tensor in the order of the state
+            step, sequence and unit; one number, or one for each state tensor in the order of the state
             (LSTM: h, c). In evaluation the mean, p s_{t-1} + (1 - p) s_t. Source: Krueger et al.,
             "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations", ICLR 2017.
     """
@@ -362,16 +362,16 @@ class GatedCell(Cell):
             keep * old + (1 - keep) * new for keep, old, new in zip(kept, state, after, strict=True)
         )
 
-    def noise(self, steps: int, lanes: int, like: Tensor) -> Tensor | None:
+    def noise(self, steps: int, batch_size: int, like: Tensor) -> Tensor | None:
         """In training: the mask of recurrent dropout, then for each state tensor which units stay."""
         if not self.training or not (self.recurrent_dropout or self.zoneout):
             return None
         units, drawn = self.hidden_size, []
         steps = steps if self.zoneout else 1
         if self.recurrent_dropout:
-            mask = F.dropout(like.new_ones(1, lanes, units), self.recurrent_dropout)
+            mask = F.dropout(like.new_ones(1, batch_size, units), self.recurrent_dropout)
             drawn.append(mask.expand(steps, -1, -1))
-        drawn += [coins(p, (steps, lanes, units), like) for p in self.zoneout]
+        drawn += [coins(p, (steps, batch_size, units), like) for p in self.zoneout]
         return torch.cat(drawn, -1)
 
     @property

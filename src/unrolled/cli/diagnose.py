@@ -107,7 +107,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         ("hidden", WIDEST, "hidden units"),
         ("input", WIDEST, "features of the noise"),
         ("steps", 2**20, "steps of time"),
-        ("batch", 2**20, "lanes"),
+        ("batch", 2**20, "sequences"),
         ("depth", DEEPEST, "recurrent layers"),
     ):
         parser.add_argument(

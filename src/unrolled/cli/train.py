@@ -56,7 +56,7 @@ from unrolled.training.treatment import (
 from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
 
 K1 = 35
-TRUNCATED = ("k1", "k2", "lanes", "passage")  # options of --bptt truncated alone
+TRUNCATED = ("k1", "k2", "batch_size", "passage")  # options of --bptt truncated alone
 MINUTES = 5.0  # where neither --minutes nor --epochs is given
 LEARNING = 0.01  # nats gained from one evaluation to the next: it would go on learning
 
@@ -111,7 +111,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "bptt": ("whole", "through sentences, or the text as one, truncated", {"choices": BPTT}),
     "k1": (K1, "tokens of a window, with --bptt truncated", {"type": whole(1)}),
     "k2": (None, "tokens that its gradient goes back; as many as k1", {"type": whole(1)}),
-    "lanes": (24, "places of the text that a window reads at once", {"type": whole(1)}),
+    "batch_size": (24, "places of the text that a window reads at once", {"type": whole(1)}),
     "passage": (128, "sentences that follow each other in a split", {"type": whole(1)}),
     "memory": (None, "bytes that the gradient may take, such as 256MiB", {"type": memory}),
     "batch_tokens": (832, "tokens of a batch, with padding", {"type": whole(1)}),
@@ -139,7 +139,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("embedding", "tied", "residual", "layer_norm"),
         *("dropout", "token_dropout", "variational_dropout", "weight_drop", "zoneout"),
     ),
-    "continuous text, and memory": ("bptt", "k1", "k2", "lanes", "passage", "memory"),
+    "continuous text, and memory": ("bptt", "k1", "k2", "batch_size", "passage", "memory"),
     "training": (),
 }
 
@@ -436,7 +436,7 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
             )
         if "batch_tokens" in given:
             raise CallError(
-                "--batch-tokens: got it with --bptt truncated, expected --lanes and --k1"
+                "--batch-tokens: got it with --bptt truncated, expected --batch-size and --k1"
             )
         k1, k2 = given.get("k1", K1), given.get("k2")
         if k2 is not None and k1 > k2:
@@ -446,7 +446,9 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
         return
     for name in TRUNCATED:
         if name in given:
-            raise CallError(f"--{name}: got {given[name]}, which is for --bptt truncated")
+            raise CallError(
+                f"--{name.replace('_', '-')}: got {given[name]}, which is for --bptt truncated"
+            )
 
 
 def _dropped_for_the_call(given: dict[str, Any]) -> bool:

@@ -135,11 +135,11 @@ class Lowering:
     def inputs(self) -> Iterator[_Blocks | _Matrix | _Other]:
         """What the graph's inputs are, in their order."""
         trace, leaf = self.trace, self.algebra.leaf
-        lanes, units = trace.lanes, trace.units
+        batch_size, units = trace.batch_size, trace.units
         given = tuple(leaf("projected", j) for j in range(trace.projected))
         given += tuple(leaf("noise", j) for j in range(trace.noise))
-        yield _Blocks(given, (lanes, len(given) * units))
-        yield from (_Blocks((leaf("state", k),), (lanes, units)) for k in range(trace.states))
+        yield _Blocks(given, (batch_size, len(given) * units))
+        yield from (_Blocks((leaf("state", k),), (batch_size, units)) for k in range(trace.states))
         for name, shape in {**trace.parameters, **trace.buffers}.items():
             is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 < units)
             if len(shape) == 2 and name in trace.parameters and not is_row:
@@ -153,7 +153,7 @@ class Lowering:
                 )  # one number, the same for all units
             else:
                 yield _Other(f"{name}, whose shape is {shape}")
-        yield from (_Blocks((leaf("d_next", k),), (lanes, units)) for k in range(trace.states))
+        yield from (_Blocks((leaf("d_next", k),), (batch_size, units)) for k in range(trace.states))
 
     def output(self, value: Any, count: int = 1) -> tuple[Unit, ...]:
         """An output of the graph as ``count`` unit values."""
@@ -177,9 +177,9 @@ class Lowering:
         of = "" if self.forward else "the gradient of "
         raise Unsupported(f"{of}step calls aten.{operation(self.node)}{where}, {reason}")
 
-    def has_lanes(self, shape: tuple[int, ...]) -> bool:
-        """Whether the first axis is that of the lanes."""
-        return len(shape) > 0 and shape[0] == self.trace.lanes
+    def has_batch(self, shape: tuple[int, ...]) -> bool:
+        """Whether the first axis is that of the sequences."""
+        return len(shape) > 0 and shape[0] == self.trace.batch_size
 
     def call(self) -> Any:
         """The value of the current node."""
@@ -223,7 +223,7 @@ class Lowering:
     def fitted(self, units: tuple[Unit, ...]) -> _Blocks:
         """The units broadcast to the current node's shape."""
         shape = tuple(self.node.meta["val"].shape)
-        each = shape[1:] if self.has_lanes(shape) else shape
+        each = shape[1:] if self.has_batch(shape) else shape
         count = max(1, prod(each) // self.trace.units)
         if shape and shape[-1] % self.trace.units == 0 and len(units) in (1, count):
             return _Blocks(units if len(units) == count else units * count, shape)
@@ -231,7 +231,7 @@ class Lowering:
             return _Blocks(units * count, shape)
         if len(units) != prod(each) or (shape and len(each) == len(shape) and each[-1] != 1):
             self.refuse(f"whose result {list(shape)} is not made of blocks of H units")
-        return _Blocks(units, shape)  # one number a lane, or a block, or at all
+        return _Blocks(units, shape)  # one number a sequence, or a block, or at all
 
     def whole(self, name: str, args: list[Any]) -> Any:
         """What makes, renames, turns or multiplies whole tensors; None: not this operation."""
@@ -261,12 +261,14 @@ class Lowering:
             case [_Matrix() | _Blocks() as same, *_] if name in _ALIASES:
                 return same
             case [_Blocks(units, shape), *_] if name in _VIEWS:
-                kept = name == "expand" or self.has_lanes(shape) == self.has_lanes(tuple(val.shape))
+                kept = name == "expand" or self.has_batch(shape) == self.has_batch(tuple(val.shape))
                 return _Blocks(units) if kept else None
             case [_Blocks(units)] if name == "_to_copy" and val.dtype is torch.float32:
                 return _Blocks(tuple(map(self.algebra.number, units)))
             case [_Blocks(units, shape), [0], *_] if name == "sum" and not self.forward:
-                return _Blocks(units) if self.has_lanes(shape) else None  # the sweep adds the lanes
+                return (
+                    _Blocks(units) if self.has_batch(shape) else None
+                )  # the sweep adds the sequences
             case [_Blocks(units, shape), *dims] if name == "sum" and self.for_one_number(dims):
                 total = self.zero
                 for unit in units:
@@ -311,7 +313,7 @@ class Lowering:
                 if _is_last(parts[0].shape, *dim):
                     return _Blocks(sum((part.units for part in parts), ()))
             case [_Blocks(units, (_, _, width)), 1] if name == "unbind" and width == h:
-                return tuple(_Blocks((unit,), (self.trace.lanes, h)) for unit in units)
+                return tuple(_Blocks((unit,), (self.trace.batch_size, h)) for unit in units)
             case [[*parts], 1] if name == "stack" and all(isinstance(p, _Blocks) for p in parts):
                 return _Blocks(sum((part.units for part in parts), ()))
             case [_Blocks(units, (_, _, width)), 1, k] if name == "select" and width == h:

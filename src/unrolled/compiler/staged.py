@@ -26,7 +26,7 @@ class Multiplied:
 
 @dataclass(frozen=True)
 class WeightGradient:
-    """Σ over all steps and lanes of rowsᵀ columns."""
+    """Σ over all steps and sequences of rowsᵀ columns."""
 
     weight: str
     rows: tuple[Unit, ...]
@@ -47,7 +47,7 @@ class StagedEquations:
 
 @dataclass(frozen=True)
 class _Gradients:
-    """The gradient of a weight: products over all steps and lanes, to be added."""
+    """The gradient of a weight: products over all steps and sequences, to be added."""
 
     parts: tuple[tuple[tuple[Unit, ...], tuple[Unit, ...]], ...]
 
@@ -247,8 +247,8 @@ class _Staged(Lowering):
                 shift = b.units * (len(found) // len(b.units))
                 found = tuple(map(algebra.add, found, shift))
             values += found
-        lanes = (self.trace.lanes,)
-        narrow = (*(lanes if len(x.shape) == 2 else x.shape[:2]), 1)
+        batch_size = (self.trace.batch_size,)
+        narrow = (*(batch_size if len(x.shape) == 2 else x.shape[:2]), 1)
         return (
             _Blocks(tuple(values), x.shape),
             _Blocks(means, narrow),
@@ -276,7 +276,7 @@ class _Staged(Lowering):
         d_b = list(d.units)
         if len(x.shape) == 3:  # one weight for all blocks
             d_w, d_b = [self.added(d_w)], [self.added(d_b)]
-        wide = (len(d_w) * self.trace.units,)  # the sweep adds the lanes
+        wide = (len(d_w) * self.trace.units,)  # the sweep adds the sequences
         return _Blocks(tuple(values), x.shape), _Blocks(tuple(d_w), wide), _Blocks(tuple(d_b), wide)
 
     def added(self, units: Iterable[Unit]) -> Unit:
@@ -287,7 +287,7 @@ class _Staged(Lowering):
 
     def fitted(self, units: tuple[Unit, ...]) -> _Blocks:
         shape = tuple(self.node.meta["val"].shape)
-        if shape == (self.trace.lanes,) and len(units) == 1:
+        if shape == (self.trace.batch_size,) and len(units) == 1:
             return _Blocks(units, shape)
         return super().fitted(units)
 

@@ -48,7 +48,7 @@ class Trace:
     """The graph, and the constants it reads."""
     boundary: str
     """The name of the first node of the backward pass."""
-    lanes: int
+    batch_size: int
     """B, no other size of the cell's."""
     units: int
     """H."""
@@ -204,11 +204,13 @@ def _trace(cell: Cell, fused: bool) -> Trace:
     tensors = (*parameters.values(), *buffers.values())
     widths = {units, cell.input_size, *(n for tensor in tensors for n in tensor.shape)}
     taken = widths | {width // units for width in widths}
-    lanes = next(n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken)  # a size of its own
+    batch_size = next(
+        n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken
+    )  # a size of its own
     bound = partial(_bound, names)
 
-    x = _zeros(lanes, cell.input_size)
-    noise = cell.noise(2, lanes, x)
+    x = _zeros(batch_size, cell.input_size)
+    noise = cell.noise(2, batch_size, x)
     made = _skeleton(cell, {})  # of this cell as it is now, since the steps outlive it
     projecting = bound(_Method(made, "project"))
 
@@ -223,7 +225,7 @@ def _trace(cell: Cell, fused: bool) -> Trace:
         found = _further(project, x, tensors, tuple(parameters)) if fused else None
         if found is not None and found[1].shape[0] % units == 0:
             name, weight, further = found
-            projection, projected = (name,), _zeros(lanes, weight.shape[0])
+            projection, projected = (name,), _zeros(batch_size, weight.shape[0])
     width = projected.shape[-1]
     if projected.dim() != 2 or not projected.shape[1] or projected.shape[1] % units:
         raise Unsupported(
@@ -234,7 +236,7 @@ def _trace(cell: Cell, fused: bool) -> Trace:
             raise Unsupported(
                 f"noise has {noise.shape[-1]} features, expected a multiple of H = {units}"
             )
-        projected = torch.cat([projected, _zeros(lanes, noise.shape[-1])], -1)
+        projected = torch.cat([projected, _zeros(batch_size, noise.shape[-1])], -1)
 
     stepping = bound(_Method(made, "step"))
 
@@ -248,17 +250,17 @@ def _trace(cell: Cell, fused: bool) -> Trace:
         if not isinstance(after, tuple):
             raise Unsupported(f"step returns a {type(after).__name__}, expected a tuple of tensors")
         shapes = [tuple(s.shape) for s in after]
-        if shapes != [(lanes, units)] * len(sizes):
+        if shapes != [(batch_size, units)] * len(sizes):
             raise Unsupported(f"step gives tensors of shapes {shapes}, expected the state's")
         return after
 
-    state = [_zeros(lanes, units) for _ in sizes]
+    state = [_zeros(batch_size, units) for _ in sizes]
     whole = _record("step", step, (projected, *state, *tensors))
     located = partial(_located, whole, step, (projected, *state, *tensors))
     for node in whole.graph.nodes:
         if broken := _broken(node):
             raise Unsupported(f"step calls aten.{operation(node)}{located(node)}, {broken}")
-    split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters), lanes)
+    split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters), batch_size)
     if split and not _is_same(
         step, split, 1 + len(sizes), len(parameters), (projected, *state, *tensors)
     ):
@@ -285,7 +287,7 @@ def _trace(cell: Cell, fused: bool) -> Trace:
         d_projected, d_state, d_parameters = pull(d_next)
         return (*after, d_projected, *d_state, *d_parameters)
 
-    d_next = [_zeros(lanes, units) for _ in sizes]
+    d_next = [_zeros(batch_size, units) for _ in sizes]
     arguments = (projected, *state, *inputs, *d_next)
     module = _record("step", both, arguments)
     last = [node for node in module.graph.nodes if node.op == "placeholder"][-len(sizes)]
@@ -296,7 +298,7 @@ def _trace(cell: Cell, fused: bool) -> Trace:
         equations=_equations(type(cell)),
         module=module,
         boundary=boundary.name,
-        lanes=lanes,
+        batch_size=batch_size,
         units=units,
         states=len(sizes),
         projected=projected.shape[1] // units - (0 if noise is None else noise.shape[-1] // units),
@@ -347,7 +349,7 @@ _VIEWS_OF_VECTORS = (
 
 
 def _split(
-    module: fx.GraphModule, moving: int, trained: int, lanes: int
+    module: fx.GraphModule, moving: int, trained: int, batch_size: int
 ) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """What depends on parameters and buffers alone, and the rest; ``None`` if there is no such thing.
 
@@ -355,7 +357,7 @@ def _split(
         module: a step.
         moving: how many of its first inputs change from step to step; all others do not.
         trained: where its parameters end, and its buffers begin.
-        lanes: B; what has an axis of lanes is left to the step.
+        batch_size: B; what has an axis of sequences is left to the step.
     """
     nodes = list(module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
@@ -364,7 +366,7 @@ def _split(
     plain = {node: len(node.meta["val"].shape) for node in given}  # views of one tensor: its axes
     for node in nodes:
         sources = node.all_input_nodes
-        if node.op in ("placeholder", "output") or _has_lanes(node, lanes):
+        if node.op in ("placeholder", "output") or _has_batch(node, batch_size):
             continue
         if node.op == "get_attr":
             # Written in the step, as in torch.tensor(2.0); else it may be another one tomorrow.
@@ -409,8 +411,8 @@ def _values(node: fx.Node) -> Sequence[Any]:
     return value if isinstance(value, tuple | list) else (value,)
 
 
-def _has_lanes(node: fx.Node, lanes: int) -> bool:
-    return any(isinstance(v, Tensor) and v.shape[:1] == (lanes,) for v in _values(node))
+def _has_batch(node: fx.Node, batch_size: int) -> bool:
+    return any(isinstance(v, Tensor) and v.shape[:1] == (batch_size,) for v in _values(node))
 
 
 def _is_floating(node: fx.Node) -> bool:

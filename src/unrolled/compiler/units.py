@@ -80,7 +80,7 @@ class Algebra:
         return self._made.setdefault(key, Unit("product", args, index, weight, transposed))
 
     def total(self, units: tuple[Unit, ...]) -> Unit:
-        """The sum over all numbers of these blocks, one for each lane."""
+        """The sum over all numbers of these blocks, one for each sequence."""
         whole = units[0]
         for unit in units[1:]:
             whole = self.add(whole, unit)

@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
             Schmidhuber, "Training Very Deep Networks", NeurIPS 2015). Both must be equally wide.
         dropout: the share of each layer's outputs, but the last layer's, dropped in training.
         variational_dropout: the share of each layer's inputs, the first layer's too, dropped in
-            training: one mask a lane and feature, the same at every step. What ``residual`` adds is
+            training: one mask a sequence and feature, the same at every step. What ``residual`` adds is
             not dropped. Source: Gal & Ghahramani, "A Theoretically Grounded Application of Dropout in
             Recurrent Neural Networks", NeurIPS 2016; for h itself there is the cells'
             ``recurrent_dropout``.
@@ -81,7 +81,7 @@ class Recurrent(nn.Module):
             2018.
         learn_initial_state: whether each scan learns the state that it starts from where none is
             given, and with which a sequence begins at ``resets``: a parameter of the cell, ``initial``,
-            zero at first, the same for every lane.
+            zero at first, the same for every sequence.
         batch_first: whether ``x`` and ``y`` are ``[B, T, ...]``.
         backend: "native" for the compiled kernels, "reference" for PyTorch's operations, "auto" for
             the kernels where they can take the call; ``unrolled.explain`` says which, and why.
@@ -97,7 +97,7 @@ class Recurrent(nn.Module):
     """What looks on at the backward pass; see ``unrolled.watch``."""
 
     clip: float | None = None
-    """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
 
     def __init__(
         self,
@@ -188,16 +188,16 @@ class Recurrent(nn.Module):
             x: ``[T, B, D]``, or ``[B, T, D]`` if ``batch_first``.
             state: before the first step, as ``Result.state`` is: each tensor ``[L*S, B, size]``, or
                 split by layer; zeros (or what has been learnt) by default.
-            lengths: ``[B]``, each from 0 to T; all T by default. A lane's outputs beyond its length
+            lengths: ``[B]``, each from 0 to T; all T by default. A sequence's outputs beyond its length
                 are zero, its state stops there, its backward direction starts at its own last step,
                 and nothing that stands there changes a number.
             resets: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where true, a new sequence
                 begins with that step, and nothing crosses from the step before it, in either
                 direction. A new sequence starts from the cell's own initial state.
-            mask: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where false, the lane skips the
+            mask: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``): where false, the sequence skips the
                 step, as if it were not there: its outputs are zero, its state stays. A reset there
-                takes effect at the lane's next real step. A lane may skip every step, and then ends in
-                the state it began with. With ``lengths``, the steps beyond are skipped too.
+                takes effect at the sequence's next real step. A sequence may skip every step, and then ends
+                in the state it began with. With ``lengths``, the steps beyond are skipped too.
             states: whether the result has the states at every step.
 
         Returns:
@@ -286,22 +286,22 @@ class Recurrent(nn.Module):
         weight = next(self.parameters(), None)
         check_input(x, self.input_size, weight, batch_first=self.batch_first)
         x = x.transpose(0, 1) if self.batch_first else x
-        steps, lanes, _ = x.shape
-        lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        steps, batch_size, _ = x.shape
+        lengths = None if lengths is None else check_lengths(lengths, steps, batch_size)
         if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=self.batch_first, like=x)
+            resets = check_resets(resets, steps, batch_size, batch_first=self.batch_first, like=x)
         if mask is not None:
-            mask = check_mask(mask, steps, lanes, batch_first=self.batch_first)
+            mask = check_mask(mask, steps, batch_size, batch_first=self.batch_first)
         if state is not None:
-            state = check_state(state, self.state_shapes(lanes), x)
+            state = check_state(state, self.state_shapes(batch_size), x)
         return x, state, lengths, resets, mask
 
-    def state_shapes(self, lanes: int) -> list[Shape]:
-        """The shapes of a state of so many lanes, as it is given and returned."""
+    def state_shapes(self, batch_size: int) -> list[Shape]:
+        """The shapes of a state of so many sequences, as it is given and returned."""
         cells, group = cast(Sequence[Cell], self.cells), self._group
         kinds = range(len(cells[0].state_sizes))
         firsts = range(0, len(cells), group)
-        return [(group, lanes, cells[k].state_sizes[kind]) for kind in kinds for k in firsts]
+        return [(group, batch_size, cells[k].state_sizes[kind]) for kind in kinds for k in firsts]
 
     def by_layer(self, scans: Sequence[State]) -> State:
         """The states of the scans, one after another, as one state of the layer."""
@@ -367,8 +367,8 @@ class Recurrent(nn.Module):
         total = forward + backward
         return [total if self.merge == "sum" else total / 2]
 
-    def stream(self, lanes: int = 1) -> "Stream":
-        """This layer step by step, without gradient and as in evaluation, for ``lanes`` sequences at once.
+    def stream(self, batch_size: int = 1) -> "Stream":
+        """This layer step by step, without gradient and as in evaluation, for B sequences at once.
 
         Raises:
             ValueError: the layer is bidirectional: its backward direction needs the future.
@@ -376,7 +376,7 @@ class Recurrent(nn.Module):
         """
         from unrolled.layers.stream import Stream  # which is built on this module
 
-        return Stream(self, lanes)
+        return Stream(self, batch_size)
 
     def direction(self, k: int) -> "Recurrent":
         """One direction of a layer whose directions are separate, as a layer that shares its weights.

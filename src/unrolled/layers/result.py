@@ -95,8 +95,8 @@ class Result(tuple[Tensor | tuple[Tensor, Tensor], State]):
     def final(self) -> Tensor:
         """What the last layer's cells say when they have read everything: ``[B, S*H]``.
 
-        Of the forward cell its output at the lane's last real step; after it, in the same row, of the
-        backward one its output at the lane's *first* real step, where it ends. (``y[-1]`` has of the
+        Of the forward cell its output at the sequence's last real step; after it, in the same row, of the
+        backward one its output at the sequence's *first* real step, where it ends. (``y[-1]`` has of the
         backward cell what it says after a single step.) However the directions are merged, and before
         projection and residual.
         """

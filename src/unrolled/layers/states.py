@@ -1,4 +1,4 @@
-"""The states of recurrent layers of every kind, in one form: a tuple of tensors, lanes second."""
+"""The states of recurrent layers of every kind, in one form: a tuple of tensors, sequences second."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -20,22 +20,22 @@ def directions(layer: Layer) -> int:
     return 2 if layer.bidirectional else 1
 
 
-def state_shapes(layer: Layer, lanes: int) -> list[Shape]:
+def state_shapes(layer: Layer, batch_size: int) -> list[Shape]:
     """The shapes of a state of ``layer``: ``[L*S, B, size]`` each, or split by layer (see ``Result``)."""
     if isinstance(layer, Recurrent):
-        return layer.state_shapes(lanes)
+        return layer.state_shapes(batch_size)
     rows = layer.num_layers * directions(layer)
     output = layer.proj_size or layer.hidden_size
     widths = (output, layer.hidden_size) if layer.mode == "LSTM" else (output,)
-    return [(rows, lanes, width) for width in widths]
+    return [(rows, batch_size, width) for width in widths]
 
 
-def fresh_state(layer: Layer, lanes: int, like: Tensor) -> State:
-    """The state in which ``lanes`` sequences begin, of ``like``'s dtype and device."""
+def fresh_state(layer: Layer, batch_size: int, like: Tensor) -> State:
+    """The state in which ``batch_size`` sequences begin, of ``like``'s dtype and device."""
     if isinstance(layer, Recurrent):
         cells = cast(Sequence[Cell], layer.cells)
-        return layer.by_layer([cell.initial_state(lanes, like) for cell in cells])
-    return tuple(like.new_zeros(shape) for shape in state_shapes(layer, lanes))
+        return layer.by_layer([cell.initial_state(batch_size, like) for cell in cells])
+    return tuple(like.new_zeros(shape) for shape in state_shapes(layer, batch_size))
 
 
 def as_tuple(state: Any) -> State:

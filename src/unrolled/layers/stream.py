@@ -52,7 +52,7 @@ class Stream:
 
     Args:
         layer: a ``Recurrent`` or a drop-in layer, of one direction.
-        lanes: B, the sequences stepped together at first.
+        batch_size: B, the sequences stepped together at first.
 
     Raises:
         ValueError: the layer is bidirectional: its backward direction needs the future.
@@ -64,17 +64,19 @@ class Stream:
     ids: list[int]
     """The number of the sequence in each row of x, y and the state."""
 
-    def __init__(self, layer: Recurrent | TorchLayer, lanes: int = 1) -> None:
+    def __init__(self, layer: Recurrent | TorchLayer, batch_size: int = 1) -> None:
         if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
         self.layer = layer
-        self.ids = list(range(check_size("lanes", lanes)))
-        self._joined = self._room = lanes  # how many ever joined; how many rows there is memory for
+        self.ids = list(range(check_size("batch_size", batch_size)))
+        self._joined = self._room = (
+            batch_size  # how many ever joined; how many rows there is memory for
+        )
         self._prepare()
-        self._write(slice(None), self._fresh(lanes))
+        self._write(slice(None), self._fresh(batch_size))
 
     @property
-    def lanes(self) -> int:
+    def batch_size(self) -> int:
         """B, the sequences that are stepped together now."""
         return len(self.ids)
 
@@ -96,10 +98,10 @@ class Stream:
             ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
         """
         first = self.layer.batch_first
-        check_dense("x", x, f"[{self.lanes}, {self.layer.input_size}]")
+        check_dense("x", x, f"[{self.batch_size}, {self.layer.input_size}]")
         is_chunk = x.dim() == 3
         given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
-        row = [self.lanes, self.layer.input_size]
+        row = [self.batch_size, self.layer.input_size]
         if list(given.shape[1:]) != row:
             chunk = [row[0], "T", row[1]] if first else ["T", *row]
             expected = f"{row}, or {chunk} for a chunk".replace("'", "")
@@ -121,10 +123,10 @@ class Stream:
         if not is_chunk and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(0)
         first = is_chunk and self.layer.batch_first
-        return check_resets(resets, steps, self.lanes, batch_first=first)
+        return check_resets(resets, steps, self.batch_size, batch_first=first)
 
     def _with_resets(self, x: Tensor, resets: Tensor) -> Tensor:
-        """The steps between resets at once, each after the lanes that are reset have started anew."""
+        """The steps between resets at once, each after the sequences that are reset have started anew."""
         times = resets.any(1).nonzero().flatten().tolist()
         outputs = []
         for begin, end in pairwise(sorted({0, *times, len(x)})):
@@ -146,17 +148,17 @@ class Stream:
             else:
                 hx = self.state
                 y, final = self.layer(x, hx if self.layer.mode == "LSTM" else hx[0])
-        self._write(slice(0, self.lanes), final if isinstance(final, tuple) else (final,))
+        self._write(slice(0, self.batch_size), final if isinstance(final, tuple) else (final,))
         return cast(Tensor, y.transpose(0, 1) if self.layer.batch_first else y)
 
     def _by_steps(self, x: Tensor) -> Tensor:
         """One step ``[B, D]`` by the kernels, layer by layer."""
-        layer, lanes = self.layer, self.lanes
-        self._steps[0].x[:lanes] = x
+        layer, batch_size = self.layer, self.batch_size
+        self._steps[0].x[:batch_size] = x
         for level, step in enumerate(self._steps):
             if level and not self._is_chained:
-                step.x[:lanes] = x
-            y = step.run()[:lanes]
+                step.x[:batch_size] = x
+            y = step.run()[:batch_size]
             if isinstance(layer, Recurrent) and not self._is_chained:
                 (y,) = layer.joined(level, [y], [x])
             x = y
@@ -167,12 +169,12 @@ class Stream:
     @property
     def state(self) -> State:
         """A copy of the state, in the layer's own form; set it to go on from there."""
-        return tuple(s[:, : self.lanes].clone() for s in self._tensors())
+        return tuple(s[:, : self.batch_size].clone() for s in self._tensors())
 
     @state.setter
     def state(self, state: Sequence[Tensor]) -> None:
-        given = check_state(state, self._shapes(self.lanes), self._like)
-        self._write(slice(0, self.lanes), tuple(s.detach() for s in given))
+        given = check_state(state, self._shapes(self.batch_size), self._like)
+        self._write(slice(0, self.batch_size), tuple(s.detach() for s in given))
 
     def state_dict(self) -> Saved:
         """The state and whose it is, as tensors alone, to be saved with ``torch.save``."""
@@ -197,11 +199,11 @@ class Stream:
 
         Memory doubles when it is full, so that many joining one by one copy each row but a few times.
         """
-        lanes = self.lanes + check_size("count", count)
-        if lanes > self._room:
-            self._renew(max(lanes, 2 * self._room))
+        batch_size = self.batch_size + check_size("count", count)
+        if batch_size > self._room:
+            self._renew(max(batch_size, 2 * self._room))
         new = list(range(self._joined, self._joined + count))
-        self._write(slice(self.lanes, lanes), self._fresh(count))
+        self._write(slice(self.batch_size, batch_size), self._fresh(count))
         self.ids += new
         self._joined += count
         return new
@@ -220,10 +222,10 @@ class Stream:
         rows = [row for row, number in enumerate(self.ids) if number not in leaving]
         state = tuple(s[:, rows] for s in self._tensors())
         self.ids = [self.ids[row] for row in rows]
-        if 4 * self.lanes <= self._room:
+        if 4 * self.batch_size <= self._room:
             self._room = max(1, self._room // 2)
             self._prepare()
-        self._write(slice(0, self.lanes), state)
+        self._write(slice(0, self.batch_size), state)
 
     # --- Memory ----------------------------------------------------------------------------------
 
@@ -301,13 +303,13 @@ class Stream:
             for target, s in zip(step.state, own, strict=True):
                 target[rows] = s
 
-    def _fresh(self, lanes: int) -> State:
+    def _fresh(self, batch_size: int) -> State:
         """The state in which so many sequences begin."""
         with torch.no_grad():
-            return fresh_state(self.layer, lanes, self._like)
+            return fresh_state(self.layer, batch_size, self._like)
 
-    def _shapes(self, lanes: int) -> list[Shape]:
-        return state_shapes(self.layer, lanes)
+    def _shapes(self, batch_size: int) -> list[Shape]:
+        return state_shapes(self.layer, batch_size)
 
 
 def _kernels(layer: Recurrent | TorchLayer) -> Sequence[tuple[str, Weights] | None]:

@@ -50,7 +50,7 @@ class TorchLayer(nn.RNNBase):
     watcher: Watcher | None = None
     """What looks on at the backward pass; see ``unrolled.watch``."""
     clip: float | None = None
-    """The largest 2-norm of a lane's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
     enters_graphs = True
     """Whether ``torch.compile`` may take it into a graph, as it found when it last looked."""
 
@@ -78,14 +78,14 @@ class TorchLayer(nn.RNNBase):
             resets: boolean ``[T, B]`` (``[B, T]`` if ``batch_first``), as ``Recurrent`` takes them.
 
         Returns:
-            The outputs, ``[T, B, S*H]`` or in the form of ``input``, and the state after each lane's
+            The outputs, ``[T, B, S*H]`` or in the form of ``input``, and the state after each sequence's
             last step, in the form of ``hx``.
 
         Raises:
             TypeError: ``input`` or ``hx`` is not of the kind above, or the state or a weight of another
                 dtype.
             ValueError: ``lengths`` or ``resets`` with a ``PackedSequence``, one sequence without
-                lanes, or ``proj_size``.
+                sequences, or ``proj_size``.
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
             RuntimeError: ``backend="native"``, and the kernels cannot take this call.
         """
@@ -133,14 +133,14 @@ class TorchLayer(nn.RNNBase):
 
         state = _as_state(hx)
         shape, rows = input.shape, len(weights)
-        lanes = shape[:-2] if len(shape) == 2 or self.batch_first else shape[1:-1]
+        batch_size = shape[:-2] if len(shape) == 2 or self.batch_first else shape[1:-1]
         if (
             not 2 <= len(shape) <= 3
             or shape[-1] != self.input_size
-            or any(s.shape != (rows, *lanes, self.hidden_size) for s in state)
+            or any(s.shape != (rows, *batch_size, self.hidden_size) for s in state)
         ):
             return super().forward(input, hx)  # raises torch.nn's own error
-        if not lanes:
+        if not batch_size:
             start = [s.unsqueeze(1) for s in state]
             y, final = self._sweep(input.unsqueeze(1), start, weights, run=run)
             return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
@@ -168,16 +168,16 @@ class TorchLayer(nn.RNNBase):
         if isinstance(x, PackedSequence):
             raise ValueError(f"{name}: got them with a PackedSequence, expected a tensor [T, B, D]")
         if x.dim() != 3:
-            advice = "add the lane dimension with unsqueeze"
+            advice = "add the sequence dimension with unsqueeze"
             raise ValueError(f"{name}: got them with input {list(x.shape)}; {advice}")
         if self.proj_size:
             advice = "use Recurrent with projection="
             raise ValueError(f"{name}: got them with proj_size={self.proj_size}; {advice}")
         first = self.batch_first
-        steps, lanes = (x.shape[1], x.shape[0]) if first else x.shape[:2]
-        lengths = None if lengths is None else check_lengths(lengths, steps, lanes)
+        steps, batch_size = (x.shape[1], x.shape[0]) if first else x.shape[:2]
+        lengths = None if lengths is None else check_lengths(lengths, steps, batch_size)
         if resets is not None:
-            resets = check_resets(resets, steps, lanes, batch_first=first, like=x)
+            resets = check_resets(resets, steps, batch_size, batch_first=first, like=x)
         return lengths, resets
 
     def _in_parts(self, run: Run, masks: Masks) -> Run:
@@ -221,15 +221,15 @@ class TorchLayer(nn.RNNBase):
             batch_sizes: Tensor | None,
             reverse: bool,
         ) -> tuple[State, State]:
-            steps, lanes, real = x.shape[0], x.shape[1], lengths
+            steps, batch_size, real = x.shape[0], x.shape[1], lengths
             if batch_sizes is not None:
-                steps, lanes = len(batch_sizes), int(batch_sizes[0])
-                real = (batch_sizes.unsqueeze(1) > torch.arange(lanes, device="cpu")).sum(0)
+                steps, batch_size = len(batch_sizes), int(batch_sizes[0])
+                real = (batch_sizes.unsqueeze(1) > torch.arange(batch_size, device="cpu")).sum(0)
             tensors = 2 if self.mode == "LSTM" else 1
             k = next(numbers)
             norms = watcher.begins(
                 k,
-                (steps, lanes),
+                (steps, batch_size),
                 x,
                 states=tensors,
                 start=state,
@@ -255,7 +255,7 @@ class TorchLayer(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: Hidden | None, weights: Groups, run: Run
     ) -> tuple[PackedSequence, Any]:
-        """Sweep over the packed rows as they are, with the state in the order of the packed lanes."""
+        """Sweep over the packed rows as they are, with the state in the order of the packed sequences."""
         data, batch_sizes, order, back = packed
         state = _as_state(hx)
         expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
@@ -313,11 +313,11 @@ class TorchLayer(nn.RNNBase):
         """A state as ``torch.nn`` gives it: a pair for LSTM, else the tensor itself."""
         return tuple(state) if self.mode == "LSTM" else state[0]
 
-    def stream(self, lanes: int = 1) -> "Stream":
-        """This layer one step a call, without gradient, for ``lanes`` sequences at once."""
+    def stream(self, batch_size: int = 1) -> "Stream":
+        """This layer one step a call, without gradient, for ``batch_size`` sequences at once."""
         from unrolled.layers.stream import Stream  # which is built on this module
 
-        return Stream(self, lanes)
+        return Stream(self, batch_size)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()

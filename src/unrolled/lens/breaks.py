@@ -15,8 +15,8 @@ class Broken:
     """The first NaN or infinity that was seen.
 
     ``where``: in the states of the pass forward, or in the gradients of the pass backward. ``call``: which
-    call of the layer, from 0; ``turn``: which of the model (see ``Flow``). ``step``, ``lane``: there, in
-    the order of time; of several lanes the first.
+    call of the layer, from 0; ``turn``: which of the model (see ``Flow``). ``step``, ``sequence``: there,
+    in the order of time; of several sequences the first.
     """
 
     where: Literal["forward", "backward"]
@@ -26,7 +26,7 @@ class Broken:
     call: int
     turn: int
     step: int
-    lane: int
+    sequence: int
     value: Literal["nan", "inf"]
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Broken:
         way = "in the state" if self.where == "forward" else "in the gradient of the state"
         backward = ", backward direction" if self.direction else ""
         return (
-            f"the first {what} came up {way} at step {self.step} of lane {self.lane}, in "
+            f"the first {what} came up {way} at step {self.step} of sequence {self.sequence}, in "
             f"{self.layer or 'the layer'}, level {self.level}{backward}, call {self.call}"
         )
 
@@ -66,8 +66,8 @@ def _broken(
     bad = ~seen.isfinite().all(-1)
     steps = bad.any(1).nonzero().flatten().tolist() or [len(bad) - 1, 0]
     step = steps[-1 if last else 0]
-    lane = int(bad[step].int().argmax())
-    value: Literal["nan", "inf"] = "nan" if bool(seen[step, lane].isnan().any()) else "inf"
+    sequence = int(bad[step].int().argmax())
+    value: Literal["nan", "inf"] = "nan" if bool(seen[step, sequence].isnan().any()) else "inf"
     return Broken(
-        where, flow.layer, flow.level, flow.direction, flow.call, flow.turn, step, lane, value
+        where, flow.layer, flow.level, flow.direction, flow.call, flow.turn, step, sequence, value
     )

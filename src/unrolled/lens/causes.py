@@ -16,7 +16,7 @@ from unrolled.scan.native import kind_of
 # An activation is saturated where its slope is under a tenth of its greatest: tanh beyond ±0.95.
 SATURATED = 0.1
 
-# How many Jacobians are decomposed for their radius and norm, evenly spread over steps and lanes: fewer
+# How many Jacobians are decomposed for their radius and norm, evenly spread over steps and sequences: fewer
 # where they are wider than this, for the same cost.
 SAMPLE, SAMPLE_WIDTH = 32, 128
 
@@ -40,14 +40,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Slopes:
-    """What φ' does, over all steps, lanes and units, of a cell whose state is φ(U x_t + W s_{t-1} + b)."""
+    """φ' over all steps, sequences and units, of a cell whose state is φ(U x_t + W s_{t-1} + b)."""
 
     mean: float
     """The mean ``|φ'|``."""
     saturated: float
-    """The share of steps, lanes and units at which ``|φ'|`` is under a tenth of its greatest value."""
+    """The share of steps, sequences and units at which ``|φ'|`` is under a tenth of its greatest value."""
     dead: float
-    """The share of units whose φ' is 0 at every step, in every lane."""
+    """The share of units whose φ' is 0 at every step, in every sequence."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Gate:
     name: str
     """As ``Cell.retain`` has it: "f", "z", "1 - f"."""
     mean: float
-    """The share of the state that a step passes on directly, over all steps, lanes and units."""
+    """The share of the state that a step passes on directly, over all steps, sequences and units."""
     units: Tensor
-    """The mean of each unit over all steps and lanes, ``[H]``."""
+    """The mean of each unit over all steps and sequences, ``[H]``."""
     time_scale: Tensor
     """1 / (1 - ``units``): over how many steps each unit forgets, ``[H]``; infinite if never."""
 
@@ -70,11 +70,12 @@ class Causes:
 
     All is measured along the way back that gradients take: with all n directions at s_{T-1} as a start,
     A_t = ∂s_{T-1}/∂s_t, and A_{t-1} = A_t J_t. ``growth`` and the factors are logarithms, means over the
-    T - 1 steps between the first and the last state, and over the lanes; NaN if T = 1. They are exact, up
-    to rounding in the layer's dtype:
+    T - 1 steps between the first and the last state, and over the sequences; NaN if T = 1. They are exact,
+    up to rounding in the layer's dtype:
 
-    - Of one lane, exp((T - 1) ``growth``) is ``lag_matrix(layer, x)[-1, -1]``, of the backward direction
-      ``[0, -1]``. Of several it is their geometric mean, where ``lag_matrix`` takes the arithmetic one.
+    - Of one sequence, exp((T - 1) ``growth``) is ``lag_matrix(layer, x)[-1, -1]``, of the backward
+      direction ``[0, -1]``. Of several it is their geometric mean, where ``lag_matrix`` takes the
+      arithmetic one.
     - The ``factors`` add up to ``growth``, but where one of them is infinite.
     - The ``shares`` add up to 1.
 
@@ -92,7 +93,7 @@ class Causes:
     growth: float
     """The log growth a step: below 0 a gradient vanishes, above 0 it explodes; -inf if none is left."""
     radius: float
-    """The spectral radius of ∂s_t/∂s_{t-1}, mean over at most 32 steps and lanes, fewer if n > 128."""
+    """The spectral radius of ∂s_t/∂s_{t-1}, mean over at most 32 steps and sequences, fewer if n > 128."""
     norm: float
     """Its 2-norm, likewise."""
     factors: Mapping[str, float] | None = None
@@ -111,7 +112,7 @@ class Causes:
     Of cells with a ``next_state`` of their own, in which W meets more than h, "W" is all of its blocks.
 
     J = D + Σ_g J_g, where J_g is through W_g h_{t-1} alone; the share is ⟨A J, A J_g⟩ / ‖A J‖², the mean
-    over steps and lanes at which anything arrives, NaN if there are none. Negative where a path takes
+    over steps and sequences at which anything arrives, NaN if there are none. Negative where a path takes
     away from what the others bring. ``None`` as ``factors`` is.
     """
     matrices: Mapping[str, Matrix] = field(default_factory=dict)
@@ -126,7 +127,7 @@ class Causes:
 def causes(layer: nn.Module, x: Tensor) -> tuple[Causes, ...]:
     """Why gradients fade or grow in ``layer`` over ``x``, for each scan, by level, then direction.
 
-    It takes n backward passes through each step of each lane, for an LSTM six times.
+    It takes n backward passes through each step of each sequence, for an LSTM six times.
 
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML
     2013, on W and the activation; Tallec & Ollivier, "Can recurrent neural networks warp time?", ICLR
@@ -156,7 +157,7 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
     same at every call, in place of all n.
     """
     cell = recurrence.cell
-    rows = recurrence.steps * recurrence.lanes
+    rows = recurrence.steps * recurrence.batch_size
     most = max(1, min(rows, SAMPLE, int(SAMPLE * (SAMPLE_WIDTH / recurrence.width) ** 3)))
     chosen = torch.linspace(
         0, rows - 1, most, dtype=torch.float32, device=recurrence.x.device
@@ -292,19 +293,23 @@ def _way_back(recurrence: Recurrence, parts: _Parts | None, start: Tensor) -> tu
     """
     n, given = recurrence.width, recurrence.projected.shape[-1]
     size = max(1, ROOM // (len(start) * (n + given)))
-    lanes = [recurrence.of_lanes(slice(b, b + size)) for b in range(0, recurrence.lanes, size)]
-    logs, shares = zip(*(_way_back_of(some, parts, start) for some in lanes), strict=True)
+    batch_size = [
+        recurrence.of_sequences(slice(b, b + size)) for b in range(0, recurrence.batch_size, size)
+    ]
+    logs, shares = zip(*(_way_back_of(some, parts, start) for some in batch_size), strict=True)
     return torch.cat(logs, -1), torch.cat(shares, -1)
 
 
 def _way_back_of(
     recurrence: Recurrence, parts: _Parts | None, start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``_way_back`` of lanes that fit into memory."""
+    """``_way_back`` of sequences that fit into memory."""
     before = recurrence.before
-    rows = start.unsqueeze(1).expand(-1, recurrence.lanes, -1)  # A, its rows first, then the lanes
+    rows = start.unsqueeze(1).expand(
+        -1, recurrence.batch_size, -1
+    )  # A, its rows first, then the sequences
     count = 0 if parts is None else 1 + len(parts.paths)
-    logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.lanes).double()
+    logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.batch_size).double()
     shares = before.new_zeros(count, *logs.shape[1:]).double()
     for t in range(recurrence.steps - 1, 0, -1):
         state, projected = before[t], recurrence.projected[t]
@@ -328,18 +333,18 @@ def _pulled(step: Callable[..., Tensor], rows: Tensor, *at: Tensor) -> tuple[Ten
 
 
 def _norm(rows: Tensor) -> Tensor:
-    """The Frobenius norm of each lane, ``[B]``, of ``[n, B, width]``."""
+    """The Frobenius norm of each sequence, ``[B]``, of ``[n, B, width]``."""
     return rows.double().square().sum((0, 2)).sqrt()
 
 
 def _log_gain(before: Tensor, after: Tensor) -> Tensor:
-    """The log of ‖after‖ / ‖before‖ of each lane; 0 where nothing arrives that could change."""
+    """The log of ‖after‖ / ‖before‖ of each sequence; 0 where nothing arrives that could change."""
     whole, left = _norm(before), _norm(after)
     return torch.where(whole > 0, left.log() - whole.log(), 0.0)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """⟨part, whole⟩ / ‖whole‖² of each lane; NaN where nothing arrives."""
+    """⟨part, whole⟩ / ‖whole‖² of each sequence; NaN where nothing arrives."""
     return (part.double() * whole.double()).sum((0, 2)) / _norm(whole).square()
 
 

@@ -14,7 +14,7 @@ from unrolled.lens.recurrence import Recurrence, recurrences
 from unrolled.lens.verdict import Verdict, judge
 from unrolled.lens.view import REACH, View, view_of
 
-LANES = 32  # over which, at most, the slopes of an activation are taken
+BATCH_SIZE = 32  # over which, at most, the slopes of an activation are taken
 
 Place = tuple[int, int]
 """Level and direction."""
@@ -30,8 +30,9 @@ def examined(
 ) -> dict[Place, tuple[Verdict, View | None]]:
     """The verdict on each scan of ``layer`` in the call that ``flows`` are of, and what there is to show.
 
-    On the longest stretch of a lane without a reset, of which ``steps`` are taken apart at most, from the
-    state that the call was given. Nothing if no step was real; a scan is left out where it is not finite.
+    On the longest stretch of a sequence without a reset, of which ``steps`` are taken apart at most, from
+    the state that the call was given. Nothing if no step was real; a scan is left out where it is not
+    finite.
 
     Args:
         layer: as it is now.
@@ -45,20 +46,20 @@ def examined(
     stretch = any_flow.longest()
     if stretch is None:
         return {}
-    length, lanes = len(stretch.steps), _lanes(any_flow, stretch)
+    length, batch_size = len(stretch.steps), _sequences(any_flow, stretch)
     x = any_flow.padded(x)
 
-    def taken(count: int, lanes: Tensor) -> tuple[Recurrence, ...]:
+    def taken(count: int, batch_size: Tensor) -> tuple[Recurrence, ...]:
         """The scans over the first ``count`` steps of the stretch."""
-        part = x[stretch.steps[:count].to(x.device)][:, lanes.to(x.device)]
+        part = x[stretch.steps[:count].to(x.device)][:, batch_size.to(x.device)]
         starts = [
-            _start(flows.get(place), stretch, lanes, is_whole=length <= count)
+            _start(flows.get(place), stretch, batch_size, is_whole=length <= count)
             for place in sorted(flows)
         ]
         return recurrences(layer, part.transpose(0, 1) if layer.batch_first else part, starts)
 
-    scans = taken(steps, lanes)
-    wholes = taken(REACH, lanes[:1]) if views and steps < length else scans
+    scans = taken(steps, batch_size)
+    wholes = taken(REACH, batch_size[:1]) if views and steps < length else scans
     found = {}
     for scan, whole in zip(scans, wholes, strict=True):
         if not _is_finite(scan):
@@ -70,26 +71,28 @@ def examined(
     return found
 
 
-def _lanes(flow: Flow, stretch: Stretch) -> Tensor:
-    """The stretch's lane, and others that are real at its steps too and begin with them."""
-    own = torch.tensor([stretch.lane], device="cpu")
+def _sequences(flow: Flow, stretch: Stretch) -> Tensor:
+    """The stretch's sequence, and others that are real at its steps too and begin with them."""
+    own = torch.tensor([stretch.sequence], device="cpu")
     if flow.resets is not None or flow.mask is not None:
         return own
     others = flow.real[stretch.steps].all(0).nonzero().flatten()
-    return torch.cat([own, others[others != stretch.lane][: LANES - 1]])
+    return torch.cat([own, others[others != stretch.sequence][: BATCH_SIZE - 1]])
 
 
-def _start(flow: Flow | None, stretch: Stretch, lanes: Tensor, *, is_whole: bool) -> State | None:
+def _start(
+    flow: Flow | None, stretch: Stretch, batch_size: Tensor, *, is_whole: bool
+) -> State | None:
     """The state with which a scan begins the stretch; ``None`` for the cell's own."""
     if flow is None or flow.start is None:
         return None
     begins = (stretch.is_last and is_whole) if flow.direction else stretch.is_first
-    return tuple(s[lanes.to(s.device)] for s in flow.start) if begins else None
+    return tuple(s[batch_size.to(s.device)] for s in flow.start) if begins else None
 
 
 def _causes(scan: Recurrence) -> Causes:
-    """Those of the first lane; the slopes, over all lanes."""
-    one = scan.of_lanes(slice(0, 1))
+    """Those of the first sequence; the slopes, over all sequences."""
+    one = scan.of_sequences(slice(0, 1))
     found = causes_of(one, probes=PROBES if scan.width > WIDE else None)
     return found if found.slopes is None else replace(found, slopes=slopes_of(scan))
 

@@ -14,12 +14,13 @@ NAMES = {1: ("h",), 2: ("h", "c")}
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps of one lane that follow each other, ``steps`` ``[S]`` in the order of time.
+    """Steps of one sequence that follow each other, ``steps`` ``[S]`` in the order of time.
 
-    ``is_first``: they begin with the state that the scan was given; ``is_last``: they end with the lane.
+    ``is_first``: they begin with the state that the scan was given; ``is_last``: they end with the
+    sequence.
     """
 
-    lane: int
+    sequence: int
     steps: Tensor
     is_first: bool
     is_last: bool
@@ -29,7 +30,7 @@ class Stretch:
 class Flow:
     """The gradient that came to one scan of a layer in one call of it.
 
-    Lanes of a ``PackedSequence`` are in the order in which it packs them, from long to short.
+    Sequences of a ``PackedSequence`` are in the order in which it packs them, from long to short.
     """
 
     layer: str
@@ -54,7 +55,7 @@ class Flow:
 
     @property
     def norms(self) -> dict[str, Tensor]:
-        """The 2-norm of ∂L/∂state_t of each step and lane, ``[T, B]``; NaN where no gradient came.
+        """The 2-norm of ∂L/∂state_t of each step and sequence, ``[T, B]``; NaN where no gradient came.
 
         Of the last backward pass that came. One for many gradients at once writes nothing.
         By the name of the state tensor: "h", "c"; "s0", "s1", … of cells with more. They count as
@@ -101,23 +102,23 @@ class Flow:
         return not bool((self.written[0].cpu()[self.real] < 0).all())
 
     def longest(self) -> Stretch | None:
-        """The longest stretch without a reset, of all lanes; ``None`` if no step is real."""
+        """The longest stretch without a reset, of all sequences; ``None`` if no step is real."""
         real = self.real
         if not real.any():
             return None
         if self.resets is None:
-            lane = int(real.sum(0).argmax())
-            return Stretch(lane, real[:, lane].nonzero().flatten(), True, True)
+            row = int(real.sum(0).argmax())
+            return Stretch(row, real[:, row].nonzero().flatten(), True, True)
         sequence = self.resets.cpu().int().cumsum(0)  # to which each step belongs
         found = []
-        for lane in range(self.shape[1]):
-            steps = real[:, lane].nonzero().flatten()
+        for row in range(self.shape[1]):
+            steps = real[:, row].nonzero().flatten()
             if not len(steps):
                 continue
-            numbers, counts = torch.unique_consecutive(sequence[steps, lane], return_counts=True)
+            numbers, counts = torch.unique_consecutive(sequence[steps, row], return_counts=True)
             k = int(counts.argmax())
             part = torch.split(steps, counts.tolist())[k]
-            found.append(Stretch(lane, part, int(numbers[k]) == 0, k == len(counts) - 1))
+            found.append(Stretch(row, part, int(numbers[k]) == 0, k == len(counts) - 1))
         return max(found, key=lambda stretch: len(stretch.steps))
 
 

@@ -65,7 +65,7 @@ def lag_matrix(
         norm: as above.
 
     Returns:
-        ``[T, K]`` in float64, the mean over the lanes; NaN where step t - k does not exist.
+        ``[T, K]`` in float64, the mean over the sequences; NaN where step t - k does not exist.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -80,17 +80,21 @@ def lag_matrix(
 def lags_of(whole: Recurrence, count: int, norm: Norm) -> Tensor:
     """``lag_matrix`` of one scan, in the order of its steps."""
     size = max(1, ROOM // (count * whole.width**2))
-    parts = [whole.of_lanes(slice(b, b + size)) for b in range(0, whole.lanes, size)]
+    parts = [whole.of_sequences(slice(b, b + size)) for b in range(0, whole.batch_size, size)]
     return torch.cat([_lags(part, count, norm) for part in parts], 1).mean(1)
 
 
 def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
     """The norms ``[T, B, K]``, in the order of the steps."""
-    n, lanes = recurrence.width, recurrence.lanes
-    found = recurrence.x.new_full((recurrence.steps, lanes, count), math.nan, dtype=torch.float64)
+    n, batch_size = recurrence.width, recurrence.batch_size
+    found = recurrence.x.new_full(
+        (recurrence.steps, batch_size, count), math.nan, dtype=torch.float64
+    )
     found[..., 0] = 1.0
     unit = torch.eye(n, dtype=torch.float64, device=found.device)
-    ring = unit.new_zeros(lanes, count, n, n)  # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k
+    ring = unit.new_zeros(
+        batch_size, count, n, n
+    )  # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k
     ring[:, 0] = unit
     for t, jacobian in enumerate(recurrence.each_jacobian(1), 1):
         kept = ring[:, :t].flatten(1, 2)
@@ -109,21 +113,21 @@ def estimated_lags(recurrence: Recurrence, probes: int) -> Tensor:
     The square of each entry is off by a share of at most √(2 / probes), in the standard deviation. It
     costs n² for each of them, where all directions cost n³. The same at every call. ``[T, T]``.
     """
-    steps, lanes = recurrence.steps, recurrence.lanes
+    steps, batch_size = recurrence.steps, recurrence.batch_size
     generator = torch.Generator().manual_seed(0)
     shape = steps, probes, recurrence.width
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     drawn = drawn.to(recurrence.before)
-    found = drawn.new_full((steps, lanes, steps), math.nan, dtype=torch.float64)
+    found = drawn.new_full((steps, batch_size, steps), math.nan, dtype=torch.float64)
     found[..., 0] = 1.0
     whole = drawn.double().square().sum((1, 2))  # by which each t's rows are longer than 1
-    rows = drawn.new_empty(0, lanes, recurrence.width)
+    rows = drawn.new_empty(0, batch_size, recurrence.width)
     for t in range(steps - 1, 0, -1):
-        rows = torch.cat([rows, drawn[t].unsqueeze(1).expand(-1, lanes, -1)])
+        rows = torch.cat([rows, drawn[t].unsqueeze(1).expand(-1, batch_size, -1)])
         step = partial(recurrence.step, projected=recurrence.projected[t])
         (rows,) = torch.func.vmap(pulling(step, recurrence.before[t]))(rows)
         since = torch.arange(steps - 1, t - 1, -1, device=found.device)  # whose rows these are
-        squares = rows.double().square().sum(-1).view(len(since), probes, lanes).sum(1)
+        squares = rows.double().square().sum(-1).view(len(since), probes, batch_size).sum(1)
         found[since, :, since - t + 1] = (squares / whole[since].unsqueeze(1)).sqrt()
     return found.mean(1)
 
@@ -155,18 +159,18 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
         x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``; see ``recurrences``.
 
     Returns:
-        ``[T, T]`` in float64, t before k, the mean over the lanes.
+        ``[T, T]`` in float64, t before k, the mean over the sequences.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
     view, x = evaluated(layer, x)
-    steps, lanes, _ = x.shape
+    steps, batch_size, _ = x.shape
     features = view.output_size * (2 if view.merge == "separate" else 1)
     size = max(
-        1, ROOM // (steps * lanes * max(view.input_size, features, 4 * max(view.hidden_sizes)))
+        1, ROOM // (steps * batch_size * max(view.input_size, features, 4 * max(view.hidden_sizes)))
     )
-    squares = x.new_zeros(steps, steps, lanes, dtype=torch.float64)
+    squares = x.new_zeros(steps, steps, batch_size, dtype=torch.float64)
     for asked in torch.split(torch.arange(steps * features, device=x.device), size):
         t, feature = asked // features, asked % features
         seen = steps if view.directions == 2 else int(t[-1]) + 1
@@ -176,20 +180,20 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _gradients(layer: Recurrent, x: Tensor, t: Tensor, feature: Tensor) -> Tensor:
-    """∂y[t_i, b, feature_i]/∂x[k, b] for each pair i of ``[N]`` and each lane: ``[N, T, B, D]``.
+    """∂y[t_i, b, feature_i]/∂x[k, b] for each pair i of ``[N]`` and each sequence: ``[N, T, B, D]``.
 
-    Lanes do not touch, so that one backward pass over N copies of them gives all.
+    Sequences do not touch, so that one backward pass over N copies of them gives all.
     """
-    steps, lanes, size = x.shape
+    steps, batch_size, size = x.shape
     copies = len(t)
     with torch.enable_grad():
-        x = x.unsqueeze(1).expand(-1, copies, -1, -1).reshape(steps, copies * lanes, size)
+        x = x.unsqueeze(1).expand(-1, copies, -1, -1).reshape(steps, copies * batch_size, size)
         y = layer.forward(x.requires_grad_())[0]  # no hook is to see it
         y = y if isinstance(y, Tensor) else torch.cat(y, -1)
         copy = torch.arange(copies, device=x.device)
-        chosen = y.reshape(steps, copies, lanes, -1)[t, copy, :, feature]
+        chosen = y.reshape(steps, copies, batch_size, -1)[t, copy, :, feature]
         (found,) = torch.autograd.grad(chosen.sum(), x, materialize_grads=True)
-    return found.reshape(steps, copies, lanes, size).transpose(0, 1)
+    return found.reshape(steps, copies, batch_size, size).transpose(0, 1)
 
 
 def horizon(decay: Tensor | Sequence[float], *, fraction: float = 0.01) -> float:

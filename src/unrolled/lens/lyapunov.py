@@ -45,7 +45,7 @@ def lyapunov(
             tenth of T.
 
     Returns:
-        ``[k]`` in float64, from the largest on, the mean over the lanes.
+        ``[k]`` in float64, from the largest on, the mean over the sequences.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -56,7 +56,7 @@ def lyapunov(
     if warmup is None:
         warmup = steps // 10
     warmup = check_size("warmup", warmup, least=0, most=steps - 1)
-    total = recurrence.x.new_zeros(recurrence.lanes, k, dtype=torch.float64)
+    total = recurrence.x.new_zeros(recurrence.batch_size, k, dtype=torch.float64)
     for t, triangle in enumerate(_triangles(recurrence, k)):
         if t >= warmup:
             total += _logs(triangle)
@@ -83,7 +83,7 @@ def log_condition(layer: nn.Module, x: Tensor, *, level: int = 0, direction: int
         direction: 0 is forward, 1 backward.
 
     Returns:
-        The mean over the lanes, a natural logarithm.
+        The mean over the sequences, a natural logarithm.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -91,9 +91,9 @@ def log_condition(layer: nn.Module, x: Tensor, *, level: int = 0, direction: int
     recurrence = recurrence_of(layer, x, level, direction)
     n = recurrence.width
     unit = torch.eye(n, dtype=torch.float64, device=recurrence.x.device)
-    product = inverse = unit.expand(recurrence.lanes, n, n)
-    scales = product.new_zeros(recurrence.lanes)
-    is_singular = torch.zeros(recurrence.lanes, dtype=torch.bool, device=product.device)
+    product = inverse = unit.expand(recurrence.batch_size, n, n)
+    scales = product.new_zeros(recurrence.batch_size)
+    is_singular = torch.zeros(recurrence.batch_size, dtype=torch.bool, device=product.device)
     for triangle in _triangles(recurrence, n):
         singular = _logs(triangle).isinf().any(-1)
         is_singular |= singular

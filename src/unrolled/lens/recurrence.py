@@ -57,7 +57,7 @@ class Recurrence:
         return self.x.shape[0]
 
     @property
-    def lanes(self) -> int:
+    def batch_size(self) -> int:
         """B."""
         return self.x.shape[1]
 
@@ -108,7 +108,7 @@ class Recurrence:
 
     def chunks(self) -> list[range]:
         """All steps, in runs whose Jacobians fit into memory."""
-        size = max(1, ROOM // (self.lanes * self.width**2))
+        size = max(1, ROOM // (self.batch_size * self.width**2))
         return [range(t, min(t + size, self.steps)) for t in range(0, self.steps, size)]
 
     def each_jacobian(self, first: int = 0) -> Iterator[Tensor]:
@@ -117,13 +117,13 @@ class Recurrence:
             if steps.stop > first:
                 yield from self.jacobians(max(first, steps.start), steps.stop)
 
-    def of_lanes(self, lanes: slice) -> "Recurrence":
-        """The same of some lanes."""
+    def of_sequences(self, batch_size: slice) -> "Recurrence":
+        """The same of some sequences."""
         return replace(
             self,
-            x=self.x[:, lanes],
-            projected=self.projected[:, lanes],
-            states=tuple(s[:, lanes] for s in self.states),
+            x=self.x[:, batch_size],
+            projected=self.projected[:, batch_size],
+            states=tuple(s[:, batch_size] for s in self.states),
         )
 
     def in_time(self, found: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def recurrences(
     Args:
         layer: a ``Recurrent``, or an RNN, LSTM or GRU of unrolled or ``torch.nn``.
         x: ``[T, B, D]``, or ``[B, T, D]`` if the layer is ``batch_first``. Every step counts as real:
-            measure lanes of different lengths apart, each as ``x[:length, [lane]]``.
+            measure sequences of different lengths apart, each as ``x[:length, [sequence]]``.
         starts: for each scan the state before its first step, ``[B, size]`` each; where there is none,
             the cell's own.
 
@@ -203,7 +203,9 @@ def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
     checked = checked_layer(layer)
     check_input(x, checked.input_size, weight_of(checked), batch_first=checked.batch_first)
     if not x.numel():
-        raise ValueError(f"x: got shape {list(x.shape)}, expected at least one step and one lane")
+        raise ValueError(
+            f"x: got shape {list(x.shape)}, expected at least one step and one sequence"
+        )
     x = x.detach().clone()  # one made in inference mode could not be differentiated in
     return as_recurrent(checked), x.transpose(0, 1) if checked.batch_first else x
 

@@ -49,10 +49,11 @@ class Recorded(Protocol):
 class Row:
     """One scan: its gradient through time, and the verdict on it.
 
-    ``calls``: how many calls a gradient came to. ``norms``: the mean over lanes, and over the calls with
-    the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``; NaN where none came. ``spread``: the standard
-    deviation over lanes, ``[T]``. ``verdict`` and ``view`` are missing where there was no real step, or a
-    number was not finite. ``least``: the least normal number of the gradient's dtype, 0 if that is unknown.
+    ``calls``: how many calls a gradient came to. ``norms``: the mean over sequences, and over the calls
+    with the most steps, of ``‖∂L/∂h_t‖`` at each step, ``[T]``; NaN where none came. ``spread``: the
+    standard deviation over sequences, ``[T]``. ``verdict`` and ``view`` are missing where there was no real
+    step, or a number was not finite. ``least``: the least normal number of the gradient's dtype, 0 if that
+    is unknown.
     """
 
     layer: str
@@ -72,7 +73,7 @@ class Row:
 
     @property
     def ends(self) -> str:
-        """The first and the last norm, and how far the lanes spread there; "underflow" if too small."""
+        """The first and the last norm, and how far the sequences spread there; "underflow" if too small."""
         came = ~self.norms.isnan()
         if not came.any():
             return "NaN" if self.calls else "no gradient came"
@@ -245,9 +246,9 @@ def _clipping_record(clipping: Clipping) -> dict[str, Any]:
 
 
 def summed_up(flows: Sequence[Flow]) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation over lanes of the norms at each step, ``[T]`` each.
+    """The mean and the standard deviation over sequences of the norms at each step, ``[T]`` each.
 
-    Over the calls with the most steps; a step that is not real in a lane is left out.
+    Over the calls with the most steps; a step that is not real in a sequence is left out.
     """
     steps = max(len(flow.real) for flow in flows)
     whole = [flow for flow in flows if len(flow.real) == steps]

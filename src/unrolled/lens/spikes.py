@@ -16,17 +16,17 @@ AT_ONCE = 100.0  # the growth in one step from which it is the loss' doing
 class Spike:
     """Where the gradient was longest in a backward pass.
 
-    ``norm``: the largest ``‖∂L/∂h_t‖`` of all scans, steps and lanes; ``lane``: its lane. ``step``: the
-    first on the way back at which it is within a tenth of that. ``lag``: how many steps back this is from
-    where it began: from the last step, or from one at which it became more than a hundredfold at once,
-    which no network does, but a loss; 0 is what the loss itself sends.
+    ``norm``: the largest ``‖∂L/∂h_t‖`` of all scans, steps and sequences; ``sequence``: its sequence.
+    ``step``: the first on the way back at which it is within a tenth of that. ``lag``: how many steps back
+    this is from where it began: from the last step, or from one at which it became more than a hundredfold
+    at once, which no network does, but a loss; 0 is what the loss itself sends.
     """
 
     layer: str
     level: int
     direction: int
     step: int
-    lane: int
+    sequence: int
     lag: int
     norm: float
 
@@ -73,13 +73,13 @@ def spike_of(flows: Sequence[Flow]) -> Spike | None:
         )
         most = float(norms.max()) if norms.numel() else 0.0
         if most > (0.0 if best is None else best.norm):
-            lane = int(norms.amax(0).argmax())
-            way = norms[:, lane] if flow.direction else norms[:, lane].flip(0)
+            sequence = int(norms.amax(0).argmax())
+            way = norms[:, sequence] if flow.direction else norms[:, sequence].flip(0)
             peak = began = int((way >= NEAR * most).nonzero()[0])
             while began and way[began - 1] > way[began] / AT_ONCE:
                 began -= 1
             step = peak if flow.direction else len(way) - 1 - peak
-            best = Spike(flow.layer, flow.level, flow.direction, step, lane, peak - began, most)
+            best = Spike(flow.layer, flow.level, flow.direction, step, sequence, peak - began, most)
     return best
 
 

@@ -78,7 +78,7 @@ class Trial:
     That is the one whose growth is the farthest from 1, among those that are not healthy if there are
     any. ``state``, ``growth`` (a step back) and ``horizon`` are its verdict's; where the states themselves
     are not finite, it explodes, with a growth of infinity. ``loss``: on the batch, before any training.
-    ``norms``: ``‖∂L/∂h_t‖`` of that scan, ``[T]``, the mean over lanes. ``verdicts``: of every scan.
+    ``norms``: ``‖∂L/∂h_t‖`` of that scan, ``[T]``, the mean over sequences. ``verdicts``: of every scan.
     """
 
     remedy: str
@@ -263,7 +263,7 @@ def _measured(
 
 
 def last_step(returned: Any, *, batch_first: bool = False) -> Tensor:
-    """The loss by default, as ``try_remedies`` says; of packed rows, the last step of each lane."""
+    """The loss by default, as ``try_remedies`` says; of packed rows, the last step of each sequence."""
     leaves = pytree.tree_leaves(returned, is_leaf=lambda part: isinstance(part, PackedSequence))
     first = next((leaf for leaf in leaves if isinstance(leaf, Tensor | PackedSequence)), None)
     if first is None:

@@ -19,7 +19,7 @@ PROBES = 16  # random directions, of a wider one
 
 @dataclass(frozen=True)
 class View:
-    """What there is to show of one scan: of one lane, over the steps that were taken apart, S of them.
+    """What there is to show of one scan: of one sequence, over the steps that were taken apart, S of them.
 
     ``states``: h_t of at most 64 units, evenly chosen, at each of its steps or ``every`` so many, up to the
     4096th, ``[C, U]``. ``lags``: as ``lag_matrix``, ``[S, S]``; ``estimated`` from 16 random directions
@@ -54,8 +54,8 @@ class View:
 
 
 def view_of(scan: Recurrence, causes: Causes, whole: Recurrence) -> View:
-    """What there is to show of the first lane of ``scan``, and of ``whole``, which may have more steps."""
-    scan = scan.of_lanes(slice(0, 1))
+    """What to show of the first sequence of ``scan``, and of ``whole``, which may have more steps."""
+    scan = scan.of_sequences(slice(0, 1))
     estimated = scan.width > EXACT
     lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
     states = whole.in_time(whole.states[0][1:, 0])

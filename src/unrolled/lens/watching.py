@@ -164,10 +164,10 @@ class Lens:
     def report(self, *, steps: int = 64, views: bool = True, lag: int | None = None) -> Report:
         """Where the gradient went, and for each scan a verdict.
 
-        The verdict is on the layer as it is now, and on its last call: of the longest stretch of one lane
-        without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation, from the
-        state that the call was given. Where the state is wider than 256, the growth is measured in 32
-        random directions (the same at every call), in place of all. Without ``views`` there is less to
+        The verdict is on the layer as it is now, and on its last call: of the longest stretch of one
+        sequence without a reset at most ``steps`` steps are taken apart into Jacobians, as in evaluation,
+        from the state that the call was given. Where the state is wider than 256, the growth is measured in
+        32 random directions (the same at every call), in place of all. Without ``views`` there is less to
         show on a page, for less time. With ``lag``, the longest dependency that the task has, in steps, a
         gradient need not reach back farther: the verdict is on so many steps.
 

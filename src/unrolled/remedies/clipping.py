@@ -146,10 +146,10 @@ class AutoClip:
 
 
 def clip_states(model: Model, most: float | None) -> Model:
-    """Clip inside backpropagation through time: no lane's ∂L/∂state_t goes on longer than ``most``.
+    """Clip inside backpropagation through time: no sequence's ∂L/∂state_t goes on longer than ``most``.
 
     In every recurrent layer of ``model``, at every step of the backward pass: what reaches the state of
-    a lane (from the loss, from later steps, from the layer above) is scaled down to the 2-norm
+    a sequence (from the loss, from later steps, from the layer above) is scaled down to the 2-norm
     ``most``, if it is longer, before it goes on to the parameters and to the step before. So one step
     that explodes costs its own length, and not the direction of the whole gradient, as with
     ``clip_norm``. The tensors of a state are clipped each by itself. What comes out is no longer the

@@ -18,7 +18,7 @@ def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) ->
 
         Ω = Σ_t (‖δ_{t+1} ∂s_{t+1}/∂s_t‖ / ‖δ_{t+1}‖ - 1)²        δ_t = ∂L/∂s_t, through all later steps
 
-    summed over the steps and the layer's cells, and averaged over the lanes; steps that no gradient
+    summed over the steps and the layer's cells, and averaged over the sequences; steps that no gradient
     reaches are left out. Only the direction of the gradient that is there is held, not the whole
     Jacobian, so that the network can still forget what does not matter. s is the whole state: of an
     LSTM h and c together.
@@ -68,7 +68,7 @@ def exponents(layer: Recurrent, x: Tensor, count: int) -> Tensor:
 
     The i-th is the mean growth in a step, as a logarithm, of the i-th direction of the state: of a
     random orthonormal Q, Q_t R_t = (∂s_t/∂s_{t-1}) Q_{t-1} gives λ_i as the mean of log ``|R_t[i, i]|``,
-    over steps and lanes. In reverse time a gradient grows by the same exponents: if all are below 0 it
+    over steps and sequences. In reverse time a gradient grows by the same exponents: if all are below 0 it
     vanishes, and one above 0 lets it explode.
 
     Source: Benettin, Galgani, Giorgilli & Strelcyn, "Lyapunov Characteristic Exponents for smooth
@@ -155,7 +155,9 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
         raise ValueError("layer: got one within bptt.checkpointed, expected it outside")
     layer.checked(x)
     if not x.numel():
-        raise ValueError(f"x: got shape {list(x.shape)}, expected at least one step and one lane")
+        raise ValueError(
+            f"x: got shape {list(x.shape)}, expected at least one step and one sequence"
+        )
     cells, runs = iter(cast(Sequence[Cell], layer.cells)), list[_Run]()
 
     def through(
@@ -193,7 +195,7 @@ def _omega(run: _Run, direct: Sequence[Tensor], last: Sequence[Tensor]) -> Tenso
     """Ω of one cell, where ``direct`` and ``last`` are ∂L/∂s not through later steps."""
     before = tuple(s.requires_grad_() for s in run.before())
     deltas = _deltas(run, before, run.ordered(direct), last)
-    lanes = before[0].shape[1]
+    batch_size = before[0].shape[1]
     flat = run.projected.flatten(0, 1)
     after = run.cell.step(flat, tuple(s.flatten(0, 1) for s in before))
     arrived = torch.autograd.grad(
@@ -202,7 +204,7 @@ def _omega(run: _Run, direct: Sequence[Tensor], last: Sequence[Tensor]) -> Tenso
     sent_length, length = _lengths(deltas)[1:], _lengths(arrived)[1:]
     reached = sent_length > 0
     ratio = length / torch.where(reached, sent_length, 1)
-    return torch.where(reached, (ratio - 1).square(), 0).sum() / lanes
+    return torch.where(reached, (ratio - 1).square(), 0).sum() / batch_size
 
 
 def _deltas(run: _Run, before: State, direct: State, last: Sequence[Tensor]) -> list[Tensor]:
@@ -220,7 +222,7 @@ def _deltas(run: _Run, before: State, direct: State, last: Sequence[Tensor]) -> 
 
 
 def _lengths(state: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of a whole state, step by step and lane by lane; its gradient at zero is zero."""
+    """The 2-norm of a whole state, step by step and sequence by sequence; its gradient at zero is zero."""
     lengths: Tensor = torch.linalg.vector_norm(torch.cat(tuple(state), -1), dim=-1)
     return lengths
 
@@ -228,10 +230,10 @@ def _lengths(state: Sequence[Tensor]) -> Tensor:
 def _exponents(run: _Run, count: int) -> Tensor:
     """The first Lyapunov exponents of one cell."""
     before = run.before()
-    lanes, size = before[0].shape[1], sum(run.cell.state_sizes)
+    batch_size, size = before[0].shape[1], sum(run.cell.state_sizes)
     check_size("count", count, most=size)
     q, _ = torch.linalg.qr(
-        torch.randn(lanes, size, count, dtype=torch.float32, device="cpu").to(before[0])
+        torch.randn(batch_size, size, count, dtype=torch.float32, device="cpu").to(before[0])
     )
     growth: Tensor = q.new_zeros(count)
     for t, projected in enumerate(run.projected):
@@ -241,9 +243,9 @@ def _exponents(run: _Run, count: int) -> Tensor:
 
 
 def _moved(cell: Cell, projected: Tensor, state: State, directions: Tensor) -> Tensor:
-    """(∂s_t/∂s_{t-1}) times the ``directions`` ``[B, size, k]`` of each lane.
+    """(∂s_t/∂s_{t-1}) times the ``directions`` ``[B, size, k]`` of each sequence.
 
-    Each direction is a lane of its own. The vector-Jacobian product is linear in its vector, so its own
+    Each direction is a sequence of its own. The vector-Jacobian product is linear in its vector, so its own
     product with a direction is the Jacobian times that.
     """
     count = directions.shape[-1]

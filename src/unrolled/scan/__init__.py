@@ -171,8 +171,8 @@ def scan(
     """Run ``cell`` over time: state_t = step(project(x)_t, state_{t-1}).
 
     With ``reverse`` time runs from the last step to the first: state_t = step(..., state_{t+1}).
-    A lane's state stops at its length (a reversed lane starts at its own last step), and its outputs
-    beyond are zero. What stands in ``x`` there is never read: even NaN changes nothing.
+    A sequence's state stops at its length (a reversed sequence starts at its own last step), and its
+    outputs beyond are zero. What stands in ``x`` there is never read: even NaN changes nothing.
 
     Args:
         cell: the step.
@@ -182,25 +182,25 @@ def scan(
         resets: boolean ``[T, B]``: where true, a new sequence begins with that step. Its state
             starts anew from ``cell.initial_state``, whatever ``state`` is; with ``reverse``, so does
             that of the step before it, where the sequence that ended is read from its end.
-        mask: boolean ``[T, B]``: where false, the lane skips the step: its state stays, its output is
-            zero, and what stands in ``x`` is never read. A reset there takes effect at the lane's
+        mask: boolean ``[T, B]``: where false, the sequence skips the step: its state stays, its output is
+            zero, and what stands in ``x`` is never read. A reset there takes effect at the sequence's
             next real step, if there is one. With ``lengths``, the steps beyond are skipped too.
         reverse: whether time runs backwards.
         return_states: whether to return every state tensor at every step, not only the output.
         norms: one ``[T, B]`` for each state tensor: the backward pass writes the 2-norm of
-            ∂L/∂state_t into it, for each step and lane. The tensors of a state count as independent:
+            ∂L/∂state_t into it, for each step and sequence. The tensors of a state count as independent:
             ∂L/∂c_t of an LSTM is what reaches c_t from later steps, not through its own h_t.
         backend: "native" for the compiled kernel, "reference" for PyTorch's operations, "auto" for
             the kernel where it can take the call; ``unrolled.explain`` says which, and why.
         through: takes the sweep in parts; see ``unrolled.bptt.checkpointed``.
-        clip: the backward pass scales ∂L/∂state_t of a lane down to this 2-norm, where it is larger, before
-            it goes on to earlier steps and to the parameters; each tensor of a state by itself, as in
-            ``norms``, which are those afterwards. See ``unrolled.remedies.clip_states``.
+        clip: the backward pass scales ∂L/∂state_t of a sequence down to this 2-norm, where it is larger,
+            before it goes on to earlier steps and to the parameters; each tensor of a state by itself, as
+            in ``norms``, which are those afterwards. See ``unrolled.remedies.clip_states``.
 
     Returns:
         The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
         ``return_states``, the states themselves, a tuple of ``[T, B, size]``), and the state after each
-        lane's last step (with ``reverse``, after its step 0).
+        sequence's last step (with ``reverse``, after its step 0).
 
     Raises:
         TypeError, ValueError: a shape, dtype or length is not as above, or the cell's ``step`` does
@@ -248,23 +248,25 @@ def _scan(
 ) -> tuple[Tensor | State, State]:
     """``scan`` of a cell whose weights are tensors, within its hooks."""
     check_input(x, cell.input_size, batch_first=False)
-    steps, lanes, _ = x.shape
+    steps, batch_size, _ = x.shape
     if lengths is not None:
-        lengths = check_lengths(lengths, steps, lanes)
+        lengths = check_lengths(lengths, steps, batch_size)
     if resets is not None:
-        resets = check_resets(resets, steps, lanes, batch_first=False, like=x)
+        resets = check_resets(resets, steps, batch_size, batch_first=False, like=x)
     if state is not None:
-        state = check_state(state, [(lanes, size) for size in cell.state_sizes])
+        state = check_state(state, [(batch_size, size) for size in cell.state_sizes])
     if state is None and not cell.starts_at_zero:
-        state = cell.initial_state(lanes, x)
-    if norms is not None and [n.shape for n in norms] != [(steps, lanes)] * len(cell.state_sizes):
+        state = cell.initial_state(batch_size, x)
+    if norms is not None and [n.shape for n in norms] != [(steps, batch_size)] * len(
+        cell.state_sizes
+    ):
         shapes = ", ".join(str(list(n.shape)) for n in norms)
         raise ValueError(
-            f"norms: got shapes {shapes}, expected {[steps, lanes]} for each state tensor"
+            f"norms: got shapes {shapes}, expected {[steps, batch_size]} for each state tensor"
         )
     masking, asked = None, norms
     if mask is not None:
-        mask = check_mask(mask, steps, lanes, batch_first=False)
+        mask = check_mask(mask, steps, batch_size, batch_first=False)
         if lengths is not None:
             mask = mask & real_steps(lengths, steps).to(mask.device)
         masking = Masking(mask, x.device)
@@ -273,15 +275,15 @@ def _scan(
         norms = None if norms is None else [n.new_zeros(n.shape) for n in norms]
 
     whole = return_states or type(cell).read is not Cell.read
-    noise = cell.noise(steps, lanes, x)
+    noise = cell.noise(steps, batch_size, x)
     if noise is not None:
-        check_noise(type(cell).__name__, noise, steps, lanes, cell.hidden_size)
+        check_noise(type(cell).__name__, noise, steps, batch_size, cell.hidden_size)
     masks: Masks = {"noise": noise, "lengths": lengths, "resets": resets, "norms": norms}
     sweep = partial(_sweep, cell, reverse=reverse, return_states=whole, backend=backend, clip=clip)
     if through is None:
         states, final = sweep(x, state, **masks)
     else:
-        fresh = partial(cell.initial_state, lanes, x)
+        fresh = partial(cell.initial_state, batch_size, x)
         weights = list(cell.parameters())
         states, final = through(
             sweep, x, state, masks, weights=weights, reverse=reverse, fresh=fresh

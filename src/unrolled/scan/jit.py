@@ -133,11 +133,11 @@ class _Canonical(Cell):
         return x if weight is None else F.linear(x, weight, self.given.bias_ih)
 
     def step(self, projected: Tensor, state: State) -> State:
-        # The trace holds the number of lanes it was made with: so many at a time.
-        lanes, count = self.recipe.trace.lanes, projected.shape[0]
-        missing = lanes - count % lanes if count % lanes or not count else 0
+        # The trace holds the number of sequences it was made with: so many at a time.
+        batch_size, count = self.recipe.trace.batch_size, projected.shape[0]
+        missing = batch_size - count % batch_size if count % batch_size or not count else 0
         padded = [F.pad(t, (0, 0, 0, missing)) for t in (projected, *state)]
-        parts = zip(*(torch.split(t, lanes) for t in padded), strict=True)
+        parts = zip(*(torch.split(t, batch_size) for t in padded), strict=True)
         after = [self.recipe.trace.step(*part, *self.tensors) for part in parts]
         return tuple(torch.cat(tensors)[:count] for tensors in zip(*after, strict=True))
 
@@ -234,7 +234,7 @@ def _made(cell: Cell) -> Recipe | str:
         return f"{kind} is beyond the compiler: {error}"
     prologue = "" if traced.prologue is None else traced.prologue.code
     names_and_shapes = (traced.parameters, traced.buffers, traced.projection, planned.vectors)
-    sizes, constants = (traced.units, traced.lanes), tuple(_constants(traced.prologue))
+    sizes, constants = (traced.units, traced.batch_size), tuple(_constants(traced.prologue))
     what = repr((found.text, found.constants, prologue, names_and_shapes, sizes, constants))
     name = f"own_{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     own = library.Own(kind, found.text, compiler.struct_name("own"), found.digest)

@@ -1,4 +1,4 @@
-"""Steps that a lane skips: its real steps move to the front, and what was computed moves back."""
+"""Steps that a sequence skips: its real steps move to the front, and what was computed moves back."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Masking:
-    """A scan over the real steps alone, of which each lane may have others.
+    """A scan over the real steps alone, of which each sequence may have others.
 
     What is left after moving them to the front, in the order of time, is a batch with ``lengths``.
 
@@ -29,7 +29,7 @@ class Masking:
         self._back = self._order.argsort(dim=0)
 
     def compact(self, x: Tensor) -> Tensor:
-        """Each lane's real steps of ``x`` ``[T, B, size]`` first, the skipped ones after them."""
+        """Each sequence's real steps of ``x`` ``[T, B, size]`` first, the skipped ones after them."""
         return _gather(x, self._order)
 
     def spread(self, y: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def run(
         attributes["activations"] = [_ACTIVATIONS[activation]]
         if activation == "identity":
             attributes |= {"activation_alpha": [1.0], "activation_beta": [0.0]}
-    steps, lanes, _ = x.shape
+    steps, batch_size, _ = x.shape
     count = 2 if form.operator == "LSTM" else 1
     y, *final = torch.onnx.ops.symbolic_multi_out(
         form.operator,
@@ -83,7 +83,7 @@ def run(
         ],
         attributes,
         dtypes=[x.dtype] * (1 + count),
-        shapes=[[steps, 1, lanes, units], *[[1, lanes, units]] * count],
+        shapes=[[steps, 1, batch_size, units], *[[1, batch_size, units]] * count],
         version=14,
     )
     final = [s.squeeze(0) for s in final]

@@ -134,31 +134,31 @@ def _written(gradient: Optional) -> Optional:
     return torch.zeros(gradient.shape, dtype=gradient.dtype, device="cpu") + gradient
 
 
-def _strides(tensor: Tensor, lanes: int) -> tuple[int, int]:
-    """From step to step and from lane to lane of a ``[T, B, size]``, or of packed rows ``[R, size]``."""
+def _strides(tensor: Tensor, batch_size: int) -> tuple[int, int]:
+    """From step to step and sequence to sequence of ``[T, B, size]``, or of packed rows ``[R, size]``."""
     if tensor.dim() == 3:
         return tensor.stride(0), tensor.stride(1)
-    return lanes * tensor.stride(0), tensor.stride(0)
+    return batch_size * tensor.stride(0), tensor.stride(0)
 
 
-def check_packed(batch_sizes: Tensor, lanes: int, rows: int) -> None:
-    """Refuse ``batch_sizes`` that do not describe so many packed rows of so many lanes.
+def check_packed(batch_sizes: Tensor, batch_size: int, rows: int) -> None:
+    """Refuse ``batch_sizes`` that do not describe so many packed rows of so many sequences.
 
     Raises:
         RuntimeError: as in ``torch.nn``.
     """
     total = int(batch_sizes.sum())
-    falls = int(batch_sizes[0]) == lanes and bool((batch_sizes.diff() <= 0).all())
+    falls = int(batch_sizes[0]) == batch_size and bool((batch_sizes.diff() <= 0).all())
     if total != rows or not falls or int(batch_sizes[-1]) < 1:
         raise RuntimeError(
             f"input: got {rows} rows of data and batch_sizes whose sum is {total}; expected batch_sizes "
-            f"that never rise from the first, {lanes}, and whose sum is the number of rows"
+            f"that never rise from the first, {batch_size}, and whose sum is the number of rows"
         )
 
 
-def _unpacked(batch_sizes: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
-    """Of packed rows: each lane's length, and each step's first row."""
-    lengths = (torch.arange(lanes, device="cpu") < batch_sizes.unsqueeze(1)).sum(0)
+def _unpacked(batch_sizes: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Of packed rows: each sequence's length, and each step's first row."""
+    lengths = (torch.arange(batch_size, device="cpu") < batch_sizes.unsqueeze(1)).sum(0)
     return lengths, batch_sizes.cumsum(0) - batch_sizes
 
 
@@ -180,19 +180,21 @@ class _Given:
         noise: Optional = None,
     ) -> None:
         self.kernel = kernel = library.kernel(name, x.dtype)
-        steps, lanes = x.shape[:2] if batch_sizes is None else (len(batch_sizes), len(start[0]))
+        steps, batch_size = (
+            x.shape[:2] if batch_sizes is None else (len(batch_sizes), len(start[0]))
+        )
         self.weight_hh = _dense(weight_hh)
         units = _rows(x, weight_ih) // kernel.projected
-        self.sizes = (steps, lanes, x.shape[-1], units)
+        self.sizes = (steps, batch_size, x.shape[-1], units)
         self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
         self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
         self.start = [_dense(s) for s in start]
         self.lengths = self.offsets = None
         self.real = x.shape[:-1].numel()
         if batch_sizes is not None:
-            check_packed(batch_sizes, lanes, len(x))
-            if self.real < steps * lanes:
-                self.lengths, self.offsets = _unpacked(batch_sizes, lanes)
+            check_packed(batch_sizes, batch_size, len(x))
+            if self.real < steps * batch_size:
+                self.lengths, self.offsets = _unpacked(batch_sizes, batch_size)
         elif lengths is not None:
             lengths = lengths.to("cpu", torch.int64).contiguous()
             least, most = (int(n) for n in lengths.aminmax())
@@ -204,9 +206,9 @@ class _Given:
         biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
         added = [biases[n] for n in kernel.biases]
         self.vectors = biases[kernel.vectors] if kernel.vectors else None
-        x_step, x_lane = _strides(self.x, lanes)
+        x_step, x_lane = _strides(self.x, batch_size)
         self.noise = noise if noise is None or noise.stride(-1) == 1 else noise.contiguous()
-        n_step, n_lane = (0, 0) if self.noise is None else _strides(self.noise, lanes)
+        n_step, n_lane = (0, 0) if self.noise is None else _strides(self.noise, batch_size)
         self.fields = [
             *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths)),
             *(_pointer(self.offsets), _pointer(self.resets)),
@@ -232,13 +234,13 @@ def _forward(*arguments: Any) -> list[Tensor]:
     *inputs, reverse, every, keep = arguments
     given = _Given(*inputs)
     x = given.x
-    kernel, (_, lanes, _, units) = given.kernel, given.sizes
+    kernel, (_, batch_size, _, units) = given.kernel, given.sizes
     every = every or keep or kernel.staged  # whose stages read all states before the step
     states = [
-        x.new_empty((*x.shape[:-1], units) if every or s == 0 else (lanes, units))
+        x.new_empty((*x.shape[:-1], units) if every or s == 0 else (batch_size, units))
         for s in range(kernel.states)
     ]
-    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    final = [x.new_empty(batch_size, units) for _ in range(kernel.states)]
     slots = (x.shape[:-1].numel(), kernel.slots, units)
     number = torch.get_num_threads()
     head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
@@ -267,7 +269,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
     *inputs, reverse, states, kept, d_states, d_final, wanted, norms, clip = arguments
     given = _Given(*inputs)
-    kernel, (steps, lanes, *_), x = given.kernel, given.sizes, given.x
+    kernel, (steps, batch_size, *_), x = given.kernel, given.sizes, given.x
     d_states = [
         d if d is None or d.stride(-1) == 1 else d.contiguous() for d in map(_written, d_states)
     ]
@@ -281,9 +283,9 @@ def _backward(*arguments: Any) -> list[Tensor]:
     biases = {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
     summed = [d for d in (biases[n] for n in kernel.biases) if d is not None]
     d_vectors = biases[kernel.vectors] if kernel.vectors else None
-    found = [x.new_empty(steps, lanes) for _ in range(kernel.states)] if norms else []
+    found = [x.new_empty(steps, batch_size) for _ in range(kernel.states)] if norms else []
     number = torch.get_num_threads()
-    strides = [(0, 0) if d is None else _strides(d, lanes) for d in d_states]
+    strides = [(0, 0) if d is None else _strides(d, batch_size) for d in d_states]
     strides += [(0, 0)] * (STATES - len(strides))
     head = [*given.sizes, number, reverse, 1, 0, *given.fields, *_four(states), 1, *_NONE]
     head += [kept.data_ptr(), 0]
@@ -308,21 +310,21 @@ class Step:
     Args:
         name: the kernel.
         weights: the layer's, as they are now: they are packed at the first step.
-        lanes: B.
+        batch_size: B.
         below: the layer whose output this one reads; by default ``x`` is for the caller to fill.
     """
 
     def __init__(
-        self, name: str, weights: Weights, lanes: int, below: "Step | None" = None
+        self, name: str, weights: Weights, batch_size: int, below: "Step | None" = None
     ) -> None:
         weight = weights.weight_ih
         assert weight is not None
         self.kernel = kernel = library.kernel(name, weight.dtype)
         units = weight.shape[0] // kernel.projected
         empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
-        self.x = empty(lanes, weight.shape[1])
+        self.x = empty(batch_size, weight.shape[1])
         # Read and written in turn.
-        self.states = [[empty(lanes, units) for _ in range(kernel.states)] for _ in (0, 1)]
+        self.states = [[empty(batch_size, units) for _ in range(kernel.states)] for _ in (0, 1)]
         self.outputs = (self.states[0][0], self.states[1][0])
         self.turn = 0
         bare_weights = Weights(
@@ -339,7 +341,7 @@ class Step:
             )
             for turn in (0, 1)
         ]
-        kept = empty(lanes, kernel.slots, units)
+        kept = empty(batch_size, kernel.slots, units)
         sizes = self._given[0].sizes
         tail = [*_NONE * 4, *[0] * 5, *_NONE * 2, 0.0]
 
@@ -378,10 +380,10 @@ def _shapes_forward(*arguments: Any) -> list[Tensor]:
     name, x, weight_ih, *_, every, keep = arguments
     kernel = library.kernel(name, x.dtype)
     rows = x.shape[:-1]
-    lanes = rows[1] if len(rows) == 2 else arguments[6][0].shape[0]
+    batch_size = rows[1] if len(rows) == 2 else arguments[6][0].shape[0]
     units = _rows(x, weight_ih) // kernel.projected
     states = [x.new_empty(*rows, units) for _ in range(kernel.states if every or keep else 1)]
-    final = [x.new_empty(lanes, units) for _ in range(kernel.states)]
+    final = [x.new_empty(batch_size, units) for _ in range(kernel.states)]
     kept = [x.new_empty(math.prod(rows), kernel.slots, units)] if keep else []
     return [*states, *final, *kept]
 

@@ -26,14 +26,14 @@ def scan(
 
     ``noise``: what ``cell.noise`` has drawn for this scan.
     """
-    steps, lanes, _ = x.shape
+    steps, batch_size, _ = x.shape
     name = type(cell).__name__
     noise = None if noise is None else noise.expand(steps, -1, -1)
     if lengths is None or lengths.eq(steps).all():
         whole = resets is None and noise is None and norms is None and clip is None
         if cell.at_once and steps and whole:
             return _in_parallel(cell, x, state, reverse=reverse)
-        live = [lanes] * steps  # how many lanes have each step
+        live = [batch_size] * steps  # how many sequences have each step
         projected = _projected(cell, x, noise)
         inputs = projected.unbind(0)  # one operation, so that its gradient is one too
     else:
@@ -42,22 +42,24 @@ def scan(
         times, owners = (index.to(x.device) for index in real.nonzero(as_tuple=True))
         own = None if noise is None else noise[times, owners]
         projected = _projected(cell, x[times, owners], own)
-        inputs = torch.split(projected, live)  # the rows of the lanes that have the step
-    fresh = cell.initial_state(lanes, projected)
+        inputs = torch.split(projected, live)  # the rows of the sequences that have the step
+    fresh = cell.initial_state(batch_size, projected)
     state = fresh if state is None else state
-    nothing = [projected.new_zeros(lanes, size) for size in cell.state_sizes]
+    nothing = [projected.new_zeros(batch_size, size) for size in cell.state_sizes]
     every = [[zeros] * steps for zeros in nothing]
     checked, is_empty = False, not any(live)
     for t in reversed(range(steps)) if reverse else range(steps):
-        if not live[t] and not is_empty:  # but if no lane has any, for the graph
+        if not live[t] and not is_empty:  # but if no sequence has any, for the graph
             continue
         if resets is not None and t + reverse < steps:
             anew = resets[t + reverse]
-            if live[t + reverse] < lanes:  # what stands beyond a lane's length is no reset of it
+            if (
+                live[t + reverse] < batch_size
+            ):  # what stands beyond a sequence's length is no reset of it
                 anew = anew & real[t + reverse].to(anew.device)
             anew = anew.unsqueeze(1)
             state = tuple(torch.where(anew, f, s) for f, s in zip(fresh, state, strict=True))
-        rows = None if live[t] == lanes else real[t].nonzero().squeeze(1).to(x.device)
+        rows = None if live[t] == batch_size else real[t].nonzero().squeeze(1).to(x.device)
         before = state if rows is None else tuple(s[rows] for s in state)
         after = cell.step(inputs[t], before)
         if not checked:
@@ -83,15 +85,15 @@ def scan(
             state = tuple(old.index_copy(0, rows, new.to(old.dtype)) for old, new in pairs)
     if steps:
         states = tuple(torch.stack(tensors) for tensors in every)
-    else:  # a step of no lanes, for the graph
+    else:  # a step of no sequences, for the graph
         after = cell.step(projected.flatten(0, 1), tuple(s[:0] for s in state))
         sizes = cell.state_sizes
-        states = tuple(s.view(0, lanes, size) for s, size in zip(after, sizes, strict=True))
+        states = tuple(s.view(0, batch_size, size) for s, size in zip(after, sizes, strict=True))
     return states, tuple(s.clone() for s in state)  # the caller may write into what is returned
 
 
 class _Clip(torch.autograd.Function):
-    """The identity, through which no lane's gradient comes back longer than ``most``."""
+    """The identity, through which no sequence's gradient comes back longer than ``most``."""
 
     generate_vmap_rule = True
 
@@ -120,7 +122,7 @@ def _in_parallel(
 
 
 def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:
-    """What ``step`` is given for each row of ``x``: its projection, and the noise of its step and lane."""
+    """What ``step`` is given for each row of ``x``: its projection, and its noise."""
     projected = cell.project(x)
     check_projected(type(cell).__name__, projected, x.shape[:-1])
     if noise is None:
@@ -129,7 +131,7 @@ def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _note(norms: Tensor, t: int, rows: Tensor | None, gradient: Tensor) -> None:
-    """Write the norm of ∂L/∂state_t of each lane that has step t; nothing of many gradients at once."""
+    """Write the norm of ∂L/∂state_t of each sequence that has step t; nothing of many gradients at once."""
     if is_batched(gradient):
         return
     norms[t, slice(None) if rows is None else rows] = _norm(gradient.detach()).squeeze(-1)

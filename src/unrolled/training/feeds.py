@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 from torch import Tensor, nn
 
 from unrolled.bptt import Carry, Truncated, checkpointed_loss
-from unrolled.bptt.windows import Lanes, lanes
+from unrolled.bptt.windows import Windows, make_windows
 from unrolled.errors import DataError, RunError
 from unrolled.text.data import Batch, Dataset
 from unrolled.text.models import LanguageModel, TokenModel
@@ -23,7 +23,7 @@ from unrolled.training.measures import (
 from unrolled.training.settings import Settings
 
 VALIDATION_BATCHES = 400  # of a split, at the most, at every evaluation
-EVALUATION_LANES, EVALUATION_STEPS = 16, 128  # of a continuous text
+EVALUATION_BATCH_SIZE, EVALUATION_STEPS = 16, 128  # of a continuous text
 
 Item = TypeVar("Item")
 
@@ -108,7 +108,7 @@ class Sentences(Feed[Batch]):
         return min(count, VALIDATION_BATCHES)
 
 
-class Windows(Feed[TokenWindow]):
+class WindowFeed(Feed[TokenWindow]):
     """Windows of a continuous text: truncated BPTT, every k1 tokens, back through k2.
 
     The state goes on from window to window, and begins anew with each passage.
@@ -127,9 +127,11 @@ class Windows(Feed[TokenWindow]):
         self.truncated = Truncated(_States(model, settings.memory), settings.k2)
         self.is_chunked = settings.memory is not None and settings.k1 == settings.k2
 
-    def windows(self, number: int) -> "Lanes[tuple[Tensor, ...]]":
+    def windows(self, number: int) -> "Windows[tuple[Tensor, ...]]":
         order = (self.settings.seed, number)
-        return windows_of(self.data, "train", self.settings.lanes, self.settings.k1, shuffle=order)
+        return windows_of(
+            self.data, "train", self.settings.batch_size, self.settings.k1, shuffle=order
+        )
 
     def __len__(self) -> int:
         return len(self.windows(0))
@@ -181,16 +183,16 @@ class _States(nn.Module):
 
 def feed_of(model: TokenModel, data: Dataset, settings: Settings) -> Feed[Any]:
     """The feed that ``settings`` ask for."""
-    kind: type[Feed[Any]] = Windows if settings.bptt == "truncated" else Sentences
+    kind: type[Feed[Any]] = WindowFeed if settings.bptt == "truncated" else Sentences
     return kind(model, data, settings)
 
 
 def evaluation_windows(data: Dataset, split: str) -> Sequence[TokenWindow]:
-    """A continuous split to be read from its beginning to its end; few lanes, so that they are long."""
+    """A continuous split to be read from its beginning to its end; few rows, so that they are long."""
     steps = sum(len(tokens) for tokens, _ in data.documents(split))
     if not steps:
         return ()
-    count = min(EVALUATION_LANES, max(1, steps // EVALUATION_STEPS))
+    count = min(EVALUATION_BATCH_SIZE, max(1, steps // EVALUATION_STEPS))
     return cast(
         Sequence[TokenWindow], windows_of(data, split, count, min(EVALUATION_STEPS, steps // count))
     )
@@ -198,13 +200,13 @@ def evaluation_windows(data: Dataset, split: str) -> Sequence[TokenWindow]:
 
 def windows_of(
     data: Dataset, split: str, count: int, steps: int, *, shuffle: tuple[int, int] | None = None
-) -> "Lanes[tuple[Tensor, ...]]":
-    """A continuous split in windows of ``steps`` tokens and ``count`` lanes.
+) -> "Windows[tuple[Tensor, ...]]":
+    """A continuous split in windows of ``steps`` tokens and ``count`` rows.
 
     Raises:
         DataError: it is too short for that.
     """
     try:
-        return lanes(data.documents(split), count, steps, shuffle=shuffle)
+        return make_windows(data.documents(split), count, steps, shuffle=shuffle)
     except ValueError as error:
         raise DataError(f"the {split} split: {error}") from None

@@ -62,13 +62,13 @@ def evaluate_continuous(model: LanguageModel, windows: Iterable[TokenWindow]) ->
 
 
 def real(window: TokenWindow) -> Tensor:
-    """Which targets count, ``[T, B]``: those in a lane, but for ``<s>``."""
+    """Which targets count, ``[T, B]``: those in a sequence, but for ``<s>``."""
     _, targets = window.data
     return real_steps(window.lengths, len(targets)) & (targets != START)
 
 
 def ragged(window: TokenWindow) -> Tensor | None:
-    """The lengths of the lanes, if they are not all T."""
+    """The lengths of the sequences, if they are not all T."""
     return None if bool((window.lengths == len(window.resets)).all()) else window.lengths
 
 

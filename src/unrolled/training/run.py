@@ -70,7 +70,7 @@ class Run:
             self.command: dict[str, Any] = dict(config["command"])
             self.longest = check_size("longest", self.command["longest"])
             self.model_config: dict[str, Any] = dict(config["model"])
-            self.settings = Settings(**config["training"])
+            self.settings = Settings.of_record(config["training"])
             self.passage: int | None = None
             if self.settings.bptt == "truncated":
                 self.passage = check_size("passage", self.command["passage"])

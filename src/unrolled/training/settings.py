@@ -44,8 +44,8 @@ class Settings:
     ``steps`` follows from ``epochs``, or from ``minutes`` by a calibration at the start; from then on
     only ``steps`` counts, so that a resumed run does not depend on the clock.
 
-    ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``lanes``, every ``k1``
-    tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
+    ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``batch_size`` rows, every
+    ``k1`` tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
     ``average``: the decay of the average of the weights that is kept for use; 0: none. ``remedy``: what
     it begins with, by the names of ``training.treatment.REMEDIES``, each with its value or ``None``.
 
@@ -69,7 +69,7 @@ class Settings:
     bptt: str = "whole"
     k1: int = 35
     k2: int = 35
-    lanes: int = 24
+    batch_size: int = 24
     memory: int | None = None
     average: float = 0.0
     remedy: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)
         check_size("threads", self.threads, most=1024)
-        for name in ("steps", "batch_tokens", "evaluations", "patience", "k1", "k2", "lanes"):
+        for name in ("steps", "batch_tokens", "evaluations", "patience", "k1", "k2", "batch_size"):
             check_size(name, getattr(self, name), most=2**53)
         for name in ("learning_rate", "clip", "epochs", "minutes", "weight_decay"):
             value = getattr(self, name)
@@ -102,6 +102,12 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {known}")
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Settings":
+        """Those that a run was written with; one of 0.1's first days has ``batch_size`` under "lanes"."""
+        renamed = {"lanes": "batch_size"}
+        return cls(**{renamed.get(name, name): value for name, value in dict(record).items()})
 
     def with_steps(self, steps: int) -> "Settings":
         """The same with another number of steps."""

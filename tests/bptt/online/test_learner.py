@@ -97,12 +97,12 @@ def test_what_is_saved_in_a_file_goes_on_to_the_bit(kind, name):
 
 
 @every_learner
-def test_a_lane_that_is_reset_is_as_one_that_never_was(kind):
+def test_a_row_that_is_reset_is_as_one_that_never_was(kind):
     layer = Recurrent(cells.GRU, 3, 4).double()
     x = torch.randn(6, 2, 3, dtype=torch.float64)
 
-    def gradients(learner, x, lane):
-        grads = torch.autograd.grad(learner(x)[lane].sum(), list(layer.parameters()))
+    def gradients(learner, x, row):
+        grads = torch.autograd.grad(learner(x)[row].sum(), list(layer.parameters()))
         return {f"grad {k}": g for k, g in enumerate(grads)}
 
     learner, new = LEARNERS[kind](layer), LEARNERS[kind](layer)
@@ -111,7 +111,7 @@ def test_a_lane_that_is_reset_is_as_one_that_never_was(kind):
     learner.reset(torch.tensor([False, True]))
     assert not learner.state[0][0, 1].any() and learner.state[0][0, 0].isnan().all()
     learner.reset([0])
-    assert learner.lanes == 2
+    assert learner.batch_size == 2
     torch.manual_seed(1)
     got = gradients(learner, x[3], 1) | {"state": learner.state[0]}
     learner(x[4])
@@ -123,7 +123,7 @@ def test_a_lane_that_is_reset_is_as_one_that_never_was(kind):
         assert_close_by_name(gradients(learner, x[5], 1), gradients(new, x[5], 1), 6)
     learner.reset()
     assert learner(x[0, :1]).shape == (1, 4)
-    assert learner.lanes == 1
+    assert learner.batch_size == 1
 
 
 @every_learner
@@ -276,7 +276,7 @@ def test_replaced_weights_take_effect():
 
 
 def test_it_says_what_it_keeps():
-    assert repr(RTRL(Recurrent(cells.MinGRU, 3, 4))).endswith("by unit, 32 numbers a lane)")
+    assert repr(RTRL(Recurrent(cells.MinGRU, 3, 4))).endswith("by unit, 32 numbers a row)")
     assert RTRL(Recurrent(cells.Elman, 3, 4)).form == "dense"
     assert SnAp1(Recurrent(cells.Elman, 3, 4)).form == "by unit, approximate"
     assert UORO(Recurrent(cells.Elman, 3, 4)).form == "rank one"
@@ -353,15 +353,15 @@ def test_what_a_call_refuses(kind):
         learner([1.0])
     with pytest.raises(TypeError, match=r"^x: got torch.float64"):
         learner(torch.randn(2, 3).double())
-    assert learner.lanes == 0 and learner.state[0].shape == (1, 0, 4)
+    assert learner.batch_size == 0 and learner.state[0].shape == (1, 0, 4)
     learner(torch.randn(2, 3))
-    with pytest.raises(ValueError, match=r"^x: got 3 lanes, expected 2 as in the last call"):
+    with pytest.raises(ValueError, match=r"^x: got 3 rows, expected 2 as in the last call"):
         learner(torch.randn(3, 3))
     with pytest.raises(TypeError, match=r"^resets: got torch.float32"):
         learner(torch.randn(2, 3), resets=torch.zeros(2))
     with pytest.raises(ValueError, match=r"^resets: got shape \[1, 3\], expected \[1, 2\]"):
         learner(torch.randn(2, 3), resets=torch.zeros(3).bool())
-    with pytest.raises(IndexError, match=r"^lanes: got 2, expected from 0 to 1"):
+    with pytest.raises(IndexError, match=r"^rows: got 2, expected from 0 to 1"):
         learner.reset([2])
     with (
         pytest.raises(RuntimeError, match=r"^autocast: got it switched on"),
@@ -391,4 +391,4 @@ def test_what_is_too_large_is_refused_with_its_size(monkeypatch):
     learner.reset()
     with pytest.raises(ValueError, match=r"B = 50 RTRL's influence takes"):
         learner(torch.randn(50, 3))
-    assert learner.lanes == 0
+    assert learner.batch_size == 0

@@ -149,10 +149,10 @@ class Leaky(Cell):
     def project(self, x):
         return x @ self.weight_ih.T
 
-    def initial_state(self, lanes, like):
+    def initial_state(self, batch_size, like):
         if self.first is None:
-            return super().initial_state(lanes, like)
-        return (torch.tanh(self.first).expand(lanes, -1).to(like),)
+            return super().initial_state(batch_size, like)
+        return (torch.tanh(self.first).expand(batch_size, -1).to(like),)
 
     def step(self, projected, state):
         (h,) = state

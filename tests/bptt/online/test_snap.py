@@ -23,7 +23,7 @@ def rows_of(outputs, tensor):
 
 
 def masked_influences(cell, x, resets):
-    """After each step of one lane ``[T, D]``: the state, and J ``[k H, *shape]`` of each parameter.
+    """After each step of one row ``[T, D]``: the state, and J ``[k H, *shape]`` of each parameter.
 
     By the book: the dense J of RTRL, of which all that a parameter does not reach in one step is set to
     zero after every step.
@@ -53,7 +53,7 @@ def masked_influences(cell, x, resets):
 
 
 def gradient_of_the_book(layer, found, weights):
-    """The gradient of Σ weights_t · y_t over the steps and lanes in ``found``."""
+    """The gradient of Σ weights_t · y_t over the steps and rows in ``found``."""
     (cell,) = layer.cells
     total = [torch.zeros_like(p) for p in cell.parameters()]
     for (vector, influence), weight in zip(found, weights, strict=True):
@@ -70,7 +70,7 @@ def gradient_of_the_book(layer, found, weights):
 
 def check_by_the_book(layer, learner, sizes):
     x, resets = torch.randn(T, B, D, dtype=torch.float64), some_resets()
-    lanes = [masked_influences(layer.cells[0], x[:, b], resets[:, b]) for b in range(B)]
+    batch_size = [masked_influences(layer.cells[0], x[:, b], resets[:, b]) for b in range(B)]
     done = 0
     for size in sizes:
         now = range(done, done + size)
@@ -78,7 +78,7 @@ def check_by_the_book(layer, learner, sizes):
         y = learner(x[now.start : now.stop], resets=resets[now.start : now.stop])
         weights = torch.randn_like(y)
         got = gradients((y * weights).sum(), layer)
-        steps = [lanes[b][t] for t in now for b in range(B)]
+        steps = [batch_size[b][t] for t in now for b in range(B)]
         want = gradient_of_the_book(layer, steps, weights.flatten(0, 1))
         assert_close_by_name(got, want, done)
 

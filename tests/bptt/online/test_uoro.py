@@ -29,7 +29,7 @@ def through_the_past(layer, x, resets=None):
     ("name", "depth", "steps"), [("Elman", 1, 6), ("GRU", 2, 6), ("LSTM", 1, 3)]
 )
 def test_the_mean_over_all_signs_is_the_gradient_of_bptt(name, depth, steps):
-    """Each lane has the same inputs and one of the 2^(n (T-1)) patterns, so that one pass has them all."""
+    """Each row has the same inputs and one of the 2^(n (T-1)) patterns, so that one pass has them all."""
     units = 1 if depth == 2 else 2
     layer = drawn(Recurrent(getattr(cells, name), 2, units, depth=depth))
     n = layer.depth * units * len(layer.cells[0].state_sizes)
@@ -65,32 +65,34 @@ def test_a_mean_that_is_off_is_noticed():
 @pytest.mark.parametrize("sizes", [[1] * 6, [2, 3, 1]])
 def test_the_mean_of_many_draws_is_near_the_gradient_of_bptt(sizes):
     layer = drawn(Recurrent(cells.LSTM, 3, 5, learn_initial_state=True, backend="reference"))
-    x, lanes = torch.randn(6, 1, 3, dtype=torch.float64), 100
+    x, batch_size = torch.randn(6, 1, 3, dtype=torch.float64), 100
     generator = torch.Generator().manual_seed(5)
     samples = []
     for _ in range(40):
         learner = UORO(layer, generator=generator)
         for chunk in x.split(sizes):
-            y = learner(chunk.expand(-1, lanes, -1))
-        samples.append(gradients(y[-1].square().sum() / lanes, layer))
+            y = learner(chunk.expand(-1, batch_size, -1))
+        samples.append(gradients(y[-1].square().sum() / batch_size, layer))
     for name, want in through_the_past(layer, x).items():
         assert_mean(torch.stack([sample[name] for sample in samples]), want)
 
 
 def test_one_draw_is_that_of_the_papers_algorithm():
     """Algorithm 1 of Tallec & Ollivier (2018) in NumPy, for an Elman network and a loss Σ s²."""
-    units, inputs, steps, lanes, epsilon = 5, 3, 8, 2, 1e-7
+    units, inputs, steps, batch_size, epsilon = 5, 3, 8, 2, 1e-7
     layer = drawn(Recurrent(cells.Elman, inputs, units))
-    x = torch.randn(steps, lanes, inputs, dtype=torch.float64)
-    signs = torch.randint(2, (steps, lanes, units)).double() * 2 - 1
+    x = torch.randn(steps, batch_size, inputs, dtype=torch.float64)
+    signs = torch.randint(2, (steps, batch_size, units)).double() * 2 - 1
     learner = with_signs(UORO(layer), signs)
     u, w, b, b2 = (p.detach().numpy() for p in layer.parameters())
-    states = [(np.zeros(units), np.zeros(units), np.zeros(u.size + w.size + 2 * units))] * lanes
+    states = [
+        (np.zeros(units), np.zeros(units), np.zeros(u.size + w.size + 2 * units))
+    ] * batch_size
     for t in range(steps):
         total = 0.0
-        for lane in range(lanes):
-            s, s_tilde, theta_tilde = states[lane]
-            x_t, nu = x[t, lane].numpy(), signs[t, lane].numpy()
+        for row in range(batch_size):
+            s, s_tilde, theta_tilde = states[row]
+            x_t, nu = x[t, row].numpy(), signs[t, row].numpy()
             new = np.tanh(u @ x_t + w @ s + b + b2)
             slope = 1 - new**2
 
@@ -106,7 +108,7 @@ def test_one_draw_is_that_of_the_papers_algorithm():
             rho_1 = np.sqrt(norm(of_nu) / (norm(nu) + epsilon)) + epsilon
             s_tilde = rho_0 * s_tilde + rho_1 * nu
             theta_tilde = theta_tilde / rho_0 + of_nu / rho_1
-            states[lane] = new, s_tilde, theta_tilde
+            states[row] = new, s_tilde, theta_tilde
         got = gradients(learner(x[t]).square().sum(), layer)
         flat = torch.cat([g.flatten() for g in got.values()])
         assert_close_by_name({"g": flat}, {"g": torch.from_numpy(total)}, 10 * steps)

@@ -11,7 +11,7 @@ from unrolled import lens
 from unrolled.layers.states import Layer
 
 Record = dict[str, Any]
-LANES, FEATURES = 4, 3
+BATCH_SIZE, FEATURES = 4, 3
 
 
 def record(layer: Layer, x: Tensor, name: str = "rnn") -> Record:
@@ -25,7 +25,7 @@ def record(layer: Layer, x: Tensor, name: str = "rnn") -> Record:
 def lstm(steps: int = 50, hidden: int = 24) -> Record:
     torch.manual_seed(0)
     layer = nn.LSTM(FEATURES, hidden, num_layers=2, bidirectional=True)
-    return record(layer, torch.randn(steps, LANES, FEATURES))
+    return record(layer, torch.randn(steps, BATCH_SIZE, FEATURES))
 
 
 def elman(steps: int = 50, hidden: int = 24, scale: float = 1.0, name: str = "rnn") -> Record:
@@ -33,7 +33,7 @@ def elman(steps: int = 50, hidden: int = 24, scale: float = 1.0, name: str = "rn
     layer = nn.RNN(FEATURES, hidden)
     with torch.no_grad():
         layer.weight_hh_l0.mul_(scale)
-    return record(layer, torch.randn(steps, LANES, FEATURES), name)
+    return record(layer, torch.randn(steps, BATCH_SIZE, FEATURES), name)
 
 
 def history(count: int = 5, steps: int = 30, hidden: int = 12) -> dict[int, Record]:
@@ -107,7 +107,7 @@ def nulls() -> Record:
         gate={"name": "f", "mean": None, "time_scale": [None, None]},
     )
     broken = {"where": "backward", "layer": "rnn", "level": 0, "direction": 0}
-    return whole(seen, broken=broken | {"call": 0, "step": 2, "lane": 0, "value": "nan"})
+    return whole(seen, broken=broken | {"call": 0, "step": 2, "sequence": 0, "value": "nan"})
 
 
 def zeros() -> Record:

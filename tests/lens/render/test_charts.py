@@ -50,7 +50,7 @@ def texts(svg: ElementTree.Element) -> set[str]:
 def test_the_rows_hold_what_was_measured() -> None:
     torch.manual_seed(1)
     layer = nn.LSTM(records.FEATURES, UNITS, bidirectional=True)
-    x = torch.randn(STEPS, records.LANES, records.FEATURES)
+    x = torch.randn(STEPS, records.BATCH_SIZE, records.FEATURES)
     forward, backward = charts.rows_of({30: records.record(layer, x)})
     assert [forward[k] for k in ("snapshot", "at", "scan", "name")] == [0, 30, 0, "rnn, 0"]
     assert [backward[k] for k in ("scan", "name", "direction")] == [1, "rnn, 0, backward", 1]
@@ -76,7 +76,7 @@ def test_the_spread_is_a_factor_and_no_gradient_is_no_division() -> None:
 def test_states_use_all_colours(activation: str) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cells.Elman, records.FEATURES, UNITS, activation=activation)
-    record = records.record(layer, torch.randn(STEPS, records.LANES, records.FEATURES))
+    record = records.record(layer, torch.randn(STEPS, records.BATCH_SIZE, records.FEATURES))
     (row,) = charts.rows_of({0: record})
     states = [value for line in row["states"] for value in line]
     low, high = row["state_ends"]
@@ -94,7 +94,7 @@ def test_a_long_sequence_shows_some_of_its_states() -> None:
     (row,) = charts.rows_of({0: records.elman(300, 3)})
     assert row["every"] == 3 and len(row["states"]) == 100 and len(row["lags"]) == 64
     torch.manual_seed(0)
-    layer, x = nn.RNN(records.FEATURES, 3), torch.randn(300, records.LANES, records.FEATURES)
+    layer, x = nn.RNN(records.FEATURES, 3), torch.randn(300, records.BATCH_SIZE, records.FEATURES)
     expected = layer(x)[0][::3, 0].double()
     found = torch.tensor(row["states"], dtype=torch.float64)
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)

@@ -142,11 +142,18 @@ def test_no_spikes_are_told_without_a_table() -> None:
 
 @pytest.mark.parametrize(("value", "word"), [("nan", "NaN"), ("inf", "infinity")])
 def test_what_broke_first_is_told(value: str, word: str) -> None:
-    broken = {"where": "forward", "layer": "a", "level": 1, "direction": 1, "step": 3, "lane": 2}
+    broken = {
+        "where": "forward",
+        "layer": "a",
+        "level": 1,
+        "direction": 1,
+        "step": 3,
+        "sequence": 2,
+    }
     (told,) = parsed({0: records.whole(broken=broken | {"value": value})}).all("p", class_="alert")[
         :1
     ]
-    assert told == f"The first {word} came forward: in a, 1, backward, at step 3 of lane 2."
+    assert told == f"The first {word} came forward: in a, 1, backward, at step 3 of sequence 2."
 
 
 def test_trials_are_told_with_those_left_out() -> None:

@@ -279,12 +279,12 @@ def test_a_batch_holds_the_sentences_framed_and_padded(
     offsets, tokens = data.offsets["train"], data.tokens["train"]
     for rows, (padded, lengths, _) in zip(batches.rows(), batches, strict=True):
         assert padded.shape == (int(lengths.max()), len(rows))
-        for lane, row in enumerate(rows):
+        for sequence, row in enumerate(rows):
             stored = tokens[offsets[row] : offsets[row + 1]].tolist()
-            length = int(lengths[lane])
-            assert padded[:length, lane].tolist() == stored
+            length = int(lengths[sequence])
+            assert padded[:length, sequence].tolist() == stored
             assert stored[0] == START and stored[-1] == END
-            assert set(padded[length:, lane].tolist()) <= {PAD}
+            assert set(padded[length:, sequence].tolist()) <= {PAD}
 
 
 @pytest.mark.parametrize("size", [1, 15, 50, 333, 5000])
@@ -499,11 +499,11 @@ def test_a_batch_says_where_the_words_of_its_sentences_end(
         for rows, (tokens, lengths, ends) in zip(batches.rows(), batches, strict=True):
             assert ends is not None
             assert (ends.dtype, ends.shape) == (torch.bool, tokens.shape)
-            for lane, row in enumerate(rows.tolist()):
-                length = int(lengths[lane])
+            for sequence, row in enumerate(rows.tolist()):
+                length = int(lengths[sequence])
                 expected = [True, *CHAR.ends(texts[row]), True]
-                assert ends[:length, lane].tolist() == expected
-                assert ends[length:, lane].all()
+                assert ends[:length, sequence].tolist() == expected
+                assert ends[length:, sequence].all()
                 seen += 1
         assert seen == len(texts) > 10
     assert not all(map(all, ends_of(data, "train")))  # words of several characters are there

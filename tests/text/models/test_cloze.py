@@ -23,14 +23,14 @@ def cloze(cell: str = "gru", depth: int = 1, **options: object) -> Cloze:
 def batch(*lengths: int) -> Batch:
     """Random sentences of ``lengths`` tokens, framed and padded."""
     tokens = torch.full((max(lengths) + 2, len(lengths)), PAD)
-    for lane, length in enumerate(lengths):
-        tokens[0, lane], tokens[length + 1, lane] = START, END
-        tokens[1 : length + 1, lane] = torch.randint(4, V, (length,))
+    for sequence, length in enumerate(lengths):
+        tokens[0, sequence], tokens[length + 1, sequence] = START, END
+        tokens[1 : length + 1, sequence] = torch.randint(4, V, (length,))
     return Batch(tokens, torch.tensor(lengths) + 2)
 
 
 def influence(model: Cloze, given: Batch) -> Tensor:
-    """‖∂ logits of lane b at t / ∂ embedded input of lane c at k‖, as ``[P, B, T, B]``."""
+    """‖∂ logits of sequence b at t / ∂ embedded input of sequence c at k‖, as ``[P, B, T, B]``."""
     embedded = model.embedding(given.tokens).detach().requires_grad_()
     logits = model.logits(model.context(embedded, given.lengths))
     weights = torch.randn(V, dtype=torch.float64)
@@ -48,14 +48,14 @@ def test_a_prediction_depends_on_every_other_token_and_not_at_all_on_its_own(
     given = batch(*lengths)
     reached = influence(cloze(cell, depth), given)
     assert reached.shape == (6, 4, 8, 4)
-    for lane, length in enumerate(lengths):
+    for sequence, length in enumerate(lengths):
         for t in range(1, length + 1):
-            row = reached[t - 1, lane]
-            assert row[t, lane] == 0  # exactly
+            row = reached[t - 1, sequence]
+            assert row[t, sequence] == 0  # exactly
             others = [k for k in range(length + 2) if k != t]
-            assert (row[others, lane] > 0).all()
-            row[:, lane][: length + 2] = 0
-            assert (row == 0).all()  # neither padding nor another lane
+            assert (row[others, sequence] > 0).all()
+            row[:, sequence][: length + 2] = 0
+            assert (row == 0).all()  # neither padding nor another sequence
 
 
 def test_the_probe_would_see_a_leak() -> None:
@@ -82,9 +82,9 @@ def test_in_training_too_dropout_and_the_layers_options_open_no_path(
 ) -> None:
     given = batch(5, 2)
     reached = influence(cloze(depth=3, **options).train(), given)
-    for lane, length in enumerate((5, 2)):
+    for sequence, length in enumerate((5, 2)):
         for t in range(1, length + 1):
-            assert reached[t - 1, lane, t, lane] == 0
+            assert reached[t - 1, sequence, t, sequence] == 0
     assert reached.count_nonzero() > 0
 
 
@@ -105,15 +105,15 @@ def test_replacing_the_target_changes_no_bit_of_its_prediction(cell: str) -> Non
 def test_a_batch_is_its_sentences_one_at_a_time(cell: str, depth: int) -> None:
     model, given = cloze(cell, depth), batch(5, 1, 8, 0, 3)
     together = model(given.tokens, given.lengths)
-    for lane, length in enumerate(given.lengths.tolist()):
-        alone = model(given.tokens[:length, lane : lane + 1], torch.tensor([length]))
-        torch.testing.assert_close(together[: length - 2, lane], alone[:, 0])
+    for sequence, length in enumerate(given.lengths.tolist()):
+        alone = model(given.tokens[:length, sequence : sequence + 1], torch.tensor([length]))
+        torch.testing.assert_close(together[: length - 2, sequence], alone[:, 0])
 
 
 def test_targets_are_the_tokens_between_the_ends() -> None:
     given = batch(3, 0, 2)
     _, targets = cloze().predict(given)
-    # By time and then lane: the first of lanes 0 and 2, then the second, then lane 0's third.
+    # By time and then sequence: the first of sequences 0 and 2, then the second, then sequence 0's third.
     expected = [given.tokens[t, b] for t, b in [(1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]]
     assert targets.tolist() == [int(t) for t in expected]
 
@@ -154,23 +154,23 @@ def spoken(*lengths: int) -> Batch:
     given = batch(*lengths)
     ends = torch.rand(given.tokens.shape) < 0.4
     ends[0] = True
-    for lane, length in enumerate(lengths):
-        ends[length:, lane] = True
+    for sequence, length in enumerate(lengths):
+        ends[length:, sequence] = True
     return given._replace(ends=ends)
 
 
 def steps_by_hand(given: Batch) -> list[tuple[int, int, int, int]]:
-    """(lane, i, j, x): x stands first between i and j; ``</s>``: nothing does."""
+    """(sequence, i, j, x): x stands first between i and j; ``</s>``: nothing does."""
     assert given.ends is not None
     found = []
-    for lane, length in enumerate(given.lengths.tolist()):
+    for sequence, length in enumerate(given.lengths.tolist()):
         for t in range(1, length - 1):
             last = t
-            while not given.ends[last, lane]:
+            while not given.ends[last, sequence]:
                 last += 1
-            found.append((lane, t - 1, last + 1, int(given.tokens[t, lane])))
+            found.append((sequence, t - 1, last + 1, int(given.tokens[t, sequence])))
             if last == t:
-                found.append((lane, t, t + 1, END))
+                found.append((sequence, t, t + 1, END))
     return found
 
 
@@ -181,37 +181,39 @@ def test_the_steps_through_words_are_those_of_a_loop(lengths: tuple[int, ...]) -
         assert given.ends is not None
         before, after, tokens = steps_through_words(given.tokens, given.lengths, given.ends)
         B = len(lengths)
-        assert ((before - after) % B == 0).all()  # both in one lane
+        assert ((before - after) % B == 0).all()  # both in one sequence
         rows = zip(before.tolist(), after.tolist(), tokens.tolist(), strict=True)
         found = [(i % B, i // B, j // B, x) for i, j, x in rows]
         assert sorted(found) == sorted(steps_by_hand(given))
 
 
 def losses_by_hand(model: Cloze, given: Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """The cross-entropy of each token alone, and of each step through a word; a lane at a time."""
+    """The cross-entropy of each token alone, and of each step through a word; a sequence at a time."""
 
     def entropy(join: nn.Module | None, known: list[Tensor], token: int) -> Tensor:
         assert join is not None
         return -model.output(F.gelu(join(torch.cat(known)))).log_softmax(-1)[token]
 
     read = []
-    for lane, length in enumerate(given.lengths.tolist()):
+    for sequence, length in enumerate(given.lengths.tolist()):
         (forward, backward), _ = model.layers(
-            model.embedding(given.tokens[:length, lane : lane + 1])
+            model.embedding(given.tokens[:length, sequence : sequence + 1])
         )
         read.append((forward[:, 0], backward[:, 0]))
     alone = [
         entropy(
-            model.join, [read[lane][0][t - 1], read[lane][1][t + 1]], int(given.tokens[t, lane])
+            model.join,
+            [read[sequence][0][t - 1], read[sequence][1][t + 1]],
+            int(given.tokens[t, sequence]),
         )
-        for lane, length in enumerate(given.lengths.tolist())
+        for sequence, length in enumerate(given.lengths.tolist())
         for t in range(1, length - 1)
     ]
     if model.join_words is None:
         return alone, []
     words = [
-        entropy(model.join_words, [read[lane][0][i], read[lane][1][j]], token)
-        for lane, i, j, token in steps_by_hand(given)
+        entropy(model.join_words, [read[sequence][0][i], read[sequence][1][j]], token)
+        for sequence, i, j, token in steps_by_hand(given)
     ]
     return alone, words
 
@@ -296,13 +298,15 @@ def test_a_step_through_a_word_sees_neither_its_token_nor_the_rest_of_the_word(
     weights, hidden = torch.randn(V, dtype=torch.float64), []
     for y, row, end in zip(logits, before.tolist(), after.tolist(), strict=True):
         (reached,) = torch.autograd.grad(y @ weights, embedded, retain_graph=True)
-        (lane, i), j = (row % 3, row // 3), end // 3
-        length = int(given.lengths[lane])
+        (sequence, i), j = (row % 3, row // 3), end // 3
+        length = int(given.lengths[sequence])
         seen = [*range(i + 1), *range(j, length)]
-        assert (reached[seen, lane].norm(dim=-1) > 0).all()
-        reached[seen, lane] = 0
-        assert (reached == 0).all()  # exactly: its own, the rest of its word, other lanes, padding
-        hidden.append((lane, i, j))
+        assert (reached[seen, sequence].norm(dim=-1) > 0).all()
+        reached[seen, sequence] = 0
+        assert (
+            reached == 0
+        ).all()  # exactly: its own, the rest of its word, other sequences, padding
+        hidden.append((sequence, i, j))
     assert sorted(hidden) == sorted(step[:3] for step in steps_by_hand(given))
     assert {j - i - 1 for _, i, j in hidden} >= {0, 1, 2}  # a word's close hides nothing
 

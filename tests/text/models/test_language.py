@@ -20,9 +20,9 @@ def language_model(cell: str = "gru", depth: int = 1, **options: object) -> Lang
 def batch(*lengths: int) -> Batch:
     """Random sentences of ``lengths`` tokens, framed and padded."""
     tokens = torch.full((max(lengths) + 2, len(lengths)), PAD)
-    for lane, length in enumerate(lengths):
-        tokens[0, lane], tokens[length + 1, lane] = START, END
-        tokens[1 : length + 1, lane] = torch.randint(4, V, (length,))
+    for sequence, length in enumerate(lengths):
+        tokens[0, sequence], tokens[length + 1, sequence] = START, END
+        tokens[1 : length + 1, sequence] = torch.randint(4, V, (length,))
     return Batch(tokens, torch.tensor(lengths) + 2)
 
 
@@ -42,15 +42,15 @@ def test_a_prediction_depends_on_all_tokens_before_it_and_on_none_after(
     logits = model.logits(model.context(embedded, given.lengths))
     assert logits.shape == (6, 2, V)
     weights = torch.randn(V, dtype=torch.float64)
-    for lane, length in enumerate((5, 2)):
+    for sequence, length in enumerate((5, 2)):
         for t in range(1, length + 2):  # the last is </s>
             (gradient,) = torch.autograd.grad(
-                logits[t - 1, lane] @ weights, embedded, retain_graph=True
+                logits[t - 1, sequence] @ weights, embedded, retain_graph=True
             )
             reached = gradient.norm(dim=-1)
-            assert (reached[:t, lane] > 0).all()
-            assert (reached[t:, lane] == 0).all()
-            assert (reached[:, 1 - lane] == 0).all()
+            assert (reached[:t, sequence] > 0).all()
+            assert (reached[t:, sequence] == 0).all()
+            assert (reached[:, 1 - sequence] == 0).all()
 
 
 def test_targets_are_all_tokens_and_the_end() -> None:
@@ -64,9 +64,9 @@ def test_targets_are_all_tokens_and_the_end() -> None:
 def test_a_batch_is_its_sentences_one_at_a_time(cell: str, depth: int) -> None:
     model, given = language_model(cell, depth), batch(5, 1, 0, 8)
     together = model(given.tokens, given.lengths)
-    for lane, length in enumerate(given.lengths.tolist()):
-        alone = model(given.tokens[:length, lane : lane + 1], torch.tensor([length]))
-        torch.testing.assert_close(together[: length - 1, lane], alone[:, 0])
+    for sequence, length in enumerate(given.lengths.tolist()):
+        alone = model(given.tokens[:length, sequence : sequence + 1], torch.tensor([length]))
+        torch.testing.assert_close(together[: length - 1, sequence], alone[:, 0])
 
 
 def test_padding_never_counts() -> None:

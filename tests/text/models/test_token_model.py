@@ -57,9 +57,9 @@ def test_the_loss_is_the_hand_computed_cross_entropy_of_the_real_tokens(
     ends = kind.kind == "lm"
     places = {0: [5, 7, 9] + [END] * ends, 1: [4] + [END] * ends}
     total, count = 0.0, 0
-    for lane, targets in places.items():
+    for sequence, targets in places.items():
         for p, target in enumerate(targets):
-            row = [math.exp(x) for x in logits[p, lane].tolist()]
+            row = [math.exp(x) for x in logits[p, sequence].tolist()]
             total -= math.log(row[target] / sum(row))
             count += 1
     assert model.loss(GIVEN).item() == pytest.approx(total / count, rel=1e-12)

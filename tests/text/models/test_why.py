@@ -99,7 +99,7 @@ def test_influences_are_those_of_single_replacements(
 
 def test_a_token_that_is_not_known_has_no_influence() -> None:
     got = why(*untrained("char", torch.float64), "a龙____龙b")
-    # The same numbers are read again, in another lane.
+    # The same numbers are read again, in another sequence.
     assert [abs(one.influence) < 1e-12 for one in got.tokens] == [False, True, True, False]
 
 

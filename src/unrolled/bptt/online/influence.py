@@ -17,18 +17,18 @@ Scans = tuple[State, ...]
 
 
 class Chunk(NamedTuple):
-    """Some steps of all lanes, and where they begin."""
+    """Some steps of all rows, and where they begin."""
 
     x: Tensor
     """``[T, B, D]``."""
     resets: Tensor
-    """Boolean ``[T, B]``, true also where a lane has its very first step."""
+    """Boolean ``[T, B]``, true also where a row has its very first step."""
     state: Scans
     """Before the first step."""
 
     @property
     def within(self) -> Tensor | None:
-        """The resets that a scan need know of: none at the first step, if all lanes begin there."""
+        """The resets that a scan need know of: none at the first step, if all rows begin there."""
         resets = self.resets
         if resets[0].all():  # so that a kernel takes a first step whatever the initial state is
             resets = torch.cat([torch.zeros_like(resets[:1]), resets[1:]])
@@ -41,15 +41,15 @@ class Influence(ABC):
     form: str
     """What is kept, in a word or two."""
     size: int
-    """How many numbers are kept a lane."""
+    """How many numbers are kept a row."""
 
     @abstractmethod
     def parameters(self, layer: Recurrent) -> list[Tensor]:
         """θ: the parameters whose gradient has a part from the past."""
 
     @abstractmethod
-    def shapes(self, lanes: int) -> list[tuple[int, ...]]:
-        """The shapes of what is kept, lanes first; an error if it is too large."""
+    def shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        """The shapes of what is kept, rows first; an error if it is too large."""
 
     @abstractmethod
     def pull(self, influence: Tensors, gradients: Tensors) -> Tensors:
@@ -66,7 +66,7 @@ class Influence(ABC):
 
 
 def forgotten(influence: Tensors, over: Tensor) -> Tensors:
-    """``influence`` with zeros in the lanes whose sequences are ``over`` ``[B]``, whatever was there."""
+    """``influence`` with zeros in the rows whose sequences are ``over`` ``[B]``, whatever was there."""
     if not over.any():
         return influence
     return tuple(torch.where(over.view(-1, *[1] * (p.dim() - 1)), 0, p) for p in influence)

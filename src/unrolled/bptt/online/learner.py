@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.carry import chosen_lanes, lasting
+from unrolled.bptt.carry import chosen_rows, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
 from unrolled.layers import torch_layers
@@ -58,16 +58,16 @@ class Learner:
 
     @property
     def size(self) -> int:
-        """How many numbers are kept of the past, a lane."""
+        """How many numbers are kept of the past, a row."""
         return self._influence.size
 
     @property
-    def lanes(self) -> int:
+    def batch_size(self) -> int:
         """B, as in the last call; 0 before the first."""
         return len(self._fresh)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.layer!r}, {self.form}, {self.size} numbers a lane)"
+        return f"{type(self).__name__}({self.layer!r}, {self.form}, {self.size} numbers a row)"
 
     # --- Steps -----------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Learner:
 
         Raises:
             TypeError, ValueError: ``x`` or ``resets`` has another shape, dtype or device; there are
-                other lanes than in the last call; or other parameters require a gradient than when the
+                other rows than in the last call; or other parameters require a gradient than when the
                 learner was made.
             RuntimeError: something is random, as dropout is in training; or autocast is on.
         """
@@ -106,13 +106,13 @@ class Learner:
         if is_autocast(given):
             raise RuntimeError("autocast: got it switched on, expected off; leave its context")
         given = given.transpose(0, 1) if first and is_chunk else given
-        steps, lanes, _ = given.shape
+        steps, batch_size, _ = given.shape
         self._check_layer(layer, given)
-        flags = self._flags(resets, steps, lanes, first and is_chunk, given)
-        if not steps or not lanes:
+        flags = self._flags(resets, steps, batch_size, first and is_chunk, given)
+        if not steps or not batch_size:
             y = cast(Tensor, layer(given)[0])
         else:
-            self._admit(given, lanes)
+            self._admit(given, batch_size)
             flags[0] |= self._fresh
             y = self._advance(layer, given, flags)
         return y[0] if not is_chunk else y.transpose(0, 1) if first else y
@@ -138,24 +138,24 @@ class Learner:
         return y
 
     def _flags(
-        self, resets: Tensor | None, steps: int, lanes: int, batch_first: bool, x: Tensor
+        self, resets: Tensor | None, steps: int, batch_size: int, batch_first: bool, x: Tensor
     ) -> Tensor:
         """``resets`` as ``[T, B]``, the caller's own untouched."""
         if resets is None:
-            return torch.zeros(steps, lanes, dtype=torch.bool, device=x.device)
+            return torch.zeros(steps, batch_size, dtype=torch.bool, device=x.device)
         if isinstance(resets, Tensor) and resets.dim() == 1 and not batch_first and steps == 1:
             resets = resets.unsqueeze(0)
-        checked = check_resets(resets, steps, lanes, batch_first=batch_first)
+        checked = check_resets(resets, steps, batch_size, batch_first=batch_first)
         return checked.to(x.device, copy=True)
 
-    def _admit(self, x: Tensor, lanes: int) -> None:
-        """Make room for the lanes of the first call; refuse others than there are."""
-        if not self.lanes:
-            self._begin(lanes, x)
-        if lanes != self.lanes:
+    def _admit(self, x: Tensor, batch_size: int) -> None:
+        """Make room for the rows of the first call; refuse others than there are."""
+        if not self.batch_size:
+            self._begin(batch_size, x)
+        if batch_size != self.batch_size:
             raise ValueError(
-                f"x: got {lanes} lanes, expected {self.lanes} as in the last call; call reset() to "
-                "begin anew"
+                f"x: got {batch_size} rows, expected {self.batch_size} as in the last call; call reset() "
+                "to begin anew"
             )
         kept = self._state[0][0]
         if (kept.dtype, kept.device) != (x.dtype, x.device):
@@ -165,15 +165,15 @@ class Learner:
             )
 
     @torch.inference_mode(False)
-    def _begin(self, lanes: int, like: Tensor) -> None:
-        """Lanes all of whose sequences are still to come."""
+    def _begin(self, batch_size: int, like: Tensor) -> None:
+        """Rows all of whose sequences are still to come."""
         cells = cast(Sequence[Cell], self._recurrent.cells)
-        shapes = self._influence.shapes(lanes)
+        shapes = self._influence.shapes(batch_size)
         self._state = tuple(
-            tuple(like.new_zeros(lanes, size) for size in cell.state_sizes) for cell in cells
+            tuple(like.new_zeros(batch_size, size) for size in cell.state_sizes) for cell in cells
         )
         self._kept = tuple(like.new_zeros(shape) for shape in shapes)
-        self._fresh = torch.ones(lanes, dtype=torch.bool, device=like.device)
+        self._fresh = torch.ones(batch_size, dtype=torch.bool, device=like.device)
 
     def _current(self) -> Recurrent:
         """The layer as a ``Recurrent`` that takes ``[T, B, D]``, over the parameters of this moment."""
@@ -215,31 +215,33 @@ class Learner:
 
     @property
     def state(self) -> State:
-        """A copy of the state, in the layer's own form; before the first call it has no lanes."""
+        """A copy of the state, in the layer's own form; before the first call it has no rows."""
         with torch.no_grad():
             scans = []
             anew = self._fresh.unsqueeze(1)
             for cell, state in zip(self._recurrent.cells, self._state, strict=True):
-                fresh = cast(Cell, cell).initial_state(self.lanes, state[0])
+                fresh = cast(Cell, cell).initial_state(self.batch_size, state[0])
                 pairs = zip(fresh, state, strict=True)
                 scans.append(tuple(torch.where(anew, f, s) for f, s in pairs))
             return self._recurrent.by_layer(scans)
 
-    def reset(self, lanes: Sequence[int] | Tensor | None = None) -> None:
-        """Let the sequences in these lanes be over: new ones begin with the next step.
+    def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
+        """Let the sequences in these rows be over: new ones begin with the next step.
 
-        By default all of them; then the next call may have any number of lanes.
+        By default all of them; then the next call may have any number of rows.
 
         Args:
-            lanes: numbers of lanes, or a boolean a lane.
+            rows: numbers of rows, or a boolean a row.
 
         Raises:
-            IndexError: there is no such lane.
+            IndexError: there is no such row.
         """
-        if lanes is None:
+        if rows is None:
             self._begin(0, next(self._recurrent.parameters()).detach())
         else:
-            self._fresh = lasting(self._fresh | chosen_lanes(lanes, self.lanes, self._fresh.device))
+            self._fresh = lasting(
+                self._fresh | chosen_rows(rows, self.batch_size, self._fresh.device)
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state and the influence as tensors by name: for ``torch.save`` or safetensors."""
@@ -249,7 +251,7 @@ class Learner:
 
     @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave, in as many lanes as it has.
+        """Go on from what ``state_dict`` gave, in as many rows as it has.
 
         Raises:
             TypeError, ValueError: it is of another layer or of another kind of learner; nothing has

@@ -36,7 +36,7 @@ def locality(cell: Cell) -> Locality:
     """
     trial = copy.deepcopy(cell).to(torch.device("cpu"), torch.float64)
     generator = torch.Generator().manual_seed(0)
-    units, lanes = cell.hidden_size, 16
+    units, batch_size = cell.hidden_size, 16
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
@@ -48,17 +48,17 @@ def locality(cell: Cell) -> Locality:
     if any(size != units for size in cell.state_sizes):
         return Locality({name: p.shape for name, p in named.items()}, tuple(named), False, False)
     with torch.enable_grad():
-        state = tuple(drawn(lanes, units).requires_grad_() for _ in cell.state_sizes)
-        projected = trial.project(drawn(lanes, cell.input_size))
+        state = tuple(drawn(batch_size, units).requires_grad_() for _ in cell.state_sizes)
+        projected = trial.project(drawn(batch_size, cell.input_size))
         own: list[Source] = [(f"state {k}", s, -1) for k, s in enumerate(state)]
         sources: list[Source] = [(name, p, 0) for name, p in named.items()]
         by_step = _leaks(trial.step(projected, state), own + sources, units, drawn)
-        by_start = _leaks(trial.initial_state(lanes, projected), sources, units, drawn)
+        by_start = _leaks(trial.initial_state(batch_size, projected), sources, units, drawn)
         is_elementwise = not any(by_step.get(name, False) for name, _, _ in own)
         is_gated = False
         if not is_elementwise and _has_equations(trial):
             rows = trial.gates * units
-            w = drawn(lanes, rows).requires_grad_()
+            w = drawn(batch_size, rows).requires_grad_()
             after = trial.equations(projected[..., :rows], w, state)
             is_gated = not any(_leaks(after, [("w", w, -1), *own], units, drawn).values())
     found = by_start | {name: leak or by_start.get(name, False) for name, leak in by_step.items()}

@@ -22,12 +22,12 @@ class RTRL(Learner):
     For weights that stand still, and up to rounding, that is the gradient of BPTT over the whole past,
     at every step. J has two forms, and ``form`` says which is in use:
 
-    - "dense": any layer. With n numbers of state and P parameters, J is n P numbers a lane, and a step
+    - "dense": any layer. With n numbers of state and P parameters, J is n P numbers a row, and a step
       of one costs n² P; a chunk of T steps costs n² P once, and n P a step. While it is computed it
       needs memory for about three J.
     - "by unit": where no unit hears of another unit's past, as in IndRNN, MinGRU, MinLSTM, LRU, UnICORNN
       and cells of your own like them, in one layer. A parameter then reaches the state of a single
-      unit: k P numbers a lane, for k state tensors, at a cost as linear.
+      unit: k P numbers a row, for k state tensors, at a cost as linear.
 
     Whether a cell is like that is found by numerical experiment, when the learner is made, with random
     weights and inputs, on a copy.
@@ -83,14 +83,14 @@ class Dense(OfWholeState):
         self.size, self.limit = self.n * self.count, limit
         self.width = next(layer.parameters()).element_size()
 
-    def shapes(self, lanes: int) -> list[tuple[int, ...]]:
-        if (needed := lanes * self.size * self.width) > self.limit:
+    def shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        if (needed := batch_size * self.size * self.width) > self.limit:
             raise ValueError(
                 f"layer: got {self.n} numbers of state and {self.count} parameters, so that for "
-                f"B = {lanes} RTRL's influence takes {needed / 2**30:.3g} GiB, expected at most "
-                f"{self.limit / 2**30:.3g}; take SnAp1 or UORO, fewer lanes or a smaller layer"
+                f"B = {batch_size} RTRL's influence takes {needed / 2**30:.3g} GiB, expected at most "
+                f"{self.limit / 2**30:.3g}; take SnAp1 or UORO, fewer rows or a smaller layer"
             )
-        return [(lanes, self.n, *shape) for shape in self.reached.values()]
+        return [(batch_size, self.n, *shape) for shape in self.reached.values()]
 
     def advance(
         self, final: Final, parameters: Parameters, influence: Tensors, chunk: Chunk

@@ -19,7 +19,7 @@ class SnAp1(Learner):
         J_t = mask ⊙ (∂s_t/∂s_{t-1} J_{t-1} + ∂s_t/∂θ)        ∂L_t/∂θ = ∂L_t/∂s_t J_t
 
     A row of a weight belongs to one unit, and within one step it reaches that unit's state alone. So of
-    ∂s_t/∂s_{t-1} only what connects a unit with itself is left, and J is k P numbers a lane, for k state
+    ∂s_t/∂s_{t-1} only what connects a unit with itself is left, and J is k P numbers a row, for k state
     tensors and P parameters. The gradient is biased: what a parameter does to its unit by way of other
     units is left out. Where units do not hear of one another (IndRNN, MinGRU, MinLSTM, LRU, UnICORNN)
     nothing is, and it is RTRL's.

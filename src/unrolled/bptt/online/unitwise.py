@@ -40,9 +40,9 @@ class ByUnit(Influence):
             for p in _named(cast(Cell, cell), own).values()
         ]
 
-    def shapes(self, lanes: int) -> list[tuple[int, ...]]:
+    def shapes(self, batch_size: int) -> list[tuple[int, ...]]:
         return [
-            (lanes, k, *shape)
+            (batch_size, k, *shape)
             for k, own in zip(self.kinds, self.found, strict=True)
             for shape in own.reached.values()
         ]
@@ -110,11 +110,11 @@ def _sensitivities(
     """
     k = len(state)
 
-    def lane(*given: Tensor) -> list[tuple[dict[str, Tensor], *State]]:
+    def row(*given: Tensor) -> list[tuple[dict[str, Tensor], *State]]:
         back = torch.func.vjp(lambda p, *s: function(p, *given[k:], *s), parameters, *given[:k])[1]
         return [back(cotangent) for cotangent in _each(given[:k])]
 
-    rows = torch.func.vmap(lane, in_dims=(0,) * k + (1,) * len(inputs))(*state, *inputs)
+    rows = torch.func.vmap(row, in_dims=(0,) * k + (1,) * len(inputs))(*state, *inputs)
     return [row[0] for row in rows], [row[1:] for row in rows]
 
 
@@ -160,12 +160,12 @@ def _by_steps(
         after = own.step(own.project(x), tuple(s.unsqueeze(0) for s in state))
         return tuple(s[0] for s in after)
 
-    units, lanes = cell.hidden_size, chunk.x.shape[1]
+    units, batch_size = cell.hidden_size, chunk.x.shape[1]
     parameters = {name: p.detach() for name, p in _named(cell, own).items()}
     differentiated = functional(cell, step)
     find = _blocks_of_equations if own.is_gated else _blocks_of_jacobian
     projected = cell.project(chunk.x)
-    fresh = cell.initial_state(lanes, projected)
+    fresh = cell.initial_state(batch_size, projected)
     begun = _beginning(cell, parameters, projected.detach())
     every = []
     for t, resets in enumerate(chunk.resets):

@@ -16,14 +16,14 @@ from unrolled.shapes import check_generator
 class UORO(Learner):
     """Unbiased online recurrent optimization: in the mean the whole gradient, at the cost of one step.
 
-    The influence J = ∂s/∂θ of each lane is kept as a product s̃ θ̃ᵀ whose mean over random signs ν is J:
+    The influence J = ∂s/∂θ of each row is kept as a product s̃ θ̃ᵀ whose mean over random signs ν is J:
 
         s̃ ← ρ0 (∂s_t/∂s_{t-1}) s̃ + ρ1 ν        θ̃ ← θ̃ / ρ0 + (∂s_t/∂θ)ᵀ ν / ρ1
 
         ρ0 = √(‖θ̃‖ / (‖(∂s_t/∂s_{t-1}) s̃‖ + ε)) + ε        ρ1 = √(‖(∂s_t/∂θ)ᵀ ν‖ / (‖ν‖ + ε)) + ε
 
     with ε = 1e-7; ρ0 and ρ1 make the variance least. The gradient is unbiased for weights that stand
-    still, and noisy: its variance grows with the number of units. n + P numbers a lane, for n of state
+    still, and noisy: its variance grows with the number of units. n + P numbers a row, for n of state
     and P parameters; a step costs about one forward pass and four backward. In a chunk of T steps ∂s_t
     stands for the whole chunk, with one ν ("memory-T" in the source): longer chunks, less noise.
 
@@ -67,8 +67,8 @@ class RankOne(OfWholeState):
         super().__init__(layer)
         self.size, self.generator = self.n + self.count, generator
 
-    def shapes(self, lanes: int) -> list[tuple[int, ...]]:
-        return [(lanes, self.n), *((lanes, *shape) for shape in self.reached.values())]
+    def shapes(self, batch_size: int) -> list[tuple[int, ...]]:
+        return [(batch_size, self.n), *((batch_size, *shape) for shape in self.reached.values())]
 
     def signs(self, like: Tensor) -> Tensor:
         """ν: -1 and 1, alike likely, in the shape of ``like``."""
@@ -79,7 +79,7 @@ class RankOne(OfWholeState):
     def advance(
         self, final: Final, parameters: Parameters, influence: Tensors, chunk: Chunk
     ) -> Tensors:
-        def lane(
+        def row(
             x: Tensor, resets: Tensor, state: Tensor, tangent: Tensor, signs: Tensor
         ) -> tuple[Tensor, Parameters]:
             back = torch.func.vjp(lambda p, s: final(p, x, resets, s), parameters, state)[1]
@@ -90,7 +90,7 @@ class RankOne(OfWholeState):
 
         tangent, *past = influence
         signs, epsilon = self.signs(tangent), self.epsilon
-        through, direct = torch.func.vmap(lane, in_dims=(1, 1, 0, 0, 0))(
+        through, direct = torch.func.vmap(row, in_dims=(1, 1, 0, 0, 0))(
             chunk.x.detach(), chunk.resets, vector(chunk.state), tangent, signs
         )
         new = list(direct.values())
@@ -111,10 +111,10 @@ class RankOne(OfWholeState):
 
 
 def _norm(parts: list[Tensor]) -> Tensor:
-    """The 2-norm ``[B]`` of all parts of a lane together."""
+    """The 2-norm ``[B]`` of all parts of a row together."""
     return torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).sqrt()
 
 
 def _scaled(part: Tensor, factor: Tensor) -> Tensor:
-    """Each lane of ``part`` times its ``factor`` ``[B]``."""
+    """Each row of ``part`` times its ``factor`` ``[B]``."""
     return part * factor.view(-1, *[1] * (part.dim() - 1))

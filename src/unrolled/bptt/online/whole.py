@@ -1,4 +1,4 @@
-"""The states of a whole layer as one vector a lane, and the influence that is kept of it."""
+"""The states of a whole layer as one vector a row, and the influence that is kept of it."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Final = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
 
 
 class OfWholeState(Influence):
-    """An influence on the states of all cells as one vector ``[n]`` a lane.
+    """An influence on the states of all cells as one vector ``[n]`` a row.
 
     The call itself is the layer's own, by the kernels where they can; ``advance`` then carries the
     influence over the same steps.
@@ -60,7 +60,7 @@ class OfWholeState(Influence):
         return [named[name] for name in self.reached]
 
     def final(self, layer: Recurrent) -> Final:
-        """The state of a lane after a chunk: of (parameters, x ``[T, D]``, resets ``[T]``, ``[n]``)."""
+        """The state of a row after a chunk: of (parameters, x ``[T, D]``, resets ``[T]``, ``[n]``)."""
 
         def run(module: nn.Module, x: Tensor, resets: Tensor, vector: Tensor) -> Tensor:
             own = cast(Recurrent, module)

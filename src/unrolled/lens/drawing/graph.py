@@ -17,7 +17,7 @@ class Node(NamedTuple):
     """"input", "forward", "backward", "start", "gap", "merge" or "output"."""
     row: int
     column: int
-    lane: int
+    side: int
     label: Label
 
 
@@ -74,11 +74,11 @@ class Graph:
         names, kind = self.names, ("forward", "backward")[direction]
         self.rows.append(kind)
         row = len(self.rows) - 1
-        lane = 0 if names.directions == 1 else (-1, 1)[direction]
+        side = 0 if names.directions == 1 else (-1, 1)[direction]
         found = [
-            Node("gap", row, column, lane, (Symbol("⋯"),))
+            Node("gap", row, column, side, (Symbol("⋯"),))
             if t is None
-            else Node(kind, row, column, lane, names.state(level, direction, t))
+            else Node(kind, row, column, side, names.state(level, direction, t))
             for column, t in enumerate(self.columns, 1)
         ]
         column, t = (len(found) + 1, self.steps + 1) if direction else (0, 0)

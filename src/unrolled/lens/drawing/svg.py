@@ -45,14 +45,14 @@ class Svg:
         upwards = max(_width(e.label) for e in graph.edges if e.a.row != e.b.row)
         states = [node for node in graph.nodes if node.kind in ("forward", "backward", "start")]
         self.radius = max(20.0, *(_width(node.label) / 2 + 11 for node in states))
-        self.lane, self.pitch = 0.0, max(2 * self.radius + across + 36, upwards + 40)
+        self.side, self.pitch = 0.0, max(2 * self.radius + across + 36, upwards + 40)
         if graph.names.directions == 2:
-            self.lane = max(30.0, (self.radius + 12) / 1.5)
-            one, other = self.radius + 2 * self.lane + across + 30, 2 * (upwards + self.lane) + 24
+            self.side = max(30.0, (self.radius + 12) / 1.5)
+            one, other = self.radius + 2 * self.side + across + 30, 2 * (upwards + self.side) + 24
             self.pitch = max(one, other)
         self.width = (len(graph.columns) + graph.names.directions - 1) * self.pitch
         self.width += 2 * MARGIN + self.radius
-        self.width += self.lane if self.lane else max(self.radius, upwards + 8)
+        self.width += self.side if self.side else max(self.radius, upwards + 8)
         gaps = [self.gap(r) for r in range(len(graph.rows) - 1)]
         bottom = sum(gaps) + MARGIN + 17
         self.y = [bottom - sum(gaps[:r]) for r in range(len(graph.rows))]
@@ -86,7 +86,7 @@ class Svg:
 
     def at(self, node: Node) -> tuple[float, float]:
         """The middle of a node."""
-        x = MARGIN + self.radius + node.column * self.pitch + node.lane * self.lane
+        x = MARGIN + self.radius + node.column * self.pitch + node.side * self.side
         return x, self.y[node.row]
 
     def half(self, node: Node) -> tuple[float, float]:
@@ -123,13 +123,13 @@ class Svg:
         (x0, y0), (x1, y1) = self.at(a), self.at(b)
         if a.row == b.row:
             side = 1 if x1 > x0 else -1
-            crossed = 2 * self.lane if self.lane and a.kind != "start" else self.half(a)[0]
+            crossed = 2 * self.side if self.side and a.kind != "start" else self.half(a)[0]
             middle = (x0 + side * crossed + x1 - side * self.half(b)[0]) / 2
             return _text(middle, y0 - (11 if any(s.step for s in label) else 8), label, "label")
         row = self.graph.label_row(edge)
         y = (self.y[row] + self.y[row + 1]) / 2
         x = x0 + (x1 - x0) * (y - y0) / (y1 - y0)
-        if a.lane < 0 or b.lane < 0:
+        if a.side < 0 or b.side < 0:
             return _text(x - 8, y + 5, label, "label left")
         return _text(x + 8, y + 5, label, "label right")
 

@@ -20,8 +20,8 @@ class Text:
         across = max(len(_product(e.label)) for e in graph.edges if e.a.row == e.b.row)
         upwards = max(len(_product(e.label)) for e in graph.edges if e.a.row != e.b.row)
         is_double = graph.names.directions == 2
-        self.lane = max(3, node // 2 + 1, upwards // 2 + 1) if is_double else 0
-        needed = 2 * self.lane + node // 2 + across + 5 if is_double else node + across + 5
+        self.side = max(3, node // 2 + 1, upwards // 2 + 1) if is_double else 0
+        needed = 2 * self.side + node // 2 + across + 5 if is_double else node + across + 5
         self.pitch = max(needed, upwards + 2)
 
     def write(self) -> str:
@@ -48,16 +48,16 @@ class Text:
         for column in range(start, end, side):
             self.marks[line, column] = "─"
         self.marks[line, end] = "→" if side > 0 else "←"
-        crossed = start if a.kind == "start" else self.column(a) + 2 * side * self.lane
-        middle = (crossed + end) // 2 if self.lane else (start + end) // 2
+        crossed = start if a.kind == "start" else self.column(a) + 2 * side * self.side
+        middle = (crossed + end) // 2 if self.side else (start + end) // 2
         self.put(line, middle, _product(label))
 
     def upwards(self, edge: Edge) -> None:
         """An arrow to the row above, or the one above that; round a corner between two lanes."""
         a, b, label = edge
         low, high = self.lines[a.row] + 1, self.lines[b.row] - 1
-        column = self.column(b if b.lane else a)
-        if b.lane and not a.lane:
+        column = self.column(b if b.side else a)
+        if b.side and not a.side:
             if a.kind == "merge":
                 low += 1
                 self.marks[low - 1, self.column(a)] = "┬"
@@ -65,7 +65,7 @@ class Text:
         for line in range(low, high + 1):
             crosses = self.marks.get((line, column)) == "─"
             self.marks[line, column] = "┼" if crosses else "│"
-        if a.lane and not b.lane:
+        if a.side and not b.side:
             side = -1 if column < self.column(b) else 1
             self.turn(high + 1, column, self.column(b), "╭╮")
             self.marks[high + 1, self.beside(b, side) - side] = "→" if side < 0 else "←"
@@ -90,7 +90,7 @@ class Text:
 
     def column(self, node: Node) -> int:
         """The middle of a node."""
-        return node.column * self.pitch + node.lane * self.lane
+        return node.column * self.pitch + node.side * self.side
 
     def beside(self, node: Node, side: int) -> int:
         """The second column to the right (1) or left (-1) of a node."""

@@ -319,7 +319,7 @@ def states(width: Width) -> alt.LayerChart:
 
 
 def gradient(width: Width) -> alt.LayerChart:
-    """‖∂L/∂h_t‖ over the steps, and how much the lanes differ."""
+    """‖∂L/∂h_t‖ over the steps, and how much the sequences differ."""
     tooltip = ["t:Q", _number("norms", GRADIENT), _number("low", "low"), _number("high", "high")]
     columns = _columns(_gradients()).mark_rect(opacity=0).encode(tooltip=tooltip)
     return alt.layer(

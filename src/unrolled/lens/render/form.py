@@ -34,7 +34,7 @@ LATER = {"least", "every"}  # what a record of 0.1 does not have
 FORM = {
     "rows": [ROW],
     "notes": [str],
-    "broken": (PLACE | {"where": str, "value": str, "step": int, "lane": int}, None),
+    "broken": (PLACE | {"where": str, "value": str, "step": int, "sequence": int}, None),
     "clipping": ({"calls": int, "clipped": int, "factor": LENGTH, "spikes": [SPIKE]}, None),
 }
 """What a page reads of a record. A tuple has the forms that may be, a list that of all its entries."""
@@ -46,6 +46,9 @@ def check(record: Any) -> dict[str, Any]:
     Raises:
         ValueError: it has another.
     """
+    broken = record.get("broken") if isinstance(record, dict) else None
+    if isinstance(broken, dict) and "lane" in broken:  # as the first records of 0.1 name it
+        record = record | {"broken": broken | {"sequence": broken["lane"]}}
     _check("record", record, FORM)
     for i, row in enumerate(record["rows"]):
         _check_length(f"record.rows[{i}].spread", row["spread"], len(row["norms"]))

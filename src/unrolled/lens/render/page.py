@@ -33,9 +33,9 @@ TRAINING = "A line for each scan, the selected one in blue. Click on a point to 
 READING = {
     "Growth": "what a step back in time multiplies the gradient by: below 1 it vanishes, above 1 it "
     "explodes. The horizon is the number of steps back after which a hundredth is left.",
-    "State by step": "the state of one lane, unit by unit; colours are centred at 0, or, where no state "
-    "has the other sign, go from the least to the greatest.",
-    "Gradient by step": "the mean over lanes, on a logarithmic axis, where a constant growth is a "
+    "State by step": "the state of one sequence, unit by unit; colours are centred at 0, or, where no "
+    "state has the other sign, go from the least to the greatest.",
+    "Gradient by step": "the mean over sequences, on a logarithmic axis, where a constant growth is a "
     "straight line. The band is one standard deviation up, and by the same factor down. Underflow: the "
     "gradient is too small for its dtype, and so 0 or of few digits.",
     "Gradient by lag": "how much of the state k steps earlier is still in the state at the selected step. "
@@ -55,9 +55,9 @@ SENTENCES = {
     "all": "all {} steps",
     "some": "the first {} of {} steps",
     "every": "{}, one shown of every {}",
-    "states": "h_t of one lane: {}, {}. Click on a step to select it.",
+    "states": "h_t of one sequence: {}, {}. Click on a step to select it.",
     "ends": "‖∂L/∂h_t‖, first to last step: {}.",
-    "gradient": "‖∂L/∂h_t‖, the mean over lanes and its spread.",
+    "gradient": "‖∂L/∂h_t‖, the mean over sequences and its spread.",
     "underflow": "It underflowed, too small for its dtype, at {} of {}.",
     "zero": "It is 0 at {} of {}, on which the loss does not depend.",
     "none": "None came, or no finite one, at {} of {}.",

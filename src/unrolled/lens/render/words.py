@@ -100,7 +100,8 @@ def _broken(broken: Record | None) -> str:
     value = "NaN" if broken["value"] == "nan" else "infinity"
     return (
         f'<p class="alert" role="alert">The first {value} came {escape(broken["where"])}: in '
-        f"{escape(scan_name(*place_of(broken)))}, at step {broken['step']} of lane {broken['lane']}.</p>"
+        f"{escape(scan_name(*place_of(broken)))}, at step {broken['step']} of sequence "
+        f"{broken['sequence']}.</p>"
     )
 
 

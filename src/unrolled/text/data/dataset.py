@@ -32,7 +32,7 @@ CHUNK = 1 << 22  # numbers that are recoded at a time
 
 
 class Batch(NamedTuple):
-    """``tokens`` ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``, and ``lengths`` ``[B]``.
+    """``tokens`` ``[T, B]``, int64, each sequence ``<s> … </s> <pad> …``, and ``lengths`` ``[B]``.
 
     ``ends`` ``[T, B]``: whether a token is the last of its word, where that is known.
     """
@@ -322,8 +322,8 @@ class Batches:
 
         def padded(numbers: np.ndarray, filler: int | bool, dtype: type) -> Tensor:
             whole: np.ndarray = np.full((len(rows), int(lengths.max())), filler, dtype)
-            for lane, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-                whole[lane, : stop - start] = numbers[start:stop]
+            for sequence, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+                whole[sequence, : stop - start] = numbers[start:stop]
             return torch.from_numpy(whole).T.contiguous()
 
         tokens = padded(self.tokens, PAD, np.int64)

@@ -327,13 +327,13 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
         lengths = widths + (away != PAD).sum(1)[owners]
         for part in parts(lengths.tolist()):
             k, width = owners[part], widths[part, None]
-            lanes = torch.arange(len(k), device="cpu")
+            batch_size = torch.arange(len(k), device="cpu")
             read = F.pad(fillers[part], (0, len(steps)), value=PAD)
             read.scatter_(1, width + steps, away[k])
             y = here.onward(read[:, : int(lengths[part].max())], k, lengths[part]).y
             asked = away[k] >= len(SPECIALS)
             # Rows of the states right before and right beyond each token that is asked for.
-            own = ((width - 1 + steps) * len(lanes) + lanes[:, None])[asked].to(device)
+            own = ((width - 1 + steps) * len(batch_size) + batch_size[:, None])[asked].to(device)
             facing = (there.lengths[k, None] - 2 - steps) * len(around) + k[:, None]
             met = (y, there.y, own, facing[asked].to(device))
             if onward < 0:

@@ -114,7 +114,7 @@ def steps_through_words(
         ends: ``[T, B]``, whether a token is the last of its word.
 
     Returns:
-        The rows i of A_i and j of A'_j (``[N]``, row t·B + b is step t of lane b), and the tokens
+        The rows i of A_i and j of A'_j (``[N]``, row t·B + b is step t of sequence b), and the tokens
         that stand between them first, ``</s>`` where none does.
     """
     T, B = tokens.shape

@@ -156,13 +156,13 @@ class TokenModel(nn.Module, ABC):
 
     @abstractmethod
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The predicted tokens ``[P, B]``, and how many of them are real in each lane, ``[B]``."""
+        """The predicted tokens ``[P, B]``, and how many of them are real in each sequence, ``[B]``."""
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The logits of every predicted position.
 
         Args:
-            tokens: ``[T, B]``, int64, each lane ``<s> … </s> <pad> …``.
+            tokens: ``[T, B]``, int64, each sequence ``<s> … </s> <pad> …``.
             lengths: ``[B]``, with ``<s>`` and ``</s>``.
 
         Returns:
