@@ -1050,7 +1050,7 @@ def test_a_sentence_may_be_held_to_a_budget(corpus_file: Path, tmp_path: Path, c
     [
         ("cloze", ("--bptt", "truncated"), ("--bptt: got truncated for cloze, expected lm",)),
         ("lm", ("--k1", "10"), ("--k1: got 10", "--bptt truncated")),
-        ("lm", ("--batch-size", "3"), ("--lanes: got 3", "--bptt truncated")),
+        ("lm", ("--batch-size", "3"), ("--batch-size: got 3", "--bptt truncated")),
         ("lm", ("--passage", "3"), ("--passage: got 3", "--bptt truncated")),
         (
             "lm",
