@@ -22,7 +22,7 @@ from benchmarks import results
 from benchmarks.layers.tables import SMALLEST, Sizes
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import library, scan
+from unrolled.scan import ScanOptions, library, scan
 
 SIZES: Sizes = ((100, 16, 64), (100, 64, 256))
 AT_LEAST = {SIZES[0]: 10.0, SIZES[1]: 3.0}
@@ -114,7 +114,7 @@ def looped(cell: Cell, x: Tensor) -> Tensor:
 
 def compiled(cell: Cell, x: Tensor) -> Tensor:
     """The same by the kernel."""
-    states, _ = scan(cell, x, return_states=True, backend="native")
+    states, _ = scan(cell, x, None, ScanOptions(return_states=True, backend="native"))
     return states[0]
 
 

@@ -7,7 +7,7 @@ called "grad of" what it belongs to.
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
+from unrolled.scan import ScanOptions, scan
 
 # How far two right computations of the same network may be apart in one step, in units of eps:
 #
@@ -31,6 +32,15 @@ ROUNDINGS = 2 * 16
 
 # In autocast torch.nn's LSTM goes to oneDNN, which fails on a processor without bfloat16.
 LSTM_HAS_AUTOCAST: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def scanned(
+    cell: Cell, x: Tensor, state: State | None = None, options: ScanOptions | None = None
+) -> tuple[Any, State]:
+    """``scan``, with the output itself: or all states, if they are asked for; and the final state."""
+    options = options or ScanOptions()
+    outputs, final = scan(cell, x, state, options)
+    return outputs if options.return_states else outputs[0], final
 
 
 def tolerance(dtype: torch.dtype, steps: int) -> float:

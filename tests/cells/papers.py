@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.compare import check_derivatives
+from tests.compare import check_derivatives, scanned
 from unrolled.cells import Cell, GatedCell, State
 from unrolled.cells.facts import Onnx, Retain
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 T, B, D, H = 6, 3, 4, 5
 
@@ -53,7 +53,7 @@ def check_equations(cell: Cell, step: Step) -> None:
     """
     cell = drawn(cell)
     x, start = inputs(cell)
-    states, final = scan(cell, x, start, return_states=True, backend="reference")
+    states, final = scan(cell, x, start, ScanOptions(return_states=True, backend="reference"))
     weights, state = weights_of(cell), tuple(s.numpy() for s in start)
     for t in range(T):
         state = step(weights, x[t].numpy(), *state)
@@ -71,7 +71,10 @@ def check_gradients(cell: Cell) -> None:
     cell = drawn(cell)
     x, start = inputs(cell, steps=3, batch_size=2)
     check_derivatives(
-        cell, lambda cell, x, *state: scan(cell, x, state, backend="reference"), x, *start
+        cell,
+        lambda cell, x, *state: scanned(cell, x, state, ScanOptions(backend="reference")),
+        x,
+        *start,
     )
 
 

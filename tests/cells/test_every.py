@@ -12,7 +12,7 @@ from tests.cells.papers import D, H, drawn, inputs
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
     name: getattr(cells, name)
@@ -50,7 +50,7 @@ def test_with_lengths_each_sequence_runs_as_if_alone(kind: str, lengths: list[in
     def run(by_scan: bool) -> dict[str, Tensor]:
         u, *state = leaves(x, *start)
         if by_scan:
-            y, final = scan(cell, u, tuple(state), lengths=torch.tensor(lengths))
+            (y,), final = scan(cell, u, tuple(state), ScanOptions(lengths=torch.tensor(lengths)))
             outputs = {"y": y} | {f"final {k}": s for k, s in enumerate(final)}
         else:
             outputs = one_by_one(cell, u, tuple(state), lengths)
@@ -75,8 +75,8 @@ def test_a_deep_bidirectional_layer_trains(kind: str) -> None:
 def test_vmap_over_inputs_is_one_scan_for_each(kind: str) -> None:
     cell = drawn(CELLS[kind](D, H))
     x = torch.randn(3, 5, 2, D, dtype=torch.float64)
-    got = torch.vmap(lambda one: scan(cell, one)[0])(x)
-    expected = torch.stack([scan(cell, one)[0] for one in x])
+    got = torch.vmap(lambda one: scan(cell, one)[0][0])(x)
+    expected = torch.stack([scan(cell, one)[0][0] for one in x])
     assert_close_by_name({"y": got}, {"y": expected}, 5)
 
 

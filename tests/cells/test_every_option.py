@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.cells.papers import D, H, drawn, inputs
-from tests.compare import assert_close_by_name, collect, leaves, named_state
+from tests.compare import assert_close_by_name, collect, leaves, named_state, scanned
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell, Norm, Options
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions
 
 T, B = 6, 3
 CELLS: dict[str, type[Cell]] = {
@@ -65,7 +65,7 @@ def run(cell: Cell, x: Tensor, state: State, call: Callable[..., tuple[Tensor, S
 
 
 def by_scan(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-    return scan(cell, x, state, backend="reference")
+    return scanned(cell, x, state, ScanOptions(backend="reference"))
 
 
 def plain_of(kind: str, cell: Cell) -> Cell:
@@ -219,7 +219,12 @@ def test_the_kernel_of_all_options_together_is_the_reference(kind: str) -> None:
     cell = drawn(CELLS[kind](D, H, **options))
     x, state = inputs(cell, T, B)
     native, reference = (
-        run(cell, x, state, lambda *given, backend=backend: scan(*given, backend=backend))
+        run(
+            cell,
+            x,
+            state,
+            lambda *given, backend=backend: scanned(*given, options=ScanOptions(backend=backend)),
+        )
         for backend in ("auto", "reference")
     )
     assert_close_by_name(native, reference, T)

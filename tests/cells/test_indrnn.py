@@ -19,7 +19,7 @@ from tests.cells.papers import (
 )
 from tests.compare import leaves
 from unrolled.cells import IndRNN
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 
 def indrnn(w, x, h):
@@ -49,7 +49,7 @@ def test_the_gradient_of_a_unit_that_stays_on_is_the_power_of_its_weight() -> No
         cell.bias.fill_(100)
     x, (h,) = inputs(cell)
     (h,) = leaves(h.abs())
-    _, (h_n,) = scan(cell, x, (h,), backend="reference")
+    (_,), (h_n,) = scan(cell, x, (h,), ScanOptions(backend="reference"))
     (gradient,) = torch.autograd.grad(h_n.sum(), h)
     torch.testing.assert_close(gradient, (cell.weight_hh**T).expand(B, H))
 

@@ -1,18 +1,18 @@
 """Linear recurrences at once against one step after another: values, gradients, long sequences."""
 
 import math
-from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.cells.papers import D, H, drawn, inputs
-from tests.compare import assert_close_by_name, collect, leaves, run_by_hand
+from tests.compare import assert_close_by_name, collect, leaves, run_by_hand, scanned
 from unrolled import Recurrent
 from unrolled.cells import LRU, Cell, MinGRU, MinLSTM, State
 from unrolled.cells.linear import LinearCell, linear_scan
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 every_kind = pytest.mark.parametrize("kind", [MinGRU, MinLSTM, LRU])
 
@@ -70,9 +70,9 @@ def test_a_scan_at_once_equals_step_by_step_with_every_gradient(
         u, *state = leaves(x, *start)
         resets = None if parallel else torch.zeros(steps, len(start[0]), dtype=torch.bool)
         every, final = scan(
-            cell, u, tuple(state), reverse=reverse, return_states=True, resets=resets
+            cell, u, tuple(state), ScanOptions(reverse=reverse, return_states=True, resets=resets)
         )
-        y, _ = scan(cell, u, tuple(state), reverse=reverse, resets=resets)
+        (y,), _ = scan(cell, u, tuple(state), ScanOptions(reverse=reverse, resets=resets))
         outputs = {"y": y}
         outputs |= {f"state {k}": s for k, s in enumerate(every)}
         outputs |= {f"final {k}": s for k, s in enumerate(final)}
@@ -115,7 +115,11 @@ def test_dynamo_takes_the_whole_of_it(kind: type[Cell]) -> None:
 
 @every_kind
 def test_only_a_whole_sequence_is_taken_at_once(kind: type[Cell], monkeypatch) -> None:
-    calls, by_reference = [], partial(scan, backend="reference")
+    calls: list[int] = []
+
+    def by_reference(*given: Any, **options: Any) -> tuple[Tensor, State]:
+        return scanned(*given, options=ScanOptions(backend="reference", **options))
+
     at_once = kind.parallel
     monkeypatch.setattr(kind, "parallel", lambda *a: (calls.append(a[1].shape[0]), at_once(*a))[1])
     cell = drawn(kind(D, H))
@@ -152,14 +156,14 @@ def test_a_subclass_that_changes_the_step_alone_is_taken_step_by_step() -> None:
     for kind in (Leaky, Shifted):
         cell = drawn(kind(D, H))
         x, start = inputs(cell)
-        got, expected = scan(cell, x, start)[0], run_by_hand(cell, x, start)[0]
+        got, expected = scan(cell, x, start)[0][0], run_by_hand(cell, x, start)[0]
         assert_close_by_name({"y": got}, {"y": expected}, len(x))
 
 
 def test_the_caller_may_write_into_what_is_returned() -> None:
     cell = MinGRU(D, H)
     with torch.no_grad():
-        y, (h_n,) = scan(cell, torch.randn(5, 2, D))
+        (y,), (h_n,) = scan(cell, torch.randn(5, 2, D))
         kept = h_n.clone()
         y.zero_()
     assert torch.equal(h_n, kept)
@@ -191,7 +195,9 @@ class Constant(Cell):
 
 
 def test_what_a_cell_reads_has_its_own_width_and_is_zero_beyond_the_lengths() -> None:
-    y, (s,) = scan(Constant(3, 3), torch.ones(3, 2, 3), lengths=torch.tensor([3, 1]))
+    (y,), (s,) = scan(
+        Constant(3, 3), torch.ones(3, 2, 3), None, ScanOptions(lengths=torch.tensor([3, 1]))
+    )
     assert y[:, :, 0].T.tolist() == [[2, 3, 4], [2, 0, 0]]
     assert y.shape == (3, 2, 2) and s.shape == (2, 3)
 

@@ -22,7 +22,7 @@ from tests.cells.papers import (
 )
 from unrolled import Recurrent
 from unrolled.cells import LRU
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 
 def lru(w, x, re, im):
@@ -43,8 +43,8 @@ def test_its_gradients_are_those_of_finite_differences() -> None:
 def test_its_output_is_the_real_part_of_c_s() -> None:
     cell = drawn(LRU(D, H))
     x, start = inputs(cell)
-    y, _ = scan(cell, x, start)
-    (re, im), _ = scan(cell, x, start, return_states=True)
+    (y,), _ = scan(cell, x, start)
+    (re, im), _ = scan(cell, x, start, ScanOptions(return_states=True))
     c_re, c_im = blocks(weights_of(cell)["weight_ho"], 2)
     s = re.detach().numpy() + 1j * im.detach().numpy()
     expected = (s @ (c_re + 1j * c_im).T).real
@@ -73,7 +73,7 @@ def test_with_noise_for_input_the_states_keep_the_variance_they_start_with() -> 
     cell = LRU(1, 20, r_max=0.9).double()
     x = torch.randn(120, 1000, 1, dtype=torch.float64)
     with torch.no_grad():
-        re, im = scan(cell, x, return_states=True)[0]
+        re, im = scan(cell, x, None, ScanOptions(return_states=True))[0]
     size = (re**2 + im**2)[100:].mean((0, 1))
     b_re, b_im = cell.weight_ih.detach().chunk(2)
     torch.testing.assert_close(size, (b_re**2 + b_im**2).squeeze(1), rtol=0.1, atol=0)

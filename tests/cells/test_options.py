@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.compare import assert_close_by_name, check_derivatives, collect, leaves, named_state
+from tests.compare import (
+    assert_close_by_name,
+    check_derivatives,
+    collect,
+    leaves,
+    named_state,
+    scanned,
+)
 from unrolled import cells
 from unrolled.cells import State
 from unrolled.cells.cell import GatedCell, Norm
-from unrolled.scan import native, scan
+from unrolled.scan import ScanOptions, native, scan
 
 T, B, D, H = 6, 3, 4, 5
 
@@ -137,12 +144,12 @@ def test_layer_norm_starts_with_gains_of_one_and_shifts_of_zero_also_when_reset(
 @every_cell
 def test_with_layer_norm_the_scale_of_either_weight_says_nothing(kind: str) -> None:
     cell, x, state = make(kind, layer_norm=True)
-    before = scan(cell, x, state)[0]
+    before = scan(cell, x, state)[0][0]
     with torch.no_grad():
         cell.weight_ih *= 7
         cell.weight_hh *= 3
     # Up to the 1e-5 beside the variance.
-    torch.testing.assert_close(scan(cell, x, state)[0], before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scan(cell, x, state)[0][0], before, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"layer_norm": True}, {"zoneout": 0.3}], ids=str)
@@ -152,7 +159,7 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(
 ) -> None:
     cell = CELLS[kind](2, 2, **options).double().eval()
     x, *state = (torch.randn(*s).double() for s in ((3, 2, 2), *[(2, 2)] * len(cell.state_sizes)))
-    check_derivatives(cell, lambda cell, x, *state: scan(cell, x, state), x, *state)
+    check_derivatives(cell, lambda cell, x, *state: scanned(cell, x, state), x, *state)
 
 
 # --- Noise ---------------------------------------------------------------------------------------
@@ -216,8 +223,8 @@ def test_recurrent_dropout_is_off_in_evaluation(kind: str) -> None:
     cell, x, state = make(kind, recurrent_dropout=0.4)
     plain = CELLS[kind](D, H).double()
     plain.load_state_dict(cell.state_dict())
-    assert not torch.equal(scan(cell, x, state)[0], scan(plain, x, state)[0])
-    assert torch.equal(scan(cell.eval(), x, state)[0], scan(plain, x, state)[0])
+    assert not torch.equal(scan(cell, x, state)[0][0], scan(plain, x, state)[0][0])
+    assert torch.equal(scan(cell.eval(), x, state)[0][0], scan(plain, x, state)[0][0])
 
 
 def test_noise_is_drawn_at_the_rates_that_are_asked_for() -> None:
@@ -246,7 +253,7 @@ def test_second_derivatives_are_those_of_the_noise_that_was_drawn(kind: str) -> 
         return collect({"slope": slope}, {"x": u, "weight_hh": cell.weight_hh})
 
     torch.manual_seed(3)
-    got = curvature(scan)
+    got = curvature(scanned)
     assert got["grad of weight_hh"].any()
     expected = curvature(functools.partial(looped, mask=mask[0], stays=stays))
     assert_close_by_name(got, expected, T)
@@ -258,7 +265,7 @@ def test_with_lengths_noise_belongs_to_its_step_and_sequence_in_both_directions(
     lengths = [4, 0, 6]
     for reverse in (False, True):
         torch.manual_seed(3)
-        y, _ = scan(cell, x, state, lengths=torch.tensor(lengths), reverse=reverse)
+        (y,), _ = scan(cell, x, state, ScanOptions(lengths=torch.tensor(lengths), reverse=reverse))
         for b, n in enumerate(lengths):
             order = range(n - 1, -1, -1) if reverse else range(n)
             times = torch.tensor(list(order), dtype=torch.int64)

@@ -12,7 +12,7 @@ import unrolled
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 T, B, D, H = 6, 3, 4, 5
 LENGTHS = [4, 6, 1]
@@ -76,9 +76,10 @@ class Norms:
         self.found: dict[str, Tensor] = {}
 
     def begins(
-        self, k: int, shape: tuple[int, int], like: Tensor, *, states: int, **_: object
+        self, k: int, x: Tensor, _: object, options: ScanOptions, *, states: int
     ) -> list[Tensor]:
-        self.found |= {f"norm {k} {i}": like.new_zeros(shape) for i in range(states)}
+        assert options.batch_sizes is None
+        self.found |= {f"norm {k} {i}": x.new_zeros(x.shape[:2]) for i in range(states)}
         return [self.found[f"norm {k} {i}"] for i in range(states)]
 
     def ends(self, k: int, y: Tensor) -> None:
@@ -265,7 +266,7 @@ def test_a_parameter_of_another_dtype_is_named_unless_the_cell_converts(backend:
     with pytest.raises(TypeError, match=match):
         layer(x)
     with pytest.raises(TypeError, match=match):
-        scan(layer.cells[0], x, backend=backend)
+        scan(layer.cells[0], x, None, ScanOptions(backend=backend))
     assert Recurrent(Converting, D, H, backend=backend)(x).y.dtype is torch.float32
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from tests.compare import assert_close_by_name
+from tests.compare import assert_close_by_name, scanned
 from unrolled import GRU, LSTM, RNN, Recurrent, bptt, cells
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions
 
 FLOAT64 = torch.float64
 Call = Callable[[Tensor], Any]
@@ -118,7 +118,9 @@ def test_the_outputs_and_states_of_recurrent_may_be_written(
 @pytest.mark.parametrize("every", [False, True])
 def test_the_states_of_a_scan_may_be_written(backend: Any, every: bool) -> None:
     cell = cells.LSTM(4, 6).double()
-    check_writing(cell, lambda x: scan(cell, x, return_states=every, backend=backend))
+    check_writing(
+        cell, lambda x: scanned(cell, x, None, ScanOptions(return_states=every, backend=backend))
+    )
 
 
 def test_in_place_within_a_checkpoint_is_done_again_and_changes_nothing() -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from tests.compare import assert_close_by_name, collect, leaves, run_recurrent
 from unrolled import Recurrent, cells, explain
 from unrolled.cells import Cell, State
-from unrolled.scan import native, scan
+from unrolled.scan import ScanOptions, native, scan
 from unrolled.scan.computed import computed, settled
 
 T, B, D, H = 5, 3, 4, 6
@@ -37,7 +37,10 @@ class Echo(Cell):
 def both(layer: Recurrent, level: int, x: Tensor) -> list[Tensor]:
     """The outputs of the cells of one level, both of which read ``x``."""
     first = level * layer.directions
-    return [scan(layer.cells[first + s], x, reverse=s == 1)[0] for s in range(layer.directions)]
+    return [
+        scan(layer.cells[first + s], x, None, ScanOptions(reverse=s == 1))[0][0]
+        for s in range(layer.directions)
+    ]
 
 
 def compare(layer: Recurrent, x: Tensor, by_hand: Callable[[Tensor], Tensor]) -> None:
@@ -144,7 +147,7 @@ def test_of_directions_kept_apart_each_has_projections_and_residuals_of_its_own(
     for s, y in enumerate(layer(x).y):
         got = x
         for level in range(3):
-            given, _ = scan(layer.cells[2 * level + s], got, reverse=s == 1)
+            (given,), _ = scan(layer.cells[2 * level + s], got, None, ScanOptions(reverse=s == 1))
             given = given @ layer.projections[2 * level + s].weight.T
             if level == 0:
                 got = given

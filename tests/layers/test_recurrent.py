@@ -29,7 +29,7 @@ from tests.compare import (
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
 from unrolled.layers import Merge, Result
-from unrolled.scan import native, scan
+from unrolled.scan import ScanOptions, native, scan
 
 FLOAT64 = torch.float64
 
@@ -196,7 +196,9 @@ def composed(layer: Recurrent, x: Tensor, state: State, lengths: Tensor | None) 
         for direction, stream in enumerate((forward, backward)):
             k = 2 * level + direction
             start = tuple(s[k] for s in state)
-            y, final = scan(layer.cells[k], stream, start, lengths=lengths, reverse=bool(direction))
+            (y,), final = scan(
+                layer.cells[k], stream, start, ScanOptions(lengths=lengths, reverse=bool(direction))
+            )
             ys.append(y)
             finals.append(final)
         if layer.merge == "separate":
@@ -230,8 +232,8 @@ def test_a_linear_map_of_concatenated_directions_is_one_map_of_each() -> None:
     layer = Recurrent(cells.Elman, 3, 5, bidirectional=True).double()
     x = torch.randn(4, 2, 3).double()
     V, V_reverse = torch.randn(7, 5).double(), torch.randn(7, 5).double()
-    A, _ = scan(layer.cells[0], x)
-    A_reverse, _ = scan(layer.cells[1], x, reverse=True)
+    (A,), _ = scan(layer.cells[0], x)
+    (A_reverse,), _ = scan(layer.cells[1], x, None, ScanOptions(reverse=True))
     got = layer(x).y @ torch.cat([V, V_reverse], 1).T
     assert_close_by_name({"y": got}, {"y": A @ V.T + A_reverse @ V_reverse.T}, 4)
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from tests.compare import assert_close_by_name
 from unrolled import Recurrent, cells
 from unrolled.layers import Result
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 T, B, D, H = 5, 3, 4, 6
 LENGTHS = [5, 0, 2]
@@ -63,7 +63,10 @@ def test_states_are_those_of_every_step_layer_and_direction(
         for direction in range(2):
             k = 2 * level + direction
             (h, c), _ = scan(
-                layer.cells[k], x, lengths=lengths, reverse=direction == 1, return_states=True
+                layer.cells[k],
+                x,
+                None,
+                ScanOptions(lengths=lengths, reverse=direction == 1, return_states=True),
             )
             assert_close_by_name({"h": flat[k], "c": flat[4 + k]}, {"h": h, "c": c}, T)
             ys.append(h)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled import Recurrent, cells
-from unrolled.layers.states import Layer
+from unrolled.layers.view import Layer
 
 T, B, D, H = 5, 2, 3, 4
 

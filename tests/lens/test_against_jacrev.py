@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import unrolled
 from tests.compare import assert_close_by_name, parameters_by_torch_name, tolerance
 from unrolled import Recurrent, cells, lens
-from unrolled.layers.states import Layer
+from unrolled.layers.view import Layer
 from unrolled.lens.causes import causes_of
 from unrolled.lens.lags import estimated_lags
 from unrolled.scan import Backend

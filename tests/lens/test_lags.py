@@ -9,7 +9,8 @@ from torch.autograd.functional import jacobian
 from tests.compare import tolerance
 from tests.lens.nets import KINDS, B, D, H, T, eye, inputs, linear, make, orthogonal
 from unrolled import Recurrent, cells, lens
-from unrolled.layers.states import as_given, as_tuple, fresh_state
+from unrolled.layers.base import as_tuple
+from unrolled.layers.view import viewed
 
 FACTORS = [0.5, 0.9, 1.0, -1.1, 1.5]
 
@@ -45,7 +46,7 @@ def by_autograd(layer, x, t, k, row):
     before, between = (
         (x[t + k :], x[t : t + k]) if is_backward else (x[: t - k + 1], x[t - k + 1 : t + 1])
     )
-    state = as_tuple(layer(before, as_given(layer, fresh_state(layer, B, x)))[1])
+    state = as_tuple(layer(before, viewed(layer).as_given(viewed(layer).fresh_state(B, x)))[1])
     sizes = [s.shape[-1] for s in state]
 
     def after(flat):
@@ -53,7 +54,9 @@ def by_autograd(layer, x, t, k, row):
             s.index_copy(0, torch.tensor([row]), part.unsqueeze(0))
             for s, part in zip(state, flat.split(sizes, -1), strict=True)
         ]
-        return torch.cat([s[row] for s in as_tuple(layer(between, as_given(layer, moved))[1])], -1)
+        return torch.cat(
+            [s[row] for s in as_tuple(layer(between, viewed(layer).as_given(moved))[1])], -1
+        )
 
     found = jacobian(after, torch.cat([s[row] for s in state], -1))
     return found[range(B), :, range(B)]

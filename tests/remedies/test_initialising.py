@@ -14,7 +14,7 @@ from unrolled.cells import Cell
 from unrolled.remedies import sensible_weights
 from unrolled.remedies.initialising import critical_gain
 from unrolled.remedies.weights import cells_of
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 D, H = 7, 13
 GATES = {cells.Elman: 1, cells.GRU: 3, cells.LSTM: 4}
@@ -147,7 +147,7 @@ def test_the_irnn_keeps_its_state_and_its_gradient(kind: str) -> None:
         assert not (cell.bias_ih + cell.bias_hh).any()
     cell = remedies.identity_weights(Recurrent(cells.Elman, D, H, activation="relu")).cells[0]
     start = torch.rand(2, H, requires_grad=True)
-    _, (final,) = scan(cell, torch.zeros(50, 2, D), (start,))
+    (_,), (final,) = scan(cell, torch.zeros(50, 2, D), (start,))
     assert torch.equal(final, start)
     assert torch.equal(torch.autograd.grad(final.sum(), start)[0], torch.ones(2, H))
     remedies.identity_weights(made, scale=0.01)
@@ -247,11 +247,11 @@ def test_the_gradient_of_a_wide_network_neither_grows_nor_fades_over_100_steps(
     x = torch.randn(steps, batch_size, 16) * math.sqrt(variance)
     with torch.no_grad():
         for below in made.cells[:level]:
-            x, _ = scan(below, x)
+            (x,), _ = scan(below, x)
 
     def growth() -> float:
         norms = [torch.zeros(steps, batch_size)]
-        y, _ = scan(made.cells[level], x, norms=norms)
+        (y,), _ = scan(made.cells[level], x, None, ScanOptions(norms=norms))
         (y[-1] * torch.randn(batch_size, wide)).sum().backward()
         return (norms[0][-101].square().mean() / norms[0][-1].square().mean()).sqrt().item()
 

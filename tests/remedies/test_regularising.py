@@ -13,7 +13,7 @@ from unrolled.cells import Cell
 from unrolled.layers.result import Result
 from unrolled.remedies import lyapunov_regularisation, orthogonal_weights, preserving
 from unrolled.remedies.regularising import exponents
-from unrolled.scan import scan
+from unrolled.scan import ScanOptions, scan
 
 T, B, D, H = 8, 3, 2, 5
 KINDS = {"Elman": cells.Elman, "LSTM": cells.LSTM, "GRU": cells.GRU, "LEM": cells.LEM}
@@ -228,7 +228,7 @@ def test_its_gradient_is_right() -> None:
 def test_the_gradient_grows_by_the_first_exponent() -> None:
     layer, x = linear(1.1, 0.3), torch.randn(60, B, 2).double()
     norms = [torch.zeros(60, B).double()]
-    y, _ = scan(layer.cells[0], x, norms=norms)
+    (y,), _ = scan(layer.cells[0], x, None, ScanOptions(norms=norms))
     y[-1].sum().backward()
     measured = (norms[0][0] / norms[0][50]).log().mean() / 50
     assert math.isclose(measured, exponents(layer, x, 1).item(), abs_tol=0.05)

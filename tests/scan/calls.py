@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from tests.compare import collect, leaves, named_state
+from tests.compare import collect, leaves, named_state, scanned
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import Backend, scan
+from unrolled.scan import Backend, ScanOptions
 
 CELLS: dict[str, Callable[..., Cell]] = {
     "RNN tanh": functools.partial(cells.Elman, activation="tanh"),
@@ -69,17 +69,19 @@ def run(
         sources = {name: source for name, source in sources.items() if name in wanted}
     seen = view(x)
     norms = [seen.new_zeros(seen.shape[:2]) for _ in cell.state_sizes]
-    states, final = scan(
+    states, final = scanned(
         cell,
         seen,
         None if state is None else tuple(start),
-        lengths=lengths,
-        resets=resets,
-        reverse=reverse,
-        return_states=return_states,
-        norms=norms,
-        backend=backend,
-        clip=clip,
+        ScanOptions(
+            lengths=lengths,
+            resets=resets,
+            reverse=reverse,
+            return_states=return_states,
+            norms=norms,
+            backend=backend,
+            clip=clip,
+        ),
     )
     shown = states if isinstance(states, tuple) else (states,)
     found = collect(named_state(shown, "") | named_state(final, "_n"), sources)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.compare import as_function, assert_close_by_name, check_derivatives, leaves
+from tests.compare import as_function, assert_close_by_name, check_derivatives, leaves, scanned
 from tests.compiler.interpret import Traces
 from tests.compiler.staged import Deep, Normed, SideBySide
 from tests.scan.calls import CELLS, make, run, steps_of_rounding
 from unrolled.cells import Cell, MinGRU, State
-from unrolled.scan import Backend, library, scan
+from unrolled.scan import Backend, ScanOptions, library, scan
 
 OWN = {"simple": Traces, "staged": SideBySide, "deep": Deep, "normed": Normed}
 T, B = 6, 4
@@ -77,13 +77,13 @@ def by_hand(cell: Cell, x: Tensor, state: State, bound: float) -> dict[str, Tens
 def test_each_steps_gradient_is_clipped_before_it_goes_on(kind: str, backend: Backend) -> None:
     cell, x, state = draw(kind)
     x, *start = leaves(x, *state)
-    y, _ = scan(cell, x, tuple(start), backend=backend, clip=BOUND)
+    (y,), _ = scan(cell, x, tuple(start), ScanOptions(backend=backend, clip=BOUND))
     names = ["x", *dict(cell.named_parameters()), *(f"start {k}" for k in range(len(start)))]
     sources = [x, *cell.parameters(), *start]
     found = torch.autograd.grad(y.square().sum(), sources)
     got = dict(zip(names, found, strict=True))
     assert_close_by_name(got, by_hand(cell, x.detach(), state, BOUND), T)
-    plain, _ = scan(cell, x, tuple(start), backend=backend)
+    (plain,), _ = scan(cell, x, tuple(start), ScanOptions(backend=backend))
     assert torch.equal(y, plain)
     with pytest.raises(AssertionError, match="weight_hh"):  # the bound is at work
         assert_close_by_name(got, by_hand(cell, x.detach(), state, math.inf), T)
@@ -175,7 +175,7 @@ def test_the_clipped_gradient_can_itself_be_differentiated(backend: Backend) -> 
 
     def gradient(weight: Tensor) -> Tensor:
         def call(cell: Cell, x: Tensor) -> tuple[Tensor, State]:
-            return scan(cell, x, state, backend=backend, clip=BOUND)
+            return scanned(cell, x, state, ScanOptions(backend=backend, clip=BOUND))
 
         named = [weight if name == "weight_hh" else p for name, p in cell.named_parameters()]
         y, *_ = as_function(cell, call)(tuple(named), (a,))
@@ -187,7 +187,7 @@ def test_the_clipped_gradient_can_itself_be_differentiated(backend: Backend) -> 
 def test_a_cell_that_takes_all_steps_at_once_takes_them_one_by_one() -> None:
     cell, x = MinGRU(3, 7).double(), torch.randn(T, B, 3).double()
     norms = [torch.zeros(T, B).double()]
-    y, _ = scan(cell, x, norms=norms, backend="reference", clip=0.01)
+    (y,), _ = scan(cell, x, None, ScanOptions(norms=norms, backend="reference", clip=0.01))
     y.sum().backward()
     assert norms[0].max() <= 0.01 * (1 + 1e-12)
 
@@ -196,6 +196,6 @@ def test_a_bound_that_is_never_reached_leaves_the_right_gradient() -> None:
     cell, x, state = draw("LSTM", batch_size=2, hidden=3)
     check_derivatives(
         cell,
-        lambda cell, x, *s: scan(cell, x, s, backend="reference", clip=math.inf),
+        lambda cell, x, *s: scanned(cell, x, s, ScanOptions(backend="reference", clip=math.inf)),
         *(x, *state),
     )

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import unrolled
-from tests.compare import assert_close_by_name, check_derivatives, collect
+from tests.compare import assert_close_by_name, check_derivatives, collect, scanned
 from tests.compiler.interpret import Own, Traces
 from tests.compiler.staged import Deep, Normed, SideBySide, Staged
 from tests.scan.calls import run, steps_of_rounding
 from unrolled import Recurrent
 from unrolled.cells import Cell
 from unrolled.compiler import build
-from unrolled.scan import jit, library, native, scan
+from unrolled.scan import ScanOptions, jit, library, native, scan
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="there are no kernels")
 
@@ -146,7 +146,7 @@ def test_without_a_gradient(name):
     found = []
     with torch.no_grad():
         for backend in ("native", "reference"):
-            y, (h_n, c_n) = scan(cell, x, state, **OPTIONS["all"], backend=backend)
+            y, (h_n, c_n) = scanned(cell, x, state, ScanOptions(**OPTIONS["all"], backend=backend))
             found.append({"y": y, "h_n": h_n, "c_n": c_n})
     assert_close_by_name(*found, T)
 
@@ -159,7 +159,7 @@ def test_steps_that_a_sequence_skips():
     found = []
     for backend in ("native", "reference"):
         cell.zero_grad()
-        y, final = scan(cell, x, state, mask=mask, backend=backend)
+        (y,), final = scan(cell, x, state, ScanOptions(mask=mask, backend=backend))
         sources = dict(cell.named_parameters())
         found.append(collect({"y": y, "h_n": final[0], "c_n": final[1]}, sources))
     assert_close_by_name(*found, T)
@@ -175,7 +175,7 @@ def test_noise_and_a_projection_of_any_kind_read_no_padding():
             lengths = OPTIONS["lengths"]["lengths"]
             if seen is not x:
                 seen[torch.arange(T).unsqueeze(1) >= lengths] = torch.nan
-            y, final = scan(cell, seen, state, lengths=lengths, backend=backend)
+            (y,), final = scan(cell, seen, state, ScanOptions(lengths=lengths, backend=backend))
             assert y.isfinite().all()
             found.append(collect({"y": y, "h_n": final[0]}, dict(cell.named_parameters())))
     assert all(t.isfinite().all() for t in found[1].values())
@@ -196,7 +196,10 @@ def test_compiling_draws_no_random_numbers():
 
 
 def outputs(cell: Cell, x) -> dict[str, torch.Tensor]:
-    return {b: scan(cell, x, backend=b)[0].detach() for b in ("native", "reference")}
+    return {
+        b: scan(cell, x, None, ScanOptions(backend=b))[0][0].detach()
+        for b in ("native", "reference")
+    }
 
 
 def agree(cell: Cell, x) -> torch.Tensor:
@@ -212,10 +215,14 @@ def test_a_setting_that_changes_changes_the_kernel():
     cell.alpha = 0.2
     second = agree(cell, x)
     assert not torch.allclose(first, second)
-    check_derivatives(cell, lambda c, x: scan(c, x, backend="native")[0], x[:2, :2])
+    check_derivatives(
+        cell, lambda c, x: scan(c, x, None, ScanOptions(backend="native"))[0][0], x[:2, :2]
+    )
     cell.alpha = 0.5
     assert torch.equal(agree(cell, x), first)
-    check_derivatives(cell, lambda c, x: scan(c, x, backend="native")[0], x[:2, :2])
+    check_derivatives(
+        cell, lambda c, x: scan(c, x, None, ScanOptions(backend="native"))[0][0], x[:2, :2]
+    )
 
 
 def named(cell: Cell) -> str:
@@ -333,7 +340,7 @@ def test_weights_may_change_between_calls():
     x, _ = given(cell)
     first = agree(cell, x)
     optimizer = torch.optim.SGD(cell.parameters(), lr=0.1)
-    scan(cell, x, backend="native")[0].square().sum().backward()
+    scan(cell, x, None, ScanOptions(backend="native"))[0][0].square().sum().backward()
     optimizer.step()
     assert not torch.allclose(agree(cell, x), first)
     cell.load_state_dict(SideBySide(3, 7).double().state_dict())
@@ -351,7 +358,9 @@ def test_one_weight_in_two_places():
 def test_gradients_of_gradients():
     cell = SideBySide(2, 3).double()
     x, state = given(cell, 2, 2)
-    check_derivatives(cell, lambda c, x, *s: scan(c, x, s, backend="native"), x, *state)
+    check_derivatives(
+        cell, lambda c, x, *s: scanned(c, x, s, ScanOptions(backend="native")), x, *state
+    )
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
@@ -512,7 +521,7 @@ def test_a_buffer_of_another_dtype_is_an_obstacle():
     cell.mask = cell.mask.float()
     x, _ = given(cell)
     with pytest.raises(RuntimeError, match=r"a weight or state torch\.float32"):
-        scan(cell, x, backend="native")
+        scan(cell, x, None, ScanOptions(backend="native"))
     layer = Recurrent(lambda *_: cell, 3, 7)
     assert "a weight or state torch.float32" in str(unrolled.explain(layer, x))
 

@@ -16,10 +16,11 @@ from tests.compare import (
     leaves,
     named_state,
     run_by_hand,
+    scanned,
 )
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import Backend, native, scan
+from unrolled.scan import Backend, ScanOptions, native, scan
 
 D, H = 3, 5
 CELLS: dict[str, Callable[..., Cell]] = {
@@ -102,7 +103,8 @@ def test_a_sequence_runs_as_if_the_steps_it_skips_were_not_there(
 ) -> None:
     cell, x, state = make(kind, 6, 4)
     options = {"resets": resets, "reverse": reverse}
-    got = run(functools.partial(scan, mask=MASK, backend=backend, **options), cell, x, state)
+    masked = ScanOptions(mask=MASK, backend=backend, **options)
+    got = run(functools.partial(scanned, options=masked), cell, x, state)
     expected = run(functools.partial(cut_out, mask=MASK, **options), cell, x, state)
     assert_close_by_name(got, expected, 6)
     skipped = ~MASK
@@ -119,7 +121,7 @@ def test_with_any_mask_resets_and_lengths(data: st.DataObject) -> None:
     lengths = torch.tensor(data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)))
     real = mask & (torch.arange(T).unsqueeze(1) < lengths)
     cell, x, state = make("GRU", T, B)
-    got, final = scan(cell, x, state, mask=mask, lengths=lengths, resets=resets)
+    (got,), final = scan(cell, x, state, ScanOptions(mask=mask, lengths=lengths, resets=resets))
     y, expected = cut_out(cell, x, state, real, resets, False) if T else (got, state)
     assert_close_by_name({"y": got, "h_n": final[0]}, {"y": y, "h_n": expected[0]}, T)
 
@@ -128,7 +130,9 @@ def test_with_any_mask_resets_and_lengths(data: st.DataObject) -> None:
 @pytest.mark.parametrize("filling", [torch.nan, torch.inf])
 def test_what_stands_in_a_skipped_step_changes_no_bit(filling: float, backend: Backend) -> None:
     cell, x, state = make("LSTM", 6, 4)
-    call = functools.partial(scan, mask=MASK, resets=RESETS, backend=backend)
+    call = functools.partial(
+        scanned, options=ScanOptions(mask=MASK, resets=RESETS, backend=backend)
+    )
     clean = x.masked_fill(~MASK.unsqueeze(-1), 0)
     spoilt = x.masked_fill(~MASK.unsqueeze(-1), filling)
     expected, got = run(call, cell, clean, state), run(call, cell, spoilt, state)
@@ -140,7 +144,10 @@ def test_a_mask_of_leading_steps_is_lengths_and_an_empty_sequence_keeps_its_stat
     cell, x, state = make("LSTM", 6, 3)
     lengths = torch.tensor([4, 0, 6])
     mask = torch.arange(6).unsqueeze(1) < lengths
-    plain, masked = scan(cell, x, state, lengths=lengths), scan(cell, x, state, mask=mask)
+    plain, masked = (
+        scanned(cell, x, state, ScanOptions(lengths=lengths)),
+        scanned(cell, x, state, ScanOptions(mask=mask)),
+    )
     assert torch.equal(plain[0], masked[0])
     for before, a, b in zip(state, plain[1], masked[1], strict=True):
         assert torch.equal(a, b)
@@ -151,7 +158,9 @@ def test_a_mask_of_leading_steps_is_lengths_and_an_empty_sequence_keeps_its_stat
 def test_states_and_norms_stand_at_their_own_steps(backend: Backend) -> None:
     cell, x, state = make("LSTM", 6, 4)
     norms = [torch.full((6, 4), 7.0).double() for _ in state]
-    (h, c), _ = scan(cell, x, state, mask=MASK, return_states=True, norms=norms, backend=backend)
+    (h, c), _ = scan(
+        cell, x, state, ScanOptions(mask=MASK, return_states=True, norms=norms, backend=backend)
+    )
     assert not c[~MASK].any() and c[MASK].all()
     weight = torch.randn(6, 4, H).double()
     torch.autograd.grad((h * weight).sum(), cell.weight_ih)  # x has no part in it
@@ -159,8 +168,11 @@ def test_states_and_norms_stand_at_their_own_steps(backend: Backend) -> None:
         times = MASK[:, b].nonzero().flatten()
         alone = [torch.zeros(len(times), 1).double() for _ in state]
         if len(times):
-            own, _ = scan(
-                cell, x[times, b : b + 1], tuple(s[b : b + 1] for s in state), norms=alone
+            (own,), _ = scan(
+                cell,
+                x[times, b : b + 1],
+                tuple(s[b : b + 1] for s in state),
+                ScanOptions(norms=alone),
             )
             (own * weight[times, b : b + 1]).sum().backward()
         for k, norm in enumerate(norms):
@@ -171,7 +183,9 @@ def test_states_and_norms_stand_at_their_own_steps(backend: Backend) -> None:
 def test_first_and_second_derivatives_are_those_of_finite_differences() -> None:
     cell, x, state = make("GRU", 3, 2)
     mask = torch.tensor([[0, 1], [1, 0], [1, 1]]).bool()
-    check_derivatives(cell, lambda cell, x, *state: scan(cell, x, state, mask=mask), x, *state)
+    check_derivatives(
+        cell, lambda cell, x, *state: scanned(cell, x, state, ScanOptions(mask=mask)), x, *state
+    )
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

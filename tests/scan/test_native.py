@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.compare import as_function, assert_close_by_name, leaves
+from tests.compare import as_function, assert_close_by_name, leaves, scanned
 from tests.scan.calls import CELLS, View, make, run, steps_of_rounding
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import library, operators, scan
+from unrolled.scan import ScanOptions, library, operators, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -97,7 +97,7 @@ def test_the_serial_gradients_are_those_of_finite_differences(
 
     def call(cell: Cell, x: Tensor, *state: Tensor) -> tuple[State, State]:
         options = {"lengths": lengths, "resets": begins, "reverse": reverse, "return_states": True}
-        return scan(cell, x, state or None, backend="native", **options)
+        return scanned(cell, x, state or None, ScanOptions(backend="native", **options))
 
     function, n = as_function(cell, call), len(tensors)
     with library.using("serial"):
@@ -163,11 +163,11 @@ def test_the_backward_pass_may_have_other_threads_and_instructions_than_the_forw
     expected = run(cell, x, state, backend="reference", return_states=False)
     x, *start = leaves(x, *state)
     torch.set_num_threads(3)
-    y, _ = scan(cell, x, tuple(start), backend="native")
+    (y,), _ = scan(cell, x, tuple(start), ScanOptions(backend="native"))
     torch.set_num_threads(2)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.set_num_threads(1)
-    y, _ = scan(cell, x, tuple(start), backend="reference")
+    (y,), _ = scan(cell, x, tuple(start), ScanOptions(backend="reference"))
     (wanted,) = torch.autograd.grad(y.sum(), x)
     assert_close_by_name({"grad of x": gradient}, {"grad of x": wanted}, 40)
     assert_close_by_name({"y": y.detach()}, {"y": expected["h"]}, 40)
@@ -227,13 +227,13 @@ def test_no_number_comes_from_memory_that_was_not_written(
     options = {"lengths": lengths, "reverse": reverse, "return_states": every}
     plain = run(cell, x, state, **options)
     with torch.no_grad():
-        alone = scan(cell, x, state, backend="native", **options)
+        alone = scanned(cell, x, state, ScanOptions(backend="native", **options))
     torch.use_deterministic_algorithms(True)  # fills what is not written with NaN
     try:
         assert torch.empty(1).isnan()
         poisoned = run(cell, x, state, **options)
         with torch.no_grad():
-            alone_poisoned = scan(cell, x, state, backend="native", **options)
+            alone_poisoned = scanned(cell, x, state, ScanOptions(backend="native", **options))
     finally:
         torch.use_deterministic_algorithms(False)
     for name, value in plain.items():
@@ -253,9 +253,9 @@ def test_without_a_gradient_the_numbers_are_the_same(
     resets = torch.rand(6, 3) < 0.3
     for every in (False, True):
         options = {"lengths": lengths, "resets": resets, "reverse": reverse, "return_states": every}
-        (states, final) = scan(cell, x, state, **options, backend="native")
+        (states, final) = scanned(cell, x, state, ScanOptions(**options, backend="native"))
         with torch.inference_mode():
-            (alone, last) = scan(cell, x, state, **options, backend="native")
+            (alone, last) = scanned(cell, x, state, ScanOptions(**options, backend="native"))
         pairs = zip((*states, *final), (*alone, *last), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -296,7 +296,7 @@ def test_an_input_in_any_layout_is_read_right(
 def test_an_input_or_a_state_whose_sign_is_not_written_yet_is_read_right(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
     expected = run(cell, -x, tuple(-s for s in state), return_states=False)
-    y, _ = scan(cell, torch._neg_view(x), tuple(torch._neg_view(s) for s in state))
+    (y,), _ = scan(cell, torch._neg_view(x), tuple(torch._neg_view(s) for s in state))
     assert_close_by_name({"h": y.detach()}, {"h": expected["h"]}, 5)
 
 
@@ -304,7 +304,9 @@ def test_an_input_or_a_state_whose_sign_is_not_written_yet_is_read_right(kind: s
 def test_states_weights_lengths_and_resets_in_any_layout_are_read_right(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
     lengths, resets = torch.tensor([3, 5, 0]), torch.rand(5, 3) < 0.3
-    expected = scan(cell, x, state, lengths=lengths, resets=resets, backend="native")
+    expected = scanned(
+        cell, x, state, ScanOptions(lengths=lengths, resets=resets, backend="native")
+    )
     with torch.no_grad():
         for name, parameter in cell.named_parameters():
             wide = torch.randn(*parameter.shape, 2).double()
@@ -314,12 +316,12 @@ def test_states_weights_lengths_and_resets_in_any_layout_are_read_right(kind: st
     odd = tuple(s.T.contiguous().T for s in state)
     spread = torch.stack([lengths, -lengths], 1)[:, 0]
     turned = resets.T.contiguous().T
-    y, final = scan(cell, x, odd, lengths=spread, resets=turned, backend="native")
+    (y,), final = scan(cell, x, odd, ScanOptions(lengths=spread, resets=turned, backend="native"))
     assert torch.equal(y, expected[0])
     assert all(torch.equal(s, e) for s, e in zip(final, expected[1], strict=True))
     one = tuple(s[:1] for s in state)
-    spread_out = scan(cell, x, tuple(s.expand(3, 7) for s in one), backend="native")
-    repeated = scan(cell, x, tuple(s.repeat(3, 1) for s in one), backend="native")
+    spread_out = scanned(cell, x, tuple(s.expand(3, 7) for s in one), ScanOptions(backend="native"))
+    repeated = scanned(cell, x, tuple(s.repeat(3, 1) for s in one), ScanOptions(backend="native"))
     assert torch.equal(spread_out[0], repeated[0])
 
 
@@ -351,7 +353,9 @@ def test_a_gradient_that_arrives_in_any_layout_is_read_right(
     found = []
     for backend in ("native", "reference"):
         a, *start = leaves(x, *state)
-        value = LOSSES[loss](*scan(cell, a, tuple(start), reverse=reverse, backend=backend))
+        value = LOSSES[loss](
+            *scanned(cell, a, tuple(start), ScanOptions(reverse=reverse, backend=backend))
+        )
         gradients = torch.autograd.grad(value, [a, *start, *sources.values()])
         names = ["x", *("h_0", "c_0")[: len(start)], *sources]
         found.append({f"grad of {n}": g for n, g in zip(names, gradients, strict=True)})
@@ -361,7 +365,7 @@ def test_a_gradient_that_arrives_in_any_layout_is_read_right(
 @pytest.mark.parametrize("kind", ["RNN tanh", "LSTM", "GRU"])
 def test_a_gradient_whose_sign_or_zeros_are_not_written_yet_is_read_right(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
-    y, (final, *_) = scan(cell, x, state, backend="native")
+    (y,), (final, *_) = scan(cell, x, state, ScanOptions(backend="native"))
     wanted = [cell.weight_ih, cell.weight_hh]
     d_y, d_final = torch.randn_like(y), torch.randn_like(final)
 
@@ -493,10 +497,7 @@ def test_what_a_loss_says_about_the_padding_reaches_nothing(kind: str, reverse: 
             cell,
             a,
             tuple(start),
-            lengths=lengths,
-            reverse=reverse,
-            return_states=True,
-            backend="native",
+            ScanOptions(lengths=lengths, reverse=reverse, return_states=True, backend="native"),
         )
         weights = [torch.where(padding, factor, torch.ones_like(s)) for s in states]
         found.append(torch.autograd.grad(states, [a, *start, *cell.parameters()], weights))
@@ -513,14 +514,11 @@ def test_an_empty_sequence_keeps_its_state_and_passes_its_gradient_through(
     cell, x, state = make(kind, 5, 2, 3, 7)
     start = leaves(*state)
     resets = torch.ones(5, 2, dtype=torch.bool)
-    y, final = scan(
+    (y,), final = scan(
         cell,
         x,
         start,
-        lengths=torch.tensor([0, 4]),
-        resets=resets,
-        reverse=reverse,
-        backend="native",
+        ScanOptions(lengths=torch.tensor([0, 4]), resets=resets, reverse=reverse, backend="native"),
     )
     assert not y[:, 0].any()
     weights = tuple(torch.randn_like(s) for s in final)
@@ -540,11 +538,18 @@ def test_with_resets_each_part_runs_as_if_alone(kind: str, reverse: bool) -> Non
     resets = torch.zeros(9, 1, dtype=torch.bool)
     cuts = [0, 3, 4, 9]
     resets[cuts[1:-1]] = True
-    y, final = scan(cell, x, state, resets=resets, reverse=reverse, backend="native")
+    (y,), final = scan(
+        cell, x, state, ScanOptions(resets=resets, reverse=reverse, backend="native")
+    )
     parts = [x[a:b] for a, b in itertools.pairwise(cuts)]
     first = len(parts) - 1 if reverse else 0  # the only one that starts from the state given
     alone = [
-        scan(cell, part, state if k == first else None, reverse=reverse, backend="reference")
+        scanned(
+            cell,
+            part,
+            state if k == first else None,
+            ScanOptions(reverse=reverse, backend="reference"),
+        )
         for k, part in enumerate(parts)
     ]
     last = alone[0 if reverse else -1][1]
@@ -567,7 +572,9 @@ def test_of_h_t_equal_to_a_h_plus_x_the_gradient_and_its_norm_k_steps_back_are_a
         cell.weight_hh.fill_(a)
     x, norms = torch.randn(T, 1, 1, requires_grad=True), [torch.zeros(T, 1)]
     with library.using(name):
-        _, (final,) = scan(cell, x, norms=norms, reverse=reverse, backend="native")
+        (_,), (final,) = scan(
+            cell, x, None, ScanOptions(norms=norms, reverse=reverse, backend="native")
+        )
         (gradient,) = torch.autograd.grad(final.sum(), x)
     # Powers of ±2 are exact, so the answer is too.
     powers = torch.tensor([a ** (T - 1 - t) for t in range(T)])

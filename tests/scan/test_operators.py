@@ -16,11 +16,12 @@ from tests.compare import (
     leaves,
     named_state,
     parameters_by_torch_name,
+    scanned,
 )
 from tests.scan.calls import CELLS, make
 from unrolled import Recurrent, cells
 from unrolled.cells import State
-from unrolled.scan import library, native, scan
+from unrolled.scan import ScanOptions, library, native, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -157,7 +158,9 @@ def test_a_compiled_scan_writes_its_norms_and_every_state() -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7)
 
     def call(x: Tensor, norms: list[Tensor]) -> tuple[State, State]:
-        return scan(cell, x, state, return_states=True, norms=norms, backend="native")
+        return scanned(
+            cell, x, state, ScanOptions(return_states=True, norms=norms, backend="native")
+        )
 
     torch._dynamo.reset()
     found = []
@@ -230,11 +233,11 @@ def test_an_exported_layer_takes_lengths() -> None:
 def test_vmap_takes_the_reference(kind: str) -> None:
     cell, _, state = make(kind, 5, 3, 4, 7)
     xs = torch.randn(4, 5, 3, 4).double()
-    got = torch.vmap(lambda x: scan(cell, x, state)[0])(xs)
-    each = torch.stack([scan(cell, x, state)[0] for x in xs])
+    got = torch.vmap(lambda x: scan(cell, x, state)[0][0])(xs)
+    each = torch.stack([scan(cell, x, state)[0][0] for x in xs])
     assert_close_by_name({"y": got}, {"y": each}, 5)
     with pytest.raises(RuntimeError, match=r"backend: got 'native', but .*torch\.func"):
-        torch.vmap(lambda x: scan(cell, x, state, backend="native")[0])(xs)
+        torch.vmap(lambda x: scan(cell, x, state, ScanOptions(backend="native"))[0][0])(xs)
 
 
 def test_transforms_over_weights_alone_and_states_alone_take_the_reference() -> None:
@@ -245,7 +248,7 @@ def test_transforms_over_weights_alone_and_states_alone_take_the_reference() -> 
         return torch.func.functional_call(_Scan(cell), {"cell.weight_hh": weight}, (x, state))
 
     def of_state(h: Tensor) -> Tensor:
-        return scan(cell, x, (h,))[0]
+        return scan(cell, x, (h,))[0][0]
 
     for function, point in ((of_weight, weight), (of_state, state[0])):
         (leaf,) = leaves(point)
@@ -262,17 +265,17 @@ class _Scan(torch.nn.Module):
         self.cell = cell
 
     def forward(self, x: Tensor, state: State) -> Tensor:
-        return scan(self.cell, x, state)[0]
+        return scan(self.cell, x, state)[0][0]
 
 
 def test_autocast_takes_the_reference() -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        got, _ = scan(cell, x, state)
-        expected, _ = scan(cell, x, state, backend="reference")
+        (got,), _ = scan(cell, x, state)
+        (expected,), _ = scan(cell, x, state, ScanOptions(backend="reference"))
         assert torch.equal(got, expected)
         with pytest.raises(RuntimeError, match="backend: got 'native', but autocast is on"):
-            scan(cell, x, state, backend="native")
+            scan(cell, x, state, ScanOptions(backend="native"))
 
 
 def test_fake_tensors_take_shapes_alone() -> None:

@@ -20,11 +20,25 @@ from tests.compare import (
 )
 from unrolled import cells
 from unrolled.cells import Cell, State
+from unrolled.scan import DEFAULTS, ScanOptions, ScanResult
 from unrolled.scan import scan as scan_by
+
+
+def scan(
+    cell: Cell, x: Tensor, state: State | None = None, options: ScanOptions = DEFAULTS
+) -> ScanResult:
+    return scan_by(cell, x, state, options._replace(backend="reference"))
+
+
+def scanned(
+    cell: Cell, x: Tensor, state: State | None = None, options: ScanOptions = DEFAULTS
+) -> tuple[Tensor, State]:
+    (y,), final = scan(cell, x, state, options)
+    return y, final
+
 
 D, H = 3, 5
 
-scan = functools.partial(scan_by, backend="reference")
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
     "Elman": cells.Elman,
@@ -96,7 +110,7 @@ def test_it_is_one_step_after_another_and_reversed_from_the_last_to_the_first(
         y, final = run_by_hand(cell, x.flip(0), state)
         return y.flip(0), final
 
-    got = run(lambda *a: scan(*a, reverse=reverse), cell, x, state)
+    got = run(lambda *a: scanned(*a, options=ScanOptions(reverse=reverse)), cell, x, state)
     assert_close_by_name(got, run(by_hand, cell, x, state), steps)
 
 
@@ -108,7 +122,12 @@ def test_with_lengths_each_sequence_runs_as_if_alone(
     kind: str, reverse: bool, lengths: list[int]
 ) -> None:
     cell, x, state = make(kind, 5, 4)
-    got = run(lambda *a: scan(*a, lengths=torch.tensor(lengths), reverse=reverse), cell, x, state)
+    got = run(
+        lambda *a: scanned(*a, options=ScanOptions(lengths=torch.tensor(lengths), reverse=reverse)),
+        cell,
+        x,
+        state,
+    )
     assert_close_by_name(got, run(one_by_one(lengths, reverse=reverse), cell, x, state), 5)
 
 
@@ -119,7 +138,12 @@ def test_with_any_lengths_each_sequence_runs_as_if_alone(data: st.DataObject) ->
     lengths = data.draw(st.lists(st.integers(0, T), min_size=1, max_size=4))
     reverse = data.draw(st.booleans())
     cell, x, state = make(kind, T, len(lengths))
-    got = run(lambda *a: scan(*a, lengths=torch.tensor(lengths), reverse=reverse), cell, x, state)
+    got = run(
+        lambda *a: scanned(*a, options=ScanOptions(lengths=torch.tensor(lengths), reverse=reverse)),
+        cell,
+        x,
+        state,
+    )
     assert_close_by_name(got, run(one_by_one(lengths, reverse=reverse), cell, x, state), T)
 
 
@@ -144,7 +168,7 @@ def test_what_stands_in_the_padding_changes_no_bit_of_any_value_or_gradient(
     filled[padding] = filling
 
     def call(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-        return scan(cell, x, state, lengths=torch.tensor(lengths), reverse=reverse)
+        return scanned(cell, x, state, ScanOptions(lengths=torch.tensor(lengths), reverse=reverse))
 
     got = run(call, cell, filled, state)
     assert_bits_equal(got, run(call, cell, x, state))
@@ -162,7 +186,7 @@ def test_what_a_loss_says_about_the_padding_reaches_nothing(kind: str, reverse: 
 
     def call(factor: float) -> Scan:
         def weighted(cell: Cell, x: Tensor, state: State) -> tuple[Tensor, State]:
-            y, final = scan(cell, x, state, lengths=lengths, reverse=reverse)
+            (y,), final = scan(cell, x, state, ScanOptions(lengths=lengths, reverse=reverse))
             y.register_hook(lambda gradient: torch.where(padding, factor, gradient))
             return y, final
 
@@ -178,7 +202,7 @@ def test_an_empty_sequence_keeps_its_state_and_passes_its_gradient_through(
 ) -> None:
     cell, x, state = make(kind, 5, 2)
     start = leaves(*state)
-    y, final = scan(cell, x, start, lengths=torch.tensor([0, 4]), reverse=reverse)
+    (y,), final = scan(cell, x, start, ScanOptions(lengths=torch.tensor([0, 4]), reverse=reverse))
     assert not y[:, 0].any()
     weights = tuple(torch.randn_like(s) for s in final)
     gradients = torch.autograd.grad(final, start, weights)
@@ -194,7 +218,7 @@ def test_without_steps_the_state_stays_and_there_is_no_output(kind: str, reverse
     cell, x, state = make(kind, 0, 3)
     for lengths in (None, torch.zeros(3, dtype=torch.int64)):
         start = leaves(*state)
-        y, final = scan(cell, x, start, lengths=lengths, reverse=reverse)
+        (y,), final = scan(cell, x, start, ScanOptions(lengths=lengths, reverse=reverse))
         assert (y.shape, y.dtype) == ((0, 3, H), x.dtype)
         weights = [torch.randn_like(s) for s in state]
         gradients = torch.autograd.grad(final, start, weights)
@@ -211,7 +235,12 @@ def test_without_sequences_every_result_is_empty_and_every_gradient_is_zero(
     kind: str, steps: int, lengths: Tensor | None, reverse: bool
 ) -> None:
     cell, x, state = make(kind, steps, 0)
-    got = run(lambda *a: scan(*a, lengths=lengths, reverse=reverse), cell, x, state)
+    got = run(
+        lambda *a: scanned(*a, options=ScanOptions(lengths=lengths, reverse=reverse)),
+        cell,
+        x,
+        state,
+    )
     assert got["y"].shape == (steps, 0, H)
     assert got["final 0"].shape == (0, H)
     assert got["grad of x"].shape == (steps, 0, D)
@@ -223,10 +252,10 @@ def test_without_sequences_every_result_is_empty_and_every_gradient_is_zero(
 def test_the_state_starts_at_the_cells_own_initial_state(kind: str) -> None:
     cell, x, state = make(kind, 5, 3)
     zeros = tuple(torch.zeros_like(s) for s in state)
-    (y, final), (expected, last) = scan(cell, x), scan(cell, x, zeros)
+    (y, final), (expected, last) = scanned(cell, x), scanned(cell, x, zeros)
     assert torch.equal(y, expected)
     assert all(torch.equal(got, want) for got, want in zip(final, last, strict=True))
-    assert not torch.equal(y, scan(cell, x, state)[0])
+    assert not torch.equal(y, scan(cell, x, state)[0][0])
 
 
 class Learned(Cell):
@@ -248,7 +277,9 @@ class Learned(Cell):
 
 def test_a_cell_may_learn_its_initial_state_and_even_an_empty_sequence_teaches_it() -> None:
     cell = Learned(2, 2)
-    y, (final,) = scan(cell, torch.ones(4, 3, 2), lengths=torch.tensor([4, 1, 0]))
+    (y,), (final,) = scan(
+        cell, torch.ones(4, 3, 2), None, ScanOptions(lengths=torch.tensor([4, 1, 0]))
+    )
     assert final[:, 0].tolist() == [7, 4, 3]
     assert y[:, :, 0].T.tolist() == [[4, 5, 6, 7], [4, 0, 0, 0], [0, 0, 0, 0]]
     final.sum().backward()
@@ -268,7 +299,8 @@ def test_of_h_t_equal_to_a_h_plus_x_the_gradient_k_steps_back_is_a_to_the_k(
         cell.weight_hh.fill_(a)
     x, start = leaves(torch.randn(T, 1, 1).double(), torch.randn(1, 1).double())
     jacobian_x, jacobian_start = torch.func.jacrev(
-        lambda x, s: scan(cell, x, (s,), reverse=reverse)[0].flatten(), argnums=(0, 1)
+        lambda x, s: scan(cell, x, (s,), ScanOptions(reverse=reverse))[0][0].flatten(),
+        argnums=(0, 1),
     )(x, start)
     # Powers of ±2 are exact, so the answer is too.
     expected = torch.tensor(
@@ -291,7 +323,9 @@ def test_first_and_second_derivatives_with_lengths_are_those_of_finite_differenc
     lengths = torch.tensor([2, 0, 3])
     check_derivatives(
         cell,
-        lambda cell, x, *state: scan(cell, x, state, lengths=lengths, reverse=reverse),
+        lambda cell, x, *state: scanned(
+            cell, x, state, ScanOptions(lengths=lengths, reverse=reverse)
+        ),
         x,
         *state,
     )
@@ -308,7 +342,10 @@ def test_vmap_over_weights_inputs_and_states_is_one_scan_for_each(
     parameters = [tuple(cell.parameters()) for cell, _, _ in made]
     tensors = [(x, *state) for _, x, state in made]
     function = as_function(
-        made[0][0], lambda cell, x, *state: scan(cell, x, state, lengths=lengths, reverse=reverse)
+        made[0][0],
+        lambda cell, x, *state: scanned(
+            cell, x, state, ScanOptions(lengths=lengths, reverse=reverse)
+        ),
     )
     stacked = [
         tuple(torch.stack(members) for members in zip(*group, strict=True))
@@ -333,7 +370,10 @@ def test_the_forward_mode_derivative_is_the_jacobian_times_the_direction(
 ) -> None:
     cell, x, state = make(kind, 5, 3)
     function = as_function(
-        cell, lambda cell, x, *state: scan(cell, x, state, lengths=lengths, reverse=reverse)
+        cell,
+        lambda cell, x, *state: scanned(
+            cell, x, state, ScanOptions(lengths=lengths, reverse=reverse)
+        ),
     )
 
     def of_everything(*arguments: Tensor) -> Tensor:
@@ -359,9 +399,12 @@ def test_an_input_that_is_not_contiguous_or_is_expanded_is_read_right(reverse: b
         expanded,
     ):
         assert not odd.is_contiguous()
-        y, final = scan(cell, odd, start, reverse=reverse)
-        plain, last = scan(
-            cell, odd.contiguous(), tuple(s.contiguous() for s in start), reverse=reverse
+        (y,), final = scan(cell, odd, start, ScanOptions(reverse=reverse))
+        (plain,), last = scan(
+            cell,
+            odd.contiguous(),
+            tuple(s.contiguous() for s in start),
+            ScanOptions(reverse=reverse),
         )
         assert_close_by_name(
             {"y": y, "h": final[0], "c": final[1]}, {"y": plain, "h": last[0], "c": last[1]}, 5
@@ -375,7 +418,7 @@ def test_neither_input_nor_state_nor_weights_are_changed(kind: str, reverse: boo
     x[3:, 0] = torch.nan
     given = [x, *state, *cell.parameters()]
     before = [t.detach().clone() for t in given]
-    scan(cell, x, state, lengths=torch.tensor([3, 0, 5]), reverse=reverse)
+    scan(cell, x, state, ScanOptions(lengths=torch.tensor([3, 0, 5]), reverse=reverse))
     for now, then in zip(given, before, strict=True):
         assert torch.equal(now.nan_to_num(9), then.nan_to_num(9))
 
@@ -384,17 +427,17 @@ def test_neither_input_nor_state_nor_weights_are_changed(kind: str, reverse: boo
 def test_only_what_asks_for_a_gradient_makes_one(kind: str) -> None:
     cell, x, state = make(kind, 5, 3)
     cell.requires_grad_(False)
-    assert not scan(cell, x, state)[0].requires_grad
+    assert not scan(cell, x, state)[0][0].requires_grad
     for asking in (x, *state):
         asking.requires_grad_()
-        y, final = scan(cell, x, state, lengths=torch.tensor([5, 0, 2]))
+        (y,), final = scan(cell, x, state, ScanOptions(lengths=torch.tensor([5, 0, 2])))
         (gradient,) = torch.autograd.grad([y, *final], asking, [torch.ones_like(y), *final])
         assert gradient.isfinite().all()
         assert gradient.any()
         asking.requires_grad_(False)
     cell.requires_grad_()
     with torch.no_grad():
-        assert not scan(cell, x, state)[0].requires_grad
+        assert not scan(cell, x, state)[0][0].requires_grad
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -407,9 +450,9 @@ def test_a_step_that_would_overflow_in_the_padding_leaves_every_gradient_finite(
         for parameter in cell.parameters():
             parameter.fill_(1)
     x = torch.tensor([[[5.0], [-2.0]], [[0.0], [-2.0]]], requires_grad=True)
-    y, _ = scan(cell, x, lengths=torch.tensor([1, 2]), reverse=reverse)
+    (y,), _ = scan(cell, x, None, ScanOptions(lengths=torch.tensor([1, 2]), reverse=reverse))
     alone = x.detach()[:1, :1].requires_grad_()
-    scan(cell, alone)[0].sum().backward()
+    scan(cell, alone)[0][0].sum().backward()
     for parameter in cell.parameters():
         parameter.grad = None
     y.sum().backward()
@@ -422,7 +465,9 @@ def test_a_sequence_of_length_0_with_a_state_of_nan_keeps_it_to_itself() -> None
     cell = cells.Elman(2, 3)
     state = torch.zeros(2, 3)
     state[0] = torch.nan
-    y, (final,) = scan(cell, torch.ones(4, 2, 2), (state,), lengths=torch.tensor([0, 4]))
+    (y,), (final,) = scan(
+        cell, torch.ones(4, 2, 2), (state,), ScanOptions(lengths=torch.tensor([0, 4]))
+    )
     y.sum().backward()
     assert final[0].isnan().all() and final[1].isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in cell.parameters())

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.compare import assert_close_by_name, leaves
+from tests.compare import assert_close_by_name, leaves, scanned
 from tests.scan.calls import make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import library, operators, scan
+from unrolled.scan import ScanOptions, library, operators, scan
 
 needs_library = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -44,7 +44,12 @@ def given() -> tuple[cells.LSTM, Tensor, State]:
 def test_a_right_call_does_reach_a_kernel() -> None:
     cell, x, state = given()
     with pytest.raises(AssertionError, match="a kernel was reached"):
-        scan(cell, x, state, lengths=torch.tensor([6, 0]), resets=torch.ones(T, B).bool())
+        scan(
+            cell,
+            x,
+            state,
+            ScanOptions(lengths=torch.tensor([6, 0]), resets=torch.ones(T, B).bool()),
+        )
 
 
 @needs_library
@@ -118,7 +123,7 @@ def test_lengths_beyond_the_steps_or_of_another_shape_or_dtype_are_refused(
         if layer:
             Recurrent(cells.LSTM, D, H)(x, lengths=lengths)
         else:
-            scan(cell, x, lengths=lengths)
+            scan(cell, x, None, ScanOptions(lengths=lengths))
 
 
 @needs_library
@@ -144,7 +149,7 @@ def test_resets_of_another_shape_or_dtype_are_refused(resets: Tensor, layer: boo
         if layer:
             Recurrent(cells.LSTM, D, H)(x, resets=resets)
         else:
-            scan(cell, x, resets=resets)
+            scan(cell, x, None, ScanOptions(resets=resets))
 
 
 @needs_library
@@ -157,7 +162,7 @@ def test_resets_of_another_shape_or_dtype_are_refused(resets: Tensor, layer: boo
 def test_norms_that_do_not_fit_are_refused(norms: list[Tensor]) -> None:
     cell, x, _ = given()
     with pytest.raises(ValueError, match=r"^norms: got "):
-        scan(cell, x, norms=norms)
+        scan(cell, x, None, ScanOptions(norms=norms))
 
 
 SHAPES = {
@@ -195,7 +200,7 @@ def test_a_weight_of_another_shape_is_refused(
     module = Recurrent(cells.LSTM, D, H)
     replace(module.cells[0], name, made(torch.randn(shape)))
     with pytest.raises(ValueError, match=name):
-        module(x) if layer else scan(module.cells[0], x)
+        module(x) if layer else scanned(module.cells[0], x)
 
 
 @needs_library
@@ -209,7 +214,7 @@ def test_a_weight_of_another_dtype_is_refused(
     cell, x, _ = given()
     replace(cell, name, made(getattr(cell, name).detach().to(dtype)))
     with pytest.raises((TypeError, RuntimeError), match=r"float(64|16)"):
-        scan(cell, x, backend="native")
+        scan(cell, x, None, ScanOptions(backend="native"))
 
 
 @needs_library
@@ -220,7 +225,7 @@ def test_a_weight_without_numbers_is_refused(name: str, made: Callable[[Tensor],
     cell, x, _ = given()
     replace(cell, name, made(getattr(cell, name).detach().to("meta")))
     with pytest.raises((TypeError, ValueError, RuntimeError), match="meta"):
-        scan(cell, x, backend="native")
+        scan(cell, x, None, ScanOptions(backend="native"))
 
 
 @needs_library
@@ -230,7 +235,7 @@ def test_a_weight_that_is_not_there_is_refused(name: str) -> None:
     cell, x, _ = given()
     replace(cell, name, None)
     with pytest.raises((TypeError, ValueError, RuntimeError), match=name):
-        scan(cell, x, backend="native")
+        scan(cell, x, None, ScanOptions(backend="native"))
 
 
 @needs_library
@@ -239,8 +244,10 @@ def test_a_weight_that_is_not_there_is_refused(name: str) -> None:
 def test_a_cell_with_one_bias_alone_is_what_it_is_in_the_reference(kind: str, name: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
     replace(cell, name, None)
-    got = {"y": scan(cell, x, state)[0]}
-    assert_close_by_name(got, {"y": scan(cell, x, state, backend="reference")[0]}, 5)
+    got = {"y": scan(cell, x, state)[0][0]}
+    assert_close_by_name(
+        got, {"y": scan(cell, x, state, ScanOptions(backend="reference"))[0][0]}, 5
+    )
 
 
 @needs_library
@@ -250,7 +257,7 @@ def test_a_state_of_another_dtype_is_refused(dtype: torch.dtype) -> None:
     cell, x, (h, c) = given()
     for state in ((h.to(dtype), c), (h, c.to(dtype))):
         with pytest.raises((TypeError, RuntimeError), match=str(dtype)):
-            scan(cell, x, state, backend="native")
+            scan(cell, x, state, ScanOptions(backend="native"))
 
 
 @needs_library
@@ -259,7 +266,7 @@ def test_a_state_of_another_dtype_is_refused(dtype: torch.dtype) -> None:
 def test_native_refuses_half_precision_and_says_what_it_takes(dtype: torch.dtype) -> None:
     cell, x, _ = given()
     with pytest.raises(RuntimeError, match=f"backend: got 'native', but .*{dtype}.*float64"):
-        scan(cell.to(dtype), x.to(dtype), backend="native")
+        scan(cell.to(dtype), x.to(dtype), None, ScanOptions(backend="native"))
     with pytest.raises(RuntimeError, match="backend: got 'native'"):
         Recurrent(cells.LSTM, D, H, backend="native").to(dtype)(x.to(dtype))
 
@@ -288,8 +295,10 @@ def test_native_refuses_a_cell_of_your_own_and_auto_takes_the_reference(
     with pytest.raises(
         RuntimeError, match=f"backend: got 'native', but .* is beyond the compiler: .*{reason}"
     ):
-        scan(cell, x, backend="native")
-    assert torch.equal(scan(cell, x)[0], scan(cell, x, backend="reference")[0])
+        scan(cell, x, None, ScanOptions(backend="native"))
+    assert torch.equal(
+        scan(cell, x)[0][0], scan(cell, x, None, ScanOptions(backend="reference"))[0][0]
+    )
 
 
 @needs_library
@@ -300,8 +309,8 @@ def test_native_refuses_an_empty_input_and_auto_takes_the_reference(
 ) -> None:
     cell, x = cells.LSTM(D, H), torch.randn(shape)
     with pytest.raises(RuntimeError, match="backend: got 'native', but x is empty"):
-        scan(cell, x, backend="native")
-    assert scan(cell, x)[0].shape == (*shape[:2], H)
+        scan(cell, x, None, ScanOptions(backend="native"))
+    assert scan(cell, x)[0][0].shape == (*shape[:2], H)
 
 
 @needs_library
@@ -310,7 +319,7 @@ def test_native_refuses_an_empty_input_and_auto_takes_the_reference(
 def test_native_refuses_a_tensor_that_is_not_dense(convert: Callable[[Tensor], Tensor]) -> None:
     cell, x, _ = given()
     with pytest.raises(TypeError, match=r"x: got torch\.\w+, expected a dense tensor"):
-        scan(cell, convert(x), backend="native")
+        scan(cell, convert(x), None, ScanOptions(backend="native"))
 
 
 @needs_library
@@ -318,14 +327,16 @@ def test_native_refuses_a_tensor_that_is_not_dense(convert: Callable[[Tensor], T
 def test_sizes_whose_product_overflows_are_refused() -> None:
     cell, _, _ = given()
     with pytest.raises((RuntimeError, ValueError, MemoryError)):
-        scan(cell, torch.zeros(1, 1, D).expand(2**31, 2**31, D), backend="native")
+        scan(
+            cell, torch.zeros(1, 1, D).expand(2**31, 2**31, D), None, ScanOptions(backend="native")
+        )
 
 
 def test_an_unknown_backend_is_refused() -> None:
     cell, x, _ = given()
     expected = "backend: got 'nonsense', expected one of auto, reference, native"
     with pytest.raises(ValueError, match=expected):
-        scan(cell, x, backend="nonsense")
+        scan(cell, x, None, ScanOptions(backend="nonsense"))
     with pytest.raises(ValueError, match=expected):
         Recurrent(cells.LSTM, D, H, backend="nonsense")
 
@@ -345,7 +356,7 @@ def test_the_default_device_is_not_where_a_kernel_looks_for_memory(
     names = ["x", "h_0", "c_0", *dict(cell.named_parameters())]
 
     def gradients() -> dict[str, Tensor]:
-        y, _ = scan(cell, sources[0], sources[1:], backend="native")
+        (y,), _ = scan(cell, sources[0], sources[1:], ScanOptions(backend="native"))
         found = torch.autograd.grad(y.exp().sum(), [*sources, *cell.parameters()])
         return {"y": y.detach()} | dict(zip(names, found, strict=True))
 
@@ -354,7 +365,7 @@ def test_the_default_device_is_not_where_a_kernel_looks_for_memory(
     monkeypatch.setattr(operators, "_work_sizes", {})
     with torch.device("meta"):
         with torch.no_grad():
-            y, _ = scan(cell, x, state, backend="native")
+            (y,), _ = scan(cell, x, state, ScanOptions(backend="native"))
         got = gradients()
     assert torch.equal(y, expected["y"])
     for name, value in expected.items():

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tests.compare import as_function, assert_close_by_name, check_derivatives, leaves
+from tests.compare import as_function, assert_close_by_name, check_derivatives, leaves, scanned
 from tests.compiler.interpret import Leaky
 from tests.compiler.staged import SideBySide
 from tests.scan.calls import CELLS, make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell
-from unrolled.scan import Backend, library, reference, scan
+from unrolled.scan import Backend, ScanOptions, library, reference, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -36,7 +36,9 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(
     cell, x, state = make(kind, 3, 3, 1, 2)
     resets = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, 0]]).bool()
     options = {"lengths": lengths, "resets": resets, "reverse": reverse, "backend": "native"}
-    check_derivatives(cell, lambda cell, x, *state: scan(cell, x, state, **options), x, *state)
+    check_derivatives(
+        cell, lambda cell, x, *state: scanned(cell, x, state, ScanOptions(**options)), x, *state
+    )
 
 
 @both_directions
@@ -51,11 +53,9 @@ def test_the_second_derivative_is_that_of_the_reference(kind: str, reverse: bool
             cell,
             a,
             tuple(start),
-            lengths=lengths,
-            resets=resets,
-            reverse=reverse,
-            return_states=True,
-            backend=backend,
+            ScanOptions(
+                lengths=lengths, resets=resets, reverse=reverse, return_states=True, backend=backend
+            ),
         )
         value = sum((s**2).sum() for s in (*states, *final))
         sources = {"x": a, "h_0": start[0]} | dict(cell.named_parameters())
@@ -77,7 +77,7 @@ def test_a_state_that_depends_on_the_input_counts_once(kind: str, create_graph: 
     def gradient(backend: Backend) -> dict[str, Tensor]:
         (a,) = leaves(x)
         start = tuple(a[0, :, :1].expand(3, 7) * k for k, _ in enumerate(cell.state_sizes, 2))
-        y, _ = scan(cell, a, start, backend=backend)
+        (y,), _ = scan(cell, a, start, ScanOptions(backend=backend))
         return {"x": torch.autograd.grad(y.sum(), a, create_graph=create_graph)[0]}
 
     assert_close_by_name(gradient("native"), gradient("reference"), 5)
@@ -89,7 +89,7 @@ def test_one_tensor_for_both_states_counts_twice_and_not_four_times(create_graph
 
     def gradient(backend: Backend) -> dict[str, Tensor]:
         (h,) = leaves(state[0])
-        y, _ = scan(cell, x, (h, h), backend=backend)
+        (y,), _ = scan(cell, x, (h, h), ScanOptions(backend=backend))
         return {"h": torch.autograd.grad(y.sum(), h, create_graph=create_graph)[0]}
 
     assert_close_by_name(gradient("native"), gradient("reference"), 5)
@@ -102,7 +102,7 @@ def test_one_weight_for_input_and_state_counts_once_for_each(create_graph: bool)
     x = torch.randn(6, 2, 5).double()
 
     def gradient(backend: Backend) -> dict[str, Tensor]:
-        y, _ = scan(cell, x, backend=backend)
+        (y,), _ = scan(cell, x, None, ScanOptions(backend=backend))
         (found,) = torch.autograd.grad(y.sum(), cell.weight_ih, create_graph=create_graph)
         return {"weight": found}
 
@@ -112,7 +112,9 @@ def test_one_weight_for_input_and_state_counts_once_for_each(create_graph: bool)
 @create_graph
 def test_the_weights_may_be_computed_from_the_input(create_graph: bool) -> None:
     cell, x, _ = make("GRU", 5, 3, 4, 7)
-    function = as_function(cell, lambda cell, x, backend: scan(cell, x, backend=backend))
+    function = as_function(
+        cell, lambda cell, x, backend: scanned(cell, x, None, ScanOptions(backend=backend))
+    )
 
     def gradient(backend: Backend) -> dict[str, Tensor]:
         (a,) = leaves(x)
@@ -131,7 +133,7 @@ def test_norms_are_written_whether_or_not_the_gradient_is_differentiated(
 
     def norms(backend: Backend) -> dict[str, Tensor]:
         found = {name: torch.zeros(5, 3).double() for name in ("h", "c")}
-        y, _ = scan(cell, x, state, norms=list(found.values()), backend=backend)
+        (y,), _ = scan(cell, x, state, ScanOptions(norms=list(found.values()), backend=backend))
         torch.autograd.grad(y.sum(), list(cell.parameters()), create_graph=create_graph)
         return found
 
@@ -143,7 +145,9 @@ def test_a_graph_that_is_kept_gives_the_same_bits_twice(kind: str) -> None:
     cell, x, state = make(kind, 6, 3, 4, 33)
     sources = leaves(x, *state)
     lengths = torch.tensor([6, 0, 4])
-    y, final = scan(cell, sources[0], sources[1:], lengths=lengths, backend="native")
+    (y,), final = scan(
+        cell, sources[0], sources[1:], ScanOptions(lengths=lengths, backend="native")
+    )
     value, wanted = y.exp().sum() + final[0].sum(), [*sources, *cell.parameters()]
     first = torch.autograd.grad(value, wanted, retain_graph=True)
     between = torch.autograd.grad(value, wanted, retain_graph=True, create_graph=True)
@@ -159,7 +163,7 @@ def test_a_graph_that_is_kept_gives_the_same_bits_twice(kind: str) -> None:
 def test_many_gradients_at_once_are_each_alone(kind: str) -> None:
     cell, x, state = make(kind, 5, 3, 4, 7)
     (a,) = leaves(x)
-    y, _ = scan(cell, a, state)
+    (y,), _ = scan(cell, a, state)
     wanted = [a, *cell.parameters()]
     directions = torch.randn(4, *y.shape).double()
     got = torch.autograd.grad(y, wanted, directions, is_grads_batched=True, retain_graph=True)
@@ -173,7 +177,7 @@ def test_many_gradients_at_once_are_each_alone(kind: str) -> None:
 def test_a_vectorized_jacobian_is_the_one_row_by_row() -> None:
     cell, x, _ = make("GRU", 4, 2, 3, 5)
     got, expected = (
-        torch.autograd.functional.jacobian(lambda x: scan(cell, x)[0], x, vectorize=vectorize)
+        torch.autograd.functional.jacobian(lambda x: scan(cell, x)[0][0], x, vectorize=vectorize)
         for vectorize in (True, False)
     )
     assert_close_by_name({"jacobian": got}, {"jacobian": expected}, 4)
@@ -183,7 +187,7 @@ def test_checkpointing_changes_no_bit() -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7)
 
     def call(x: Tensor) -> Tensor:
-        return scan(cell, x, state, backend="native")[0]
+        return scan(cell, x, state, ScanOptions(backend="native"))[0][0]
 
     (a,) = leaves(x)
     wanted = [a, *cell.parameters()]
@@ -200,9 +204,9 @@ def test_lengths_and_resets_that_change_after_the_call_do_not_change_its_gradien
     cell, x, state = make("GRU", 6, 2, 4, 7)
     options = {"lengths": torch.tensor([6, 3]), "resets": torch.zeros(6, 2, dtype=torch.bool)}
     wanted = list(cell.parameters())
-    y, _ = scan(cell, x, state, **options, backend="native")
+    y, _ = scanned(cell, x, state, ScanOptions(**options, backend="native"))
     expected = torch.autograd.grad(y.sum(), wanted)
-    y, _ = scan(cell, x, state, **options, backend="native")
+    y, _ = scanned(cell, x, state, ScanOptions(**options, backend="native"))
     options[what].fill_(1)  # a buffer that the next batch is written to
     try:
         got = torch.autograd.grad(y.sum(), wanted, create_graph=create_graph)
@@ -221,7 +225,7 @@ def test_what_the_gradient_needs_may_not_be_changed_in_between(
     what: str, create_graph: bool
 ) -> None:
     cell, x, state = make("LSTM", 5, 3, 4, 7)
-    y, _ = scan(cell, x, state, backend="native")
+    (y,), _ = scan(cell, x, state, ScanOptions(backend="native"))
     with torch.no_grad():
         {"x": x, "state": state[1], "weight": cell.weight_hh}[what].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -248,7 +252,9 @@ def test_outputs_may_be_written_into_whatever_is_differentiated_then(
 
     def derivatives(backend: Backend, *, copied: bool) -> dict[str, Tensor]:
         a, *start = leaves(x, *state)
-        states, final = scan(cell, a, tuple(start), return_states=every, backend=backend)
+        states, final = scanned(
+            cell, a, tuple(start), ScanOptions(return_states=every, backend=backend)
+        )
         found = [*states, *final] if every else [states, *final]
         written = [write(s.clone() if copied else s) for s in found]
         sources = {"x": a, "h_0": start[0]} | dict(cell.named_parameters())
@@ -267,7 +273,7 @@ def test_outputs_may_be_written_into_whatever_is_differentiated_then(
 def _penalty(cell: Cell, x: Tensor, backend: Backend) -> dict[str, Tensor]:
     """The gradient of the squared gradient, by name."""
     (a,) = leaves(x)
-    y, _ = scan(cell, a, backend=backend)
+    (y,), _ = scan(cell, a, None, ScanOptions(backend=backend))
     (gradient,) = torch.autograd.grad(y.sum(), a, create_graph=True)
     wanted = dict(cell.named_parameters())
     del wanted["bias_ih"], wanted["bias_hh"]
@@ -301,7 +307,9 @@ def test_a_weight_that_is_no_parameter_is_differentiated_too() -> None:
     del cell.weight_hh
     cell.weight_hh = weight * factor
     found = {
-        b: torch.autograd.grad(scan(cell, x, backend=b)[0].sum(), factor, retain_graph=True)[0]
+        b: torch.autograd.grad(
+            scan(cell, x, None, ScanOptions(backend=b))[0][0].sum(), factor, retain_graph=True
+        )[0]
         for b in BACKENDS
     }
     assert_close_by_name({"factor": found["native"]}, {"factor": found["reference"]}, 5)

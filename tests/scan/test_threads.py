@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.compare import assert_close_by_name
 from tests.scan.calls import make, run, steps_of_rounding
 from unrolled.cells import Cell, State
-from unrolled.scan import library, operators, scan
+from unrolled.scan import ScanOptions, library, operators, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -77,7 +77,7 @@ def test_one_cell_may_be_used_by_several_python_threads_at_once() -> None:
     inputs = [torch.randn(20, 3, 7).double() for _ in range(4)]
 
     def call(x: Tensor) -> Tensor:
-        y, _ = scan(cell, x, state, backend="native")
+        (y,), _ = scan(cell, x, state, ScanOptions(backend="native"))
         return torch.autograd.grad(y.exp().sum(), cell.weight_hh)[0]
 
     alone = [call(x) for x in inputs]
@@ -120,7 +120,7 @@ def test_other_python_threads_run_while_a_kernel_does(monkeypatch: pytest.Monkey
     other.start()
     sys.setswitchinterval(100)  # no thread is interrupted: one runs only if the other lets go
     try:
-        y, _ = scan(cell, x, backend="native")
+        (y,), _ = scan(cell, x, None, ScanOptions(backend="native"))
         y.sum().backward()
     finally:
         sys.setswitchinterval(usual)

@@ -17,10 +17,9 @@ from unrolled.bptt.inject import States, layers_of
 from unrolled.bptt.recompute import Around, Chain, Parts, leaves_of, new_graph
 from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
 from unrolled.cells import State
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import directions
-from unrolled.layers.torch_layers import TorchLayer
-from unrolled.scan import Masks, Sweep
+from unrolled.layers.base import RecurrentLayer
+from unrolled.layers.view import layer_of, viewed
+from unrolled.scan import ScanOptions, ScanResult, Sweep
 from unrolled.shapes import (
     Lengths,
     check_dense,
@@ -35,9 +34,7 @@ from unrolled.shapes import (
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
 CHANCE = 5056  # bytes of PyTorch's source of chance, which is kept with each state
-PROBE = (
-    8  # steps that are run to see what autograd keeps: the first, at which all sequences are there
-)
+PROBE = 8  # steps that are run to see what autograd keeps: the first, at which all rows are there
 
 
 def checkpointed(
@@ -47,9 +44,9 @@ def checkpointed(
     *,
     memory: int | str | None = None,
     segments: int | None = None,
-    **options: Any,
+    **named: Any,
 ) -> Any:
-    """``layer(x, state, **options)``, whose gradient takes little memory.
+    """``layer(x, state, **named)``, whose gradient takes little memory.
 
     The same numbers, gradients too, in a tenth to a third more time: between forward and backward pass
     only the states at the beginnings of segments are kept, and each segment is run forward again when
@@ -71,7 +68,7 @@ def checkpointed(
             and outputs of the layer and of each level of its depth, which stand whole. Segments and
             kept states are chosen for the least time (``unrolled.bptt.schedule``).
         segments: instead, how many segments to cut each scan into; their first states are all kept.
-        options: passed on to ``layer``.
+        named: passed on to ``layer``.
 
     Returns:
         What ``layer`` returns.
@@ -88,27 +85,29 @@ def checkpointed(
     check_valued("x", x)
     budget = None if memory is None else parse(memory)
     in_segments = _InSegments(budget, segments, Around(x.device, list(layer.buffers())))
-    if isinstance(layer, Recurrent) or (isinstance(layer, TorchLayer) and _has_sweeps(layer, x)):
-        in_segments.scans = len(layer.cells if isinstance(layer, Recurrent) else layer._all_weights)
+    view = layer_of(layer)
+    if view is None:
+        raise TypeError(f"layer: got {_refused(layer, view)}")
+    if view.why_unwatched() is None and ("mask" in view.masks or x.dim() == 3):
+        in_segments.scans = view.depth * view.directions
         with _set(layer, in_segments):
-            result = layer(x, state, **options)
+            result = layer(x, state, **named)
         in_segments.check()
         return result
-    if not isinstance(layer, nn.RNNBase) or directions(layer) == 2:
-        raise TypeError(f"layer: got {_refused(layer)}")
-    time = 1 if layer.batch_first and x.dim() == 3 else 0
+    if view.directions == 2:
+        raise TypeError(f"layer: got {_refused(layer, view)}")
+    time = 1 if view.batch_first and x.dim() == 3 else 0
 
-    def sweep(x: Tensor, state: Any, **_: Any) -> Any:
-        y, state = layer(x.transpose(0, 1) if time else x, state, **options)
-        return (y.transpose(0, 1) if time else y,), state
+    def sweep(x: Tensor, state: Any, options: ScanOptions) -> ScanResult:  # noqa: ARG001
+        y, state = layer(x.transpose(0, 1) if time else x, state, **named)
+        return ScanResult((y.transpose(0, 1) if time else y,), state)
 
     (y,), state = in_segments(
-        cast(Sweep, sweep),
+        sweep,
         x.transpose(0, 1) if time else x,
         state,
-        {},
+        ScanOptions(),
         weights=list(layer.parameters()),
-        reverse=False,
         fresh=tuple,
     )
     in_segments.check()
@@ -175,7 +174,7 @@ def checkpointed_loss(
             "checkpointed_loss: got torch.inference_mode(), expected torch.no_grad()"
         )
     for name, layer in layers_of(model).items():
-        if directions(layer) == 2:
+        if viewed(layer).directions == 2:
             raise ValueError(
                 f"model: layer {name!r} is bidirectional: its backward direction comes from the end of "
                 "the sequence; call it by bptt.checkpointed(layer, x)"
@@ -242,57 +241,43 @@ class _InSegments:
         sweep: Sweep,
         x: Tensor,
         state: State | None,
-        masks: Masks,
+        options: ScanOptions,
         *,
         weights: Sequence[Tensor],
-        reverse: bool,
         fresh: Callable[[], State],
-    ) -> tuple[State, State]:
+    ) -> ScanResult:
         """A sweep in segments."""
-        steps = len(x)
+        steps, reverse = len(x), options.reverse
         if steps == 0 or not torch.is_grad_enabled():
-            return sweep(x, state, **masks)
+            return sweep(x, state, options)
+        resets, lengths = options.resets, options.lengths
 
-        def run(begin: int, end: int, parts: Parts, state: State | None) -> tuple[State, State]:
-            boundary = masks.get("resets")
-            if reverse and end < steps and state is not None and isinstance(boundary, Tensor):
-                anew = boundary[end].to(x.device)
-                if isinstance(lengths := masks.get("lengths"), Tensor):
+        def run(begin: int, end: int, parts: Parts, state: State | None) -> ScanResult:
+            if reverse and end < steps and state is not None and resets is not None:
+                anew = resets[end].to(x.device)
+                if lengths is not None:
                     anew = anew & (lengths > end).to(x.device)
                 pairs = zip(fresh(), state, strict=True)
                 state = tuple(torch.where(anew.unsqueeze(1), f, s) for f, s in pairs)
-            return sweep(parts[0], state, **_part(masks, begin, end))
+            return sweep(parts[0], state, options.segment(begin, end))
 
         share = None if self.budget is None else self.budget // self.scans
-        options: Any = {"around": self.around, "summed": False, "reverse": reverse}
+        settings: Any = {"around": self.around, "summed": False, "reverse": reverse}
         try:
-            outputs, final = _recomputed(run, (x,), state, weights, share, self.segments, **options)
+            outputs, final = _recomputed(
+                run, (x,), state, weights, share, self.segments, **settings
+            )
         except TooSmallError as error:  # the sweeps after this one may need more
             self.least = max(self.least, error.least)
             with torch.no_grad():
-                outputs, final = sweep(x, state, **masks)
-            return tuple(y.detach().requires_grad_() for y in outputs), final
-        return outputs, cast(State, final)
+                outputs, final = sweep(x, state, options)
+            return ScanResult(tuple(y.detach().requires_grad_() for y in outputs), final)
+        return ScanResult(outputs, cast(State, final))
 
     def check(self) -> None:
         """Refuse a budget that was too small for a sweep."""
         if self.budget is not None and self.least:
             raise TooSmallError(self.budget, self.least * self.scans)
-
-
-def _part(masks: Masks, begin: int, end: int) -> Masks:
-    """What goes along with the steps from ``begin`` to ``end``."""
-    part: Masks = {}
-    for name, mask in masks.items():
-        if mask is None or (isinstance(mask, Tensor) and name == "noise" and len(mask) == 1):
-            part[name] = mask
-        elif not isinstance(mask, Tensor):
-            part[name] = [tensor[begin:end] for tensor in mask]
-        elif name == "lengths":
-            part[name] = (mask - begin).clamp(0, end - begin)
-        else:
-            part[name] = mask[begin:end]
-    return part
 
 
 def _recomputed(
@@ -401,32 +386,28 @@ def _check_budget(memory: int | str | None, segments: int | None) -> None:
         parse(memory)
 
 
-def _has_sweeps(layer: TorchLayer, x: Tensor) -> bool:
-    """Whether a drop-in layer takes ``x`` in sweeps, and not all of it as ``torch.nn`` does."""
-    return x.dim() == 3 and not layer.proj_size
-
-
-def _refused(layer: nn.Module) -> str:
+def _refused(layer: nn.Module, view: RecurrentLayer | None) -> str:
     """What is wrong with a layer of another kind, and what to do."""
     kind = type(layer).__name__
-    if not isinstance(layer, nn.RNNBase):
+    if view is None:
         return f"{kind}, expected Recurrent or a drop-in layer; see checkpointed_loss for models"
     kind = f"a bidirectional {kind}"
-    if not isinstance(layer, TorchLayer):
+    if not view.masks:
         return f"{kind}, expected Recurrent or a drop-in layer; unrolled.accelerate makes it one"
-    if layer.proj_size:
+    if view.why_unwatched() is not None:
         return f"{kind} with proj_size, expected none; use Recurrent with projection="
     return f"{kind} and one sequence [T, D]; add the sequence dimension with unsqueeze"
 
 
 @contextmanager
-def _set(layer: Recurrent | TorchLayer, in_segments: _InSegments) -> Iterator[None]:
-    """``layer`` takes its sweeps in parts."""
-    before = vars(layer).get("through")
-    layer.through = in_segments
+def _set(layer: nn.Module, in_segments: _InSegments) -> Iterator[None]:
+    """``layer`` takes its sweeps in segments."""
+    own = vars(layer)
+    before = own.get("segmenter")
+    own["segmenter"] = in_segments
     try:
         yield
     finally:
-        del layer.through
+        del own["segmenter"]
         if before is not None:
-            layer.through = before
+            own["segmenter"] = before

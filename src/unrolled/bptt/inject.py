@@ -3,25 +3,16 @@
 from collections.abc import Mapping
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.cells import Cell, State
-from unrolled.layers.explain import recurrent_layers
-from unrolled.layers.recurrent import Recurrent
+from unrolled.cells import State
+from unrolled.layers.base import RecurrentLayer, as_tuple
 from unrolled.layers.result import Result
-from unrolled.layers.states import (
-    Layer,
-    as_given,
-    as_tuple,
-    directions,
-    fresh_state,
-    state_shapes,
-)
-from unrolled.layers.torch_layers import TorchLayer
+from unrolled.layers.view import layer_of, recurrent_layers, viewed
 from unrolled.shapes import check_lengths, check_module, check_resets, real_steps
 
 States = dict[str, State]
@@ -47,14 +38,14 @@ class Injection:
 
     def __init__(
         self,
-        layers: Mapping[str, Layer],
+        layers: Mapping[str, nn.Module],
         states: Mapping[str, State],
         *,
         initial: Mapping[str, State] | None = None,
         resets: Tensor | None = None,
         real: Tensor | None = None,
     ) -> None:
-        self.layers = layers
+        self.layers = {name: viewed(module) for name, module in layers.items()}
         self.states = states
         self.initial = initial or {}
         self.resets = resets
@@ -64,26 +55,28 @@ class Injection:
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        before = {name: vars(layer).get("forward") for name, layer in self.layers.items()}
+        modules = {name: layer.module for name, layer in self.layers.items()}
+        before = {name: vars(module).get("forward") for name, module in modules.items()}
         if any(isinstance(forward, _Relayed) for forward in before.values()):
             raise RuntimeError(
                 "window: got one inside another of the same layers; leave that first"
             )
         self._before = before
-        for name, layer in self.layers.items():
-            vars(layer)["forward"] = _Relayed(self._call, name, layer.forward)
+        for name, module in modules.items():
+            vars(module)["forward"] = _Relayed(self._call, name, module.forward)
         return self
 
     def __exit__(self, *_: object) -> None:
         for name, before in self._before.items():
-            del vars(self.layers[name])["forward"]
+            own = vars(self.layers[name].module)
+            del own["forward"]
             if before is not None:
-                vars(self.layers[name])["forward"] = before
+                own["forward"] = before
 
     def _call(self, name: str, forward: Any, *arguments: Any, **options: Any) -> Any:
         """``forward`` of the layer ``name``, with its state where the caller gives none."""
         layer = self.layers[name]
-        x_name, state_name = ("x", "state") if isinstance(layer, Recurrent) else ("input", "hx")
+        x_name, state_name = layer.arguments
         if len(arguments) > 2:
             raise TypeError(
                 f"{_called(name)}: got {len(arguments)} arguments by position, expected {x_name} and "
@@ -98,7 +91,7 @@ class Injection:
             )
         if given is not None:
             result = forward(x, given, **named)
-        elif isinstance(x, Tensor) and x.dim() == 2 and isinstance(layer, nn.RNNBase):
+        elif isinstance(x, Tensor) and x.dim() == 2 and "mask" not in layer.masks:
             result = self._without_batch(name, forward, x, named)
         else:
             result = self._begin(name, forward, x, named)
@@ -110,10 +103,10 @@ class Injection:
 
     def _without_batch(self, name: str, forward: Any, x: Tensor, options: dict[str, Any]) -> Any:
         """One sequence ``[T, D]``, as ``torch.nn`` takes it."""
-        layer = cast(nn.RNNBase, self.layers[name])
+        layer = self.layers[name]
         time = 1 if layer.batch_first else 0
         y, state = self._begin(name, forward, x.unsqueeze(1 - time), options)
-        return y.squeeze(1 - time), as_given(layer, [s.squeeze(1) for s in as_tuple(state)])
+        return y.squeeze(1 - time), layer.as_given([s.squeeze(1) for s in as_tuple(state)])
 
     def _begin(self, name: str, forward: Any, x: Any, options: dict[str, Any]) -> Any:
         """``forward`` from the layer's own state, through the resets on its way."""
@@ -121,7 +114,7 @@ class Injection:
         batch_size, like = _batch_of(layer, x)
         resets, real = self._of(name, x, options.pop("resets", None))
         fresh: State | None = None
-        if resets is not None or name in self.initial or directions(layer) == 2:
+        if resets is not None or name in self.initial or layer.directions == 2:
             fresh = self.fresh(name, batch_size, like)
         start = self._start(name, batch_size, fresh)
         if start is None and name in self.initial:
@@ -135,17 +128,17 @@ class Injection:
         if real is not None:
             options = self._masked(name, real, options)
         if resets is None:
-            return forward(x, None if start is None else as_given(layer, start), **options)
+            return forward(x, None if start is None else layer.as_given(start), **options)
         if self._goes_in_parts(name, options):
             assert fresh is not None
             return _in_parts(layer, forward, x, start or fresh, fresh, resets)
-        if name in self.initial or not isinstance(layer, Recurrent | TorchLayer):
+        if name in self.initial or "resets" not in layer.masks:
             raise ValueError(
                 f"resets: got some within the window, which {_called(name)} cannot take: it is "
                 "bidirectional, or has lengths; use unrolled's own layers, with learn_initial_state="
             )
         options["resets"] = resets.transpose(0, 1) if layer.batch_first else resets
-        return forward(x, None if start is None else as_given(layer, start), **options)
+        return forward(x, None if start is None else layer.as_given(start), **options)
 
     def _of(self, name: str, x: Any, given: Any) -> tuple[Tensor | None, Tensor | None]:
         """The resets, those ``given`` in the call too, and the real steps for ``x``.
@@ -188,7 +181,7 @@ class Injection:
                 f"x: got {batch_size} rows in {_called(name)}, expected {state[0].shape[1]} as in the "
                 "window before; keep the batch size, or begin anew with reset()"
             )
-        if directions(layer) == 1 or fresh is None:
+        if layer.directions == 1 or fresh is None:
             return state
         forward = torch.arange(state[0].shape[0], device=state[0].device) % 2 == 0
         kept = forward.view(-1, 1, 1)
@@ -198,7 +191,7 @@ class Injection:
         """The state in which ``batch_size`` sequences begin in a layer."""
         if name in self.initial:
             return tuple(s.expand(-1, batch_size, -1).to(like) for s in self.initial[name])
-        return fresh_state(self.layers[name], batch_size, like)
+        return self.layers[name].fresh_state(batch_size, like)
 
     def _masked(self, name: str, real: Tensor, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` with the real steps, unless the caller gives them."""
@@ -209,16 +202,16 @@ class Injection:
         is_prefix = bool(
             (real == (torch.arange(len(real), device=real.device)[:, None] < lengths)).all()
         )
-        if isinstance(layer, Recurrent) and not is_prefix:
+        if "mask" in layer.masks and not is_prefix:
             return options | {"mask": real.transpose(0, 1) if layer.batch_first else real}
-        if isinstance(layer, Recurrent | TorchLayer) and is_prefix:
+        if "lengths" in layer.masks and is_prefix:
             return options | {"lengths": lengths}
-        if isinstance(layer, TorchLayer):
+        if "lengths" in layer.masks:
             raise ValueError(
                 f"lengths: got rows that begin anew after their end within k2 steps, but "
                 f"{_called(name)} takes one end a row; use Recurrent"
             )
-        kind = f"torch.nn.{type(layer).__name__}"
+        kind = f"torch.nn.{type(layer.module).__name__}"
         raise ValueError(
             f"lengths: got rows that end early, but {_called(name)} is a {kind} and reads every step; "
             "use Recurrent, or unrolled.accelerate(model) where each row ends once"
@@ -227,17 +220,13 @@ class Injection:
     def _goes_in_parts(self, name: str, options: Mapping[str, Any]) -> bool:
         """Whether resets are to be met by ending one call and beginning another."""
         layer = self.layers[name]
-        if directions(layer) == 2 or any(
-            v is not None and v is not False for v in options.values()
-        ):
+        if layer.directions == 2 or any(v is not None and v is not False for v in options.values()):
             return False
-        if isinstance(layer, Recurrent):
-            own = all(cell.starts_at_zero for cell in cast(list[Cell], list(layer.cells)))
-            return name in self.initial or not own
-        return name in self.initial or not isinstance(layer, TorchLayer) or bool(layer.proj_size)
+        takes_resets = "resets" in layer.masks and layer.why_unwatched() is None  # no proj_size
+        return name in self.initial or not layer.starts_at_zero or not takes_resets
 
 
-def layers_of(model: nn.Module) -> dict[str, Layer]:
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     """The recurrent layers of ``model``, itself included, by name; a shared one once.
 
     Raises:
@@ -259,17 +248,15 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
             "by hand keep their state there)"
         )
     for name, layer in found.items():
-        if not isinstance(layer, Recurrent | nn.RNNBase) or isinstance(
-            layer, torch.jit.ScriptModule
-        ):
+        if layer_of(layer) is None:
             raise ValueError(
                 f"{_called(name)}: got {type(layer).__name__}, which takes no state so"
             )
-    return cast(dict[str, Layer], found)
+    return found
 
 
 def check_initial(
-    layers: Mapping[str, Layer], initial: Mapping[str, Any] | None
+    layers: Mapping[str, nn.Module], initial: Mapping[str, Any] | None
 ) -> dict[str, State]:
     """``initial`` by layer, or an error unless each is ``[L*S, 1, size]`` a state tensor."""
     checked: dict[str, State] = {}
@@ -281,7 +268,7 @@ def check_initial(
         if name not in layers:
             raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")
         state = as_tuple(given)
-        expected = [list(shape) for shape in state_shapes(layers[name], 1)]
+        expected = [list(shape) for shape in viewed(layers[name]).state_shapes(1)]
         if [list(s.shape) for s in state] != expected:
             got = ", ".join(str(list(s.shape)) for s in state)
             described = ", ".join(map(str, expected))
@@ -299,7 +286,7 @@ def _called(name: str) -> str:
     return f"layer {name!r}" if name else "the layer"
 
 
-def _batch_of(layer: Layer, x: Any) -> tuple[int, Tensor]:
+def _batch_of(layer: RecurrentLayer, x: Any) -> tuple[int, Tensor]:
     """B of a layer's input, and a tensor of its dtype and device."""
     if isinstance(x, PackedSequence):
         return int(x.batch_sizes[0]), x.data
@@ -316,7 +303,7 @@ def _where(batch_size: Tensor, new: State, old: State) -> State:
 
 
 def _in_parts(
-    layer: Layer, forward: Any, x: Tensor, state: State, fresh: State, resets: Tensor
+    layer: RecurrentLayer, forward: Any, x: Tensor, state: State, fresh: State, resets: Tensor
 ) -> Any:
     """``forward`` from each reset to the next, as one result."""
     time = 1 if layer.batch_first else 0
@@ -325,10 +312,10 @@ def _in_parts(
     outputs, result = [], None
     for begin, end in pairwise(sorted({0, *times, steps})):
         state = _where(resets[begin], fresh, state)
-        result = forward(x.narrow(time, begin, end - begin), as_given(layer, state))
+        result = forward(x.narrow(time, begin, end - begin), layer.as_given(state))
         outputs.append(result[0])
         state = as_tuple(result[1])
     y = torch.cat(outputs, time)
     if isinstance(result, Result):
         return Result(y, state, None, *result._known("final")[1:])
-    return y, as_given(layer, state)
+    return y, layer.as_given(state)

@@ -1,13 +1,13 @@
 """Swaps the recurrent layers of a model for drop-in layers, and back."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 
-from unrolled.layers.explain import Explanation, described, explain, recurrent_layers
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent, why_no_drop_in
+from unrolled.layers.explain import Explanation, explain
+from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
+from unrolled.layers.view import described, layer_of, recurrent_layers, why_no_drop_in
 from unrolled.scan import Backend, check_backend
 from unrolled.shapes import check_module
 
@@ -84,14 +84,12 @@ def restore(model: Model) -> Model:
 
 def _swap(layer: nn.Module, backend: Backend) -> str:
     """Swap ``layer`` if it can be, and say what was done."""
-    if isinstance(layer, TorchLayer | Recurrent):
-        return f"{described(layer)}, nothing to swap: {_path(explain(layer))}"
-    reason = why_no_drop_in(layer)
-    if reason is not None or not isinstance(layer, nn.RNNBase):
-        return f"{described(layer)}, left: {reason}"
-    before = described(layer)
-    become_drop_in(layer)
-    layer.backend = backend
+    before, view = described(layer), layer_of(layer)
+    if view is not None and "resets" in view.masks:
+        return f"{before}, nothing to swap: {_path(explain(layer))}"
+    if reason := why_no_drop_in(layer):
+        return f"{before}, left: {reason}"
+    become_drop_in(cast(nn.RNNBase, layer)).backend = backend
     return f"{before}, swapped: {_path(explain(layer))}"
 
 

@@ -1,29 +1,18 @@
 """Which path runs, and why."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.cells import Cell, State
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.torch_layers import (
-    Hidden,
-    TorchLayer,
-    check_kinds,
-    unsupported_reasons,
-    weights_of,
-    why_no_drop_in,
-)
-from unrolled.scan import native, reasons_of_resets
-from unrolled.scan.computed import settled
+from unrolled.layers.base import Hidden
+from unrolled.layers.view import described, is_recurrent, layer_of, recurrent_layers, why_no_drop_in
+from unrolled.scan import native
 from unrolled.shapes import Lengths, check_module
 
 Path = Literal["native", "reference", "refused"]
-_NAMES = ("RNN", "LSTM", "GRU")
 
 
 @dataclass(frozen=True)
@@ -89,21 +78,16 @@ def explain(
             there are arguments, or no recurrent layer inside.
     """
     check_module("module", module)
-    kind = type(module).__name__
+    kind, layer = type(module).__name__, layer_of(module)
     for name, given in (("lengths", lengths), ("resets", resets), ("mask", mask)):
-        if given is not None and not isinstance(module, Recurrent):
-            if not isinstance(module, TorchLayer):
-                raise TypeError(f"{name}: got them for {kind}, but only Recurrent takes them")
-            if name == "mask":
-                raise TypeError(f"mask: got one for {kind}, but only Recurrent takes it")
-    if isinstance(module, Recurrent | TorchLayer):
-        reasons = unsupported_reasons_of(module, x, hx, lengths, resets, mask)
-        if module.backend == "reference":
-            reasons = ['backend="reference" is set']
-        return _explanation(module, reasons, required=module.backend == "native")
+        if given is not None and (layer is None or name not in layer.masks):
+            got, it = ("one", "it") if layer and layer.masks else ("them", "them")
+            raise TypeError(f"{name}: got {got} for {kind}, but only Recurrent takes {it}")
+    if layer is not None:
+        reasons = layer.unsupported_reasons(x, hx, lengths, resets, mask)
+        return _explanation(module, reasons, required=layer.backend == "native")
     if is_recurrent(module):
-        advice = "it is not swapped; unrolled.accelerate(model) does it"
-        return _explanation(module, [why_no_drop_in(module) or advice])
+        return _explanation(module, [why_no_drop_in(module) or ""])
     if x is not None or hx is not None:
         raise TypeError(
             f"x, hx: got them for {kind}, but only a recurrent layer takes them; "
@@ -116,37 +100,6 @@ def explain(
     path = max(paths, key=("native", "reference", "refused").index)
     reasons = [f"{name}: {why}" for name, part in parts.items() for why in part.reasons]
     return Explanation(kind, path, tuple(reasons), parts=parts)
-
-
-def unsupported_reasons_of(
-    layer: Recurrent | TorchLayer,
-    x: Tensor | PackedSequence | None = None,
-    hx: Hidden | None = None,
-    lengths: Lengths | None = None,
-    resets: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> list[str]:
-    """Every reason why ``layer`` cannot take the native path."""
-    if isinstance(layer, TorchLayer):
-        if x is not None:
-            check_kinds(layer, x, hx)
-            if lengths is not None or resets is not None:
-                layer.checked(x, lengths, resets)
-        return unsupported_reasons(layer, weights_of(settled(layer)), x, hx)
-    held = (*layer.parameters(), *layer.buffers())
-    tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
-    if x is not None:
-        given = (cast(State | None, hx), lengths, resets, mask)
-        x, state, *_ = layer.checked(cast(Tensor, x), *given)
-        tensors = [x, *tensors, *(state or ())]
-    missing = native.missing()
-    reasons = [] if missing is None else [missing]
-    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
-    for cell in cast(Sequence[Cell], layer.cells):
-        if missing is None:
-            reasons += native.reasons_of_cell(settled(cell), dtype, compiled=False)
-        reasons += reasons_of_resets(cell, resets)
-    return reasons + (native.reasons_of_tensors(*tensors) if tensors else [])
 
 
 def _explanation(
@@ -162,30 +115,3 @@ def _explanation(
         instruction_set=native.instruction_set(),
         threads=native.threads(),
     )
-
-
-def is_recurrent(module: nn.Module) -> bool:
-    """Whether ``module`` is a recurrent layer: a drop-in layer, ``Recurrent``, or PyTorch's in any form."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return getattr(module, "original_name", "") in _NAMES
-    if type(module).__module__.startswith("torch.ao."):
-        return type(module).__name__ in _NAMES
-    return isinstance(module, nn.RNNBase | Recurrent)
-
-
-def recurrent_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The recurrent layers in ``model``, itself included, by name; a shared one once."""
-    return ((name, module) for name, module in model.named_modules() if is_recurrent(module))
-
-
-def described(layer: nn.Module) -> str:
-    """``layer`` and its sizes in one line."""
-    kind = type(layer)
-    if isinstance(layer, nn.RNNBase):
-        owner = "unrolled." if isinstance(layer, TorchLayer) else ""
-        owner = "torch.nn." if kind in (nn.RNN, nn.LSTM, nn.GRU) else owner
-        return f"{owner}{kind.__name__}({nn.RNNBase.extra_repr(layer)})"
-    if isinstance(layer, Recurrent):
-        sizes = layer.extra_repr().partition(", backend=")[0]
-        return f"Recurrent({type(layer.cells[0]).__name__}, {sizes})"
-    return str(getattr(layer, "original_name", kind.__name__))

@@ -1,17 +1,32 @@
 """Depth × directions of scans."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.cells import Cell, GatedCell, State
+from unrolled.layers.base import SET_ASIDE, stacked
 from unrolled.layers.result import Result
+from unrolled.layers.stream import Stream
 from unrolled.layers.tracing import as_leaf, is_symbolic
-from unrolled.scan import Backend, Through, Watcher, check_backend, read, scan
-from unrolled.scan.computed import computed
+from unrolled.scan import (
+    Backend,
+    ScanOptions,
+    ScanResult,
+    Segmenter,
+    Watcher,
+    check_backend,
+    native,
+    read,
+    reasons_of_resets,
+    scan,
+)
+from unrolled.scan.computed import alias, computed, settled
+from unrolled.scan.operators import Weights
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -23,9 +38,6 @@ from unrolled.shapes import (
     check_size,
     check_state,
 )
-
-if TYPE_CHECKING:
-    from unrolled.layers.stream import Stream
 
 Merge = Literal["concat", "sum", "mean", "separate", "mul"]
 
@@ -91,13 +103,15 @@ class Recurrent(nn.Module):
         TypeError, ValueError: an option is not as above, or contradicts another.
     """
 
-    through: Through | None = None
-    """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
+    segmenter: Segmenter | None = None
+    """What takes the layer's sweeps in segments; see ``unrolled.bptt.checkpointed``."""
     watcher: Watcher | None = None
-    """What looks on at the backward pass; see ``unrolled.watch``."""
-
+    """What is told of every scan; see ``unrolled.watch``."""
     clip: float | None = None
     """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+
+    arguments = ("x", "state")
+    masks = frozenset(("lengths", "resets", "mask"))
 
     def __init__(
         self,
@@ -213,66 +227,43 @@ class Recurrent(nn.Module):
             return cast(Result, as_leaf(self, x, state, **given))
         x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
         starts = [None] * len(self.cells) if state is None else self.by_scan(state)
-        cells = cast(Sequence[Cell], self.cells)
-        watcher = None if torch.compiler.is_compiling() else self.watcher
-
-        streams = [x]  # what the next layer reads: one for both directions, or one for each
-        finals: list[State] = []
-        every: list[State] = []
-        for level in range(self.depth):
-            seen = [self._seen(stream) for stream in streams]
-            outputs = []
-            for direction in range(self.directions):
-                k = level * self.directions + direction
-                read_here, norms = seen[min(direction, len(seen) - 1)], None
-                if watcher is not None:
-                    norms = watcher.begins(
-                        k,
-                        (x.shape[0], x.shape[1]),
-                        read_here,
-                        states=len(cells[k].state_sizes),
-                        start=starts[k],
-                        lengths=lengths,
-                        mask=mask,
-                        resets=resets,
-                    )
-                found, final = scan(
-                    self._cell(k),
-                    read_here,
-                    starts[k],
-                    lengths=lengths,
-                    resets=resets,
-                    mask=mask,
-                    reverse=direction == 1,
-                    return_states=states,
-                    norms=norms,
-                    backend=self.backend,
-                    through=self.through,
-                    clip=self.clip,
-                )
-                if watcher is not None:
-                    watcher.ends(k, found[0] if isinstance(found, tuple) else found)
-                finals.append(final)
-                if isinstance(found, tuple):
-                    every.append(found)
-                    found = read(cells[k], found, lengths, mask)
-                outputs.append(found)
-            streams = self.joined(level, outputs, streams)
-            if level < self.depth - 1:
-                streams = [F.dropout(y, self.dropout, self.training) for y in streams]
-
+        options = ScanOptions(
+            lengths=lengths,
+            resets=resets,
+            mask=mask,
+            return_states=states,
+            clip=self.clip,
+            backend=self.backend,
+            segmenter=self.segmenter,
+        )
+        streams, finals, every = stacked(
+            self,
+            x,
+            starts,
+            options,
+            scan=self._scan,
+            watcher=self.watcher,
+            drop_inputs=self._seen if self.variational_dropout and self.training else None,
+            drop_outputs=partial(F.dropout, p=self.dropout) if self.training else None,
+            output=partial(self._output, options),
+        )
         if self.batch_first:
             streams = [y.transpose(0, 1) for y in streams]
-            every = [tuple(s.transpose(0, 1) for s in scanned) for scanned in every]
+            every = [tuple(s.transpose(0, 1) for s in outputs) for outputs in every]
         y = (streams[0], streams[1]) if self.merge == "separate" else streams[0]
         last = 0 if self._is_even else self.depth - 1
-        return Result(
-            y,
-            self.by_layer(finals),
-            self.by_layer(every) if states else None,
-            self.directions,
-            last,
-        )
+        shown = self.by_layer(every) if states else None
+        return Result(y, self.by_layer(finals), shown, self.directions, last)
+
+    def _scan(self, k: int, x: Tensor, state: State | None, options: ScanOptions) -> ScanResult:
+        """Scan k."""
+        return scan(self._cell(k), x, state, options)
+
+    def _output(self, options: ScanOptions, k: int, states: State) -> Tensor:
+        """The output of scan k, from what it returned at every step."""
+        if not options.return_states:
+            return states[0]
+        return read(cast(Cell, self.cells[k]), states, options.lengths, options.mask)
 
     def checked(
         self,
@@ -329,8 +320,6 @@ class Recurrent(nn.Module):
 
     def _seen(self, x: Tensor) -> Tensor:
         """``x`` ``[T, B, size]`` under variational dropout: a mask for all steps."""
-        if not (self.variational_dropout and self.training):
-            return x
         return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.variational_dropout)
 
     def _cell(self, k: int) -> Cell:
@@ -367,15 +356,79 @@ class Recurrent(nn.Module):
         total = forward + backward
         return [total if self.merge == "sum" else total / 2]
 
-    def stream(self, batch_size: int = 1) -> "Stream":
+    # --- What the rest of the library asks of it: ``RecurrentLayer`` -----------------------------
+
+    @property
+    def module(self) -> nn.Module:
+        return self
+
+    @property
+    def starts_at_zero(self) -> bool:
+        return all(cell.starts_at_zero for cell in cast(Sequence[Cell], self.cells))
+
+    @property
+    def is_chained(self) -> bool:
+        return not (self.projection or self.residual)
+
+    def described(self) -> str:
+        sizes = self.extra_repr().partition(", backend=")[0]
+        return f"Recurrent({type(self.cells[0]).__name__}, {sizes})"
+
+    def fresh_state(self, batch_size: int, like: Tensor) -> State:
+        cells = cast(Sequence[Cell], self.cells)
+        return self.by_layer([cell.initial_state(batch_size, like) for cell in cells])
+
+    def as_given(self, state: Sequence[Tensor]) -> State:
+        return tuple(state)
+
+    def as_recurrent(self) -> "Recurrent":
+        view = alias(self)
+        view.batch_first, view.segmenter = False, None
+        vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
+        return view
+
+    def unsupported_reasons(
+        self,
+        x: Any = None,
+        state: Any = None,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> list[str]:
+        held = (*self.parameters(), *self.buffers())
+        tensors: list[Tensor] = [tensor for tensor in held if tensor.is_floating_point()]
+        if x is not None:
+            x, state, *_ = self.checked(x, state, lengths, resets, mask)
+            tensors = [x, *tensors, *(state or ())]
+        if self.backend == "reference":
+            return SET_ASIDE
+        missing = native.missing()
+        reasons = [] if missing is None else [missing]
+        dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
+        for cell in cast(Sequence[Cell], self.cells):
+            if missing is None:
+                reasons += native.reasons_of_cell(settled(cell), dtype, compiled=False)
+            reasons += reasons_of_resets(cell, resets)
+        return reasons + (native.reasons_of_tensors(*tensors) if tensors else [])
+
+    def why_unwatched(self) -> str | None:
+        return None
+
+    def bare_kernels(self) -> list[tuple[str, Weights] | None]:
+        return [native.kernel_of(computed(cell)) for cell in cast(Sequence[Cell], self.cells)]
+
+    def holders(self) -> Sequence[nn.Module]:
+        return cast(Sequence[nn.Module], self.cells)
+
+    # --- Others ----------------------------------------------------------------------------------
+
+    def stream(self, batch_size: int = 1) -> Stream:
         """This layer step by step, without gradient and as in evaluation, for B sequences at once.
 
         Raises:
             ValueError: the layer is bidirectional: its backward direction needs the future.
             RuntimeError: the layer has ``backend="native"``, and the kernels cannot run it.
         """
-        from unrolled.layers.stream import Stream  # which is built on this module
-
         return Stream(self, batch_size)
 
     def direction(self, k: int) -> "Recurrent":
@@ -405,9 +458,8 @@ class Recurrent(nn.Module):
                 f"direction: got a layer with merge={self.merge!r}, expected 'separate'"
             )
         check_size("k", k, least=0, most=1)
-        way = Recurrent.__new__(Recurrent)
-        way.__dict__.update(self.__dict__)
-        way.directions, way.merge, way.through, way.watcher = 1, "concat", None, None
+        way = alias(self)
+        way.directions, way.merge, way.segmenter, way.watcher = 1, "concat", None, None
         lists = cast(dict[str, nn.ModuleList], self._modules)  # each with an entry for a direction
         way._modules = {name: modules[k::2] for name, modules in lists.items()}
         return way
@@ -442,8 +494,7 @@ def _check_weight_drop(cell: Cell, share: float) -> nn.Parameter:
 def _with_weight_drop(cell: Cell, share: float) -> Cell:
     """A cell that shares all with ``cell`` but its W, of which a ``share`` is dropped."""
     weight = _check_weight_drop(cell, share)
-    dropped = type(cell).__new__(type(cell))  # copy.copy does the same, but does not compile
-    dropped.__dict__.update(cell.__dict__)
+    dropped = alias(cell)
     mine = cast(nn.Parameter, F.dropout(weight, share))
     dropped._parameters = cell._parameters | {"weight_hh": mine}
     return dropped

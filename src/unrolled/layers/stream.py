@@ -8,15 +8,11 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.cells import Cell, State
-from unrolled.layers.explain import unsupported_reasons_of
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import fresh_state, state_shapes, weight_of
-from unrolled.layers.torch_layers import KERNELS, TorchLayer, weights_of
-from unrolled.scan import native
-from unrolled.scan.computed import computed, hooked
-from unrolled.scan.operators import Step, Weights
-from unrolled.shapes import Shape, check_dense, check_resets, check_size, check_state
+from unrolled.cells import State
+from unrolled.layers.base import RecurrentLayer, as_tuple, weight_of
+from unrolled.scan.computed import hooked
+from unrolled.scan.operators import Step
+from unrolled.shapes import check_dense, check_resets, check_size, check_state
 
 
 class Saved(TypedDict):
@@ -51,7 +47,7 @@ class Stream:
         [1, 2, 3]
 
     Args:
-        layer: a ``Recurrent`` or a drop-in layer, of one direction.
+        layer: of one direction; ``stream()`` of a ``Recurrent`` or a drop-in layer gives it.
         batch_size: B, the sequences stepped together at first.
 
     Raises:
@@ -64,14 +60,13 @@ class Stream:
     ids: list[int]
     """The number of the sequence in each row of x, y and the state."""
 
-    def __init__(self, layer: Recurrent | TorchLayer, batch_size: int = 1) -> None:
-        if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
+    def __init__(self, layer: RecurrentLayer, batch_size: int = 1) -> None:
+        if layer.directions == 2:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
         self.layer = layer
         self.ids = list(range(check_size("batch_size", batch_size)))
-        self._joined = self._room = (
-            batch_size  # how many ever joined; how many rows there is memory for
-        )
+        self._joined = batch_size  # how many ever joined
+        self._room = batch_size  # how many rows there is memory for
         self._prepare()
         self._write(slice(None), self._fresh(batch_size))
 
@@ -142,13 +137,9 @@ class Stream:
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)
         x = x.transpose(0, 1) if self.layer.batch_first else x
-        with _evaluating(self.layer):
-            if isinstance(self.layer, Recurrent):
-                y, final = self.layer(x, self.state)
-            else:
-                hx = self.state
-                y, final = self.layer(x, hx if self.layer.mode == "LSTM" else hx[0])
-        self._write(slice(0, self.batch_size), final if isinstance(final, tuple) else (final,))
+        with _evaluating(self.layer.module):
+            y, final = self.layer.module(x, self.layer.as_given(self.state))
+        self._write(slice(0, self.batch_size), as_tuple(final))
         return cast(Tensor, y.transpose(0, 1) if self.layer.batch_first else y)
 
     def _by_steps(self, x: Tensor) -> Tensor:
@@ -159,7 +150,7 @@ class Stream:
             if level and not self._is_chained:
                 step.x[:batch_size] = x
             y = step.run()[:batch_size]
-            if isinstance(layer, Recurrent) and not self._is_chained:
+            if not self._is_chained:
                 (y,) = layer.joined(level, [y], [x])
             x = y
         return x.clone()
@@ -173,7 +164,7 @@ class Stream:
 
     @state.setter
     def state(self, state: Sequence[Tensor]) -> None:
-        given = check_state(state, self._shapes(self.batch_size), self._like)
+        given = check_state(state, self.layer.state_shapes(self.batch_size), self._like)
         self._write(slice(0, self.batch_size), tuple(s.detach() for s in given))
 
     def state_dict(self) -> Saved:
@@ -187,7 +178,7 @@ class Stream:
             TypeError, ValueError: it is of a layer with another state.
         """
         ids = saved["ids"].tolist()
-        check_state(saved["state"], self._shapes(len(ids)), self._like)
+        check_state(saved["state"], self.layer.state_shapes(len(ids)), self._like)
         if len(ids) > self._room:
             self._renew(len(ids))
         self.ids = ids
@@ -241,24 +232,20 @@ class Stream:
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
         layer = self.layer
-        with _evaluating(layer):
-            reasons = ['backend="reference" is set'] if layer.backend == "reference" else []
-            reasons = reasons or unsupported_reasons_of(layer)
-            kernels = [] if reasons else _kernels(layer)
-            if None in kernels or any(True for _ in hooked(layer)):
+        with _evaluating(layer.module):
+            reasons = layer.unsupported_reasons()
+            kernels = [] if reasons else layer.bare_kernels()
+            if None in kernels or any(True for _ in hooked(layer.module)):
                 kernels = []  # a scan of one step, by the kernel all the same
         if reasons and layer.backend == "native":
             raise RuntimeError("backend: got 'native', but " + "; ".join(reasons))
         self.reasons = tuple(reasons)
-        self._like = weight_of(layer)
+        self._like = weight_of(layer.module)
         self._seen = self._signature()
-        self._is_chained = isinstance(layer, TorchLayer) or not (layer.projection or layer.residual)
-        self._width = (
-            layer.output_size
-            if isinstance(layer, Recurrent)
-            else layer.proj_size or layer.hidden_size
+        self._is_chained, self._width = layer.is_chained, layer.output_size
+        self._state = tuple(
+            self._like.new_zeros(shape) for shape in self.layer.state_shapes(self._room)
         )
-        self._state = tuple(self._like.new_zeros(shape) for shape in self._shapes(self._room))
         self._steps: list[Step] = []
         for name, weights in filter(None, kernels):
             below = self._steps[-1] if self._steps and self._is_chained else None
@@ -276,18 +263,17 @@ class Stream:
 
     def _holders(self) -> Sequence[nn.Module]:
         """What holds the weights that the kernels read."""
-        owners = [self.layer] if isinstance(self.layer, TorchLayer) else self.layer.cells
         # modules() takes longer than a small kernel, and most owners have none but themselves
-        return [p for own in owners for p in (own.modules() if own._modules else (own,))]
+        return [
+            p for own in self.layer.holders() for p in (own.modules() if own._modules else (own,))
+        ]
 
     def _tensors(self) -> State:
         """The state of all rows that there is memory for; a copy if the kernels hold it."""
         if not self._steps:
             return self._state
         states = [step.state for step in self._steps]
-        if isinstance(self.layer, Recurrent):
-            return self.layer.by_layer(states)
-        return tuple(torch.stack(tensors) for tensors in zip(*states, strict=True))
+        return self.layer.by_layer(states)
 
     def _write(self, rows: slice | Tensor, state: State) -> None:
         """Write a state of some rows, in the layer's own form."""
@@ -295,30 +281,14 @@ class Stream:
             for target, s in zip(self._state, state, strict=True):
                 target[:, rows] = s
             return
-        if isinstance(self.layer, Recurrent):
-            scans = self.layer.by_scan(state)
-        else:
-            scans = list(zip(*(s.unbind(0) for s in state), strict=True))
-        for step, own in zip(self._steps, scans, strict=True):
+        for step, own in zip(self._steps, self.layer.by_scan(state), strict=True):
             for target, s in zip(step.state, own, strict=True):
                 target[rows] = s
 
     def _fresh(self, batch_size: int) -> State:
         """The state in which so many sequences begin."""
         with torch.no_grad():
-            return fresh_state(self.layer, batch_size, self._like)
-
-    def _shapes(self, batch_size: int) -> list[Shape]:
-        return state_shapes(self.layer, batch_size)
-
-
-def _kernels(layer: Recurrent | TorchLayer) -> Sequence[tuple[str, Weights] | None]:
-    """The kernel of each layer, and its weights; ``None`` where it cannot take a bare step."""
-    with torch.no_grad():
-        if isinstance(layer, TorchLayer):
-            name, groups = KERNELS[layer.mode], weights_of(computed(layer))
-            return [(name, Weights(*group, *[None] * (4 - len(group)))) for group in groups]
-        return [native.kernel_of(computed(cell)) for cell in cast(Sequence[Cell], layer.cells)]
+            return self.layer.fresh_state(batch_size, self._like)
 
 
 @contextmanager

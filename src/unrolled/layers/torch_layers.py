@@ -7,8 +7,7 @@ code. What it adds is a second path through ``forward``. The reference path is t
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,39 +15,46 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled import cells
-from unrolled.cells import Cell, Elman, GatedCell, State
-from unrolled.layers.recurrent import Recurrent
+from unrolled.cells import State
+from unrolled.layers.base import Hidden, stacked
+from unrolled.layers.stream import Stream
+from unrolled.layers.torch_view import (
+    KERNELS,
+    Groups,
+    TorchView,
+    as_state,
+    as_weights,
+    check_kinds,
+    checked_masks,
+    unsupported_reasons,
+    weights_of,
+    without_parametrizations,
+)
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
-from unrolled.scan import Backend, Masks, Through, Watcher, check_backend, native, onnx
+from unrolled.scan import (
+    Backend,
+    ScanOptions,
+    ScanResult,
+    Segmenter,
+    Watcher,
+    check_backend,
+    native,
+    onnx,
+)
 from unrolled.scan.operators import Weights, check_packed, constant_in_graphs
-from unrolled.shapes import Lengths, check_dense, check_lengths, check_like, check_resets
+from unrolled.shapes import Lengths, check_dense, check_like
 
-if TYPE_CHECKING:
-    from unrolled.layers.stream import Stream
-
-Hidden = Tensor | Sequence[Tensor]
-Groups = list[list[Tensor]]
-Run = Callable[..., tuple[State, State]]
-
-MODES: dict[str, tuple[type[GatedCell], str]] = {
-    "RNN_TANH": (Elman, "tanh"),
-    "RNN_RELU": (Elman, "relu"),
-    "LSTM": (cells.LSTM, ""),
-    "GRU": (cells.GRU, ""),
-}
-"""For each ``mode`` of ``torch.nn``: the cell, and an Elman cell's activation."""
-KERNELS = {mode: "_".join(filter(None, (str(c.kernel), f))) for mode, (c, f) in MODES.items()}
+Run = Callable[..., ScanResult]
 
 
 class TorchLayer(nn.RNNBase):
     """What the drop-in layers share: choosing a path, and depth × directions of native sweeps."""
 
     backend: Backend = "auto"
-    through: Through | None = None
-    """What takes the layer's sweeps in parts; see ``unrolled.bptt.checkpointed``."""
+    segmenter: Segmenter | None = None
+    """What takes the layer's sweeps in segments; see ``unrolled.bptt.checkpointed``."""
     watcher: Watcher | None = None
-    """What looks on at the backward pass; see ``unrolled.watch``."""
+    """What is told of every scan; see ``unrolled.watch``."""
     clip: float | None = None
     """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
     enters_graphs = True
@@ -99,7 +105,7 @@ class TorchLayer(nn.RNNBase):
                 f"proj_size: got {self.proj_size} in torch.onnx.export, expected 0, since what PyTorch "
                 "writes of it no runtime loads; use Recurrent with projection="
             )
-        is_whole = lengths is None and resets is None and self.through is None
+        is_whole = lengths is None and resets is None and self.segmenter is None
         is_plain = is_whole and self.clip is None
         is_watched = self.watcher is not None and not torch.compiler.is_compiling()
         is_watched = is_watched and not self.proj_size  # which torch.nn alone has
@@ -122,32 +128,31 @@ class TorchLayer(nn.RNNBase):
             )
             if is_plain and not (is_watched or is_ours):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        if self.clip is not None:
-            run = partial(run, clip=self.clip)
-        if not is_whole or is_watched:
-            counts, begins = (None, None) if is_whole else self.checked(input, lengths, resets)
-            run = self._in_parts(run, {"lengths": counts, "resets": begins})
-            run = self._watched(run, counts, begins) if is_watched else run
+        options = ScanOptions(clip=self.clip)
+        if not is_whole:
+            counts, begins = checked_masks(self, input, lengths, resets)
+            options = options._replace(lengths=counts, resets=begins, segmenter=self.segmenter)
+        scan = partial(self._scan, run, weights)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, weights, run)
+            return self._forward_packed(input, hx, scan, options)
 
-        state = _as_state(hx)
+        state = as_state(hx)
         shape, rows = input.shape, len(weights)
-        batch_size = shape[:-2] if len(shape) == 2 or self.batch_first else shape[1:-1]
+        batch = shape[:-2] if len(shape) == 2 or self.batch_first else shape[1:-1]
         if (
             not 2 <= len(shape) <= 3
             or shape[-1] != self.input_size
-            or any(s.shape != (rows, *batch_size, self.hidden_size) for s in state)
+            or any(s.shape != (rows, *batch, self.hidden_size) for s in state)
         ):
             return super().forward(input, hx)  # raises torch.nn's own error
-        if not batch_size:
+        if not batch:
             start = [s.unsqueeze(1) for s in state]
-            y, final = self._sweep(input.unsqueeze(1), start, weights, run=run)
+            y, final = self._stacked(input.unsqueeze(1), start, scan, options)
             return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
         if self.batch_first:
-            y, final = self._sweep(input.transpose(0, 1), state, weights, run=run)
+            y, final = self._stacked(input.transpose(0, 1), state, scan, options)
             return y.transpose(0, 1), self._as_hidden(final)
-        y, final = self._sweep(input, state, weights, run=run)
+        y, final = self._stacked(input, state, scan, options)
         return y, self._as_hidden(final)
 
     def outside_graphs(
@@ -160,91 +165,6 @@ class TorchLayer(nn.RNNBase):
         """``forward``, where a compiler does not look."""
         return self.forward(x, hx, lengths=lengths, resets=resets)
 
-    def checked(
-        self, x: Tensor | PackedSequence, lengths: Lengths | None, resets: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """``lengths`` and ``resets`` ``[T, B]`` as the scans take them, or an error."""
-        name = "resets" if resets is not None else "lengths"
-        if isinstance(x, PackedSequence):
-            raise ValueError(f"{name}: got them with a PackedSequence, expected a tensor [T, B, D]")
-        if x.dim() != 3:
-            advice = "add the sequence dimension with unsqueeze"
-            raise ValueError(f"{name}: got them with input {list(x.shape)}; {advice}")
-        if self.proj_size:
-            advice = "use Recurrent with projection="
-            raise ValueError(f"{name}: got them with proj_size={self.proj_size}; {advice}")
-        first = self.batch_first
-        steps, batch_size = (x.shape[1], x.shape[0]) if first else x.shape[:2]
-        lengths = None if lengths is None else check_lengths(lengths, steps, batch_size)
-        if resets is not None:
-            resets = check_resets(resets, steps, batch_size, batch_first=first, like=x)
-        return lengths, resets
-
-    def _in_parts(self, run: Run, masks: Masks) -> Run:
-        """``run`` with ``masks``, and through what takes it in parts, if there is such."""
-        through = self.through
-        if through is None:
-            return partial(run, **masks)
-
-        def in_parts(
-            kernel: str,
-            x: Tensor,
-            state: State | None,
-            weights: Weights,
-            *,
-            batch_sizes: None,  # noqa: ARG001, packed rows are refused before
-            reverse: bool,
-            norms: Sequence[Tensor] | None = None,
-        ) -> tuple[State, State]:
-            tensors = 2 if self.mode == "LSTM" else 1
-            zeros = x.new_zeros(x.shape[1], self.hidden_size)
-            sweep = partial(run, kernel, weights=weights, reverse=reverse)
-            fresh = partial(tuple, [zeros] * tensors)
-            read = [weight for weight in weights if weight is not None]
-            given = masks | {"norms": norms}
-            return through(sweep, x, state, given, weights=read, reverse=reverse, fresh=fresh)
-
-        return in_parts
-
-    def _watched(self, run: Run, lengths: Tensor | None, resets: Tensor | None) -> Run:
-        """``run``, which is looked on at."""
-        watcher = self.watcher
-        assert watcher is not None
-        numbers = count()
-
-        def watched(
-            kernel: str,
-            x: Tensor,
-            state: State | None,
-            weights: Weights,
-            *,
-            batch_sizes: Tensor | None,
-            reverse: bool,
-        ) -> tuple[State, State]:
-            steps, batch_size, real = x.shape[0], x.shape[1], lengths
-            if batch_sizes is not None:
-                steps, batch_size = len(batch_sizes), int(batch_sizes[0])
-                real = (batch_sizes.unsqueeze(1) > torch.arange(batch_size, device="cpu")).sum(0)
-            tensors = 2 if self.mode == "LSTM" else 1
-            k = next(numbers)
-            norms = watcher.begins(
-                k,
-                (steps, batch_size),
-                x,
-                states=tensors,
-                start=state,
-                lengths=real,
-                mask=None,
-                resets=resets,
-            )
-            found, final = run(
-                kernel, x, state, weights, batch_sizes=batch_sizes, reverse=reverse, norms=norms
-            )
-            watcher.ends(k, found[0])
-            return found, final
-
-        return watched
-
     def check_packed(self, packed: PackedSequence, state: Sequence[Tensor]) -> None:
         """Refuse packed rows, or a state, of another shape, as torch.nn does of some of its layers."""
         if state:
@@ -253,71 +173,71 @@ class TorchLayer(nn.RNNBase):
             self.check_input(packed.data, packed.batch_sizes)
 
     def _forward_packed(
-        self, packed: PackedSequence, hx: Hidden | None, weights: Groups, run: Run
+        self, packed: PackedSequence, hx: Hidden | None, scan: Run, options: ScanOptions
     ) -> tuple[PackedSequence, Any]:
-        """Sweep over the packed rows as they are, with the state in the order of the packed sequences."""
+        """Scan the packed rows as they are, with the state in the order of the packed sequences."""
         data, batch_sizes, order, back = packed
-        state = _as_state(hx)
-        expected = (len(weights), int(batch_sizes[0]), self.hidden_size)
+        state = as_state(hx)
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        expected = (rows, int(batch_sizes[0]), self.hidden_size)
         self.check_packed(packed, state)
         check_packed(batch_sizes, expected[1], len(data))
         if not state:
             state = [data.new_zeros(expected)] * (2 if self.mode == "LSTM" else 1)
         elif order is not None:
             state = [s.index_select(1, order) for s in state]
-        y, final = self._sweep(data, state, weights, batch_sizes, run)
+        y, final = self._stacked(data, state, scan, options._replace(batch_sizes=batch_sizes))
         if back is not None:
-            final = [s.index_select(1, back) for s in final]
+            final = tuple(s.index_select(1, back) for s in final)
         return PackedSequence(y, batch_sizes, order, back), self._as_hidden(final)
 
-    def _sweep(
-        self,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Groups,
-        batch_sizes: Tensor | None = None,
-        run: Run = native.run,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Depth × directions of sweeps over ``x`` ``[T, B, D]``, or over packed rows.
+    def _stacked(
+        self, x: Tensor, state: Sequence[Tensor], scan: Run, options: ScanOptions
+    ) -> tuple[Tensor, State]:
+        """Depth × directions of scans over ``x`` ``[T, B, D]``, or over packed rows.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
-        kernel = KERNELS[self.mode]
-        directions = 2 if self.bidirectional else 1
-        starts = list(zip(*(s.unbind(0) for s in state), strict=True))
-        finals: list[State] = []
-        outputs: list[Tensor] = []
-        for k, group in enumerate(weights):
-            given = Weights(*group, *[None] * (4 - len(group)))
-            native.check_weights(kernel, given, x.shape[-1], self.hidden_size, self._all_weights[k])
-            (y, *_), final = run(
-                kernel,
-                x,
-                starts[k] if starts else None,
-                given,
-                batch_sizes=batch_sizes,
-                reverse=len(outputs) == 1,
-            )
-            finals.append(final)
-            outputs.append(y)
-            if len(outputs) == directions:
-                x = y if directions == 1 else torch.cat(outputs, -1)
-                outputs = []
-                if self.dropout and self.training and k + 1 < len(weights):
-                    x = F.dropout(x, self.dropout)
-        if len(finals) == 1:
-            return x, [s.unsqueeze(0) for s in finals[0]]
-        return x, [torch.stack(tensors) for tensors in zip(*finals, strict=True)]
+        view = TorchView(self)
+        starts: Sequence[State | None]
+        starts = view.by_scan(state) or [None] * (view.depth * view.directions)
+        drop = partial(F.dropout, p=self.dropout) if self.dropout and self.training else None
+        watcher = None if self.proj_size else self.watcher
+        (y,), finals, _ = stacked(
+            view, x, starts, options, scan=scan, watcher=watcher, drop_outputs=drop
+        )
+        return y, view.by_layer(finals)
+
+    def _scan(
+        self,
+        run: Run,
+        weights: Groups,
+        k: int,
+        x: Tensor,
+        state: State | None,
+        options: ScanOptions,
+    ) -> ScanResult:
+        """Scan k by ``run``, in segments if there is a segmenter."""
+        kernel, given = KERNELS[self.mode], as_weights(weights[k])
+        names = self._all_weights[k]
+        native.check_weights(kernel, given, x.shape[-1], self.hidden_size, names)
+        if options.segmenter is None:
+            return run(kernel, x, state, given, options)
+        fresh = partial(self._fresh, x)
+        sweep = partial(_run_over, run, kernel, given)
+        return options.segmenter(sweep, x, state, options, weights=weights[k], fresh=fresh)
+
+    def _fresh(self, x: Tensor) -> State:
+        """The state in which the sequences of ``x`` ``[T, B, D]`` begin, of one scan."""
+        return (x.new_zeros(x.shape[1], self.hidden_size),) * (2 if self.mode == "LSTM" else 1)
 
     def _as_hidden(self, state: Sequence[Tensor]) -> Any:
         """A state as ``torch.nn`` gives it: a pair for LSTM, else the tensor itself."""
         return tuple(state) if self.mode == "LSTM" else state[0]
 
-    def stream(self, batch_size: int = 1) -> "Stream":
+    def stream(self, batch_size: int = 1) -> Stream:
         """This layer one step a call, without gradient, for ``batch_size`` sequences at once."""
-        from unrolled.layers.stream import Stream  # which is built on this module
-
-        return Stream(self, batch_size)
+        return Stream(TorchView(self), batch_size)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
@@ -404,48 +324,6 @@ class GRU(TorchLayer, nn.GRU):
 DROP_INS: dict[type[nn.RNNBase], type[TorchLayer]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
 
 
-def weights_of(layer: nn.RNNBase) -> Groups:
-    """The weights of each sweep, by layer, then direction, as they are at this moment.
-
-    Read by name, since a hook or a parametrization may put another tensor behind it at every call;
-    and once a call, since that may be costly or random.
-    """
-    plain = cast(dict[str, Tensor], layer._parameters)
-    return [
-        [
-            plain[n] if n in plain else getattr(layer, n) for n in names
-        ]  # getattr alone is 20x slower
-        for names in layer._all_weights
-    ]
-
-
-def unsupported_reasons(
-    layer: TorchLayer,
-    weights: Groups,
-    x: Tensor | PackedSequence | None = None,
-    hx: Hidden | None = None,
-) -> list[str]:
-    """Why the native path cannot take this call, one line a reason; nothing if it can.
-
-    Without ``x``: why it could not take any.
-
-    """
-    reasons = []
-    missing = native.missing()
-    if missing is not None:
-        reasons.append(missing)
-    if layer.proj_size:
-        reasons.append(f"proj_size is {layer.proj_size}: no kernel has two products in a step")
-    tensors = [weight for group in weights for weight in group]
-    tensors += _as_state(hx)
-    if x is not None:
-        data = x.data if isinstance(x, PackedSequence) else x
-        tensors.insert(0, data)
-        if data.dim() == 2 and not data.numel():
-            reasons.append(f"input is empty: {list(data.shape)}")
-    return reasons + native.reasons_of_tensors(*tensors)
-
-
 enter_graphs(
     TorchLayer,
     lambda layer: (
@@ -455,35 +333,6 @@ enter_graphs(
     "says why they do not; mend that, or leave out fullgraph=True",
 )
 script_copies(TorchLayer)
-
-
-def check_kinds(layer: TorchLayer, x: object, hx: object) -> None:
-    """Refuse an ``x`` that is no tensor or ``PackedSequence``, and an ``hx`` of the wrong kind.
-
-    Raises:
-        TypeError: says what was got, and what was expected.
-    """
-    if not isinstance(x, Tensor | PackedSequence):
-        raise TypeError(
-            f"input: got {type(x).__name__}, expected a tensor or a PackedSequence; "
-            "make a tensor of it with torch.as_tensor()"
-        )
-    if isinstance(x, Tensor):
-        check_dense("input", x, f"[T, B, {layer.input_size}]")
-    if hx is None:
-        return
-    if layer.mode == "LSTM":
-        fits = isinstance(hx, tuple | list) and [isinstance(s, Tensor) for s in hx] == [True, True]
-        expected = "a pair of tensors (h_0, c_0)"
-    else:
-        fits, expected = isinstance(hx, Tensor), "a tensor h_0"
-    if not fits:
-        got = type(hx).__name__
-        if isinstance(hx, tuple | list):
-            got += f" of {', '.join(type(s).__name__ for s in hx) or 'nothing'}"
-        raise TypeError(f"hx: got {got}, expected {expected}")
-    for state in _as_state(cast(Hidden, hx)):
-        check_dense("hx", state, "[L*S, B, H]")
 
 
 def _check_alike(
@@ -497,7 +346,7 @@ def _check_alike(
     first = layer._all_weights[0][0]
     if isinstance(x, PackedSequence):
         check_like("input", data, like, first)
-        layer.check_packed(x, _as_state(hx))
+        layer.check_packed(x, as_state(hx))
     elif (data.dtype, data.device) != (like.dtype, like.device):
         return
     sizes = (layer.hidden_size, layer.proj_size)
@@ -509,13 +358,13 @@ def _check_alike(
                 check_dense(name, weight, str(list(weight.shape)))
         width = layer.input_size if k < directions else directions * (sizes[1] or sizes[0])
         *four, last = group if layer.proj_size else [*group, None]
-        given = Weights(*four, *[None] * (4 - len(four)))
+        given = as_weights(four)
         native.check_weights(KERNELS[layer.mode], given, width, sizes[0], names, sizes[1])
         if last is not None and last.shape != sizes[::-1]:
             raise ValueError(
                 f"{names[-1]}: got shape {list(last.shape)}, expected {list(sizes[::-1])}"
             )
-    for state in _as_state(hx):
+    for state in as_state(hx):
         check_like("hx", state, data, "input")
     if layer.proj_size and native.is_vmapped():
         raise RuntimeError(
@@ -524,30 +373,16 @@ def _check_alike(
         )
 
 
-def as_recurrent(layer: nn.RNNBase, weights: Groups) -> Recurrent:
-    """A ``Recurrent`` of the sizes of ``layer``, time first, over these very ``weights``."""
-    kernel = KERNELS[layer.mode]
-    made = iter([native.cell_over(kernel, Weights(*g, *[None] * (4 - len(g)))) for g in weights])
-    return Recurrent(
-        cast(Callable[..., Cell], lambda *_: next(made)),
-        layer.input_size,
-        layer.hidden_size,
-        depth=layer.num_layers,
-        bidirectional=layer.bidirectional,
-        backend=getattr(layer, "backend", "auto"),
-    )
-
-
-def _as_state(hx: Hidden | None) -> Sequence[Tensor]:
-    """The tensors of a state as ``torch.nn`` takes it."""
-    if hx is None:
-        return ()
-    return (hx,) if isinstance(hx, Tensor) else hx
+def _run_over(
+    run: Run, kernel: str, weights: Weights, x: Tensor, state: State | None, options: ScanOptions
+) -> ScanResult:
+    """``run`` as a ``Sweep``."""
+    return run(kernel, x, state, weights, options)
 
 
 def _is_transformed(weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None) -> bool:
     """Whether a transform of ``torch.func`` is at work on dense sequences."""
-    given = [weight for group in weights for weight in group] + list(_as_state(hx))
+    given = [weight for group in weights for weight in group] + list(as_state(hx))
     return isinstance(x, Tensor) and native.is_transformed(x, *given)
 
 
@@ -573,29 +408,15 @@ def _refusal(layer: TorchLayer, reasons: list[str]) -> str:
     )
 
 
-def why_no_drop_in(layer: nn.Module) -> str | None:
-    """Why a recurrent layer cannot become a drop-in layer, or ``None`` if it can."""
-    kind = _without_parametrizations(layer)
-    if isinstance(layer, torch.jit.ScriptModule):
-        return "it is compiled by TorchScript"
-    if not issubclass(kind, nn.RNNBase):
-        return "it is torch.ao's, for quantisation"
-    if kind not in DROP_INS:
-        parent = next((p for p in DROP_INS if issubclass(kind, p)), nn.RNNBase)
-        return f"it is a subclass of torch.nn.{parent.__name__}, and may compute something else"
-    if "forward" in vars(layer):
-        return "its forward has been replaced"
-    return None
-
-
-def become_drop_in(layer: nn.RNNBase) -> None:
+def become_drop_in(layer: nn.RNNBase) -> TorchLayer:
     """Make a layer of ``torch.nn`` a drop-in layer: the same object, all that it holds untouched."""
-    _become(layer, DROP_INS[cast(type[nn.RNNBase], _without_parametrizations(layer))])
+    _become(layer, DROP_INS[cast(type[nn.RNNBase], without_parametrizations(layer))])
+    return cast(TorchLayer, layer)
 
 
 def become_parent(drop_in: TorchLayer) -> None:
     """Undo ``become_drop_in``; a subclass of a drop-in layer is left as it is."""
-    kind = _without_parametrizations(drop_in)
+    kind = without_parametrizations(drop_in)
     parent = next((parent for parent, made in DROP_INS.items() if made is kind), None)
     if parent is not None:
         _become(drop_in, parent)
@@ -609,9 +430,3 @@ def _become(layer: nn.RNNBase, target: type[nn.RNNBase]) -> None:
         made = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
         target = type(kind.__name__, (target,), made)
     layer.__class__ = target
-
-
-def _without_parametrizations(layer: nn.Module) -> type[nn.Module]:
-    """The class of ``layer``; of a parametrised one, the class it had before."""
-    kind = type(layer)
-    return kind.__bases__[0] if parametrize.is_parametrized(layer) else kind

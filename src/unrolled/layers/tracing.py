@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
+from unrolled.scan.computed import alias
+
 Layer = TypeVar("Layer", bound=nn.Module)
 BUILDER = "torch._dynamo.variables.builder"  # a second's work to import: left to whoever compiles
 
@@ -115,8 +117,7 @@ def _with_own_modules(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Mod
     if isinstance(module, torch.jit.ScriptModule):
         return module
     if id(module) not in copies:
-        copies[id(module)] = copy = type(module).__new__(type(module))
-        copy.__dict__.update(module.__dict__)
+        copies[id(module)] = copy = alias(module)
         copy._modules = {
             name: None if part is None else _with_own_modules(part, copies)
             for name, part in module._modules.items()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import State
-from unrolled.layers.states import Layer
+from unrolled.layers.view import Layer
 from unrolled.lens.causes import PROBES, WIDE, Causes, causes_of, slopes_of
 from unrolled.lens.flow import Flow, Stretch
 from unrolled.lens.recurrence import Recurrence, recurrences

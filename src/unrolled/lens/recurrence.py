@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
-from unrolled.layers import torch_layers
+from unrolled.layers.base import weight_of
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import Layer, weight_of
-from unrolled.layers.torch_layers import TorchLayer, weights_of, why_no_drop_in
-from unrolled.scan import scan
-from unrolled.scan.computed import computed
+from unrolled.layers.view import Layer, layer_of, viewed, why_no_drop_in
+from unrolled.scan import ScanOptions, scan
+from unrolled.scan.computed import alias, computed
 from unrolled.shapes import check_input, check_size
 
 # How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
@@ -171,9 +170,8 @@ def recurrences(
             k = level * view.directions + direction
             cell, start = cells[k], None if starts is None else starts[k]
             seen = streams[min(direction, len(streams) - 1)]
-            states, _ = scan(
-                cell, seen, start, reverse=direction == 1, return_states=True, backend="reference"
-            )
+            options = ScanOptions(reverse=direction == 1, return_states=True, backend="reference")
+            states, _ = scan(cell, seen, start, options)
             outputs.append(cell.read(states))
             found.append(_as_steps(cell, level, direction, seen, start, states))
         streams = view.joined(level, outputs, streams)
@@ -212,38 +210,27 @@ def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
 
 def as_recurrent(layer: Layer) -> Recurrent:
     """A ``Recurrent`` over the very weights of ``layer``, time first, in evaluation, untrained."""
-    if isinstance(layer, Recurrent):
-        view = computed(_in_evaluation(layer))
-        view.batch_first, view.through = False, None
-        vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
-        return view
-    layer = computed(_in_evaluation(layer))
-    groups = [[weight.detach() for weight in group] for group in weights_of(layer)]
-    return torch_layers.as_recurrent(layer, groups).eval()
+    return viewed(computed(_in_evaluation(layer))).as_recurrent()
 
 
 def checked_layer(layer: nn.Module) -> Layer:
     """``layer``, or an error unless its equations are known here."""
     kind = type(layer).__name__
     expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"
-    if not isinstance(layer, Recurrent | nn.RNNBase):
+    view = layer_of(layer)
+    if view is None:
         advice = "; name one inside, as in model.encoder" if isinstance(layer, nn.Module) else ""
         raise TypeError(f"layer: got {kind}, {expected}{advice}")
-    if isinstance(layer, Recurrent):
-        return layer
-    if not isinstance(layer, TorchLayer) and (reason := why_no_drop_in(layer)):
+    if not view.masks and (reason := why_no_drop_in(layer)):
         raise TypeError(f"layer: got {kind}, {expected}; {reason}")
-    if layer.proj_size:
-        raise ValueError(
-            f"layer: got proj_size={layer.proj_size}, expected 0; use Recurrent with projection="
-        )
-    return layer
+    if size := getattr(layer, "proj_size", 0):
+        raise ValueError(f"layer: got proj_size={size}, expected 0; use Recurrent with projection=")
+    return cast(Layer, layer)
 
 
 def _in_evaluation(module: Kind) -> Kind:
     """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
-    view = type(module).__new__(type(module))  # copy.copy refuses a parametrised module
-    view.__dict__.update(module.__dict__)
+    view = alias(module)
     view.training = False
     view._parameters = cast(
         dict[str, nn.Parameter | None],

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from unrolled import remedies
 from unrolled.layers.accelerate import accelerate
-from unrolled.layers.states import Layer
+from unrolled.layers.view import Layer
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
 from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst

@@ -5,22 +5,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.cells import State
-from unrolled.layers.explain import described, recurrent_layers
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import Layer, directions
-from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent, why_no_drop_in
+from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
+from unrolled.layers.view import (
+    NOT_SWAPPED,
+    Layer,
+    described,
+    layer_of,
+    recurrent_layers,
+    viewed,
+    why_no_drop_in,
+)
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
 from unrolled.lens.examining import examined
 from unrolled.lens.flow import Flow, version_of
 from unrolled.lens.numbers import underflowed
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
+from unrolled.scan import ScanOptions
 from unrolled.shapes import check_module, check_size
 
 UNTOUCHED = -1.0  # which no norm is
@@ -30,34 +37,30 @@ class _Eye:
     """A layer's ``scan.Watcher``: tells ``lens`` what happens in the layer ``name``."""
 
     def __init__(self, lens: "Lens", name: str, layer: Layer) -> None:
-        self.lens, self.name, self.directions = lens, name, directions(layer)
+        self.lens, self.name, self.directions = lens, name, viewed(layer).directions
         self.calls = 0
 
     def begins(
-        self,
-        k: int,
-        shape: tuple[int, int],
-        like: Tensor,
-        *,
-        states: int,
-        start: State | None,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        resets: Tensor | None,
+        self, k: int, x: Tensor, state: State | None, options: ScanOptions, *, states: int
     ) -> Sequence[Tensor]:
-        lens = self.lens
-        norms = like.new_full((states, *shape), UNTOUCHED).unbind()
-        if _is_wrapped(like):
+        lens, lengths, packed = self.lens, options.lengths, options.batch_sizes
+        shape = (x.shape[0], x.shape[1])
+        if packed is not None:
+            shape = (len(packed), int(packed[0]))
+            lengths = (packed.unsqueeze(1) > torch.arange(shape[1], device="cpu")).sum(0)
+        norms = x.new_full((states, *shape), UNTOUCHED).unbind()
+        if _is_wrapped(x):
             lens.unseen[self.name] = "in a call inside torch.func, or without numbers"
             return norms
         if k == 0:
             self.calls += 1
             lens._begin()
-            lens._inputs[self.name] = (like.detach(), version_of(like))
+            lens._inputs[self.name] = (x.detach(), version_of(x))
         level, direction = divmod(k, self.directions)
         place = (self.name, level, direction, self.calls - 1, lens._turn)
-        start = None if start is None else tuple(s.detach() for s in start)
-        lens.flows.append(Flow(*place, shape, norms, start, lengths, mask, resets))
+        start = None if state is None else tuple(s.detach() for s in state)
+        masks = (lengths, options.mask, options.resets)
+        lens.flows.append(Flow(*place, shape, norms, start, *masks))
         return norms
 
     def ends(self, k: int, y: Tensor) -> None:
@@ -261,31 +264,29 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     unseen: dict[str, str] = {}
     swapped: list[tuple[nn.RNNBase, type]] = []
     for name, layer in found.items():
-        reason = None
-        if not isinstance(layer, Recurrent | TorchLayer):
-            reason = why_no_drop_in(layer)
-        if isinstance(layer, nn.RNNBase) and layer.proj_size:
-            reason = f"proj_size is {layer.proj_size}: torch.nn runs it"
+        view = layer_of(layer)
+        reason = why_no_drop_in(layer) if view is None else view.why_unwatched()
+        if reason == NOT_SWAPPED:
+            reason = None  # it is, inside
         if next(layer.parameters()).is_complex():
             reason = "its weights are complex"
-        if reason is not None or not isinstance(layer, Recurrent | nn.RNNBase):
+        if reason is not None:
             unseen[name] = f"{described(layer)}: {reason}"
         elif getattr(layer, "watcher", None) is not None:
             raise ValueError(f"model: layer {name!r} is watched already; leave that block first")
         else:
-            layers[name] = layer
+            layers[name] = cast(Layer, layer)
     lens = Lens(layers, unseen)
     try:
         for name, layer in layers.items():
-            if not isinstance(layer, Recurrent | TorchLayer):
-                swapped.append((layer, type(layer)))
-                become_drop_in(layer)
+            if not viewed(layer).masks:
+                swapped.append((cast(nn.RNNBase, layer), type(layer)))
+                become_drop_in(cast(nn.RNNBase, layer))
             vars(layer)["watcher"] = _Eye(lens, name, layer)
         yield lens
     finally:
         for layer in layers.values():
             vars(layer).pop("watcher", None)
         for layer, kind in swapped:
-            if isinstance(layer, TorchLayer):
-                become_parent(layer)
-                layer.__class__ = kind  # of a parametrised layer it would be a new one
+            become_parent(cast(TorchLayer, layer))
+            layer.__class__ = kind  # of a parametrised layer it would be a new one

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from unrolled.cells import Elman
 from unrolled.cells.elman import ACTIVATIONS, Activation
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import directions
-from unrolled.remedies.weights import CellWeights, cells_of
+from unrolled.remedies.weights import CellWeights, cells_of, check_layer
 from unrolled.shapes import check_number, check_size, check_valued
 
 Layer = TypeVar("Layer", bound=Recurrent | nn.RNNBase)
@@ -219,9 +218,10 @@ def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
         check_valued("layer", cell.weight_ih)
         if cell.extras:
             raise ValueError(f"layer: got cells with {', '.join(cell.extras)}, expected none")
-    width = directions(layer)
-    if isinstance(layer, Recurrent) and layer.depth > 1:
-        _check_stack(layer)
+    view = check_layer(layer)
+    width = view.directions
+    if view.depth > 1:
+        _check_stack(view.as_recurrent())
     for first in range(0, len(cells), width):
         second_moments = [_critical(cell, variance) for cell in cells[first : first + width]]
         variance = sum(second_moments) / width

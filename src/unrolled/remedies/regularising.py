@@ -9,7 +9,7 @@ from torch import Tensor
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.result import Result
-from unrolled.scan import Masks, Sweep
+from unrolled.scan import ScanOptions, ScanResult, Sweep
 from unrolled.shapes import check_function, check_loss, check_size
 
 
@@ -151,7 +151,7 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
         )
     if layer.weight_drop and layer.training:
         raise ValueError(f"layer: got weight_drop={layer.weight_drop}, expected 0, or layer.eval()")
-    if layer.through is not None:
+    if layer.segmenter is not None:
         raise ValueError("layer: got one within bptt.checkpointed, expected it outside")
     layer.checked(x)
     if not x.numel():
@@ -160,18 +160,17 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
         )
     cells, runs = iter(cast(Sequence[Cell], layer.cells)), list[_Run]()
 
-    def through(
+    def observe(
         sweep: Sweep,
         x: Tensor,
         state: State | None,
-        masks: Masks,
+        options: ScanOptions,
         *,
         weights: Sequence[Tensor],  # noqa: ARG001
-        reverse: bool,
         fresh: Callable[[], State],
-    ) -> tuple[State, State]:
-        cell, noise = next(cells), masks["noise"]
-        states, final = sweep(x, state, **masks)
+    ) -> ScanResult:
+        cell, noise, reverse = next(cells), options.noise, options.reverse
+        states, final = sweep(x, state, options)
         # An alias: the reference's last state is also a part of its states, which are asked for apart.
         final = tuple(s.view_as(s) for s in final)
         projected = cell.project(x.detach())
@@ -181,13 +180,13 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
         start = fresh() if state is None else state
         ordered = projected.flip(0) if reverse else projected
         runs.append(_Run(cell, ordered, start, states, final, reverse))
-        return states, final
+        return ScanResult(states, final)
 
-    layer.through = through
+    layer.segmenter = observe
     try:
         result = layer(x, states=True)
     finally:
-        del layer.through
+        del layer.segmenter
     return result, runs
 
 

@@ -13,8 +13,7 @@ from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.cells.elman import Activation
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.torch_layers import TorchLayer
-from unrolled.remedies.weights import CellWeights, cells_of
+from unrolled.remedies.weights import CellWeights, cells_of, check_layer
 from unrolled.shapes import check_number
 
 Layer = TypeVar("Layer", bound=Recurrent | nn.RNNBase)
@@ -44,9 +43,8 @@ def with_activation(layer: Layer, activation: str | Activation) -> Layer:
     """
     _elman_cells("with_activation", layer)
     made = copy.deepcopy(layer)
-    if isinstance(made, Recurrent):
-        for cell in made.cells:
-            assert isinstance(cell, Elman)
+    if not isinstance(made, nn.RNN):
+        for cell in cast(Sequence[Elman], made.cells):
             cell.activation = Elman(1, 1, activation=activation).activation  # or its error
         return made
     if activation not in ("tanh", "relu"):
@@ -54,7 +52,6 @@ def with_activation(layer: Layer, activation: str | Activation) -> Layer:
             f"activation: got {activation!r} for an RNN of torch.nn, expected 'tanh' or 'relu'; "
             "for others there is Recurrent(cells.Elman, …)"
         )
-    assert isinstance(made, nn.RNN)
     made.nonlinearity = str(activation)
     made.mode = f"RNN_{made.nonlinearity.upper()}"
     return made
@@ -169,9 +166,10 @@ def _learn_initial_state(cell: Cell, old: Cell) -> None:
 
 def _torch(kind: Gated, layer: nn.RNNBase) -> nn.RNNBase:
     """A layer of ``torch.nn``, or a drop-in one, of the sizes and options of ``layer``, weights not set."""
-    owner: Any = layers if isinstance(layer, TorchLayer) else nn
+    is_drop_in = bool(check_layer(layer).masks)
+    owner: Any = layers if is_drop_in else nn
     weight = cast(Tensor, layer.weight_hh_l0)
-    made: nn.RNNBase = getattr(owner, kind)(
+    made: Any = getattr(owner, kind)(
         layer.input_size,
         layer.hidden_size,
         layer.num_layers,
@@ -181,9 +179,9 @@ def _torch(kind: Gated, layer: nn.RNNBase) -> nn.RNNBase:
         device=weight.device,
         dtype=weight.dtype,
     )
-    if isinstance(layer, TorchLayer) and isinstance(made, TorchLayer):
+    if is_drop_in:
         made.backend, made.clip = layer.backend, layer.clip
-    return made
+    return cast(nn.RNNBase, made)
 
 
 def _fill(kind: Gated, old: CellWeights, new: CellWeights, gate_bias: float) -> None:

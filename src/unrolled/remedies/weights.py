@@ -1,6 +1,6 @@
 """The weights of a recurrent layer of any kind, cell by cell and gate by gate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 from torch import Tensor, nn
@@ -9,9 +9,8 @@ from unrolled.cells import Elman
 from unrolled.cells.cell import Cell, GatedCell
 from unrolled.cells.elman import Activation
 from unrolled.cells.facts import Retain
-from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.states import Layer
-from unrolled.layers.torch_layers import MODES, weights_of
+from unrolled.layers.base import RecurrentLayer
+from unrolled.layers.view import layer_of
 from unrolled.scan.computed import computed_names
 
 
@@ -63,7 +62,7 @@ class CellWeights(NamedTuple):
         return retain if retain is not None and retain.gate == "f" and retain.keeps else None
 
 
-def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterator[CellWeights]:
+def cells_of(layer: nn.Module, *, lenient: bool = False) -> Iterator[CellWeights]:
     """The weights of each cell of ``layer``, by layer, then direction.
 
     Args:
@@ -74,37 +73,32 @@ def cells_of(layer: Recurrent | nn.RNNBase, *, lenient: bool = False) -> Iterato
         TypeError: ``layer`` is none of these, or its cells are no ``GatedCell``.
         ValueError: a weight is parametrised, so that what is written into it would be lost.
     """
-    layer = check_layer(layer)
+    view = check_layer(layer)
     for part in layer.modules():
         if names := computed_names(part):
             raise ValueError(
                 f"layer: got a {type(layer).__name__} with parametrised weights, {', '.join(names)}, "
                 "expected plain ones; call this before torch.nn.utils.parametrize, prune or weight_norm"
             )
-    if isinstance(layer, Recurrent):
-        for cell in cast(list[Cell], list(layer.cells)):
-            if isinstance(cell, GatedCell):
-                activation = cell.activation if isinstance(cell, Elman) else ""
-                weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-                yield CellWeights(type(cell), activation, *weights, cell.extras)
-            elif not lenient:
-                raise TypeError(
-                    f"layer: got cells of {type(cell).__name__}, whose weights have no gates in "
-                    "blocks of H rows, expected a GatedCell, such as cells.GRU; "
-                    "write into its parameters yourself"
-                )
-        return
-    kind, activation = MODES[layer.mode]
-    for group in weights_of(layer):
-        biases = (group[2], group[3]) if layer.bias else (None, None)
-        yield CellWeights(kind, activation, group[0], group[1], *biases)
+    for cell in cast(Sequence[Cell], view.as_recurrent().cells):
+        if isinstance(cell, GatedCell):
+            activation = cell.activation if isinstance(cell, Elman) else ""
+            weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+            yield CellWeights(type(cell), activation, *weights, cell.extras)
+        elif not lenient:
+            raise TypeError(
+                f"layer: got cells of {type(cell).__name__}, whose weights have no gates in "
+                "blocks of H rows, expected a GatedCell, such as cells.GRU; "
+                "write into its parameters yourself"
+            )
 
 
-def check_layer(layer: object) -> Layer:
-    """``layer``, or an error unless it is a recurrent layer."""
-    if not isinstance(layer, Recurrent | nn.RNNBase):
+def check_layer(layer: object) -> RecurrentLayer:
+    """``layer`` as ``RecurrentLayer``, or an error unless it is one."""
+    view = layer_of(layer)
+    if view is None:
         raise TypeError(
             f"layer: got {type(layer).__name__}, expected a Recurrent or a recurrent layer of "
             "unrolled or torch.nn; of a model, name one inside"
         )
-    return layer
+    return view

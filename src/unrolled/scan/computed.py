@@ -31,6 +31,17 @@ FLAGS = (
 )
 
 
+def alias(module: Kind, kind: type[Kind] | None = None) -> Kind:
+    """A module that shares all with ``module``, but for what is set on it afterwards.
+
+    ``copy.copy`` does the same, but does not compile, and refuses a parametrised module.
+    """
+    kind = kind or type(module)
+    made = kind.__new__(kind)
+    made.__dict__.update(module.__dict__)
+    return made
+
+
 def computing_hooks(module: nn.Module) -> dict[int, Any]:
     """The hooks of ``module`` that compute a weight, by their number."""
     hooks = module._forward_pre_hooks
@@ -75,8 +86,7 @@ def computed(module: Kind) -> Kind:
     for hook in hooks.values():
         hook(module, ())
         found[_name_of(hook)] = getattr(module, _name_of(hook))
-    plain = kind.__new__(kind)
-    plain.__dict__.update(module.__dict__)
+    plain = alias(module, kind)
     for name in found:
         plain.__dict__.pop(name, None)
     sources = {f"{name}_{part}" for name in found for part in ("orig", "g", "v")}

@@ -15,7 +15,9 @@ from torch import Tensor
 from unrolled.cells import State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan.operators import Weights, constant_in_graphs
+from unrolled.scan.options import ScanOptions, ScanResult
 
+_WITHOUT = ("resets", "batch_sizes", "noise", "return_states", "norms")  # of ONNX's operators
 _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
 
 
@@ -31,11 +33,8 @@ def run(
     x: Tensor,
     state: State | None,
     weights: Weights,
-    *,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    **others: Any,
-) -> tuple[State, State]:
+    options: ScanOptions,
+) -> ScanResult:
     """As ``unrolled.scan.native.run``: the outputs ``[T, B, H]`` alone, and the final state.
 
     ``kind`` is the class of the cell, which has ``onnx``; ``activation`` that of an Elman cell, else empty.
@@ -44,15 +43,16 @@ def run(
         ValueError: there are resets, packed rows or norms, or every state is asked for: ONNX's operators
             have none of them.
     """
-    if given := [
-        option for option, value in others.items() if value is not None and value is not False
+    values = {name: getattr(options, name) for name in _WITHOUT}
+    if asked := [
+        name for name, value in values.items() if value is not None and value is not False
     ]:
         raise ValueError(
-            f"{', '.join(given)}: got them in torch.onnx.export, expected none, since ONNX's recurrent "
+            f"{', '.join(asked)}: got them in torch.onnx.export, expected none, since ONNX's recurrent "
             "operators have none; export a call without, padded and with lengths"
         )
     assert weights.weight_ih is not None
-    form = kind.onnx
+    lengths, form = options.lengths, kind.onnx
     assert form is not None
     units = weights.weight_ih.shape[0] // kind.gates
     order = [kind.blocks.index(name) for name in form.order]
@@ -65,7 +65,7 @@ def run(
     start = [s.unsqueeze(0) for s in state or ()]
     attributes: dict[str, Any] = {
         "hidden_size": units,
-        "direction": "reverse" if reverse else "forward",
+        "direction": "reverse" if options.reverse else "forward",
         **form.attributes,
     }
     if activation:
@@ -90,7 +90,7 @@ def run(
     if lengths is not None and start:  # ONNX Runtime ends in zeros where it has read nothing
         empty = lengths.to(x.device).eq(0).unsqueeze(1)
         final = [torch.where(empty, s, f) for s, f in zip(state or (), final, strict=True)]
-    return (y.squeeze(1),), tuple(final)
+    return ScanResult((y.squeeze(1),), tuple(final))
 
 
 def _reordered(order: Sequence[int], weight: Tensor | None) -> Tensor | None:

@@ -1,31 +1,19 @@
 """The scan in plain PyTorch operations: any cell, device and dtype, differentiable twice."""
 
-from collections.abc import Sequence
 from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from unrolled.cells import Cell, State
+from unrolled.scan.options import ScanOptions, ScanResult
 from unrolled.shapes import check_projected, check_step, is_autocast, real_steps
 
 
-def scan(
-    cell: Cell,
-    x: Tensor,
-    state: State | None,
-    *,
-    noise: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    reverse: bool,
-    norms: Sequence[Tensor] | None,
-    clip: float | None = None,
-) -> tuple[State, State]:
-    """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state.
-
-    ``noise``: what ``cell.noise`` has drawn for this scan.
-    """
+def scan(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> ScanResult:
+    """As ``unrolled.scan.scan``; returns every state tensor at every step, and the final state."""
+    lengths, resets, norms, clip = options.lengths, options.resets, options.norms, options.clip
+    reverse, noise = options.reverse, options.noise
     steps, batch_size, _ = x.shape
     name = type(cell).__name__
     noise = None if noise is None else noise.expand(steps, -1, -1)
@@ -89,7 +77,8 @@ def scan(
         after = cell.step(projected.flatten(0, 1), tuple(s[:0] for s in state))
         sizes = cell.state_sizes
         states = tuple(s.view(0, batch_size, size) for s, size in zip(after, sizes, strict=True))
-    return states, tuple(s.clone() for s in state)  # the caller may write into what is returned
+    # The caller may write into what is returned.
+    return ScanResult(states, tuple(s.clone() for s in state))
 
 
 class _Clip(torch.autograd.Function):
@@ -110,15 +99,13 @@ class _Clip(torch.autograd.Function):
         return gradient / (_norm(gradient) / ctx.most).clamp(min=1), None
 
 
-def _in_parallel(
-    cell: Cell, x: Tensor, state: State | None, *, reverse: bool
-) -> tuple[State, State]:
+def _in_parallel(cell: Cell, x: Tensor, state: State | None, *, reverse: bool) -> ScanResult:
     """``scan`` of whole sequences by the cell's own ``parallel``."""
     projected = cell.project(x)
     state = cell.initial_state(x.shape[1], projected) if state is None else state
     states = cell.parallel(projected.flip(0) if reverse else projected, state)
     final = tuple(s[-1].clone() for s in states)  # as in ``scan``
-    return tuple(s.flip(0) for s in states) if reverse else states, final
+    return ScanResult(tuple(s.flip(0) for s in states) if reverse else states, final)
 
 
 def _projected(cell: Cell, x: Tensor, noise: Tensor | None) -> Tensor:

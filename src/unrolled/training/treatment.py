@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from unrolled import remedies
 from unrolled.cells.elman import ACTIVATIONS
-from unrolled.layers.recurrent import Recurrent
 from unrolled.remedies.initialising import LONGEST
 from unrolled.text.models import KINDS, TokenModel
 from unrolled.training.settings import Settings
@@ -149,7 +148,6 @@ def begun(kind: str, config: Mapping[str, Any], settings: Settings) -> TokenMode
     if swap is not None:
         gate_bias = settings.remedy[swap]
         made = getattr(remedies, swap)(model.layers, **_given("gate_bias", gate_bias))
-        assert isinstance(made, Recurrent)
         model.layers = made
         model.config["cell"] = config["cell"]
     return treated(model, settings)

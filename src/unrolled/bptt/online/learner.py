@@ -1,6 +1,5 @@
 """What online learners share: the call, the state between calls, and how the past enters a gradient."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 from unrolled.bptt.carry import chosen_rows, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
-from unrolled.layers import torch_layers
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.torch_layers import weights_of
-from unrolled.scan.computed import computing_hooks, has_hooks
+from unrolled.layers.view import layer_of
+from unrolled.scan.computed import computed_names, computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, check_saved, check_valued, is_autocast
 
 
@@ -177,15 +175,11 @@ class Learner:
 
     def _current(self) -> Recurrent:
         """The layer as a ``Recurrent`` that takes ``[T, B, D]``, over the parameters of this moment."""
-        if not isinstance(self.layer, Recurrent):
-            weights = [w for group in weights_of(cast(nn.RNNBase, self.layer)) for w in group]
-            cells = cast(Sequence[Cell], self._recurrent.cells)
-            seen = [p for cell in cells for p in cell._parameters.values() if p is not None]
-            if [id(w) for w in weights] != [id(p) for p in seen]:
+        if self._recurrent is not self.layer:
+            pairs = zip(self.layer.parameters(), self._recurrent.parameters(), strict=False)
+            if any(now is not then for now, then in pairs):
                 self._recurrent = as_recurrent(self.layer)
-        view = copy.copy(self._recurrent)
-        view.batch_first = False
-        return view
+        return self._recurrent.as_recurrent()
 
     def _check_layer(self, layer: Recurrent, x: Tensor) -> None:
         """Refuse a layer that has changed since the learner was made, or in which something is random."""
@@ -200,7 +194,7 @@ class Learner:
             if layer.training and getattr(layer, name) and (name != "dropout" or layer.depth > 1)
         ]
         between = getattr(self.layer, "num_layers", 1) > 1 and getattr(self.layer, "dropout", 0.0)
-        if not isinstance(self.layer, Recurrent) and self.layer.training and between:
+        if self._recurrent is not self.layer and self.layer.training and between:
             random.append("dropout")
         for cell in cast(Sequence[Cell], layer.cells):
             if type(cell).noise is not Cell.noise and cell.noise(1, x.shape[1], x) is not None:
@@ -323,35 +317,32 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
         TypeError: it is no recurrent layer.
         ValueError: it is bidirectional, has a ``proj_size`` or weights that are computed.
     """
-    if not isinstance(layer, Recurrent | nn.RNN | nn.LSTM | nn.GRU):
+    view = layer_of(layer)
+    if view is None:
         raise TypeError(
             f"layer: got {type(layer).__name__}, expected a Recurrent, or an RNN, LSTM or GRU of "
             "unrolled or torch.nn"
         )
-    if (layer.directions == 2) if isinstance(layer, Recurrent) else layer.bidirectional:
+    if view.directions == 2:
         raise ValueError(
             "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
         )
-    if isinstance(layer, Recurrent):
-        for name, part in layer.cells.named_modules():
+    made = view.as_recurrent()
+    if "mask" in view.masks:  # a Recurrent
+        for name, part in made.cells.named_modules():
             if computing_hooks(part) or has_hooks(part):
                 raise ValueError(
                     f"layer: got hooks on cells.{name}, which a learner does not call, expected none; "
                     "take torch.nn.utils.parametrizations, or prune.remove, or use BPTT"
                 )
-        return layer
-    if layer.proj_size:
+        return cast(Recurrent, layer)
+    if size := getattr(layer, "proj_size", 0):
+        raise ValueError(f"layer: got proj_size={size}, expected 0; use Recurrent with projection=")
+    if names := [name for part in layer.modules() for name in computed_names(part)]:
         raise ValueError(
-            f"layer: got proj_size={layer.proj_size}, expected 0; use Recurrent with projection="
+            f"{names[0]}: got a weight that is computed, expected a parameter; use Recurrent"
         )
-    groups = weights_of(layer)
-    for names, group in zip(layer._all_weights, groups, strict=True):
-        for name, weight in zip(names, group, strict=True):
-            if not isinstance(weight, nn.Parameter):
-                raise ValueError(
-                    f"{name}: got a weight that is computed, expected a parameter; use Recurrent"
-                )
-    return torch_layers.as_recurrent(layer, groups)
+    return made
 
 
 def trained(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from unrolled.bptt.online.locality import Locality
 from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell
 from unrolled.layers.recurrent import Recurrent
-from unrolled.scan import read, scan
+from unrolled.scan import ScanOptions, read, scan
 
 Blocks = Sequence[Sequence[Tensor]]
 """∂s_a/∂s_c of each unit with itself, ``[B, H]``, for the state tensors a and c."""
@@ -59,7 +59,8 @@ class ByUnit(Influence):
             here = chunk._replace(x=x)
             if own.is_elementwise:
                 state = None if chunk.resets[0].all() else start[level]
-                y, final = scan(cell, x, state, resets=chunk.within, backend=layer.backend)
+                options = ScanOptions(resets=chunk.within, backend=layer.backend)
+                (y,), final = scan(cell, x, state, options)
                 with torch.no_grad():
                     past = _over_chunk(cell, own, past, here, chunk.state[level])
             else:
@@ -132,7 +133,8 @@ def _over_chunk(cell: Cell, own: Locality, past: Tensors, chunk: Chunk, state: S
     def final(module: nn.Module, x: Tensor, resets: Tensor, *state: Tensor) -> State:
         before = tuple(s.unsqueeze(0) for s in state)
         given, flags = x.unsqueeze(1), resets.unsqueeze(1)
-        _, after = scan(cast(Cell, module), given, before, resets=flags, backend="reference")
+        options = ScanOptions(resets=flags, backend="reference")
+        _, after = scan(cast(Cell, module), given, before, options)
         return tuple(s[0] for s in after)
 
     past = forgotten(past, chunk.resets.any(0))

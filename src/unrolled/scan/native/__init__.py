@@ -1,0 +1,37 @@
+"""The compiled kernels: which one a call takes, and its place in autograd."""
+
+from unrolled.scan.native.autograd import run, run_reference, scan
+from unrolled.scan.native.kernels import (
+    cell_over,
+    check_weights,
+    instruction_set,
+    is_transformed,
+    is_vmapped,
+    kernel_name,
+    kernel_of,
+    kind_of,
+    missing,
+    reasons_of_cell,
+    reasons_of_tensors,
+    threads,
+    unsupported_reasons,
+)
+
+__all__ = [
+    "cell_over",
+    "check_weights",
+    "instruction_set",
+    "is_transformed",
+    "is_vmapped",
+    "kernel_name",
+    "kernel_of",
+    "kind_of",
+    "missing",
+    "reasons_of_cell",
+    "reasons_of_tensors",
+    "run",
+    "run_reference",
+    "scan",
+    "threads",
+    "unsupported_reasons",
+]
