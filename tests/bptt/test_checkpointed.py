@@ -116,7 +116,7 @@ def test_compare_can_fail() -> None:
     class Wrong(unrolled.GRU):
         def forward(self, x: Tensor, hx: Any = None, **options: Any) -> Any:
             y, h = super().forward(x, hx, **options)
-            return (y if self.through is None else y * 1.000001), h
+            return (y if self.segmenter is None else y * 1.000001), h
 
     with pytest.raises(AssertionError, match=r"(?s)segments.*grad of weight_hh_l0"):
         compare(Wrong(D, H).double(), x_of())
@@ -526,7 +526,7 @@ def test_an_exception_leaves_the_layer_as_it_was() -> None:
         bptt.checkpointed(layer, x_of().float(), segments=3)
     assert vars(layer).keys() == before.keys()
     assert layer.cells is inside
-    assert layer.through is None
+    assert layer.segmenter is None
 
 
 @pytest.mark.parametrize("kind", ["Recurrent", "drop-in layer", "torch.nn"])

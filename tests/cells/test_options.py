@@ -126,7 +126,7 @@ def run(
 @every_cell
 def test_layer_norm_is_its_equations_in_every_value_and_gradient(kind: str, bias: bool) -> None:
     cell, x, state = make(kind, layer_norm=True, bias=bias)
-    assert_close_by_name(run(scan, cell, x, state), run(looped, cell, x, state), T)
+    assert_close_by_name(run(scanned, cell, x, state), run(looped, cell, x, state), T)
 
 
 @every_cell
@@ -179,7 +179,7 @@ def test_recurrent_dropout_masks_what_the_recurrent_weights_see_and_nothing_else
     cell, x, state = make(kind, recurrent_dropout=0.4)
     noise = drawn(cell, x)
     assert noise.shape == (1, B, H)
-    got = run(scan, cell, x, state)
+    got = run(scanned, cell, x, state)
     assert_close_by_name(got, run(functools.partial(looped, mask=noise[0]), cell, x, state), T)
 
 
@@ -190,7 +190,7 @@ def test_zoneout_keeps_each_state_where_it_was_drawn_to(kind: str, layer_norm: b
     mask, *stays = drawn(cell, x).split(H, -1)
     assert len(stays) == len(state)
     assert torch.equal(mask, mask[:1].expand(T, -1, -1))
-    got = run(scan, cell, x, state)
+    got = run(scanned, cell, x, state)
     by_hand = functools.partial(looped, mask=mask[0], stays=stays)
     assert_close_by_name(got, run(by_hand, cell, x, state), T)
 
@@ -201,7 +201,7 @@ def test_in_evaluation_zoneout_is_its_mean(kind: str) -> None:
     cell.eval()
     assert cell.noise(T, B, x) is None
     means = [torch.full((T, B, H), 0.3, dtype=torch.float64) for _ in state]
-    got = run(scan, cell, x, state)
+    got = run(scanned, cell, x, state)
     assert_close_by_name(got, run(functools.partial(looped, stays=means), cell, x, state), T)
 
 

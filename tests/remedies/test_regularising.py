@@ -131,7 +131,7 @@ def test_it_is_the_same_by_the_kernels_and_batch_first() -> None:
         total = preserving(layer, given, lambda r: r.y.square().sum())
         total.backward()
         values.append([total, *(p.grad for p in layer.parameters() if p.grad is not None)])
-        assert layer.through is None
+        assert layer.segmenter is None
     for other in values[1:]:
         for a, b in zip(values[0], other, strict=True):
             torch.testing.assert_close(a, b)
@@ -256,4 +256,4 @@ def test_what_has_no_cells_is_refused_and_nothing_is_left_behind() -> None:
         exponents(layer, x, 6)
     with pytest.raises(ValueError, match=r"^x: got "):
         exponents(layer, torch.randn(T, B, D + 1), 1)
-    assert layer.through is None
+    assert layer.segmenter is None
