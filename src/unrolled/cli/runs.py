@@ -98,10 +98,10 @@ def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
 
 # By what a verdict names; W is orthogonal, or of ReLU the identity, without being asked for.
 OPTIONS = {
-    "clip_norm": "--remedy clip_states=1",
-    "chrono_bias": "--remedy chrono_bias={longest}",
-    "forget_bias": "--remedy forget_bias=2",
-    "identity_weights, with ReLU": "--remedy with_activation=relu",  # which begins with it
+    "clip_norm_": "--remedy clip_states=1",
+    "chrono_bias_": "--remedy chrono_bias={longest}",
+    "forget_bias_": "--remedy forget_bias=2",
+    "identity_weights_, with ReLU": "--remedy with_activation=relu",  # which begins with it
     "as_lstm": "--cell lstm",
     "as_gru": "--cell gru",
 }

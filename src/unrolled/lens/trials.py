@@ -27,7 +27,7 @@ from unrolled.remedies.weights import cells_of
 from unrolled.shapes import check_loss, check_module, check_size
 
 AS_IT_IS = "as it is"
-CLIP = "remedies.clip_states"
+CLIP = "remedies.clip_states_"
 SEED = 0  # of every draw, of weights and of dropout
 
 Loss = Callable[[Any], Tensor]
@@ -46,29 +46,29 @@ Apply = Callable[[Layer, _Read], Layer]
 
 
 def _sensible(layer: Layer, _: _Read) -> Layer:
-    list(cells_of(layer))  # or its error, where sensible_weights would do nothing
-    return remedies.sensible_weights(layer)
+    list(cells_of(layer))  # or its error, where sensible_weights_ would do nothing
+    return remedies.sensible_weights_(layer)
 
 
 def _irnn(layer: Layer, _: _Read) -> Layer:
-    return remedies.identity_weights(remedies.with_activation(layer, "relu"))
+    return remedies.identity_weights_(remedies.with_activation(layer, "relu"))
 
 
 REMEDIES: dict[str, Apply] = {
-    "remedies.orthogonal_weights": lambda layer, _: remedies.orthogonal_weights(layer),
-    "remedies.chrono_bias": lambda layer, read: remedies.chrono_bias(layer, read.longest),
-    "remedies.forget_bias": lambda layer, _: remedies.forget_bias(layer),
-    "remedies.critical_weights": lambda layer, read: remedies.critical_weights(
+    "remedies.orthogonal_weights_": lambda layer, _: remedies.orthogonal_weights_(layer),
+    "remedies.chrono_bias_": lambda layer, read: remedies.chrono_bias_(layer, read.longest),
+    "remedies.forget_bias_": lambda layer, _: remedies.forget_bias_(layer),
+    "remedies.critical_weights_": lambda layer, read: remedies.critical_weights_(
         layer, input_variance=read.variance
     ),
-    "remedies.identity_weights, with ReLU": _irnn,
-    "remedies.glorot_weights": lambda layer, _: remedies.glorot_weights(layer),
-    "remedies.sensible_weights": _sensible,
+    "remedies.identity_weights_, with ReLU": _irnn,
+    "remedies.glorot_weights_": lambda layer, _: remedies.glorot_weights_(layer),
+    "remedies.sensible_weights_": _sensible,
     "remedies.with_activation, ReLU": lambda layer, _: remedies.with_activation(layer, "relu"),
     "remedies.as_gru": lambda layer, _: remedies.as_gru(layer),
     "remedies.as_lstm": lambda layer, _: remedies.as_lstm(layer),
 }
-"""What is tried, besides ``clip_states``, which is measured in another way."""
+"""What is tried, besides ``clip_states_``, which is measured in another way."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def try_remedies(
     copies too.
 
     Ranked is the growth a step of the worst scan, from its Jacobians: it does not depend on the loss.
-    These ``clip_states`` leaves as they are, so that the growth of a scan that explodes is there what
+    These ``clip_states_`` leaves as they are, so that the growth of a scan that explodes is there what
     is seen: of the norms from the last step that has one to the first, clipped at the norm at the last.
 
         >>> import torch
@@ -176,7 +176,7 @@ def try_remedies(
         loss: of what the model returns, a scalar. By default the mean square of the last step of the
             first tensor in it: time is the first dimension, or the second if the first recurrent layer
             is ``batch_first``. One of fewer than three dimensions counts as a whole.
-        longest: for ``chrono_bias``, in steps; by default those of the longest sequence in the batch.
+        longest: for ``chrono_bias_``, in steps; by default those of the longest sequence in the batch.
 
     Raises:
         TypeError, ValueError: an argument is not as above, or no recurrent layer can be watched.
@@ -337,16 +337,16 @@ def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
 
 
 def _clipping(report: Report) -> Apply:
-    """``clip_states`` at the largest norm with which the way back through a scan that explodes begins."""
+    """``clip_states_`` at the largest norm with which the way back through a scan that explodes begins."""
     exploding = [row for row in report.rows if row.verdict and row.verdict.state == "exploding"]
     begins = [norm for row in exploding for norm in _way_back(row)[:1].tolist()]
 
     def apply(layer: Layer, _: _Read) -> Layer:
         if report.broken is not None and not exploding:
-            raise ValueError("clip_states: the states are not finite, which stays so")
+            raise ValueError("clip_states_: the states are not finite, which stays so")
         if not begins:
-            raise ValueError("clip_states: nothing explodes that a gradient comes to")
-        return remedies.clip_states(accelerate(layer, report=None), max(begins))
+            raise ValueError("clip_states_: nothing explodes that a gradient comes to")
+        return remedies.clip_states_(accelerate(layer, report=None), max(begins))
 
     return apply
 

@@ -131,26 +131,27 @@ def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
     if state == "exploding":
         return (
             Remedy(
-                "remedies.clip_norm, remedies.clip_states", "leaves the growth, bounds each update"
+                "remedies.clip_norm_, remedies.clip_states_",
+                "leaves the growth, bounds each update",
             ),
-            Remedy("remedies.orthogonal_weights", to_one),
+            Remedy("remedies.orthogonal_weights_", to_one),
         )
     found: Sequence[Remedy]
     if gated:
-        name = "chrono_bias" if state == "vanishing" else "forget_bias"
+        name = "chrono_bias_" if state == "vanishing" else "forget_bias_"
         found = (
             Remedy(f"remedies.{name}", "opens the gate that carries the state: growth to 1"),
-            Remedy("remedies.orthogonal_weights", to_one),
+            Remedy("remedies.orthogonal_weights_", to_one),
         )
     elif state == "dead":
         found = (
-            Remedy("remedies.identity_weights", "units are on at first: growth 1"),
+            Remedy("remedies.identity_weights_", "units are on at first: growth 1"),
             Remedy("remedies.as_gru", "a gate carries the state: growth to 1"),
         )
     else:
         found = (
-            Remedy("remedies.orthogonal_weights", to_one),
-            Remedy("remedies.identity_weights, with ReLU", "slopes of 1: growth 1"),
+            Remedy("remedies.orthogonal_weights_", to_one),
+            Remedy("remedies.identity_weights_, with ReLU", "slopes of 1: growth 1"),
             Remedy("remedies.as_lstm, remedies.as_gru", "a gate carries the state: growth to 1"),
         )
     return tuple(found)

@@ -131,12 +131,12 @@ class Lens:
             >>> layer = unrolled.GRU(3, 5)
             >>> with unrolled.watch(layer) as lens:
             ...     layer(torch.randn(7, 2, 3))[0].sum().backward()
-            ...     lens.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
+            ...     lens.clipped(remedies.clip_norm_(layer.parameters(), 1.0), 1.0)
             >>> lens.clipping().calls
             1
 
         Args:
-            norm: as ``remedies.clip_norm``, ``AutoClip`` and ``torch.nn.utils.clip_grad_norm_`` return it.
+            norm: as ``remedies.clip_norm_``, ``AutoClip`` and ``torch.nn.utils.clip_grad_norm_`` return it.
             bound: above 0; infinity if it cannot be exceeded.
 
         Raises:

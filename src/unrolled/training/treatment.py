@@ -66,14 +66,16 @@ def forms() -> list[tuple[str, str]]:
 def read(text: str) -> tuple[str, Value]:
     """A remedy's name and value.
 
-    >>> read("chrono_bias=100"), read("orthogonal_weights")
+    It is written with or without the underscore of the function's name.
+
+    >>> read("chrono_bias=100"), read("remedies.orthogonal_weights_")
     (('chrono_bias', 100), ('orthogonal_weights', None))
 
     Raises:
         ValueError: there is no such remedy, or none with such a value.
     """
     name, equals, given = text.partition("=")
-    name = name.removeprefix("remedies.")
+    name = name.removeprefix("remedies.").removesuffix("_")
     if name not in REMEDIES:
         raise ValueError(f"got {name!r}, expected one of {', '.join(REMEDIES)}")
     value: Value = given if equals else None
@@ -160,7 +162,7 @@ def treated(model: TokenModel, settings: Settings) -> TokenModel:
     for name, value in settings.remedy.items():
         sets = REMEDIES[name].sets
         if sets in (WEIGHTS, INPUTS, BIAS, STATES):
-            function: Callable[..., Any] = getattr(remedies, name)
+            function: Callable[..., Any] = getattr(remedies, f"{name}_")
             keyword = REMEDIES[name].value.lower()
             if name in ("chrono_bias", "clip_states", "forget_bias"):
                 function(model.layers, *([] if value is None else [value]))
@@ -194,9 +196,9 @@ class Clipper:
             return nn.utils.clip_grad_norm_(parameters, self.most), self.most
         norm = nn.utils.clip_grad_norm_(parameters, math.inf)
         if self.name == "clip_value":
-            remedies.clip_value(parameters, self.most)
+            remedies.clip_value_(parameters, self.most)
         else:  # its source leaves out what is beside the softmax
-            remedies.clip_ratio(_without_ends(self.model), self.most)
+            remedies.clip_ratio_(_without_ends(self.model), self.most)
         return norm, None
 
     def state_dict(self) -> dict[str, Tensor]:
