@@ -97,7 +97,7 @@ class Recurrent(nn.Module):
     """What looks on at the backward pass; see ``unrolled.watch``."""
 
     clip: float | None = None
-    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states_``."""
 
     def __init__(
         self,

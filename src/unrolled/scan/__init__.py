@@ -195,7 +195,7 @@ def scan(
         through: takes the sweep in parts; see ``unrolled.bptt.checkpointed``.
         clip: the backward pass scales ∂L/∂state_t of a sequence down to this 2-norm, where it is larger,
             before it goes on to earlier steps and to the parameters; each tensor of a state by itself, as
-            in ``norms``, which are those afterwards. See ``unrolled.remedies.clip_states``.
+            in ``norms``, which are those afterwards. See ``unrolled.remedies.clip_states_``.
 
     Returns:
         The outputs ``[T, B, cell.output_size]``, which are ``cell.read`` of the states (with
