@@ -24,9 +24,9 @@ from unrolled.scan import library, native
 from unrolled.text.data import Batch
 from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Scores, Trainer, feeds
+from unrolled.training.callbacks import TIME
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
-from unrolled.training.watchers import TIME
 
 QUICK = (*SMALL, "--epochs", "1")
 

@@ -36,7 +36,7 @@ def copies(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Averages(Diary):
-    """A watcher that averages the weights itself, in float64."""
+    """A callback that averages the weights itself, in float64."""
 
     def __init__(self, trainer: Trainer, decay: float) -> None:
         super().__init__()

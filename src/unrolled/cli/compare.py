@@ -18,10 +18,10 @@ from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
 from unrolled.text.data.dataset import SPLITS
 from unrolled.training import Run
+from unrolled.training.callbacks import seconds_of
 from unrolled.training.files import read_tensors
 from unrolled.training.loop import evaluations_of
 from unrolled.training.run import TRAINING
-from unrolled.training.watchers import seconds_of
 
 OF_THE_MACHINE = ("threads",)
 

@@ -40,6 +40,7 @@ from unrolled.training import (
     steps_of,
     write_data,
 )
+from unrolled.training.callbacks import clock, logs, progress_bar, seconds_of
 from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, place_of_a_run
@@ -53,7 +54,6 @@ from unrolled.training.treatment import (
     forms,
     reshaped,
 )
-from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "batch_size", "passage")  # options of --bptt truncated alone

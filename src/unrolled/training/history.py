@@ -12,7 +12,7 @@ from unrolled.errors import RunError
 from unrolled.lens import Report
 from unrolled.lens.numbers import plain
 from unrolled.training.files import append, replace
-from unrolled.training.loop import Step, Watcher
+from unrolled.training.loop import Callback, Step
 from unrolled.training.measures import Scores
 
 RECORDS, PAGE = "lens.jsonl", "lens.html"
@@ -44,7 +44,7 @@ def history(
     step: int,
     told: Callable[[Report], Report] = lambda report: report,
     said: Callable[[str], str] = str,
-) -> Iterator[list[Watcher]]:
+) -> Iterator[list[Callback]]:
     """Keep the reports of the run in ``directory``, which has come to ``step``; at the end, the page.
 
     Each report is kept as ``told`` has it, which may name the remedies of the one who asked for it, and

@@ -18,7 +18,7 @@ from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
 from unrolled.training.files import append, read_json, write_json
 from unrolled.training.history import figures
-from unrolled.training.loop import Step, Watcher
+from unrolled.training.loop import Callback, Step
 from unrolled.training.measures import Scores
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class TensorBoard:
 
 
 @contextmanager
-def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterator[list[Watcher]]:
+def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterator[list[Callback]]:
     """The logs that were asked for, open.
 
     Raises:
@@ -178,7 +178,7 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
         MissingExtraError: TensorBoard is not installed.
     """
     with ExitStack() as stack:
-        found: list[Watcher] = []
+        found: list[Callback] = []
         try:
             if log is not None:
                 found.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
@@ -193,7 +193,7 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
 @contextmanager
 def progress_bar(
     steps: int, done: int, said: Callable[[str], str] = str
-) -> Iterator[list[Watcher]]:
+) -> Iterator[list[Callback]]:
     """A progress bar, if standard error is a terminal, or else a line now and then; as ``said`` has it."""
     if sys.stderr is None:
         yield []
@@ -234,7 +234,7 @@ class Clock:
 
 
 @contextmanager
-def clock(directory: Path) -> Iterator[list[Watcher]]:
+def clock(directory: Path) -> Iterator[list[Callback]]:
     """Keep the time that the run in ``directory`` is trained for."""
     found = Clock(directory)
     try:
