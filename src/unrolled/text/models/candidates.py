@@ -38,7 +38,7 @@ class Guess(NamedTuple):
     probability: float
 
 
-class Blank(NamedTuple):
+class MaskedSentence(NamedTuple):
     """A sentence ``<s> … </s>`` in which the token at ``place`` stands for what is not known."""
 
     numbers: list[int]
@@ -50,7 +50,12 @@ class Blank(NamedTuple):
 
 
 def candidates(
-    model: Cloze, blanks: Sequence[Blank], *, top: int, rescoring: float, temperature: float
+    model: Cloze,
+    blanks: Sequence[MaskedSentence],
+    *,
+    top: int,
+    rescoring: float,
+    temperature: float,
 ) -> list[list[Guess]]:
     """The ``top`` candidates for each of ``blanks``, best first.
 
@@ -88,7 +93,9 @@ def candidates(
     return results
 
 
-def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> list[float]:
+def log_probabilities(
+    model: Cloze, blanks: Sequence[MaskedSentence], tokens: Tokens
+) -> list[float]:
     """The log-probability of ``tokens`` given the rest, for each of ``blanks``, before any rescoring."""
     found: list[float] = []
     for around in _read(model, blanks):
@@ -107,7 +114,7 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
     return found
 
 
-def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
+def surest(model: Cloze, blanks: Sequence[MaskedSentence]) -> list[float]:
     """The log-probability of the most probable first token of each of ``blanks``."""
     single = (rows for around in _read(model, blanks) for rows in around.single())
     return [p for rows in single for p in rows.amax(-1).tolist()]
@@ -195,7 +202,7 @@ class _Around:
         return _log_softmax(self.model, self.model.logits, context)
 
 
-def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
+def _read(model: Cloze, blanks: Sequence[MaskedSentence]) -> Iterator[_Around]:
     """Both sides of ``blanks``, of some of them after the other."""
     forward, backward = (model.layers.direction(direction) for direction in (0, 1))
     for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):

@@ -183,7 +183,7 @@ class _Sentence:
     def __len__(self) -> int:
         return sum(map(len, self.parts)) + len(self.starts)
 
-    def blank(self, filling: Filling, which: int) -> search.Blank:
+    def blank(self, filling: Filling, which: int) -> search.MaskedSentence:
         """The sentence with the other blanks filled, or ``<unk>`` where they are open."""
         numbers, place = list(self.parts[0]), 0
         for k, (tokens, part) in enumerate(zip(filling, self.parts[1:], strict=True)):
@@ -192,7 +192,7 @@ class _Sentence:
             numbers += (UNKNOWN,) if k == which or tokens is None else tokens
             numbers += part
         start = max(0, place - CONTEXT)
-        return search.Blank(numbers[start : place + CONTEXT + 1], place - start)
+        return search.MaskedSentence(numbers[start : place + CONTEXT + 1], place - start)
 
     def result(self, vocabulary: Vocabulary, found: list[list[Guess]]) -> Filled:
         blanks = [
@@ -255,13 +255,13 @@ class _Search:
     rescoring: float
     temperature: float
 
-    def candidates(self, blanks: Sequence[search.Blank], top: int) -> list[list[Guess]]:
+    def candidates(self, blanks: Sequence[search.MaskedSentence], top: int) -> list[list[Guess]]:
         """The ``top`` candidates for each of ``blanks``, each form of a word apart, best first."""
         return search.candidates(
             self.model, blanks, top=top, rescoring=self.rescoring, temperature=self.temperature
         )
 
-    def words(self, blanks: Sequence[search.Blank]) -> list[list[Guess]]:
+    def words(self, blanks: Sequence[search.MaskedSentence]) -> list[list[Guess]]:
         """The candidates that are shown for each of ``blanks``, one a word, best first."""
         found = self.candidates(blanks, max(self.top, search.RESCORED))
         return [one_a_word(self.vocabulary, guesses)[: self.top] for guesses in found]
