@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from unrolled.bptt.differences import EPS, FIRST_STEP, MARGIN, Limit, Slope
 from unrolled.shapes import Shape, check_loss, check_module, check_size
 
-Verdict = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
+Judgement = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
 _GOOD = ("ok", "not reached", "kink")
 
 # The gradient's own rounding, relative to the largest entry of its tensor: 32 √T roundings for T steps
@@ -45,7 +45,7 @@ class GradientRow:
     relative: float | None
     """The largest difference relative to what it is a part of: for an entry the largest gradient of its
     tensor, for the direction the norm of its terms. ``None`` if the gradient cannot be told from 0."""
-    verdict: Verdict
+    verdict: Judgement
     """- "ok": equal, as far as float64 sees.
     - "not reached": the loss does not depend on it, and backward does not reach it.
     - "kink": equal beside a place where the loss has no derivative, such as ReLU's 0.
@@ -577,12 +577,12 @@ def _row(
     relative = max((c.difference / max(c.whole, abs(c.numeric)) for c in visible), default=None)
     difference = max((c.difference / c.unit for c in known), default=0.0)
     largest = float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0
-    verdict: Verdict = "ok" if gradient is not None else "not reached"
+    verdict: Judgement = "ok" if gradient is not None else "not reached"
     note = ""
     if gradient is not None and known and not visible:
         least = max(c.allowed / c.unit for c in known)
         note = f"too small to be told from 0, for which it would have to exceed {least:.1e}"
-    order: tuple[Verdict, ...] = ("kink", "unclear", "WRONG")
+    order: tuple[Judgement, ...] = ("kink", "unclear", "WRONG")
     for worse in order:
         if some := [c for c in found if c.verdict == worse]:
             verdict, note = worse, _explained(some, len(found), gradient is not None)
