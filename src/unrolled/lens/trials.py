@@ -20,7 +20,7 @@ from unrolled.layers.accelerate import accelerate
 from unrolled.layers.states import Layer
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
-from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
+from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
@@ -82,7 +82,7 @@ class Trial:
     """
 
     remedy: str
-    state: State
+    state: Condition
     growth: float
     horizon: float
     loss: float

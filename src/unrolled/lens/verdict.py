@@ -7,7 +7,7 @@ from typing import Literal
 
 from unrolled.lens.causes import Causes
 
-State = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
+Condition = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
 
 FADED = (
     1e-3  # what a gradient may fall to over the sequence, of what it was, before it has vanished
@@ -38,7 +38,7 @@ class Verdict:
     layer: str
     level: int
     direction: int
-    state: State
+    state: Condition
     growth: float
     horizon: float
     evidence: str
@@ -59,7 +59,7 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
     growth = math.exp(causes.growth) if not math.isnan(causes.growth) else math.nan
     whole = causes.growth * max(0, steps - 1)
     slopes = causes.slopes
-    state: State = "healthy"
+    state: Condition = "healthy"
     if slopes is not None and slopes.dead >= IDLE:
         state = "dead"
     elif whole < math.log(FADED):
@@ -122,7 +122,7 @@ def evidence(causes: Causes, steps: int) -> str:
     return "; ".join(said)
 
 
-def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
+def remedies(state: Condition, causes: Causes) -> tuple[Remedy, ...]:
     """What to do about ``state``, the first one first."""
     gated = causes.gate is not None
     to_one = "brings the matrix's factor to 1"
