@@ -17,7 +17,7 @@ from unrolled.lens.numbers import steps_in_words
 from unrolled.lens.watching import watch
 from unrolled.shapes import check_loss, check_size
 
-Loss = Callable[[Any, slice], Tensor]
+WindowLoss = Callable[[Any, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Biases(tuple[Bias, ...]):
 def truncation_bias(
     model: nn.Module,
     x: Tensor | Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     windows: Sequence[int],
     *,
     k1: int | None = None,
@@ -155,7 +155,7 @@ class _Outer(nn.Module):
 def _full(
     model: _Outer,
     inputs: Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     parameters: Sequence[Tensor],
     steps: int,
 ) -> tuple[Tensor, float, float]:
@@ -186,7 +186,7 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 def _checked(
     model: nn.Module,
     x: Tensor | Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     windows: Sequence[int],
     k1: int | None,
     batch_first: bool,
