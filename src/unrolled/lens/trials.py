@@ -20,7 +20,7 @@ from unrolled.layers.accelerate import accelerate
 from unrolled.layers.states import Layer
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
-from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon, worst
+from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon_of_growth, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
@@ -370,7 +370,7 @@ def _seen(verdict: Verdict, norms: Tensor) -> Verdict:
         verdict,
         state="exploding" if whole > GROWN else "vanishing" if whole < FADED else "healthy",
         growth=growth,
-        horizon=horizon(growth),
+        horizon=horizon_of_growth(growth),
         evidence=f"clipped, a step back multiplies the gradient that is seen by {growth:.3f}",
         remedies=(),
     )

@@ -73,7 +73,7 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
         causes.direction,
         state,
         growth,
-        horizon(growth),
+        horizon_of_growth(growth),
         evidence(causes, steps),
         remedies(state, causes),
     )
@@ -90,10 +90,10 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
     return max(verdicts, key=badness, default=None)
 
 
-def horizon(growth: float, fraction: float = FRACTION) -> float:
+def horizon_of_growth(growth: float, fraction: float = FRACTION) -> float:
     """The number of steps back after which ``fraction`` of a gradient is left that changes by ``growth``.
 
-    >>> horizon(0.1), horizon(1.2)
+    >>> horizon_of_growth(0.1), horizon_of_growth(1.2)
     (2.0, inf)
     """
     if math.isnan(growth):
