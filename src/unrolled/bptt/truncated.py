@@ -232,7 +232,7 @@ class Truncated:
 
     def _reach(self, window: PastWindow) -> list[PastWindow]:
         """The windows that hold the last k2 steps, ``window`` being the newest."""
-        found, steps = [window], self._steps_of(window.inputs)
+        reach, steps = [window], self._steps_of(window.inputs)
         batch_size = window.inputs[0].shape[1 - self.time]
         for earlier in reversed(self._history):
             if steps >= self.k2:
@@ -243,9 +243,9 @@ class Truncated:
                     f"x: got {batch_size} rows, expected {before} as in the window before; keep the batch "
                     "size, or begin anew with reset()"
                 )
-            found.insert(0, earlier)
+            reach.insert(0, earlier)
             steps += self._steps_of(earlier.inputs)
-        return found
+        return reach
 
     def _read(self, windows: Sequence[PastWindow]) -> tuple[Any, Injection]:
         """The model's output on the last k2 steps of ``windows``, and the injection that ran it."""
@@ -323,10 +323,10 @@ class Truncated:
                 got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"x: got {got}, expected a tensor {shape}")
             check_dense("x", x, shape)
-        found = {x.shape[self.time] for x in inputs}
-        if len(found) != 1 or 0 in found:
-            raise ValueError(f"x: got {sorted(found)} steps, expected one number of 1 or more")
-        return found.pop()
+        counts = {x.shape[self.time] for x in inputs}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"x: got {sorted(counts)} steps, expected one number of 1 or more")
+        return counts.pop()
 
     def _with_pending(self, resets: Tensor | None, steps: int, batch_size: int) -> Tensor | None:
         """``resets`` and those that ``reset`` asked for."""

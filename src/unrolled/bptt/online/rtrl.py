@@ -67,9 +67,9 @@ class RTRL(Learner):
 
     @classmethod
     def _chosen(cls, layer: Recurrent) -> Influence:
-        found = [locality(cast(Cell, cell)) for cell in layer.cells]
-        if len(found) == 1 and found[0].is_elementwise and not found[0].strays:
-            return ByUnit(layer, found)
+        localities = [locality(cast(Cell, cell)) for cell in layer.cells]
+        if len(localities) == 1 and localities[0].is_elementwise and not localities[0].strays:
+            return ByUnit(layer, localities)
         return Dense(layer, cls.limit)
 
 
