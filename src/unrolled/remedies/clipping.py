@@ -215,14 +215,14 @@ def _with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     expected = "expected tensors, as from model.parameters()"
     if not isinstance(parameters, Iterable):
         raise TypeError(f"parameters: got {type(parameters).__name__}, {expected}")
-    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    for parameter in given:
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for parameter in tensors:
         if not isinstance(parameter, Tensor):
             raise TypeError(f"parameters: got {type(parameter).__name__}, {expected}")
         if parameter.grad is not None:
             check_dense("parameters", parameter.grad, "as the gradient")
             check_valued("parameters", parameter.grad)
-    return [parameter for parameter in given if parameter.grad is not None]
+    return [parameter for parameter in tensors if parameter.grad is not None]
 
 
 def _norm(parameters: list[Tensor], order: float = 2.0) -> Tensor:

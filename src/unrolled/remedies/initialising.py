@@ -230,32 +230,32 @@ def critical_weights_(layer: Layer, *, input_variance: float = 1.0) -> Layer:
 
 def _critical(cell: CellWeights, input_variance: float) -> float:
     """Redraw the W of ``cell``, and return E[f(z)²] for what it then gives."""
-    given = input_variance * cell.weight_ih.square().sum(1).mean().item()
+    entering_variance = input_variance * cell.weight_ih.square().sum(1).mean().item()
     if cell.bias_ih is not None and cell.bias_hh is not None:
-        given += (cell.bias_ih + cell.bias_hh).square().mean().item()
+        entering_variance += (cell.bias_ih + cell.bias_hh).square().mean().item()
     f = ACTIVATIONS[cell.activation] if isinstance(cell.activation, str) else cell.activation
-    gain, moment = critical_gain(f, given)
+    gain, moment = critical_gain(f, entering_variance)
     _orthogonal(cell.weight_hh, gain)
     return moment
 
 
-def critical_gain(f: Activation, given: float) -> tuple[float, float]:
-    """σ_w for which χ = 1 at the fixed point, and E[f(z)²] there, where the input's variance is ``given``.
+def critical_gain(f: Activation, entering_variance: float) -> tuple[float, float]:
+    """σ_w for which χ = 1 at the fixed point, and E[f(z)²] there, with U x_t + b of ``entering_variance``.
 
     For each q there is one σ_w with χ = 1, and one input that has q as its fixed point with it,
-    q - E[f²] / E[f'²]: q is where that is ``given``. For functions with f(c z) = c f(z), c > 0, σ_w is the
-    same for every q, and no q is a fixed point unless nothing is given: E[f²] is infinite then.
+    q - E[f²] / E[f'²]: q is where that is ``entering_variance``. For functions with f(c z) = c f(z), c > 0,
+    σ_w is the same for every q, and no q is a fixed point unless nothing enters: E[f²] is infinite then.
 
     Raises:
         ValueError: there is no such q.
     """
     low, high = _moments(f, 1e-6), _moments(f, LARGEST_VARIANCE)
     if math.isclose(low[1], high[1], rel_tol=1e-6):
-        return 1 / math.sqrt(low[1]), math.inf if given else 0.0
+        return 1 / math.sqrt(low[1]), math.inf if entering_variance else 0.0
 
     def excess(log_q: float) -> float:
         value, slope = _moments(f, math.exp(log_q))
-        return math.exp(log_q) - value / slope - given
+        return math.exp(log_q) - value / slope - entering_variance
 
     points = torch.linspace(
         math.log(1e-12), math.log(LARGEST_VARIANCE), 60, dtype=torch.float64, device="cpu"
@@ -263,8 +263,8 @@ def critical_gain(f: Activation, given: float) -> tuple[float, float]:
     above = next((k for k, point in enumerate(points) if excess(point) >= 0), None)
     if above is None:
         raise ValueError(
-            f"layer: got an input of variance {given:.3g}, for which no W is critical with this "
-            "activation; make U smaller, or take another activation"
+            f"layer: got an input of variance {entering_variance:.3g}, for which no W is critical with "
+            "this activation; make U smaller, or take another activation"
         )
     below, over = points[max(above - 1, 0)], points[above]
     for _ in range(60):

@@ -125,8 +125,8 @@ def _gated(kind: Gated, layer: Recurrent | nn.RNNBase, gate_bias: float) -> Any:
     """``layer`` with gated cells, as ``as_gru`` and ``as_lstm`` say."""
     function = f"as_{kind.lower()}"
     check_number("gate_bias", gate_bias)
-    given = _elman_cells(function, layer)
-    for cell in given:
+    elman_cells = _elman_cells(function, layer)
+    for cell in elman_cells:
         if cell.activation not in ("tanh", torch.tanh):
             raise ValueError(
                 f"{function}: got the activation {cell.activation!r}, expected 'tanh', since the "
@@ -138,7 +138,7 @@ def _gated(kind: Gated, layer: Recurrent | nn.RNNBase, gate_bias: float) -> Any:
             raise ValueError(f"{function}: got layer_norm, which gates would share; expected none")
     made = _recurrent(kind, layer) if isinstance(layer, Recurrent) else _torch(kind, layer)
     with torch.no_grad():
-        for old, new in zip(given, cells_of(made), strict=True):
+        for old, new in zip(elman_cells, cells_of(made), strict=True):
             _fill(kind, old, new, gate_bias)
     return made.train(layer.training)
 
