@@ -153,7 +153,7 @@ def try_remedies(
 ) -> Trials:
     """Try every remedy on a copy of ``model``, and measure again: which helps here, and how much.
 
-    Each is applied to all recurrent layers that take it; then ``watch`` looks on at one forward and one
+    Each is applied to all recurrent layers that take it; then ``watch`` observes one forward and one
     backward pass. What is drawn, weights as well as dropout, is drawn from the same seed, 0, in every
     trial. The model, its gradients and PyTorch's random numbers are left as they are; its hooks run on the
     copies too.
@@ -253,8 +253,8 @@ def _measured(
                 "loss: returned a number without gradient, expected one with; make it of what the "
                 "model returns, without detach() or no_grad()"
             )
-        found = torch.autograd.grad(value, weights, allow_unused=True) if weights else ()
-        if all(gradient is None for gradient in found):
+        gradients = torch.autograd.grad(value, weights, allow_unused=True) if weights else ()
+        if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "loss: no gradient of it comes to a recurrent layer, expected one; make it of what "
                 "the model returns, without detach() or no_grad()"
@@ -290,13 +290,13 @@ def _trial(remedy: str, lens: Lens, report: Report, loss: float) -> Trial:
         for row in report.rows:
             if row.verdict is None:
                 return Trial(remedy, "exploding", math.inf, math.inf, loss, row.norms, verdicts)
-    found = worst([verdict for verdict in verdicts if not math.isnan(verdict.growth)])
-    if found is None:
+    chosen = worst([verdict for verdict in verdicts if not math.isnan(verdict.growth)])
+    if chosen is None:
         raise ValueError(
             f"batch: got {_steps(lens)} real step, expected at least 2, since growth is from step to step"
         )
-    norms = next(row.norms for row in report.rows if row.verdict is found)
-    return Trial(remedy, found.state, found.growth, found.horizon, loss, norms, verdicts)
+    norms = next(row.norms for row in report.rows if row.verdict is chosen)
+    return Trial(remedy, chosen.state, chosen.growth, chosen.horizon, loss, norms, verdicts)
 
 
 def _distance(growth: float) -> float:

@@ -136,22 +136,22 @@ def remedies(state: Condition, causes: Causes) -> tuple[Remedy, ...]:
             ),
             Remedy("remedies.orthogonal_weights_", to_one),
         )
-    found: Sequence[Remedy]
+    advised: Sequence[Remedy]
     if gated:
         name = "chrono_bias_" if state == "vanishing" else "forget_bias_"
-        found = (
+        advised = (
             Remedy(f"remedies.{name}", "opens the gate that carries the state: growth to 1"),
             Remedy("remedies.orthogonal_weights_", to_one),
         )
     elif state == "dead":
-        found = (
+        advised = (
             Remedy("remedies.identity_weights_", "units are on at first: growth 1"),
             Remedy("remedies.as_gru", "a gate carries the state: growth to 1"),
         )
     else:
-        found = (
+        advised = (
             Remedy("remedies.orthogonal_weights_", to_one),
             Remedy("remedies.identity_weights_, with ReLU", "slopes of 1: growth 1"),
             Remedy("remedies.as_lstm, remedies.as_gru", "a gate carries the state: growth to 1"),
         )
-    return tuple(found)
+    return tuple(advised)

@@ -195,13 +195,13 @@ class Lens:
             x, version = self._inputs[name]
             if version_of(x) > version:
                 notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
-                found = {}
+                judged = {}
             else:
-                found = examined(layer, x, last, steps, views, lag)
+                judged = examined(layer, x, last, steps, views, lag)
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)
-                verdict, view = found.get(place, (None, None))
+                verdict, view = judged.get(place, (None, None))
                 norms, spread = summed_up(here)
                 dtype = here[-1].h.dtype
                 least = torch.finfo(dtype).tiny
@@ -254,13 +254,13 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         ValueError: it holds no recurrent layer, or is being watched already.
     """
     check_module("model", model)
-    found = dict(recurrent_layers(model))
-    if not found:
+    named = dict(recurrent_layers(model))
+    if not named:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
     layers: dict[str, Layer] = {}
     unseen: dict[str, str] = {}
     swapped: list[tuple[nn.RNNBase, type]] = []
-    for name, layer in found.items():
+    for name, layer in named.items():
         reason = None
         if not isinstance(layer, Recurrent | TorchLayer):
             reason = why_no_drop_in(layer)

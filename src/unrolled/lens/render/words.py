@@ -86,8 +86,8 @@ def _summary(rows: Sequence[Record]) -> str:
     if not rows:
         return "<p>No recurrent layer ran.</p>"
     counts = Counter(row["verdict"]["state"] if row["verdict"] else None for row in rows)
-    found = " ".join(f"{counts[state]} {badge(state)}" for state in sorted(counts, key=rank))
-    return f'<p class="summary">{_count(len(rows), "scan")}: {found}</p>'
+    badges = " ".join(f"{counts[state]} {badge(state)}" for state in sorted(counts, key=rank))
+    return f'<p class="summary">{_count(len(rows), "scan")}: {badges}</p>'
 
 
 def _count(number: int, name: str) -> str:
