@@ -68,8 +68,8 @@ class ProgressBar:
         self.validation = f" (validation {scores.nats:.3f})"
 
     def seen(self, step: int, report: Report) -> None:  # noqa: ARG002
-        found = report.verdict
-        self.verdict = "" if found is None else f"{found.state} {found.growth:.2f}/step  "
+        worst = report.verdict
+        self.verdict = "" if worst is None else f"{worst.state} {worst.growth:.2f}/step  "
 
 
 class ProgressLines:
@@ -163,10 +163,10 @@ class TensorBoard:
             self.writer.add_scalar(f"validation/{name}", getattr(scores, name), step)
 
     def seen(self, step: int, report: Report) -> None:
-        for scan, found in figures(report).items():
+        for scan, values in figures(report).items():
             for name in ("growth", "horizon", "norm_ratio"):
-                if found[name] is not None:
-                    self.writer.add_scalar(f"lens/{name}/{scan}", found[name], step)
+                if values[name] is not None:
+                    self.writer.add_scalar(f"lens/{name}/{scan}", values[name], step)
 
 
 @contextmanager
@@ -178,16 +178,16 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
         MissingExtraError: TensorBoard is not installed.
     """
     with ExitStack() as stack:
-        found: list[Callback] = []
+        opened: list[Callback] = []
         try:
             if log is not None:
-                found.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
+                opened.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
             if tensorboard is not None:
-                found.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
+                opened.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
         except OSError as error:
             place = error.filename or log
             raise RunError(f"{place}: cannot be written ({error.strerror or error})") from None
-        yield found
+        yield opened
 
 
 @contextmanager
@@ -236,13 +236,13 @@ class Clock:
 @contextmanager
 def clock(directory: Path) -> Iterator[list[Callback]]:
     """Keep the time that the run in ``directory`` is trained for."""
-    found = Clock(directory)
+    timer = Clock(directory)
     try:
-        yield [found]
+        yield [timer]
     finally:
-        if found.has_run:
+        if timer.has_run:
             with suppress(RunError):  # a full disk has its own error
-                found.write()
+                timer.write()
 
 
 def seconds_of(directory: Path) -> float | None:

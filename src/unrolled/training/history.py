@@ -148,15 +148,15 @@ def figures(report: Report) -> dict[str, dict[str, Any]]:
     gradient came to. To five digits; what is not known or not finite
     is ``None``.
     """
-    found = {}
+    by_scan = {}
     for row in report.rows:
         name = f"{row.layer or 'layer'}.{row.level}{'.backward' if row.direction else ''}"
         known = row.norms[row.norms > 0].tolist()[:: -1 if row.direction else 1]
-        found[name] = {
+        by_scan[name] = {
             "state": None if row.verdict is None else row.verdict.state,
             "growth": None if row.verdict is None else row.verdict.growth,
             "horizon": None if row.verdict is None else row.verdict.horizon,
             "norm_ratio": known[0] / known[-1] if known else None,
         }
-    figures: dict[str, dict[str, Any]] = plain(found)
+    figures: dict[str, dict[str, Any]] = plain(by_scan)
     return figures

@@ -306,11 +306,11 @@ def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
     Raises:
         TypeError, ValueError: they are not such.
     """
-    found: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
-    for row in found:
+    evaluations: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
+    for row in evaluations:
         if len(row) != 4 or not all(isinstance(value, int | float) for value in row):
             raise ValueError(f"evaluations: got {row!r}, expected four numbers")
-    return found
+    return evaluations
 
 
 PROGRESS = (

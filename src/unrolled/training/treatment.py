@@ -56,11 +56,11 @@ MOST = {"chrono_bias": LONGEST, "autoclip": 100.0}
 
 def forms() -> list[tuple[str, str]]:
     """Each remedy as it is written, and what it does."""
-    found = []
+    pairs = []
     for name, kind in REMEDIES.items():
         value = f"={kind.value}" if kind.value else ""
-        found.append((f"{name}{value if kind.default is None else f'[{value}]'}", kind.about))
-    return found
+        pairs.append((f"{name}{value if kind.default is None else f'[{value}]'}", kind.about))
+    return pairs
 
 
 def read(text: str) -> tuple[str, Value]:
@@ -74,16 +74,16 @@ def read(text: str) -> tuple[str, Value]:
     Raises:
         ValueError: there is no such remedy, or none with such a value.
     """
-    name, equals, given = text.partition("=")
+    name, equals, written = text.partition("=")
     name = name.removeprefix("remedies.").removesuffix("_")
     if name not in REMEDIES:
         raise ValueError(f"got {name!r}, expected one of {', '.join(REMEDIES)}")
-    value: Value = given if equals else None
+    value: Value = written if equals else None
     if equals and name != "with_activation":
         try:
-            value = int(given) if name == "chrono_bias" else float(given)
+            value = int(written) if name == "chrono_bias" else float(written)
         except ValueError:
-            value = given
+            value = written
     check_remedies({name: value})
     return name, value
 
@@ -202,14 +202,14 @@ class Clipper:
         return norm, None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What goes on from step to step, as tensors by name."""
+        """What is carried from step to step, as tensors by name."""
         if self.auto is None:
             return {}
         history = self.auto.state_dict()["history"]
         return {"history": torch.tensor(history, dtype=torch.float64, device="cpu")}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: that was of another clipping.
