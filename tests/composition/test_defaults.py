@@ -173,11 +173,11 @@ def carried(_: Path) -> Iterator[Any]:
     layer = layer_of(cells.LSTM)
     carry = bptt.Carry(layer)
     flags = given(T, B) > 0.8
-    for batch_size in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
+    for rows in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
         with carry.window(flags):
             yield layer(given(T, B, D))
         yield carry.state_dict()
-        carry.reset(batch_size)
+        carry.reset(rows)
 
 
 def truncated(_: Path) -> Iterator[Any]:
@@ -307,7 +307,7 @@ def trained(place: Path) -> Iterator[Any]:
             why(model, run.vocabulary, run.tokenizer, "我____书")
 
 
-def box(_: Path) -> Iterator[Any]:
+def bundled(_: Path) -> Iterator[Any]:
     pretrained.load.cache_clear()
     for text in ("我____书。", "Good ____, everyone!"):
         (blank,) = unrolled.fill(text, top=3).blanks
@@ -317,7 +317,7 @@ def box(_: Path) -> Iterator[Any]:
 
 WORK = (
     calls, own_cells, drop_ins, chance, quantised, accelerated, streams, carried, truncated,
-    checkpointed, online, checked, batches, reports, lenses, remedied, trained, box,
+    checkpointed, online, checked, batches, reports, lenses, remedied, trained, bundled,
 )  # fmt: skip
 
 
