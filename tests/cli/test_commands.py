@@ -32,7 +32,7 @@ QUICK = (*SMALL, "--epochs", "1")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``, but for how long it took."""
+    """Every file below ``directory``, except how long it took."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))

@@ -32,7 +32,7 @@ class Carry:
         ...     loss.backward()
 
     Training and evaluation have states of their own, told apart by ``model.training``: evaluation
-    begins anew after each window of training, and training goes on where it was.
+    begins anew after each window of training, and training continues where it was.
 
     A call inside the window that gives a layer a state takes that one. A layer that is run again in the
     backward pass (``torch.utils.checkpoint``) would find no state there: use ``bptt.checkpointed``.
@@ -165,7 +165,7 @@ class Carry:
 
     @torch.inference_mode(False)  # so that a window outside of it can begin with them
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.

@@ -199,7 +199,7 @@ class Truncated:
 
     @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.

@@ -67,7 +67,7 @@ def make_windows(
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
 ) -> "Windows[Any]":
-    """``documents`` in windows of ``steps`` steps, in which every row goes on where it stopped.
+    """``documents`` in windows of ``steps`` steps, in which every row continues where it stopped.
 
     >>> for window in make_windows(torch.arange(7), 2, 3):
     ...     print(window.data.T.tolist(), window.lengths.tolist())

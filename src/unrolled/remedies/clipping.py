@@ -136,7 +136,7 @@ class AutoClip:
         return {"percentile": self.percentile, "history": list(self._history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned."""
         if not isinstance(state, dict) or state.keys() != self.state_dict().keys():
             got = list(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state: got {got}, expected what state_dict of an AutoClip gives")
@@ -146,11 +146,11 @@ class AutoClip:
 
 
 def clip_states_(model: Model, most: float | None) -> Model:
-    """Clip inside backpropagation through time: no sequence's ∂L/∂state_t goes on longer than ``most``.
+    """Clip inside backpropagation through time: no sequence's ∂L/∂state_t is longer than ``most``.
 
     In every recurrent layer of ``model``, at every step of the backward pass: what reaches the state of
     a sequence (from the loss, from later steps, from the layer above) is scaled down to the 2-norm
-    ``most``, if it is longer, before it goes on to the parameters and to the step before. So one step
+    ``most``, if it is longer, before it is passed on to the parameters and to the step before. So one step
     that explodes costs its own length, and not the direction of the whole gradient, as with
     ``clip_norm_``. The tensors of a state are clipped each by itself. What comes out is no longer the
     gradient of the loss. It changes no number forward, and runs on the kernels.

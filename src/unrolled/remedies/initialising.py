@@ -190,7 +190,7 @@ def critical_weights_(layer: Layer, *, input_variance: float = 1.0) -> Layer:
     times an orthogonal matrix, whose rows have that variance, with the σ_w for which χ = 1: below, what
     is old is forgotten; above, the network is chaotic.
 
-    σ_u² is had from U and b as they are, which stay: so call it after these are drawn. For ReLU and the
+    σ_u² is computed from U and b, which stay as they are: call it after these are drawn. For ReLU and the
     identity χ does not depend on q: σ_w² is 2 and 1.
 
     Source: Poole et al., "Exponential expressivity in deep neural networks through transient chaos",

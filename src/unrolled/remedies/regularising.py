@@ -172,7 +172,7 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
     ) -> tuple[State, State]:
         cell, noise = next(cells), masks["noise"]
         states, final = sweep(x, state, **masks)
-        # An alias: the reference's last state is also a part of its states, which are asked for apart.
+        # An alias: the reference's last state is also a part of its states, whose gradients are separate.
         final = tuple(s.view_as(s) for s in final)
         projected = cell.project(x.detach())
         if noise is not None:

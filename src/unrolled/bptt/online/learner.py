@@ -27,10 +27,10 @@ class Learner:
 
     The gradient in ``x`` is what passes within the call: a layer below learns from that alone. An
     update of the weights between two calls leaves J as it is, of the weights as they were; it is exact
-    for weights that stand still, and close while they move slowly.
+    for fixed weights, and close while they move slowly.
 
     The influence runs on PyTorch's operations, whatever the layer's ``backend`` is; the call itself goes
-    by the kernels where they can take it, but for ``SnAp1`` of cells whose units hear of one another.
+    by the kernels where they can take it, except for ``SnAp1`` of cells whose units hear of one another.
     """
 
     layer: nn.Module
@@ -251,7 +251,7 @@ class Learner:
 
     @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave, in as many rows as it has.
+        """Continue from what ``state_dict`` returned, in as many rows as it has.
 
         Raises:
             TypeError, ValueError: it is of another layer or of another kind of learner; nothing has

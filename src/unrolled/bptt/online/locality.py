@@ -67,7 +67,7 @@ def locality(cell: Cell) -> Locality:
 
 
 def _has_equations(cell: Cell) -> TypeGuard[GatedCell]:
-    """Whether ``step`` is ``equations`` of W h as it is, but for zoneout."""
+    """Whether ``step`` is ``equations`` of W h as it is, except for zoneout."""
     return (
         isinstance(cell, GatedCell)
         and type(cell).step is GatedCell.step

@@ -19,7 +19,7 @@ class RTRL(Learner):
 
         J_t = ∂s_t/∂s_{t-1} J_{t-1} + ∂s_t/∂θ        ∂L_t/∂θ = ∂L_t/∂s_t J_t
 
-    For weights that stand still, and up to rounding, that is the gradient of BPTT over the whole past,
+    For fixed weights, and up to rounding, that is the gradient of BPTT over the whole past,
     at every step. J has two forms, and ``form`` says which is in use:
 
     - "dense": any layer. With n numbers of state and P parameters, J is n P numbers a row, and a step
