@@ -388,7 +388,7 @@ def test_an_error_in_training_is_not_hidden_by_one_of_the_page(
     done = call("train", "lm", "--data", corpus_file, "--out", out, *SMALL, "--watch", 3)
     assert done.code == 130
     assert done.err.splitlines() == [
-        "unrolled: error: stopped; go on with the same command and --resume",
+        "unrolled: error: stopped; continue with the same command and --resume",
         "unrolled: note: there is no new page: lens.html: the disk is full",
     ]
 

@@ -50,7 +50,7 @@ class Averages(Diary):
 
 
 def check_is(trainer: Trainer, expected: dict[str, Tensor], steps: int) -> None:
-    """The trainer's average is ``expected``: each step rounds thrice at the most."""
+    """The trainer's average is ``expected``: each step rounds thrice at most."""
     found = copies(trainer.kept)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():

@@ -3,7 +3,7 @@
 A sequence is cut into segments. What a segment needs for its gradient is made when the backward pass
 comes to it, by going forward again from a state that was kept: some states stand in ``slots``, the
 others are made again in turn. Which ones to keep is the binomial schedule: with s states, the first one
-among them, C(s + r, s) segments can be reached if each is run forward r times at the most besides the
+among them, C(s + r, s) segments can be reached if each is run forward r times at most besides the
 one time for its own gradient.
 
 Sources: Griewank, "Achieving Logarithmic Growth of Temporal and Spatial Complexity in Reverse Automatic
@@ -58,7 +58,7 @@ class Plan:
     kept: int
 
     def bytes(self, memory: Memory) -> int:
-        """What it takes at the most."""
+        """What it takes at most."""
         segment = self.length * memory.step + memory.call
         return self.kept * segment + (self.slots + 1) * memory.state
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
                 stream.reconfigure(errors="backslashreplace", line_buffering=True)
         arguments = parsed(sys.argv[1:] if argv is None else argv)
-        hint = "; go on with the same command and --resume" if "out" in arguments else ""
+        hint = "; continue with the same command and --resume" if "out" in arguments else ""
         by_name = vars(arguments)
         with (
             speaking(quiet="quiet" in by_name, json=bool(by_name.get("json"))),

@@ -79,7 +79,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "diagnose",
         help="see where a gradient goes through time, and why",
-        description="One forward and one backward pass, looked on at by the lens: of a trained model "
+        description="One forward and one backward pass under the lens: of a trained model "
         "on held-out text, or of a network by itself on noise.",
         argument_default=argparse.SUPPRESS,
     )

@@ -41,7 +41,7 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
             f"made by 'unrolled train {wanted.kind}'"
         )
     if run.weights_step() == 0:
-        note(f"{directory}: the weights are untrained; go on with 'unrolled train … --resume'")
+        note(f"{directory}: the weights are untrained; continue with 'unrolled train … --resume'")
     return run, model
 
 

@@ -103,7 +103,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"action": argparse.BooleanOptionalAction},
     ),
     "min_count": (2, "a rarer token becomes <unk>", {"type": whole(1)}),
-    "max_vocabulary": (50_000, "tokens at the most", {"type": whole(5)}),
+    "max_vocabulary": (50_000, "the largest number of tokens", {"type": whole(5)}),
     "longest": (200, "tokens of a sentence; a longer one is cut", {"type": whole(1)}),
     "seed": (0, "the source of all chance", {"type": whole(0)}),
     "minutes": (None, f"time to train, {MINUTES:g} by default", {"type": positive}),
@@ -182,7 +182,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--out", required=True, type=Path, metavar="DIR", help="the run directory"
     )
     first[0].add_argument(
-        "--resume", action="store_true", help="go on where DIR stopped, if it did"
+        "--resume", action="store_true", help="continue where DIR stopped, if it did"
     )
     for group, names in (first, *groups):
         for name in names:
@@ -332,7 +332,7 @@ def begin_run(directory: Path, options: dict[str, Any]) -> Run:
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
-        raise DataError(f"{listed(sources)}: got one sentence, expected two at the least")
+        raise DataError(f"{listed(sources)}: got one sentence, expected at least two")
     if not counts["train"]:
         raise DataError(
             f"{listed(sources)}: too little text, no sentence falls into the training split"

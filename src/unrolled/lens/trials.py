@@ -343,7 +343,7 @@ def _clipping(report: Report) -> Apply:
 
     def apply(layer: Layer, _: _Read) -> Layer:
         if report.broken is not None and not exploding:
-            raise ValueError("clip_states_: the states are not finite, which stays so")
+            raise ValueError("clip_states_: the states are not finite, and stay so")
         if not begins:
             raise ValueError("clip_states_: nothing explodes that a gradient comes to")
         return remedies.clip_states_(accelerate(layer, report=None), max(begins))

@@ -230,7 +230,7 @@ def _is_wrapped(tensor: Tensor) -> bool:
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[Lens]:
-    """Inside, every backward pass through the recurrent layers of ``model`` is looked on at.
+    """Inside, every backward pass through the recurrent layers of ``model`` is watched.
 
     For every layer, direction, call and time step the norm of ∂L/∂h_t (and ∂L/∂c_t), written by the
     kernels' own backward pass. Layers of ``torch.nn`` are run as drop-in layers inside, which round

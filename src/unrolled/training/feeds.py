@@ -22,7 +22,7 @@ from unrolled.training.measures import (
 )
 from unrolled.training.settings import Settings
 
-VALIDATION_BATCHES = 400  # of a split, at the most, at every evaluation
+VALIDATION_BATCHES = 400  # of a split, at most, at every evaluation
 EVALUATION_BATCH_SIZE, EVALUATION_STEPS = 16, 128  # of a continuous text
 
 Item = TypeVar("Item")
@@ -58,7 +58,7 @@ class Feed(ABC, Generic[Item]):
 
     @abstractmethod
     def scores(self, most: int = VALIDATION_BATCHES) -> Scores:
-        """The scores on the validation split, of ``most`` batches at the most."""
+        """The scores on the validation split, of ``most`` batches at most."""
 
     @abstractmethod
     def evaluations(self) -> int:

@@ -137,7 +137,7 @@ def _refused(name: str) -> None:
 
 def _damaged(path: Path, number: int, why: str) -> RunError:
     return RunError(
-        f"{path}: line {number} is damaged ({why}); remove the file to go on without it"
+        f"{path}: line {number} is damaged ({why}); remove the file to continue without it"
     )
 
 

@@ -185,7 +185,7 @@ class Trainer:
         return loss.item(), norm.item()
 
     def _once_more(self, item: Any, fed: Mapping[str, Tensor]) -> Lens:
-        """The same step, from the same state, looked on at."""
+        """The same step, from the same state, watched."""
         self.feed.load_state_dict(fed)
         with watch(self.model) as lens:
             self._backward(item)

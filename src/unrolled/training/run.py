@@ -256,7 +256,7 @@ def prepare_directory(directory: Path) -> list[Path]:
     """
     if Run.exists(directory):
         raise CallError(
-            f"{directory}: already holds a run; go on with --resume, or choose another --out"
+            f"{directory}: already holds a run; continue with --resume, or choose another --out"
         )
     try:
         made = [path for path in (directory, *directory.parents) if not path.exists()]

@@ -270,7 +270,7 @@ class Dataset:
 
         Args:
             split: "train", "validation" or "test".
-            batch_tokens: T × B of a batch at the most; a longer sentence is a batch of its own.
+            batch_tokens: T × B of a batch at most; a longer sentence is a batch of its own.
             shuffle: (seed, epoch), the source of the order; by default from short to long.
         """
         ends = self.ends.get(split)

@@ -15,8 +15,8 @@ from unrolled.text.data.vocabulary import END, PAD, SPECIALS
 from unrolled.text.models.cloze import Cloze, gathered
 from unrolled.text.models.cross_entropy import token_losses
 
-RESCORED = 50  # candidates whose whole sentence is read, at the most
-WORTH = 0.1  # of the best one's probability, that such a candidate has at the least
+RESCORED = 50  # candidates whose whole sentence is read, at most
+WORTH = 0.1  # of the best one's probability, that such a candidate has at least
 FOLLOWED = (
     RESCORED,
     16,

@@ -219,13 +219,13 @@ def _sentence(vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> _Sente
         )
     if len(starts) > MOST_BLANKS:
         raise CallError(
-            f"the text has {len(starts):,} blanks, expected {MOST_BLANKS} at the most; fill it in parts"
+            f"the text has {len(starts):,} blanks, expected at most {MOST_BLANKS}; fill it in parts"
         )
     between = parts_between(tokenizer, text)
     rest = [token for part in between for token in part]
     if len(rest) + len(starts) > LONGEST_TEXT:
         raise CallError(
-            f"the text has {len(rest) + len(starts):,} tokens, expected {LONGEST_TEXT:,} at the most"
+            f"the text has {len(rest) + len(starts):,} tokens, expected at most {LONGEST_TEXT:,}"
         )
     if not any(token.strip() for token in rest):
         raise CallError("only blanks in the text: expected some words beside them")
