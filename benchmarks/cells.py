@@ -187,7 +187,7 @@ def bandwidth(rounds: int, numbers: int = COPIED) -> float:
 
 
 def least_bytes(kind: str, size: tuple[int, int, int]) -> int:
-    """What a training step of a cell without product moves at the least, if nothing is kept twice.
+    """What a training step of a cell without product moves at least, if nothing is kept twice.
 
     Forward, the projection is written and read and each state written; backward, what is kept is read
     (as much as the projection), the states and the output's gradient are read, and the projection's

@@ -27,20 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=DIR")
     results.add_options(parser)
     given = parser.parse_args(arguments)
-    box, rows = load("zh"), {}
+    bundled, rows = load("zh"), {}
     with tempfile.TemporaryDirectory() as directory:
         sources, reviews = None, [REVIEWS]
         if given.smallest:
             sources = results.few_sentences(CORPUS, Path(directory))
             reviews = results.few_sentences(REVIEWS, Path(directory))
-        data = data_of(box.run, sources, Path(directory))
-        rows["the bundled model"] = {"parameters": size(box.model)} | characters(box.model, data)
+        data = data_of(bundled.run, sources, Path(directory))
+        rows["the bundled model"] = {"parameters": size(bundled.model)} | characters(
+            bundled.model, data
+        )
         show("the bundled model", rows)
         results.write(given.json, rows)
         for named in given.runs:
             name, _, path = named.partition("=")
             run = Run(Path(path))
-            if run.vocabulary.tokens != box.run.vocabulary.tokens:
+            if run.vocabulary.tokens != bundled.run.vocabulary.tokens:
                 parser.error(
                     f"--runs: {path} has another vocabulary, expected that of the bundled model"
                 )
@@ -48,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows[name] = {"parameters": size(model)} | characters(model, data)
             show(name, rows)
             results.write(given.json, rows)
-        encode, tokens = box.run.vocabulary.encode, box.run.tokenizer.tokens
+        encode, tokens = bundled.run.vocabulary.encode, bundled.run.tokenizer.tokens
         more = (encode(tokens(text)) for text in sentences(reviews))
         for name, others in (("two-sided 4-gram", ()), ("two-sided 4-gram, with reviews", more)):
-            peer = two_sided(data, len(box.run.vocabulary), others)
+            peer = two_sided(data, len(bundled.run.vocabulary), others)
             rows[name] = {"alpha": peer.alpha} | ngram_characters(peer, data)
             show(name, rows)
             results.write(given.json, rows)

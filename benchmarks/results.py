@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def write(path: Path | None, found: Any) -> None:
-    """Replace ``path``, if there is one, by all that was ``found``: a stop loses a row at the most."""
+    """Replace ``path``, if there is one, by all that was ``found``: a stop loses a row at most."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode())

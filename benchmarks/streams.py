@@ -4,7 +4,7 @@
 
 Beside ``torch.nn.LSTMCell`` and ONNX Runtime's LSTM on the same batch, with equal results; and with one
 stream in a hundred leaving and another joining before each step, which the peers have nothing for. The
-bounds are what the machine needs at the least: to move each stream's input and states once, were they
+bounds are what the machine needs at least: to move each stream's input and states once, were they
 in no cache, and to multiply and add. With one stream it is the row of ``benchmarks.layers`` that is shown.
 """
 
@@ -80,7 +80,7 @@ def measure(batch_size: int, rounds: int) -> list[Row]:
 
 
 def least(batch_size: int, moved: float, computed: float | None) -> dict[str, float]:
-    """Seconds that a step takes at the least, at ``moved`` GB/s and ``computed`` GFLOP/s.
+    """Seconds that a step takes at least, at ``moved`` GB/s and ``computed`` GFLOP/s.
 
     Of each stream x is read, h and c are read and written, and y, which is h, is written once more.
     The weights, half a megabyte, stay in a cache.

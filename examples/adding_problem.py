@@ -52,10 +52,10 @@ TESTED, TEST_SEED = 1000, 12345  # sequences, the same for every run of a length
 NETS: dict[str, Callable[[int], Recurrent]] = {
     "tanh": lambda _: Recurrent(cells.Elman, 2, H),
     "sigmoid": lambda _: Recurrent(cells.Elman, 2, H, activation="sigmoid"),
-    "IRNN": lambda _: remedies.identity_weights(Recurrent(cells.Elman, 2, H, activation="relu")),
-    "orthogonal": lambda _: remedies.orthogonal_weights(Recurrent(cells.Elman, 2, H)),
-    "LSTM": lambda _: remedies.forget_bias(Recurrent(cells.LSTM, 2, H)),
-    "chrono": lambda longest: remedies.chrono_bias(Recurrent(cells.LSTM, 2, H), longest),
+    "IRNN": lambda _: remedies.identity_weights_(Recurrent(cells.Elman, 2, H, activation="relu")),
+    "orthogonal": lambda _: remedies.orthogonal_weights_(Recurrent(cells.Elman, 2, H)),
+    "LSTM": lambda _: remedies.forget_bias_(Recurrent(cells.LSTM, 2, H)),
+    "chrono": lambda longest: remedies.chrono_bias_(Recurrent(cells.LSTM, 2, H), longest),
     "GRU": lambda _: Recurrent(cells.GRU, 2, H),
 }
 
@@ -119,7 +119,7 @@ def run(net: str, length: int, seed: int, minutes: float, rate: float | None, wa
         for _ in range(EVERY):
             optimizer.zero_grad()
             model.loss(*sequences(length, B, generator)).backward()
-            remedies.clip_norm(model.parameters(), 1.0)
+            remedies.clip_norm_(model.parameters(), 1.0)
             optimizer.step()
         seconds += time.process_time() - start
         steps += EVERY

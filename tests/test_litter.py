@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import test_packaging
-from tests.text.pretrained import test_box
+from tests.text.pretrained import test_bundled
 from unrolled.compiler import build
 from unrolled.text.pretrained import NAMES
 
@@ -64,10 +64,10 @@ def test_what_is_shipped_is_what_it_is_in_a_clean_tree(
 ) -> None:
     monkeypatch.setattr(test_packaging, "ROOT", used)
     test_packaging.test_every_instruction_set_is_built_and_can_be_preferred()
-    monkeypatch.setattr(test_box, "ROOT", used / "src" / "unrolled" / "text" / "pretrained")
-    test_box.test_the_package_takes_the_models_with_it()
+    monkeypatch.setattr(test_bundled, "ROOT", used / "src" / "unrolled" / "text" / "pretrained")
+    test_bundled.test_the_package_takes_the_models_with_it()
     for name in NAMES:
-        test_box.test_a_model_takes_four_megabytes_at_the_most_and_credits_its_text(name)
+        test_bundled.test_a_model_takes_four_megabytes_at_the_most_and_credits_its_text(name)
 
 
 def test_a_kernel_is_the_same_beside_an_editors_files(used: Path) -> None:

@@ -17,7 +17,7 @@ How it is measured:
   that is wrong ends the program. What is not installed is named and left out.
 - The contestants of a row take turns: in each of ``--rounds`` rounds everyone is timed once, over as
   many calls as take 20 ms, and another one begins. Ratios are those of the medians over the rounds.
-  A row ends early, after three rounds at the least, when it has taken ``PATIENCE`` seconds.
+  A row ends early, after three rounds at least, when it has taken ``PATIENCE`` seconds.
 - Every library has ``torch.get_num_threads()`` threads. PyTorch's, ONNX Runtime's and OpenBLAS's
   threads go on spinning for a while after their work and would disturb the next contestant: so
   there is a pause between turns, and a call that is not timed wakes the threads up again. JAX's

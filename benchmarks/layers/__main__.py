@@ -102,7 +102,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", choices=list(GATES), default=list(GATES))
     parser.add_argument("--sizes", nargs="+", type=size, metavar="T,B,H")
     parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, metavar="N", help=f"{ROUNDS}; {FEWEST} at the least"
+        "--rounds", type=int, default=ROUNDS, metavar="N", help=f"{ROUNDS}; {FEWEST} at least"
     )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     results.add_options(parser)

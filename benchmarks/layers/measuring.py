@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEAST = 0.020  # seconds that one measurement takes at the least
+LEAST = 0.020  # seconds that one measurement takes at least
 PAUSE = 0.005  # seconds of rest between contestants, longer than idle threads spin
 PATIENCE = 10.0  # seconds after which a row has no further round
-FEWEST = 3  # rounds of a row at the least
+FEWEST = 3  # rounds of a row at least
 
 # Outputs and states lie in [-1, 1]; their errors do not add up over time, since each step squashes
 # its state. A gradient sums over up to T·B rows, in an order of its own in every library.

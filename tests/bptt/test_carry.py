@@ -534,19 +534,17 @@ def test_burn_in_brings_the_states_up_without_gradient():
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize(
-    "batch_size", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)]
-)
+@pytest.mark.parametrize("rows", [[1], torch.tensor([1]), torch.tensor([False, True]), range(1, 2)])
 @pytest.mark.parametrize("kind", ["learnt", "uneven LSTM", "torch LSTM"])
-def test_some_rows_are_reset(kind, batch_size):
+def test_some_rows_are_reset(kind, rows):
     layer = make(kind)
     carry = bptt.Carry(layer)
     x = torch.randn(4, 2, D, dtype=FLOAT64)
-    carry.reset(batch_size)  # nothing yet
+    carry.reset(rows)  # nothing yet
     with carry.window():
         layer(x)
     before = carry.states[""]
-    carry.reset(batch_size)
+    carry.reset(rows)
     fresh = viewed(layer).fresh_state(2, x)
     for now, then, new in zip(carry.states[""], before, fresh, strict=True):
         assert torch.equal(now[:, 0], then[:, 0])
@@ -564,12 +562,12 @@ def test_rows_that_there_are_not():
     with carry.window():
         layer(torch.randn(4, 2, D, dtype=FLOAT64))
     before = carry.states[""]
-    for batch_size in ([2], [-1], [0, 5]):
+    for rows in ([2], [-1], [0, 5]):
         with pytest.raises(IndexError, match=r"^rows: got .*, expected from 0 to 1$"):
-            carry.reset(batch_size)
-    for batch_size in ([0.5], 1, torch.ones(3).bool()):
+            carry.reset(rows)
+    for rows in ([0.5], 1, torch.ones(3).bool()):
         with pytest.raises(TypeError, match=r"^rows: got "):
-            carry.reset(batch_size)
+            carry.reset(rows)
     assert all(map(torch.equal, carry.states[""], before))
 
 

@@ -92,8 +92,8 @@ class Hand:
         return torch.stack(ys[begin - first :]), state
 
     @staticmethod
-    def chosen(batch_size, new, old):
-        which = batch_size.unsqueeze(1)
+    def chosen(rows, new, old):
+        which = rows.unsqueeze(1)
         return [
             [torch.where(which, n, o) for n, o in zip(*levels, strict=True)]
             for levels in zip(new, old, strict=True)
@@ -498,8 +498,8 @@ def test_validation_does_not_disturb_training():
     assert all(map(torch.equal, *(learner.carry.states[""] for _, learner in found)))
 
 
-@pytest.mark.parametrize("batch_size", [[1], torch.tensor([False, True])])
-def test_rows_are_reset_with_the_gradient_of_what_is_learnt(batch_size):
+@pytest.mark.parametrize("rows", [[1], torch.tensor([False, True])])
+def test_rows_are_reset_with_the_gradient_of_what_is_learnt(rows):
     layer = make("learnt", "LSTM")
     x = torch.randn(8, 2, D, dtype=FLOAT64)
     resets = torch.zeros(4, 2).bool()
@@ -508,10 +508,10 @@ def test_rows_are_reset_with_the_gradient_of_what_is_learnt(batch_size):
     for way in ("reset", "resets"):
         layer.zero_grad()
         learner = bptt.Truncated(layer, 6)
-        learner.reset(batch_size)  # nothing has been read yet
+        learner.reset(rows)  # nothing has been read yet
         learner(x[:4])
         if way == "reset":
-            learner.reset(batch_size)
+            learner.reset(rows)
             learner.reset([])
             with pytest.raises(IndexError, match=r"^rows: got 2, expected from 0 to 1$"):
                 learner.reset([2])

@@ -31,7 +31,7 @@ def test_its_gradients_are_those_of_finite_differences() -> None:
 def energies(cell: CoRNN, steps: int) -> Tensor:
     """The energy of each free oscillator at each step: what the scheme keeps where ε is 0.
 
-    It is γ y² + z², but for a term of the order of Δt.
+    It is γ y² + z², up to a term of the order of Δt.
     """
     for parameter in cell.double().parameters():
         torch.nn.init.zeros_(parameter)

@@ -71,14 +71,14 @@ def test_a_class_that_counts_its_gates_alone_has_blocks_without_names():
 
     (found,) = lens.causes(Recurrent(Counted, 3, 4, backend="reference"), torch.randn(5, 2, 3))
     assert list(found.shares) == ["direct", "W_1"]
-    with pytest.raises(TypeError, match="chrono_bias: got cells of Counted"):
-        remedies.chrono_bias(Recurrent(Counted, 3, 4), 10)
+    with pytest.raises(TypeError, match="chrono_bias_: got cells of Counted"):
+        remedies.chrono_bias_(Recurrent(Counted, 3, 4), 10)
 
 
 def test_by_its_facts_alone_a_cell_has_formula_picture_and_chrono_bias():
     layer = Recurrent(ResetFirst, 3, 4)
     assert str(lens.expand(layer, 2)) == "o_2 = g(V ResetFirst(x_2, ResetFirst(x_1, h_0)))"
     assert "U_rzn" in str(lens.draw(layer, 3))
-    remedies.chrono_bias(layer, 50)
+    remedies.chrono_bias_(layer, 50)
     _, z, _ = (layer.cells[0].bias_ih + layer.cells[0].bias_hh).chunk(3)
     assert z.min() >= 0

@@ -29,7 +29,7 @@ Call = Callable[..., Done]
 @pytest.fixture(autouse=True)
 def _no_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, standard error has what a command has to say alone."""
-    monkeypatch.setattr("unrolled.training.watchers.EVERY", math.inf)
+    monkeypatch.setattr("unrolled.training.callbacks.EVERY", math.inf)
 
 
 @pytest.fixture

@@ -24,15 +24,15 @@ from unrolled.scan import library, native
 from unrolled.text.data import Batch
 from unrolled.text.models import LanguageModel
 from unrolled.training import Run, Scores, Trainer, feeds
+from unrolled.training.callbacks import TIME
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
-from unrolled.training.watchers import TIME
 
 QUICK = (*SMALL, "--epochs", "1")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below ``directory``, but for how long it took."""
+    """Every file below ``directory``, except how long it took."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))

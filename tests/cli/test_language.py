@@ -41,7 +41,7 @@ COMPOSED = {
         "a.toml: [train] hiden: no option of that name; hidden?",
         "a.toml: [train] x: no option of that name; 'unrolled train --help' lists them",
     ],
-    "stopped{}": ["stopped", "stopped; go on with the same command and --resume"],
+    "stopped{}": ["stopped", "stopped; continue with the same command and --resume"],
     "Print the script with which a shell completes commands, options, their choices, files and "
     "directories. Where it goes:\n{}": [],  # of two lines, which are translated apart
     "{} ({})": [],  # help, which the formatter takes apart

@@ -30,13 +30,13 @@ def begun(run: Path) -> Any:
 @pytest.mark.parametrize(
     ("given", "cell", "expected"),
     [
-        ("orthogonal_weights=0.5", "gru", lambda n: remedies.orthogonal_weights(n, gain=0.5)),
-        ("identity_weights=0.7", "elman", lambda n: remedies.identity_weights(n, scale=0.7)),
-        ("critical_weights", "elman", remedies.critical_weights),
-        ("glorot_weights=2", "lstm", lambda n: remedies.glorot_weights(n, gain=2.0)),
-        ("sensible_weights", "gru", remedies.sensible_weights),
-        ("forget_bias=3", "lstm", lambda n: remedies.forget_bias(n, 3.0)),
-        ("remedies.chrono_bias=40", "gru", lambda n: remedies.chrono_bias(n, 40)),
+        ("orthogonal_weights=0.5", "gru", lambda n: remedies.orthogonal_weights_(n, gain=0.5)),
+        ("identity_weights=0.7", "elman", lambda n: remedies.identity_weights_(n, scale=0.7)),
+        ("critical_weights", "elman", remedies.critical_weights_),
+        ("glorot_weights=2", "lstm", lambda n: remedies.glorot_weights_(n, gain=2.0)),
+        ("sensible_weights", "gru", remedies.sensible_weights_),
+        ("forget_bias=3", "lstm", lambda n: remedies.forget_bias_(n, 3.0)),
+        ("remedies.chrono_bias_=40", "gru", lambda n: remedies.chrono_bias_(n, 40)),
         ("as_gru=4", "elman", lambda n: remedies.as_gru(n, gate_bias=4.0)),
         ("as_lstm", "elman", remedies.as_lstm),
     ],
@@ -55,7 +55,7 @@ def test_a_run_begins_with_the_remedy_and_goes_on_with_it(
     layers = expected(KINDS["lm"](**{**config, "cell": cell}).layers)
     for name, weight in layers.state_dict().items():
         torch.testing.assert_close(begun(out).state_dict()[name], weight, rtol=0, atol=0)
-    name = given.removeprefix("remedies.").partition("=")[0]
+    name = given.removeprefix("remedies.").partition("=")[0].removesuffix("_")
     assert list(json.loads((out / "config.json").read_text())["training"]["remedy"]) == [name]
     assert config["cell"] == {"as_gru": "gru", "as_lstm": "lstm"}.get(name, cell)
     before = contents(out)
@@ -122,8 +122,8 @@ def test_autoclip_goes_on_from_the_norms_that_it_saw(
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (("--remedy", "forget_bias"), ("--remedy: forget_bias: got cells of GRU",)),
-        (("--remedy", "identity_weights"), ("identity_weights: got cells of GRU",)),
+        (("--remedy", "forget_bias"), ("--remedy: forget_bias_: got cells of GRU",)),
+        (("--remedy", "identity_weights"), ("identity_weights_: got cells of GRU",)),
         (("--remedy", "as_gru"), ("--remedy as_gru: got --cell gru, expected --cell elman",)),
         (("--remedy", "clip_value=1", "--clip", 2), ("--clip: got 2 with --remedy clip_value",)),
         (

@@ -173,11 +173,11 @@ def carried(_: Path) -> Iterator[Any]:
     layer = layer_of(cells.LSTM)
     carry = bptt.Carry(layer)
     flags = given(T, B) > 0.8
-    for batch_size in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
+    for rows in ([1], given(B) > 0, torch.tensor([0], device="cpu"), None):
         with carry.window(flags):
             yield layer(given(T, B, D))
         yield carry.state_dict()
-        carry.reset(batch_size)
+        carry.reset(rows)
 
 
 def truncated(_: Path) -> Iterator[Any]:
@@ -254,22 +254,22 @@ def activated(layer: Any) -> Any:
     """Drawn anew after the activation is changed, whose check draws as well."""
     layer = remedies.with_activation(layer, "relu")
     torch.manual_seed(3)
-    return remedies.sensible_weights(layer)
+    return remedies.sensible_weights_(layer)
 
 
 def remedied(_: Path) -> Iterator[Any]:
     x = given(T, B, D)
     for remedy in (
-        remedies.sensible_weights,
-        remedies.orthogonal_weights,
-        remedies.identity_weights,
-        remedies.glorot_weights,
-        remedies.critical_weights,
+        remedies.sensible_weights_,
+        remedies.orthogonal_weights_,
+        remedies.identity_weights_,
+        remedies.glorot_weights_,
+        remedies.critical_weights_,
         remedies.as_gru,
         remedies.as_lstm,
         lambda layer: remedies.with_activation(layer, "relu"),
         activated,
-        lambda layer: remedies.clip_states(layer, 0.1),
+        lambda layer: remedies.clip_states_(layer, 0.1),
     ):
         for layer in (layer_of(cells.Elman), drop_in_of("RNN")):
             torch.manual_seed(3)
@@ -277,17 +277,17 @@ def remedied(_: Path) -> Iterator[Any]:
             y, _state = layer(x)
             yield y, gradients(layer, y.square().sum())
     layer = layer_of(cells.LSTM)
-    for chosen in (remedies.forget_bias, lambda layer: remedies.chrono_bias(layer, 20)):
+    for chosen in (remedies.forget_bias_, lambda layer: remedies.chrono_bias_(layer, 20)):
         torch.manual_seed(3)
         yield list(chosen(layer).state_dict().values())
     torch.manual_seed(3)
     yield remedies.lyapunov_regularisation(layer, x, 2)
     yield remedies.preserving(layer, x, lambda result: result.y.square().sum())
-    yield remedies.clip_value(layer.parameters(), 0.1), remedies.clip_ratio(layer.parameters())
+    yield remedies.clip_value_(layer.parameters(), 0.1), remedies.clip_ratio_(layer.parameters())
     clip = remedies.AutoClip()
     yield clip(layer.parameters())
     layer(x)[0].sum().backward()
-    yield clip(layer.parameters()), remedies.clip_norm(layer.parameters(), 0.1)
+    yield clip(layer.parameters()), remedies.clip_norm_(layer.parameters(), 0.1)
 
 
 def trained(place: Path) -> Iterator[Any]:
@@ -307,7 +307,7 @@ def trained(place: Path) -> Iterator[Any]:
             why(model, run.vocabulary, run.tokenizer, "我____书")
 
 
-def box(_: Path) -> Iterator[Any]:
+def bundled(_: Path) -> Iterator[Any]:
     pretrained.load.cache_clear()
     for text in ("我____书。", "Good ____, everyone!"):
         (blank,) = unrolled.fill(text, top=3).blanks
@@ -317,7 +317,7 @@ def box(_: Path) -> Iterator[Any]:
 
 WORK = (
     calls, own_cells, drop_ins, chance, quantised, accelerated, streams, carried, truncated,
-    checkpointed, online, checked, batches, reports, lenses, remedied, trained, box,
+    checkpointed, online, checked, batches, reports, lenses, remedied, trained, bundled,
 )  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def test_weight_drop_drops_of_the_weight_that_is_computed(way: str) -> None:
 def test_what_writes_into_weights_refuses_those_that_are_computed(way: str) -> None:
     for layer in gru_of(way):
         with pytest.raises(ValueError, match=r"^layer: got .* parametrised weights, weight_hh"):
-            unrolled.remedies.orthogonal_weights(layer)
+            unrolled.remedies.orthogonal_weights_(layer)
         with pytest.raises(
             ValueError, match=r"got parametrised weights, weight_hh.*prune.remove first"
         ):

@@ -123,14 +123,10 @@ def test_a_sequence_of_length_zero_is_as_if_it_were_not_there(kind: str, depth: 
     x, state = case.draw(layer, FLOAT64)
     others = [0, 2]
 
-    def run(
-        x: Tensor, state: State, lengths: list[int], batch_size: list[int]
-    ) -> dict[str, Tensor]:
+    def run(x: Tensor, state: State, lengths: list[int], rows: list[int]) -> dict[str, Tensor]:
         x, *start = leaves(x, *state)
         y, final = layer(x, tuple(start), lengths=lengths)
-        outputs = {"y": y[:, batch_size]} | named_state(
-            tuple(s[:, batch_size] for s in final), "_n"
-        )
+        outputs = {"y": y[:, rows]} | named_state(tuple(s[:, rows] for s in final), "_n")
         sources = {"x": x} | named_state(tuple(start), "_0") | parameters_by_torch_name(layer)
         return collect(outputs, sources)
 
@@ -872,15 +868,15 @@ def test_with_resets_nothing_crosses_into_another_sequence_at_any_depth_in_eithe
 
     def alone(direction: int) -> Tensor:
         """The outputs of one direction, or of both, each sequence run on its own."""
-        batch_size = []
+        outputs = []
         for sequence, begins in enumerate(cuts):
             own = [
                 layer(x[a:b, sequence : sequence + 1]).y
                 for a, b in itertools.pairwise(begins)
                 if a < b
             ]
-            batch_size.append(torch.cat([y[direction] if merge == "separate" else y for y in own]))
-        return torch.cat(batch_size, 1)
+            outputs.append(torch.cat([y[direction] if merge == "separate" else y for y in own]))
+        return torch.cat(outputs, 1)
 
     names = ["forward", "reverse"] if merge == "separate" else ["both"]
     expected = {name: alone(k) for k, name in enumerate(names)}

@@ -257,7 +257,7 @@ def on_meta(layer: nn.RNNBase, x: Tensor) -> Any:
     return layer.to("meta")(x.to("meta"))
 
 
-OBSTACLES: dict[str, tuple[Callable[[nn.RNNBase, Tensor], Any], str]] = {
+UNSUPPORTED: dict[str, tuple[Callable[[nn.RNNBase, Tensor], Any], str]] = {
     "half": (in_half, "bfloat16"),
     "autocast": (in_autocast, "autocast"),
     "torch.func": (in_func_grad, r"torch\.func"),
@@ -268,12 +268,12 @@ OBSTACLES: dict[str, tuple[Callable[[nn.RNNBase, Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("unsupported", UNSUPPORTED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_kernels_cannot_take_its_parent_runs_and_native_refuses_with_the_reason(
-    kind: str, obstacle: str, sweeps: list[Tensor]
+    kind: str, unsupported: str, sweeps: list[Tensor]
 ) -> None:
-    call, reason = OBSTACLES[obstacle]
+    call, reason = UNSUPPORTED[unsupported]
     source, target = pair(kind, 3, 5, dtype=torch.float32)
     x = torch.randn(4, 2, 3)
     refusing = copy.deepcopy(target)
@@ -282,7 +282,7 @@ def test_what_the_kernels_cannot_take_its_parent_runs_and_native_refuses_with_th
     target.backend = "auto"
     got = call(target, x)
     assert not sweeps
-    if (kind, obstacle) == ("LSTM", "autocast") and not LSTM_HAS_AUTOCAST:
+    if (kind, unsupported) == ("LSTM", "autocast") and not LSTM_HAS_AUTOCAST:
         assert (got[0].float() - source(x)[0]).abs().max() < 2**-5  # as far as bfloat16 goes
         return
     expected = call(source, x)
@@ -671,10 +671,10 @@ def test_the_derivatives_with_lengths_and_resets_are_right(kind: str) -> None:
     check_derivatives(target, call, x, *state)
 
 
-@pytest.mark.parametrize("obstacle", ["half", "autocast", "torch.func", "forward mode"])
+@pytest.mark.parametrize("unsupported", ["half", "autocast", "torch.func", "forward mode"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_lengths_and_resets_too_the_reference_takes_what_the_kernels_cannot(
-    kind: str, obstacle: str, sweeps: list[Tensor]
+    kind: str, unsupported: str, sweeps: list[Tensor]
 ) -> None:
     _, target = pair(kind, 3, 5, dtype=torch.float32)
     x, resets = torch.randn(5, 3, 3), some_resets()
@@ -688,7 +688,7 @@ def test_with_lengths_and_resets_too_the_reference_takes_what_the_kernels_cannot
             return self.layer(x, lengths=RAGGED, resets=resets)
 
     masked: Any = Masked(target)
-    call, reason = OBSTACLES[obstacle]
+    call, reason = UNSUPPORTED[unsupported]
     with pytest.raises(RuntimeError, match=f'backend="native", but (.|\n)*{reason}'):
         call(copy.deepcopy(masked), x)
     target.backend = "auto"
@@ -698,7 +698,7 @@ def test_with_lengths_and_resets_too_the_reference_takes_what_the_kernels_cannot
     sweeps.clear()
     got = call(masked, x)
     assert not sweeps
-    if obstacle == "torch.func":
+    if unsupported == "torch.func":
         assert_close_by_name({"x": got}, {"x": grad}, 5)
     else:
         # bfloat16 has 8 bits, and the outputs are of the order of 1

@@ -350,11 +350,11 @@ def test_influence_of_one_direction_is_lower_triangular() -> None:
 
 def by_step(oracle: Oracle, x: Tensor, place: Place) -> Tensor:
     """The Jacobians ``[T, B, n, n]``, in the order of the steps."""
-    batch_size = []
+    sequences = []
     for b in range(x.shape[1]):
         reach = oracle.reach(place, oracle.run(x[:, b])[1][place])
-        batch_size.append(torch.stack([reach[t + 1, t] for t in range(len(x))]))
-    return torch.stack(batch_size, 1)
+        sequences.append(torch.stack([reach[t + 1, t] for t in range(len(x))]))
+    return torch.stack(sequences, 1)
 
 
 @every_case
@@ -496,19 +496,19 @@ def test_causes(name: str) -> None:
     is_elman = CASES[name].kind not in ("LSTM", "GRU")
     for found in lens.causes(layer, x):
         place = (found.level, found.direction)
-        batch_size = taken_apart(oracle, x, place)
-        whole = torch.stack([sequence.whole for sequence in batch_size])
+        sequences = taken_apart(oracle, x, place)
+        whole = torch.stack([sequence.whole for sequence in sequences])
         assert found.radius == pytest.approx(
             float(torch.linalg.eigvals(whole).abs().amax(-1).mean()), rel=1e-9
         )
         assert found.norm == pytest.approx(float(torch.linalg.matrix_norm(whole, 2).mean()))
-        for sequence in batch_size:
+        for sequence in sequences:
             paths = sequence.direct + sum(sequence.blocks)
             torch.testing.assert_close(
                 paths, sequence.whole, rtol=1e-12, atol=1e-12
             )  # of the oracle
 
-        ways = [way_back(sequence, elman=is_elman) for sequence in batch_size]
+        ways = [way_back(sequence, elman=is_elman) for sequence in sequences]
         growth = torch.stack([w.growth for w in ways]).mean()
         factors = torch.stack([w.factors for w in ways]).mean((0, 1))
         shares = torch.stack([w.shares for w in ways]).mean((0, 1))
@@ -529,7 +529,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
     gates, slope = oracle.equations.gates, oracle.equations.slope
     for found in lens.causes(layer, x):
         place = (found.level, found.direction)
-        batch_size = taken_apart(oracle, x, place)
+        sequences = taken_apart(oracle, x, place)
         blocks = oracle.weight("weight_hh", place).chunk(len(gates))
         assert list(found.matrices) == list(gates)
         for matrix, block in zip(found.matrices.values(), blocks, strict=True):
@@ -544,7 +544,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
             torch.testing.assert_close(matrix.eigenvalues.sum().real, block.trace())
 
         if slope is not None:
-            slopes = torch.stack([sequence.slopes for sequence in batch_size], 1)
+            slopes = torch.stack([sequence.slopes for sequence in sequences], 1)
             assert found.gate is None and found.slopes is not None
             assert found.slopes.mean == pytest.approx(float(slopes.mean()))
             saturated = (slopes < 0.1 * oracle.equations.steepest).double().mean()
@@ -555,7 +555,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
         k = 1  # f of "ifgo", z of "rzn"
         opened = [
             torch.sigmoid(u + oracle.recurrent(place, s)).chunk(len(gates))[k]
-            for sequence in batch_size
+            for sequence in sequences
             for u, s in zip(sequence.u, sequence.before, strict=True)
         ]
         units = torch.stack(opened).mean(0)

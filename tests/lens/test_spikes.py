@@ -52,7 +52,7 @@ def test_a_spike_of_an_exploding_system_in_a_shorter_sequence(backend: Backend) 
     with watch(layer) as seen:
         y = layer(inputs(), lengths=lengths).y
         (y[T - 1, 0].sum() + 100 * y[5, 1].sum() + y[0, 2].sum()).backward()
-        seen.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
+        seen.clipped(remedies.clip_norm_(layer.parameters(), 1.0), 1.0)
     (spike,) = told(seen)["clipping"]["spikes"]
     assert (spike["level"], spike["step"], spike["sequence"], spike["lag"]) == (1, 0, 1, 5)
     assert "longest 5 steps back" in str(seen.report())
@@ -66,7 +66,7 @@ def test_a_spike_of_the_loss_in_a_healthy_system(step: int, backend: Backend) ->
     layer.backend = backend
     with watch(layer) as seen:
         (1e6 * layer(inputs().double()).y[step, 2].sum()).backward()
-        seen.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
+        seen.clipped(remedies.clip_norm_(layer.parameters(), 1.0), 1.0)
     (spike,) = told(seen)["clipping"]["spikes"]
     assert (spike["step"], spike["sequence"], spike["lag"]) == (step, 2, 0)
 
@@ -98,7 +98,7 @@ def test_the_lag_of_a_spike(a: float, lag: int) -> None:
             layer.zero_grad()
             y = layer(torch.randn(T, B, D, dtype=torch.float64)).y
             (scale * y[-1, 1].sum()).backward()
-            lens.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
+            lens.clipped(remedies.clip_norm_(layer.parameters(), 1.0), 1.0)
     clipping = lens.clipping()
     assert clipping is not None and (clipping.calls, clipping.clipped) == (3, 1)
     ((call, norm, bound, spike),) = clipping.spikes

@@ -59,7 +59,7 @@ def test_orthogonal_weights_are_found_for_a_linear_network(a: float, state: str)
     whole = (found.before.norms[0] / found.before.norms[-1]).item()
     assert whole == pytest.approx(a ** (T - 1), rel=1e-12)
     assert found.best is found.after[0]
-    assert (found.best.remedy, found.best.state) == ("remedies.orthogonal_weights", "healthy")
+    assert (found.best.remedy, found.best.state) == ("remedies.orthogonal_weights_", "healthy")
     assert found.best.growth == pytest.approx(1, abs=1e-12)
     norms = found.best.norms
     torch.testing.assert_close(norms, norms[-1].expand(T), rtol=1e-12, atol=0)
@@ -67,24 +67,26 @@ def test_orthogonal_weights_are_found_for_a_linear_network(a: float, state: str)
 
 def test_clipping_is_measured_by_what_flows() -> None:
     found = try_remedies(linear(1.5 * eye()), inputs().double())
-    clipped = by_name(found)["remedies.clip_states"]
+    clipped = by_name(found)["remedies.clip_states_"]
     assert clipped.state == "healthy" and clipped.growth == pytest.approx(1, abs=0.02)
     assert clipped.norms.max() <= found.before.norms[-1] * B and clipped.norms[-1] > 0
     assert clipped.loss == found.before.loss  # it changes nothing forward
     (verdict,) = clipped.verdicts
     assert "clipped" in verdict.evidence
     calm = try_remedies(linear(0.5 * eye()), inputs().double())
-    assert "nothing explodes" in calm.left_out["remedies.clip_states"]
+    assert "nothing explodes" in calm.left_out["remedies.clip_states_"]
 
 
 def test_clipping_begins_where_the_gradient_does() -> None:
     x = inputs().double()
     with_rest = try_remedies(linear(1.5 * eye()), x, lambda r: r.y[12].square().sum())
-    clipped = by_name(with_rest)["remedies.clip_states"]
+    clipped = by_name(with_rest)["remedies.clip_states_"]
     assert clipped.growth == pytest.approx(1, abs=0.03) and clipped.norms[13:].max() == 0
     other = Two(linear(1.5 * eye()), linear(0.9 * eye())).double()
     unreached = try_remedies(other, (x, x), lambda y: y[-1, :, H:].sum())
-    assert "nothing explodes that a gradient comes to" in unreached.left_out["remedies.clip_states"]
+    assert (
+        "nothing explodes that a gradient comes to" in unreached.left_out["remedies.clip_states_"]
+    )
 
 
 @pytest.mark.parametrize("layer", [nn.RNN(D, H), unrolled.RNN(D, H), Recurrent(cells.Elman, D, H)])
@@ -96,7 +98,7 @@ def test_clipping_takes_every_kind_of_layer(layer: nn.Module) -> None:
             nn.init.eye_(parameter).data.mul_(2)
     found = try_remedies(layer, torch.zeros(T, B, D), lambda result: result[0][-1].sum())
     assert found.before.growth == pytest.approx(2, rel=1e-5)  # tanh has slope 1 at 0
-    assert by_name(found)["remedies.clip_states"].growth == pytest.approx(1, abs=1e-6)
+    assert by_name(found)["remedies.clip_states_"].growth == pytest.approx(1, abs=1e-6)
     assert type(layer) in (nn.RNN, unrolled.RNN, Recurrent)
 
 
@@ -104,7 +106,7 @@ def test_clipping_takes_every_kind_of_layer(layer: nn.Module) -> None:
 def test_chrono_bias_opens_the_gate_of_an_lstm_that_forgets(kind: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
     found = try_remedies(kind(D, 16), inputs(50))
-    chrono = by_name(found)["remedies.chrono_bias"]
+    chrono = by_name(found)["remedies.chrono_bias_"]
     assert found.before.state == "vanishing"
     assert 1 > chrono.growth > found.before.growth + 0.1
     assert chrono.horizon > 2 * found.before.horizon
@@ -116,7 +118,7 @@ def test_longest_is_that_of_the_batch_or_given() -> None:
     x = inputs(20)
 
     def growth(**options: int) -> float:
-        return by_name(try_remedies(layer, x, **options))["remedies.chrono_bias"].growth
+        return by_name(try_remedies(layer, x, **options))["remedies.chrono_bias_"].growth
 
     assert growth() == growth(longest=20) > growth(longest=2)
 
@@ -139,16 +141,16 @@ def test_every_trial_is_what_one_gets_by_hand(
 ) -> None:
     layer, x = make(depth=depth, bidirectional=bidirectional), inputs(6)
     by_hand: dict[str, Callable[[Any], Any]] = {
-        "remedies.orthogonal_weights": remedies.orthogonal_weights,
-        "remedies.glorot_weights": remedies.glorot_weights,
-        "remedies.sensible_weights": remedies.sensible_weights,
-        "remedies.chrono_bias": lambda it: remedies.chrono_bias(it, 6),
-        "remedies.forget_bias": remedies.forget_bias,
-        "remedies.critical_weights": lambda it: remedies.critical_weights(
+        "remedies.orthogonal_weights_": remedies.orthogonal_weights_,
+        "remedies.glorot_weights_": remedies.glorot_weights_,
+        "remedies.sensible_weights_": remedies.sensible_weights_,
+        "remedies.chrono_bias_": lambda it: remedies.chrono_bias_(it, 6),
+        "remedies.forget_bias_": remedies.forget_bias_,
+        "remedies.critical_weights_": lambda it: remedies.critical_weights_(
             it, input_variance=x.double().square().mean().item()
         ),
         "remedies.with_activation, ReLU": lambda it: remedies.with_activation(it, "relu"),
-        "remedies.identity_weights, with ReLU": lambda it: remedies.identity_weights(
+        "remedies.identity_weights_, with ReLU": lambda it: remedies.identity_weights_(
             remedies.with_activation(it, "relu")
         ),
         "remedies.as_gru": remedies.as_gru,
@@ -170,13 +172,13 @@ def test_every_trial_is_what_one_gets_by_hand(
         assert got == pytest.approx(want, rel=1e-4, abs=1e-6)
         y = made(x)[0]
         assert trials[name].loss == pytest.approx(y[-1].square().mean().item(), rel=1e-5)
-    assert set(trials) | set(found.left_out) == {*REMEDIES, "remedies.clip_states"}
+    assert set(trials) | set(found.left_out) == {*REMEDIES, "remedies.clip_states_"}
 
 
 def test_what_dropout_draws_does_not_change_what_a_remedy_draws() -> None:
     layer, x = nn.RNN(D, H, 2, dropout=0.5), inputs(6)
     trials = by_name(try_remedies(layer, x))
-    for name in ("orthogonal_weights", "sensible_weights"):
+    for name in ("orthogonal_weights_", "sensible_weights_"):
         torch.manual_seed(0)
         made = getattr(remedies, name)(copy.deepcopy(layer))
         got = [v.growth for v in trials[f"remedies.{name}"].verdicts]
@@ -320,10 +322,10 @@ class Two(nn.Module):
 
 def test_a_remedy_that_fits_one_layer_of_two_is_tried_on_it() -> None:
     found = try_remedies(Two(nn.LSTM(D, H), nn.RNN(D, H)), (inputs(), inputs()))
-    chrono = by_name(found)["remedies.chrono_bias"]
+    chrono = by_name(found)["remedies.chrono_bias_"]
     of_lstm, of_rnn = zip(found.before.verdicts, chrono.verdicts, strict=True)
     assert of_lstm[1].growth > of_lstm[0].growth and of_rnn[1].growth == of_rnn[0].growth
-    for name in ("remedies.chrono_bias", "remedies.forget_bias"):
+    for name in ("remedies.chrono_bias_", "remedies.forget_bias_"):
         assert found.left_out[name].startswith("second: got cells of Elman, expected")
 
 
@@ -331,8 +333,8 @@ def test_a_layer_that_refuses_half_way_stays_as_it_was() -> None:
     model = Two(nn.RNN(D, H), nn.RNN(D, H, 2))
     nn.init.constant_(model.second.weight_ih_l1, 1e4)  # for which no W of the second is critical
     found = try_remedies(model, (inputs(), inputs()))
-    critical = by_name(found)["remedies.critical_weights"]
-    assert found.left_out["remedies.critical_weights"].startswith("second: layer: got an input of")
+    critical = by_name(found)["remedies.critical_weights_"]
+    assert found.left_out["remedies.critical_weights_"].startswith("second: layer: got an input of")
     assert critical.verdicts[1:] == found.before.verdicts[1:]
     assert critical.verdicts[0].growth != found.before.verdicts[0].growth
 
@@ -351,13 +353,13 @@ def test_weights_that_are_parametrised_are_left_as_they_are() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.LSTM(D, H), "weight_hh_l0")
     found = try_remedies(layer, inputs())
     assert not found.after and found.best is found.before
-    assert "parametrised" in found.left_out["remedies.orthogonal_weights"]
+    assert "parametrised" in found.left_out["remedies.orthogonal_weights_"]
 
 
 def test_a_cell_without_gates_in_blocks_is_left_out() -> None:
     layer = Recurrent(cells.IndRNN, D, H, backend="reference")
     found = try_remedies(layer, inputs())
-    assert not found.after and "no gates in blocks" in found.left_out["remedies.sensible_weights"]
+    assert not found.after and "no gates in blocks" in found.left_out["remedies.sensible_weights_"]
 
 
 def test_a_model_whose_states_are_not_finite_is_the_worst() -> None:
@@ -365,10 +367,10 @@ def test_a_model_whose_states_are_not_finite_is_the_worst() -> None:
     found = try_remedies(model, inputs(), lambda result: result.y[-1].tanh().sum())
     assert (found.before.state, found.before.growth) == ("exploding", math.inf)
     assert found.before.verdicts == ()
-    assert found.best.remedy == "remedies.orthogonal_weights" and found.best.state == "healthy"
+    assert found.best.remedy == "remedies.orthogonal_weights_" and found.best.state == "healthy"
     assert found.after[-1].growth == math.inf
     assert found.record()["trials"][0]["growth"] is None
-    assert "states are not finite" in found.left_out["remedies.clip_states"]
+    assert "states are not finite" in found.left_out["remedies.clip_states_"]
 
 
 # --- The loss by default -------------------------------------------------------------------------
@@ -425,7 +427,7 @@ def test_the_text_has_a_line_for_each() -> None:
     assert " ".join(lines[0].split()) == "remedy verdict growth a step horizon loss"
     assert lines[1].startswith("as it is ") and "vanishing" in lines[1] and "0.500" in lines[1]
     assert "7 steps" in lines[1]
-    assert lines[2].startswith("remedies.orthogonal_weights") and "1.000" in lines[2]
+    assert lines[2].startswith("remedies.orthogonal_weights_") and "1.000" in lines[2]
     assert "without end" in lines[2]
     assert len(lines) == 2 + len(found.after) + len(found.left_out)
 
@@ -438,7 +440,7 @@ def test_a_record_is_plain_json() -> None:
     first, best, *_ = record["trials"]
     assert first["remedy"] == "as it is" and first["state"] == "exploding"
     assert first["growth"] == 1.5 and first["horizon"] is None
-    assert best["remedy"] == "remedies.orthogonal_weights" and len(best["norms"]) == T
+    assert best["remedy"] == "remedies.orthogonal_weights_" and len(best["norms"]) == T
     assert set(first) == {"remedy", "state", "growth", "horizon", "loss", "norms"}
     assert first["loss"] == float(f"{found.before.loss:.5g}")
     assert record["left_out"] == found.left_out
@@ -521,7 +523,7 @@ def test_chrono_bias_is_for_the_longest_sequence_there_is() -> None:
             by_name(try_remedies(model, x, lambda y: y.sum(), longest=longest))
             for longest in (None, steps, steps + 1)
         )
-        growths = [f["remedies.chrono_bias"].growth for f in (found, expected, other)]
+        growths = [f["remedies.chrono_bias_"].growth for f in (found, expected, other)]
         assert growths[0] == growths[1] != growths[2]
 
 
@@ -535,7 +537,7 @@ def test_longest_is_checked() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_remedies_for_weights_of_half_precision(dtype: torch.dtype) -> None:
     found = try_remedies(nn.RNN(D, H).to(dtype), inputs().to(dtype))
-    tried = {"remedies.orthogonal_weights", "remedies.critical_weights", "remedies.as_gru"}
+    tried = {"remedies.orthogonal_weights_", "remedies.critical_weights_", "remedies.as_gru"}
     assert tried <= by_name(found).keys()
 
 
@@ -543,9 +545,9 @@ def test_what_pytorch_cannot_do_for_a_remedy_leaves_it_out(monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise NotImplementedError('"geqrf_cpu" not implemented\nmore of it')
 
-    monkeypatch.setitem(REMEDIES, "remedies.orthogonal_weights", fail)
+    monkeypatch.setitem(REMEDIES, "remedies.orthogonal_weights_", fail)
     found = try_remedies(nn.RNN(D, H), inputs())
-    assert found.left_out["remedies.orthogonal_weights"] == '"geqrf_cpu" not implemented'
+    assert found.left_out["remedies.orthogonal_weights_"] == '"geqrf_cpu" not implemented'
     assert "remedies.as_gru" in by_name(found)
 
 

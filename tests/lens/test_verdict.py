@@ -8,7 +8,7 @@ import torch
 
 from unrolled import remedies
 from unrolled.lens.causes import Causes, Gate, Slopes
-from unrolled.lens.verdict import FADED, GROWN, IDLE, horizon, judge
+from unrolled.lens.verdict import FADED, GROWN, IDLE, horizon_of_growth, judge
 
 
 def seen(growth: float, **more: Any) -> Causes:
@@ -72,6 +72,6 @@ def test_a_single_step_is_not_judged() -> None:
 
 
 def test_the_horizon_is_where_a_hundredth_is_left() -> None:
-    assert horizon(0.5) == pytest.approx(math.log(100, 2))
-    assert horizon(1.0) == horizon(1.5) == math.inf
-    assert horizon(0.0) == 1.0 and math.isnan(horizon(math.nan))
+    assert horizon_of_growth(0.5) == pytest.approx(math.log(100, 2))
+    assert horizon_of_growth(1.0) == horizon_of_growth(1.5) == math.inf
+    assert horizon_of_growth(0.0) == 1.0 and math.isnan(horizon_of_growth(math.nan))

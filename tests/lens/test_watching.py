@@ -116,7 +116,7 @@ def test_a_norm_is_right_wherever_the_dtype_has_it(
     layer.zero_grad()
     bound = scale / 4
     if bound > 1e-37:  # below, the quotient of the norms is not normal
-        unrolled.remedies.clip_states(layer, bound)
+        unrolled.remedies.clip_states_(layer, bound)
         with watch(layer) as lens:
             (layer(x).y[-1] * (weight * scale)).sum().backward()
         clipped = lens.flows[0].h[-1].double()

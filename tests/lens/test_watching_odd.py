@@ -145,7 +145,7 @@ def test_one_step(name: str, bidirectional: bool, batch_size: int) -> None:
     layer = made(name, bidirectional=bidirectional)
     with watch(layer) as seen:
         layer(inputs(1, batch_size))[0].sum().backward()
-        seen.clipped(remedies.clip_norm(layer.parameters(), 1e-3), 1e-3)
+        seen.clipped(remedies.clip_norm_(layer.parameters(), 1e-3), 1e-3)
     record = told(seen)
     assert len(record["rows"]) == 2 * (1 + bidirectional)
     for row in record["rows"]:

@@ -14,7 +14,7 @@ import unrolled
 from tests.compare import assert_close_by_name, collect
 from unrolled import Recurrent, cells
 from unrolled.bptt import checkpointed
-from unrolled.remedies import AutoClip, clip_norm, clip_ratio, clip_states, clip_value
+from unrolled.remedies import AutoClip, clip_norm_, clip_ratio_, clip_states_, clip_value_
 from unrolled.scan import library
 
 EPS = torch.finfo(torch.float64).eps
@@ -40,7 +40,7 @@ def norm(parameters: list[Tensor]) -> float:
 def test_the_norm_is_at_most_the_bound_and_the_direction_stays(most: float) -> None:
     parameters = with_gradients((3, 5), (7,))
     before = torch.cat([p.grad.flatten() for p in parameters[:-1]])
-    returned = clip_norm(parameters, most)
+    returned = clip_norm_(parameters, most)
     after = torch.cat([p.grad.flatten() for p in parameters[:-1]])
     torch.testing.assert_close(returned, before.norm())
     assert after.norm() <= most * (1 + EPS)
@@ -51,11 +51,11 @@ def test_the_norm_is_at_most_the_bound_and_the_direction_stays(most: float) -> N
 def test_every_entry_is_cut_and_others_stay() -> None:
     parameters = with_gradients((3, 5), (7,))
     before = [p.grad.clone() for p in parameters[:-1]]
-    largest = clip_value(parameters, 0.5)
+    largest = clip_value_(parameters, 0.5)
     assert largest == max(g.abs().max() for g in before)
     for parameter, gradient in zip(parameters, before, strict=False):
         assert torch.equal(parameter.grad, gradient.clamp(-0.5, 0.5))
-    assert clip_value(parameters[-1:], 0.5) == 0  # no gradient at all
+    assert clip_value_(parameters[-1:], 0.5) == 0  # no gradient at all
 
 
 # --- By adaptive ratio ---------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_every_row_keeps_the_ratio_and_rows_below_are_left(data: st.DataObject) 
     if data.draw(st.booleans()):
         parameter.data[(0,) if len(shape) > 1 else ...] = 0  # weights that begin at zero
     weight, gradient = parameter.detach().clone(), parameter.grad.clone()
-    found = clip_ratio(parameter, most, least=least)
+    found = clip_ratio_(parameter, most, least=least)
     rows = [(slice(None),)] if len(shape) < 2 else [(i,) for i in range(shape[0])]
     ratios = []
     for row in rows if shape else [()]:
@@ -92,10 +92,10 @@ def test_every_row_keeps_the_ratio_and_rows_below_are_left(data: st.DataObject) 
 def test_each_unit_of_each_gate_is_a_row() -> None:
     layer = Recurrent(cells.LSTM, 3, 5)
     layer(torch.randn(7, 2, 3))[0].square().sum().backward()
-    clip_ratio(layer.parameters())
+    clip_ratio_(layer.parameters())
     weight = layer.cells[0].weight_hh
     assert (weight.grad.norm(dim=1) <= 0.01 * weight.norm(dim=1) * (1 + 1e-5)).all()
-    assert clip_ratio([]) == 0
+    assert clip_ratio_([]) == 0
     assert AutoClip()([]) == 0
 
 
@@ -184,9 +184,9 @@ def gradients(layer: nn.Module, x: Tensor, **options: object) -> dict[str, Tenso
 def test_every_layer_clips_by_the_kernels_as_by_the_reference(kind: str) -> None:
     x = torch.randn(T, B, D).double()
     for options in ({}, {"lengths": [9, 0, 4]}):
-        expected = gradients(clip_states(made(kind, "reference"), 0.1), x, **options)
+        expected = gradients(clip_states_(made(kind, "reference"), 0.1), x, **options)
         for backend in ("auto", "native") if library.missing() is None else ("auto",):
-            got = gradients(clip_states(made(kind, backend), 0.1), x, **options)
+            got = gradients(clip_states_(made(kind, backend), 0.1), x, **options)
             assert_close_by_name(got, expected, T)
     plain = gradients(made(kind, "reference"), x, **options)
     assert torch.equal(plain["y"], expected["y"])
@@ -199,9 +199,9 @@ def test_every_layer_clips_by_the_kernels_as_by_the_reference(kind: str) -> None
 def test_an_infinite_bound_changes_nothing_and_none_takes_it_away(kind: str, backend: str) -> None:
     x = torch.randn(T, B, D).double()
     layer = made(kind, backend)
-    plain = gradients(clip_states(layer, None), x)
+    plain = gradients(clip_states_(layer, None), x)
     for most in (math.inf, None):
-        found = gradients(clip_states(layer, most), x)
+        found = gradients(clip_states_(layer, most), x)
         # The reference of an RNN of torch.nn is PyTorch's own loop where nothing is clipped.
         assert_close_by_name(found, plain, T)
         if kind == "Recurrent" or backend == "native":
@@ -211,13 +211,13 @@ def test_an_infinite_bound_changes_nothing_and_none_takes_it_away(kind: str, bac
 @native
 @kinds
 def test_it_runs_on_the_kernels(kind: str) -> None:
-    assert unrolled.explain(clip_states(made(kind, "auto"), 0.1)).path == "native"
+    assert unrolled.explain(clip_states_(made(kind, "auto"), 0.1)).path == "native"
 
 
 @ways
 @kinds
 def test_segments_clip_as_the_whole_does(kind: str, backend: str) -> None:
-    layer, x = clip_states(made(kind, backend), 0.1), torch.randn(T, B, D).double()
+    layer, x = clip_states_(made(kind, backend), 0.1), torch.randn(T, B, D).double()
     expected = gradients(layer, x)
     y, _ = checkpointed(layer, x, segments=3)
     found = collect({"y": y}, dict(layer.named_parameters()))
@@ -227,7 +227,7 @@ def test_segments_clip_as_the_whole_does(kind: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native)])
 def test_packed_rows_are_clipped_as_padded_ones(backend: str) -> None:
     rows = [torch.randn(n, D).double() for n in (5, 2)]
-    layer = clip_states(made("GRU", backend), 0.1)
+    layer = clip_states_(made("GRU", backend), 0.1)
     packed, _ = layer(pack_sequence(rows))
     x = nn.utils.rnn.pad_sequence(rows)
     y, _ = layer(x, lengths=[5, 2])
@@ -242,7 +242,7 @@ def test_packed_rows_are_clipped_as_padded_ones(backend: str) -> None:
 def test_one_sequence_without_sequences_is_clipped_too() -> None:
     x = torch.randn(T, D).double()
     for backend in ("reference", "auto"):
-        layer = clip_states(made("GRU", backend), 0.1)
+        layer = clip_states_(made("GRU", backend), 0.1)
         got, expected = gradients(layer, x), gradients(layer, x.unsqueeze(1))
         del got["y"], expected["y"]
         assert_close_by_name(got, expected, T)
@@ -256,7 +256,7 @@ def test_it_tames_a_gradient_that_explodes() -> None:
     layer(x)[0].sum().backward()
     assert layer.cells[0].bias_ih.grad.norm() > 1e9
     layer.zero_grad()
-    clip_states(layer, 1.0)(x)[0].sum().backward()
+    clip_states_(layer, 1.0)(x)[0].sum().backward()
     assert layer.cells[0].bias_ih.grad.norm() <= 60 * B * (
         1 + 1e-12
     )  # each step and sequence gives ≤ 1
@@ -264,30 +264,30 @@ def test_it_tames_a_gradient_that_explodes() -> None:
 
 def test_every_recurrent_layer_of_a_model_is_reached() -> None:
     model = nn.ModuleDict({"a": unrolled.GRU(2, 3), "b": Recurrent(cells.LSTM, 3, 3)})
-    assert clip_states(model, 2) is model
+    assert clip_states_(model, 2) is model
     assert [layer.clip for layer in model.values()] == [2.0, 2.0]
 
 
 def test_what_cannot_be_clipped_is_refused_and_nothing_is_changed() -> None:
     model = nn.ModuleDict({"a": unrolled.GRU(2, 3), "b": nn.GRU(3, 3)})
     with pytest.raises(TypeError, match=r"^b: got torch.nn.modules.rnn.GRU.*unrolled.accelerate"):
-        clip_states(model, 1.0)
+        clip_states_(model, 1.0)
     assert model["a"].clip is None
     with pytest.raises(ValueError, match=r"^model: got Linear, which holds no recurrent layer"):
-        clip_states(nn.Linear(2, 3), 1.0)
+        clip_states_(nn.Linear(2, 3), 1.0)
     with pytest.raises(ValueError, match=r"^model: got proj_size=2"):
-        clip_states(unrolled.LSTM(2, 3, proj_size=2), 1.0)
+        clip_states_(unrolled.LSTM(2, 3, proj_size=2), 1.0)
 
 
 @pytest.mark.parametrize("most", [0, -1.0, math.nan])
 def test_a_bound_is_above_0(most: float) -> None:
     (parameter, *_) = with_gradients((3,))
-    for call in (clip_norm, clip_value, clip_ratio):
+    for call in (clip_norm_, clip_value_, clip_ratio_):
         with pytest.raises(ValueError, match=r"^most: got .*, expected a number above 0"):
             call([parameter], most)
     with pytest.raises(ValueError, match=r"^most: got "):
-        clip_states(unrolled.GRU(2, 3), most)
+        clip_states_(unrolled.GRU(2, 3), most)
     with pytest.raises(TypeError, match=r"^most: got '1', expected a number"):
-        clip_norm([parameter], "1")  # type: ignore[arg-type]
+        clip_norm_([parameter], "1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^least: got 0"):
-        clip_ratio([parameter], least=0)
+        clip_ratio_([parameter], least=0)

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import unrolled
 from unrolled import Recurrent, cells, remedies
 from unrolled.cells import Cell
-from unrolled.remedies import sensible_weights
+from unrolled.remedies import sensible_weights_
 from unrolled.remedies.initialising import critical_gain
 from unrolled.remedies.weights import cells_of
 from unrolled.scan import ScanOptions, scan
@@ -37,7 +37,7 @@ every_layer = pytest.mark.parametrize("kind", LAYERS)
 
 def layer(cell: type[Cell], **options: object) -> Recurrent:
     made = Recurrent(cell, D, H, depth=2, bidirectional=True, **options)  # type: ignore[arg-type]
-    return sensible_weights(made.double())
+    return sensible_weights_(made.double())
 
 
 def named(kind: str, *names: str) -> bool:
@@ -65,7 +65,7 @@ def test_a_product_of_many_neither_vanishes_nor_explodes() -> None:
 def test_w_is_the_identity_for_relu() -> None:
     for c in layer(cells.Elman, activation="relu").cells:
         assert torch.equal(c.weight_hh, torch.eye(H, dtype=torch.float64))
-    made = sensible_weights(nn.RNN(D, H, nonlinearity="relu"))
+    made = sensible_weights_(nn.RNN(D, H, nonlinearity="relu"))
     assert torch.equal(made.weight_hh_l0, torch.eye(H))
 
 
@@ -103,21 +103,21 @@ class Sum(Cell):
 
 
 def test_a_cell_of_ones_own_is_left_as_it_is() -> None:
-    made = sensible_weights(Recurrent(Sum, D, H))
+    made = sensible_weights_(Recurrent(Sum, D, H))
     assert torch.equal(made.cells[0].weight_hh, torch.ones(H, H))
 
 
 def test_it_works_in_place_and_parameters_still_learn() -> None:
     made = Recurrent(cells.GRU, D, H)
-    assert sensible_weights(made) is made
+    assert sensible_weights_(made) is made
     assert all(p.requires_grad and p.is_leaf for p in made.parameters())
 
 
 def test_a_layer_of_torch_nn_gets_the_same_weights() -> None:
     torch.manual_seed(3)
-    ours = sensible_weights(Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True))
+    ours = sensible_weights_(Recurrent(cells.LSTM, D, H, depth=2, bidirectional=True))
     torch.manual_seed(3)
-    theirs = sensible_weights(nn.LSTM(D, H, **OPTIONS))
+    theirs = sensible_weights_(nn.LSTM(D, H, **OPTIONS))
     for a, b in zip(cells_of(ours), cells_of(theirs), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a[2:6], b[2:6], strict=True))
 
@@ -130,7 +130,7 @@ def test_a_layer_of_torch_nn_gets_the_same_weights() -> None:
 def test_all_singular_values_of_every_gate_are_the_gain(kind: str, gain: float) -> None:
     made = LAYERS[kind]().double()
     kept = [c.weight_ih.clone() for c in cells_of(made)]
-    assert remedies.orthogonal_weights(made, gain=gain) is made
+    assert remedies.orthogonal_weights_(made, gain=gain) is made
     for cell, u in zip(cells_of(made), kept, strict=True):
         for block in cell.recurrent():
             values = torch.linalg.svdvals(block)
@@ -141,16 +141,16 @@ def test_all_singular_values_of_every_gate_are_the_gain(kind: str, gain: float) 
 @pytest.mark.parametrize("kind", [k for k in LAYERS if named(k, "Elman", "RNN")])
 def test_the_irnn_keeps_its_state_and_its_gradient(kind: str) -> None:
     options = {"activation": "relu"} if kind == "Elman" else {"nonlinearity": "relu"}
-    made = remedies.identity_weights(LAYERS[kind](**options))
+    made = remedies.identity_weights_(LAYERS[kind](**options))
     for cell in cells_of(made):
         assert torch.equal(cell.weight_hh, torch.eye(H))
         assert not (cell.bias_ih + cell.bias_hh).any()
-    cell = remedies.identity_weights(Recurrent(cells.Elman, D, H, activation="relu")).cells[0]
+    cell = remedies.identity_weights_(Recurrent(cells.Elman, D, H, activation="relu")).cells[0]
     start = torch.rand(2, H, requires_grad=True)
     (_,), (final,) = scan(cell, torch.zeros(50, 2, D), (start,))
     assert torch.equal(final, start)
     assert torch.equal(torch.autograd.grad(final.sum(), start)[0], torch.ones(2, H))
-    remedies.identity_weights(made, scale=0.01)
+    remedies.identity_weights_(made, scale=0.01)
     assert torch.equal(next(iter(cells_of(made))).weight_hh, 0.01 * torch.eye(H))
 
 
@@ -158,7 +158,7 @@ def test_the_irnn_keeps_its_state_and_its_gradient(kind: str) -> None:
 def test_glorots_bound_holds_and_w_stays(kind: str) -> None:
     made = LAYERS[kind]()
     kept = [c.weight_hh.clone() for c in cells_of(made)]
-    remedies.glorot_weights(made, gain=2.0)
+    remedies.glorot_weights_(made, gain=2.0)
     for cell, w in zip(cells_of(made), kept, strict=True):
         for block in cell.inputs():
             bound = 2 * math.sqrt(6 / sum(block.shape))
@@ -171,7 +171,7 @@ def test_the_forget_gates_bias_is_one_number_and_others_stay(kind: str) -> None:
     made = LAYERS[kind]()
     gate = 0 if kind == "CoupledLSTM" else 1
     kept = [(c.bias_ih + c.bias_hh).detach().clone() for c in cells_of(made)]
-    remedies.forget_bias(made, 2.5)
+    remedies.forget_bias_(made, 2.5)
     for cell, before in zip(cells_of(made), kept, strict=True):
         now = list((cell.bias_ih + cell.bias_hh).chunk(cell.kind.gates))
         assert torch.equal(now.pop(gate), torch.full((H,), 2.5))
@@ -184,7 +184,7 @@ def test_the_forget_gates_bias_is_one_number_and_others_stay(kind: str) -> None:
 @pytest.mark.parametrize("kind", [k for k in LAYERS if not named(k, "Elman", "RNN")])
 def test_chrono_biases_are_logarithms_of_1_to_the_longest(kind: str, longest: int) -> None:
     made = LAYERS[kind]().double()
-    remedies.chrono_bias(made, longest)
+    remedies.chrono_bias_(made, longest)
     for cell in cells_of(made):
         total = (cell.bias_ih + cell.bias_hh).chunk(cell.kind.gates)
         gate = 0 if kind in ("CoupledLSTM", "MGU") else 1
@@ -198,7 +198,7 @@ def test_chrono_biases_are_logarithms_of_1_to_the_longest(kind: str, longest: in
 
 
 def test_chrono_memories_are_uniform() -> None:
-    made = remedies.chrono_bias(nn.GRU(1, 4000), 101)
+    made = remedies.chrono_bias_(nn.GRU(1, 4000), 101)
     memory = made.bias_ih_l0.chunk(3)[1].exp().sort().values
     # Kolmogorov and Smirnov: of 4000 draws the distribution is within 1.63 / √4000 with p = 0.99.
     expected = torch.linspace(1, 100, 4000)
@@ -241,7 +241,7 @@ def test_the_gradient_of_a_wide_network_neither_grows_nor_fades_over_100_steps(
     variance: float, level: int
 ) -> None:
     wide, steps, batch_size = 1024, 150, 8
-    made = remedies.critical_weights(
+    made = remedies.critical_weights_(
         Recurrent(cells.Elman, 16, wide, depth=2), input_variance=variance
     )
     x = torch.randn(steps, batch_size, 16) * math.sqrt(variance)
@@ -265,7 +265,7 @@ def test_the_gradient_of_a_wide_network_neither_grows_nor_fades_over_100_steps(
 
 
 def test_critical_relu_is_he_s() -> None:
-    made = remedies.critical_weights(nn.RNN(D, H, nonlinearity="relu", **OPTIONS).double())
+    made = remedies.critical_weights_(nn.RNN(D, H, nonlinearity="relu", **OPTIONS).double())
     for cell in cells_of(made):
         values = torch.linalg.svdvals(cell.weight_hh)
         torch.testing.assert_close(values, torch.full_like(values, math.sqrt(2)))
@@ -274,12 +274,12 @@ def test_critical_relu_is_he_s() -> None:
 # --- What is refused -----------------------------------------------------------------------------
 
 EVERY = {
-    "orthogonal_weights": remedies.orthogonal_weights,
-    "identity_weights": remedies.identity_weights,
-    "glorot_weights": remedies.glorot_weights,
-    "forget_bias": remedies.forget_bias,
-    "chrono_bias": lambda layer: remedies.chrono_bias(layer, 10),
-    "critical_weights": remedies.critical_weights,
+    "orthogonal_weights_": remedies.orthogonal_weights_,
+    "identity_weights_": remedies.identity_weights_,
+    "glorot_weights_": remedies.glorot_weights_,
+    "forget_bias_": remedies.forget_bias_,
+    "chrono_bias_": lambda layer: remedies.chrono_bias_(layer, 10),
+    "critical_weights_": remedies.critical_weights_,
 }
 
 
@@ -297,18 +297,18 @@ def test_cells_without_gates_and_what_is_no_layer_are_refused(name: str) -> None
 
 def test_the_wrong_kind_of_cell_is_refused() -> None:
     gru, elman = Recurrent(cells.GRU, D, H), Recurrent(cells.Elman, D, H)
-    for name in ("identity_weights", "critical_weights"):
+    for name in ("identity_weights_", "critical_weights_"):
         with pytest.raises(TypeError, match=rf"^{name}: got cells of GRU, expected Elman cells"):
             EVERY[name](gru)
-    with pytest.raises(TypeError, match=r"^forget_bias: got cells of GRU, expected an LSTM"):
-        remedies.forget_bias(gru)
-    with pytest.raises(TypeError, match=r"^chrono_bias: got cells of Elman, expected gated ones"):
-        remedies.chrono_bias(elman, 10)
+    with pytest.raises(TypeError, match=r"^forget_bias_: got cells of GRU, expected an LSTM"):
+        remedies.forget_bias_(gru)
+    with pytest.raises(TypeError, match=r"^chrono_bias_: got cells of Elman, expected gated ones"):
+        remedies.chrono_bias_(elman, 10)
     with pytest.raises(ValueError, match=r"^longest: got 1, expected at least 2"):
-        remedies.chrono_bias(gru, 1)
+        remedies.chrono_bias_(gru, 1)
 
 
-@pytest.mark.parametrize("name", ["forget_bias", "chrono_bias"])
+@pytest.mark.parametrize("name", ["forget_bias_", "chrono_bias_"])
 def test_without_biases_there_is_none_to_set(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: got a layer with bias=False"):
         EVERY[name](nn.LSTM(D, H, bias=False))
@@ -323,9 +323,9 @@ def test_a_stack_whose_second_layer_reads_something_else_is_not_critical(
     for depth in (1, 2):
         made = Recurrent(cells.Elman, H, H, depth=depth, **options)
         if depth == 1:
-            remedies.critical_weights(made)
+            remedies.critical_weights_(made)
             continue
         with pytest.raises(ValueError, match=r"^layer: got (residual|projection|merge)="):
-            remedies.critical_weights(made)
+            remedies.critical_weights_(made)
     with pytest.raises(ValueError, match=r"^layer: got cells with layer_norm"):
-        remedies.critical_weights(Recurrent(cells.Elman, D, H, layer_norm=True))
+        remedies.critical_weights_(Recurrent(cells.Elman, D, H, layer_norm=True))

@@ -18,9 +18,9 @@ def with_gradient(gradient: Tensor) -> nn.Parameter:
 
 
 CLIPPING = {
-    "norm": lambda given: remedies.clip_norm(given, 1.0),
-    "value": lambda given: remedies.clip_value(given, 1.0),
-    "ratio": remedies.clip_ratio,
+    "norm": lambda given: remedies.clip_norm_(given, 1.0),
+    "value": lambda given: remedies.clip_value_(given, 1.0),
+    "ratio": remedies.clip_ratio_,
     "auto": lambda given: remedies.AutoClip()(given),
 }
 
@@ -104,9 +104,9 @@ def test_a_term_of_the_loss_names_an_odd_input(remedy: str, x: Tensor) -> None:
 
 
 LAYERS = {
-    "clip_states": lambda layer: remedies.clip_states(layer, 1.0),
-    "critical_weights": remedies.critical_weights,
-    "orthogonal_weights": remedies.orthogonal_weights,
+    "clip_states_": lambda layer: remedies.clip_states_(layer, 1.0),
+    "critical_weights_": remedies.critical_weights_,
+    "orthogonal_weights_": remedies.orthogonal_weights_,
     "as_gru": remedies.as_gru,
     "preserving": lambda layer: remedies.preserving(layer, X, scalar),
 }
@@ -124,4 +124,4 @@ def test_weights_without_values_and_what_is_no_function_are_named() -> None:
     with pytest.raises(TypeError, match=r"^loss: got None, expected a function"):
         remedies.preserving(layer, X, None)
     with pytest.raises(ValueError, match=r"^layer: got a tensor on meta"):
-        remedies.critical_weights(layer.to("meta"))
+        remedies.critical_weights_(layer.to("meta"))

@@ -11,7 +11,7 @@ import unrolled
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.layers.result import Result
-from unrolled.remedies import lyapunov_regularisation, orthogonal_weights, preserving
+from unrolled.remedies import lyapunov_regularisation, orthogonal_weights_, preserving
 from unrolled.remedies.regularising import exponents
 from unrolled.scan import ScanOptions, scan
 
@@ -88,7 +88,7 @@ def test_of_a_linear_network_each_step_gives_a_minus_1_squared(a: float, reverse
 
 
 def test_of_an_orthogonal_linear_network_it_is_zero() -> None:
-    layer = orthogonal_weights(Recurrent(cells.Elman, D, H, activation="identity").double())
+    layer = orthogonal_weights_(Recurrent(cells.Elman, D, H, activation="identity").double())
     assert preserving(layer, torch.randn(T, B, D).double(), last_output) < 1e-24
 
 

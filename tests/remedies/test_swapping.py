@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled import Recurrent, cells, layers
-from unrolled.remedies import as_gru, as_lstm, sensible_weights, with_activation
+from unrolled.remedies import as_gru, as_lstm, sensible_weights_, with_activation
 from unrolled.remedies.weights import cells_of
 
 T, B, D, H = 12, 3, 4, 7
@@ -188,5 +188,5 @@ def test_what_cannot_be_swapped_is_refused() -> None:
 
 
 def test_sensible_weights_after_a_swap_are_those_of_a_new_layer() -> None:
-    made = sensible_weights(as_lstm(nn.RNN(D, H)))
+    made = sensible_weights_(as_lstm(nn.RNN(D, H)))
     torch.testing.assert_close(made.weight_hh_l0[:H].T @ made.weight_hh_l0[:H], torch.eye(H))

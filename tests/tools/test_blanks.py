@@ -22,7 +22,7 @@ from tests.text.models.words import random_cloze
 from unrolled.text.data import Dataset, Tokenizer, Vocabulary, split_of
 from unrolled.text.data.dataset import SPLITS
 from unrolled.text.data.vocabulary import END, SPECIALS, START, UNKNOWN
-from unrolled.text.models.candidates import RESCORED, Blank, Guess, candidates
+from unrolled.text.models.candidates import RESCORED, Guess, MaskedSentence, candidates
 
 CHAR, WORD = Tokenizer("char"), Tokenizer("word")
 # Words of one to fifteen characters, some of them unknown, of punctuation, numbers and spaces.
@@ -52,7 +52,9 @@ def possible(
         known = all(token in vocabulary.numbers for token in tokens[start:stop])
         spoken = any(unicodedata.category(c)[0] in "LN" for c in word)
         if known and spoken and stop - start <= 4:
-            blank = Blank([*numbers[: start + 1], UNKNOWN, *numbers[stop + 1 :]], start + 1)
+            blank = MaskedSentence(
+                [*numbers[: start + 1], UNKNOWN, *numbers[stop + 1 :]], start + 1
+            )
             found.append(Drawn(blank, tuple(numbers[start + 1 : stop + 1])))
         start = stop
     return found
@@ -121,7 +123,7 @@ def asked_of_letters() -> list[Drawn]:
     for length in (1, 4, 2, 7, 3, 3, 5):
         numbers = [START, *torch.randint(4, 8, (length,)).tolist(), END]
         place = int(torch.randint(1, length + 1, ()))
-        blank = Blank([*numbers[:place], UNKNOWN, *numbers[place + 1 :]], place)
+        blank = MaskedSentence([*numbers[:place], UNKNOWN, *numbers[place + 1 :]], place)
         found.append(Drawn(blank, (numbers[place],)))
     return found
 
@@ -175,7 +177,7 @@ def test_at_any_temperature_order_and_joint_share_stay(temperature: float) -> No
 
 
 def drawn_of(*tokens: int) -> Drawn:
-    return Drawn(Blank([START, UNKNOWN, END], 1), tokens)
+    return Drawn(MaskedSentence([START, UNKNOWN, END], 1), tokens)
 
 
 def test_reliability_is_what_it_is_by_hand() -> None:

@@ -22,7 +22,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make(making: Path, *names: str, out: str = "box") -> dict[str, bytes]:
+def make(making: Path, *names: str, out: str = "bundled") -> dict[str, bytes]:
     program.main([*names, "--runs", str(making / "runs"), "--out", str(making / out)])
     return {
         str(path.relative_to(making / out)): path.read_bytes()
@@ -39,7 +39,7 @@ def test_what_is_made_is_a_run_that_fills_blanks_and_is_as_good_as_its_figures(
     ]
     printed = capsys.readouterr().out
     figures = json.loads(printed[printed.index("{\n") :])
-    run = Run(making / "box" / "zh")
+    run = Run(making / "bundled" / "zh")
     assert run.filling["temperature"] == figures["temperature"] > 0
     assert figures["bytes"] == sum(map(len, files.values()))
     assert figures["test"]["blanks"]["blanks"] == 20

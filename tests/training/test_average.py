@@ -36,7 +36,7 @@ def copies(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Averages(Diary):
-    """A watcher that averages the weights itself, in float64."""
+    """A callback that averages the weights itself, in float64."""
 
     def __init__(self, trainer: Trainer, decay: float) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Averages(Diary):
 
 
 def check_is(trainer: Trainer, expected: dict[str, Tensor], steps: int) -> None:
-    """The trainer's average is ``expected``: each step rounds thrice at the most."""
+    """The trainer's average is ``expected``: each step rounds thrice at most."""
     found = copies(trainer.kept)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():

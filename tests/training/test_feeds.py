@@ -36,14 +36,14 @@ def plain(run: Run) -> LanguageModel:
 def test_windows_hold_every_token_of_the_split_in_order_and_its_successor(tmp_path: Path) -> None:
     data = make_run(tmp_path / "run", **CONTINUOUS).dataset()
     windows = windows_of(data, "train", 3, 7)
-    batch_size: list[list[int]] = [[], [], []]
+    rows: list[list[int]] = [[], [], []]
     nexts: list[list[int]] = [[], [], []]
     for window in windows:
         for b, length in enumerate(window.lengths.tolist()):
-            batch_size[b] += window.data[0][:length, b].tolist()
+            rows[b] += window.data[0][:length, b].tolist()
             nexts[b] += window.data[1][:length, b].tolist()
     expected = data.documents("train")
-    assert list(chain(*batch_size)) == [int(n) for tokens, _ in expected for n in tokens]
+    assert list(chain(*rows)) == [int(n) for tokens, _ in expected for n in tokens]
     assert list(chain(*nexts)) == [int(n) for _, targets in expected for n in targets]
     for tokens, targets in expected:
         assert tokens[0] == START and (tokens[1:] == targets[:-1]).all()

@@ -19,7 +19,7 @@ from unrolled.training.settings import SCHEDULES
 
 
 class Diary:
-    """A watcher that keeps what it is told, and may stop the training by an exception."""
+    """A callback that keeps what it is told, and may stop the training by an exception."""
 
     class StoppedError(Exception):
         pass
@@ -442,9 +442,9 @@ def test_the_seed_decides_every_bit(tmp_path: Path) -> None:
 
 def test_watching_changes_nothing(tmp_path: Path) -> None:
     ends = []
-    for name, watchers in [("a", ()), ("b", (Diary(), Diary()))]:
+    for name, callbacks in [("a", ()), ("b", (Diary(), Diary()))]:
         run = make_run(tmp_path / name)
-        Trainer(run).train(watchers)
+        Trainer(run).train(callbacks)
         ends.append(whole(run))
     assert ends[0] == ends[1]
 

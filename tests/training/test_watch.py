@@ -21,8 +21,8 @@ from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
 from unrolled.lens.numbers import plain
 from unrolled.training import Run, Trainer
+from unrolled.training.callbacks import logs, progress_bar
 from unrolled.training.history import PAGE, RECORDS, figures, history, write_page
-from unrolled.training.watchers import logs, progress_bar
 
 DROPPED = {"dropout": 0.3, "token_dropout": 0.3}
 KINDS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Seen(Diary):
-    """A watcher that keeps the reports too."""
+    """A callback that keeps the reports too."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         super().__init__(stop_at)

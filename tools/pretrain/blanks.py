@@ -10,7 +10,14 @@ import regex
 
 from unrolled.text.data import Dataset, Vocabulary
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN
-from unrolled.text.models.candidates import LONGEST_WORD, RESCORED, Blank, Guess, Tokens, candidates
+from unrolled.text.models.candidates import (
+    LONGEST_WORD,
+    RESCORED,
+    Guess,
+    MaskedSentence,
+    Tokens,
+    candidates,
+)
 from unrolled.text.models.cloze import Cloze
 
 BINS = 15  # of equal width, as in Guo et al.
@@ -23,7 +30,7 @@ WORDS = regex.compile(r"\p{L}|\p{N}")
 class Drawn:
     """A sentence with a blank, and the ``tokens`` that it was drawn from."""
 
-    blank: Blank
+    blank: MaskedSentence
     tokens: Tokens
 
 
@@ -64,7 +71,7 @@ def drawn(
         words = [(i, j) for i, j in pairwise(after[:-1]) if _can_be_asked(numbers[i:j], vocabulary)]
         if words and len(found) < count:
             i, j = words[chance.integers(len(words))]
-            blank = Blank([*numbers[:i], UNKNOWN, *numbers[j:]], i)
+            blank = MaskedSentence([*numbers[:i], UNKNOWN, *numbers[j:]], i)
             found.append(Drawn(blank, tuple(numbers[i:j])))
     return found
 

@@ -33,7 +33,7 @@ class Carry:
         ...     loss.backward()
 
     Training and evaluation have states of their own, told apart by ``model.training``: evaluation
-    begins anew after each window of training, and training goes on where it was.
+    begins anew after each window of training, and training continues where it was.
 
     A call inside the window that gives a layer a state takes that one. A layer that is run again in the
     backward pass (``torch.utils.checkpoint``) would find no state there: use ``bptt.checkpointed``.
@@ -166,7 +166,7 @@ class Carry:
 
     @torch.inference_mode(False)  # so that a window outside of it can begin with them
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.
@@ -182,13 +182,13 @@ class Carry:
                 states[mode][rest] = tensor
             else:
                 raise ValueError(f"saved: got {key!r}, which no Carry saves")
-        self.kept = {mode: self.states_from(found) for mode, found in states.items()}
+        self.kept = {mode: self.states_from(tensors) for mode, tensors in states.items()}
         self._ended = ended
 
     @torch.inference_mode(False)
     def states_from(self, saved: Mapping[str, Tensor]) -> States:
         """States from tensors under names such as ``encoder/0``, or an error."""
-        found: dict[str, dict[int, Tensor]] = {}
+        by_layer: dict[str, dict[int, Tensor]] = {}
         for key, tensor in saved.items():
             name, _, number = key.rpartition("/")
             if name not in self.layers or not number.isdecimal():
@@ -197,8 +197,8 @@ class Carry:
                     f"saved: got {key!r}, but the model's recurrent layers are {known}"
                 )
             device = weight_of(self.layers[name]).device
-            found.setdefault(name, {})[int(number)] = tensor.to(device, copy=True)
-        return {name: self._checked(name, parts) for name, parts in found.items()}
+            by_layer.setdefault(name, {})[int(number)] = tensor.to(device, copy=True)
+        return {name: self._checked(name, parts) for name, parts in by_layer.items()}
 
     def _checked(self, name: str, parts: Mapping[int, Tensor]) -> State:
         state = tuple(parts[k] for k in sorted(parts))

@@ -47,16 +47,16 @@ def extrapolated(quotients: Sequence[float], rounding: Sequence[float], base: in
     best = Limit(math.nan, math.inf)
     above: list[float] = []
     for quotient, rounded in zip(quotients, rounding, strict=True):
-        row, found = [quotient], []
+        row, limits = [quotient], []
         for j, before in enumerate(above[:COLUMNS]):
             row.append(row[j] + (row[j] - before) / (base ** (j + 1) - 1))
             error = max(abs(row[-1] - row[j]), abs(row[-1] - before)) + rounded
-            found.append(Limit(row[-1], error))
-        for value, error in found:
+            limits.append(Limit(row[-1], error))
+        for value, error in limits:
             apart = abs(value - best.value)
             if apart > best.error + error:
                 best = Limit(best.value, apart)
-        best = min(best, *found, key=lambda limit: limit.error) if found else best
+        best = min(best, *limits, key=lambda limit: limit.error) if limits else best
         above = row
     return best
 

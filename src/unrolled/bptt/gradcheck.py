@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from unrolled.bptt.differences import EPS, FIRST_STEP, MARGIN, Limit, Slope
 from unrolled.shapes import Shape, check_loss, check_module, check_size
 
-Verdict = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
+Judgement = Literal["ok", "not reached", "kink", "unclear", "not finite", "WRONG"]
 _GOOD = ("ok", "not reached", "kink")
 
 # The gradient's own rounding, relative to the largest entry of its tensor: 32 √T roundings for T steps
@@ -45,7 +45,7 @@ class GradientRow:
     relative: float | None
     """The largest difference relative to what it is a part of: for an entry the largest gradient of its
     tensor, for the direction the norm of its terms. ``None`` if the gradient cannot be told from 0."""
-    verdict: Verdict
+    verdict: Judgement
     """- "ok": equal, as far as float64 sees.
     - "not reached": the loss does not depend on it, and backward does not reach it.
     - "kink": equal beside a place where the loss has no derivative, such as ReLU's 0.
@@ -252,13 +252,13 @@ class _Loss:
         loss = self.tensor()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        found = []
+        gradients = []
         for _, source in self.sources:
             gradient, source.grad = source.grad, None
             if gradient is not None and gradient.layout != torch.strided:
                 gradient = gradient.to_dense()
-            found.append(gradient)
-        return found
+            gradients.append(gradient)
+        return gradients
 
     def values(self) -> list[Tensor]:
         """A copy of the sources as they are."""
@@ -277,8 +277,8 @@ class _Loss:
 
     def check_precision(self) -> None:
         """Refuse a loss of which a part that has a gradient is not computed in float64."""
-        if found := _narrowed(self.tensor()):
-            dtype, operation = found
+        if narrowed := _narrowed(self.tensor()):
+            dtype, operation = narrowed
             raise TypeError(
                 f"model: got {dtype} inside, from {operation.removesuffix('Backward0')}, expected "
                 "torch.float64 as all that enters it is; look for a conversion such as .float()"
@@ -470,11 +470,11 @@ class _Point:
 
         # An entry is rounded when it moves, which changes the loss by EPS times each term.
         slope = Slope(loss, self.start, self.noise + EPS * spread)
-        found = self._judged(slope, slope.measure(), analytic, whole, place, unit)
-        if found.verdict != "ok":
-            found = self._judged(slope, slope.confirm(), analytic, whole, place, unit)
+        comparison = self._judged(slope, slope.measure(), analytic, whole, place, unit)
+        if comparison.verdict != "ok":
+            comparison = self._judged(slope, slope.confirm(), analytic, whole, place, unit)
         self.loss.move_one(k, base)
-        return found
+        return comparison
 
     def _judged(
         self,
@@ -522,37 +522,37 @@ class _Search:
             .values.tolist()
         )
         scale = _scale(base)
-        found = []
+        comparisons = []
         for flat in drawn:
             place = tuple(
                 int(i) for i in torch.unravel_index(torch.tensor(flat, device="cpu"), shape)
             )
             direction = torch.zeros_like(base)
             direction[place] = scale[place]
-            found.append(self._compare(k, direction, place, float(scale[place])))
+            comparisons.append(self._compare(k, direction, place, float(scale[place])))
         if base.numel():
-            found.append(self._compare(k, _weights(base, generator) * scale, None, 1.0))
-        return _row(name, shape, len(drawn), gradient, found)
+            comparisons.append(self._compare(k, _weights(base, generator) * scale, None, 1.0))
+        return _row(name, shape, len(drawn), gradient, comparisons)
 
     def _compare(
         self, k: int, direction: Tensor, place: tuple[int, ...] | None, unit: float
     ) -> _Comparison:
-        found = self.here.compare(k, direction, place, unit)
-        if found.verdict in ("ok", "WRONG"):
-            return found
-        doubts = int(found.verdict == "doubtful")
+        here = self.here.compare(k, direction, place, unit)
+        if here.verdict in ("ok", "WRONG"):
+            return here
+        doubts = int(here.verdict == "doubtful")
         try:
             for point in self._beside():
                 self.loss.move(point.values)
                 again = point.compare(k, direction, place, unit)._replace(aside=True)
-                if again.verdict == "ok" and again.would_see(found):
+                if again.verdict == "ok" and again.would_see(here):
                     return again._replace(verdict="kink")
                 doubts += again.verdict == "doubtful"
                 if again.verdict == "WRONG" or (again.verdict == "doubtful" and doubts > 1):
                     return again._replace(verdict="WRONG")
         finally:
             self.loss.move(self.here.values)
-        return found._replace(verdict="WRONG" if found.verdict == "doubtful" else "unclear")
+        return here._replace(verdict="WRONG" if here.verdict == "doubtful" else "unclear")
 
     def _beside(self) -> Iterator[_Point]:
         """Places beside this one, made when they are first needed."""
@@ -569,23 +569,23 @@ def _row(
     shape: Shape,
     checked: int,
     gradient: Tensor | None,
-    found: Sequence[_Comparison],
+    comparisons: Sequence[_Comparison],
 ) -> GradientRow:
     """The row of a source, from its comparisons."""
-    known = [c for c in found if c.verdict != "unclear"]
+    known = [c for c in comparisons if c.verdict != "unclear"]
     visible = [c for c in known if max(c.whole, c.difference) > c.allowed]
     relative = max((c.difference / max(c.whole, abs(c.numeric)) for c in visible), default=None)
     difference = max((c.difference / c.unit for c in known), default=0.0)
     largest = float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0
-    verdict: Verdict = "ok" if gradient is not None else "not reached"
+    verdict: Judgement = "ok" if gradient is not None else "not reached"
     note = ""
     if gradient is not None and known and not visible:
         least = max(c.allowed / c.unit for c in known)
         note = f"too small to be told from 0, for which it would have to exceed {least:.1e}"
-    order: tuple[Verdict, ...] = ("kink", "unclear", "WRONG")
+    order: tuple[Judgement, ...] = ("kink", "unclear", "WRONG")
     for worse in order:
-        if some := [c for c in found if c.verdict == worse]:
-            verdict, note = worse, _explained(some, len(found), gradient is not None)
+        if some := [c for c in comparisons if c.verdict == worse]:
+            verdict, note = worse, _explained(some, len(comparisons), gradient is not None)
     return GradientRow(name, shape, checked, largest, difference, relative, verdict, note)
 
 

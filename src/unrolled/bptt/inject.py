@@ -57,13 +57,13 @@ class Injection:
     def __enter__(self) -> Self:
         modules = {name: layer.module for name, layer in self.layers.items()}
         before = {name: vars(module).get("forward") for name, module in modules.items()}
-        if any(isinstance(forward, _Relayed) for forward in before.values()):
+        if any(isinstance(forward, _Injected) for forward in before.values()):
             raise RuntimeError(
                 "window: got one inside another of the same layers; leave that first"
             )
         self._before = before
         for name, module in modules.items():
-            vars(module)["forward"] = _Relayed(self._call, name, module.forward)
+            vars(module)["forward"] = _Injected(self._call, name, module.forward)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,14 +83,14 @@ class Injection:
                 f"{state_name} at most"
             )
         named = dict(zip((x_name, state_name), arguments, strict=False)) | options
-        x, given = named.pop(x_name), named.pop(state_name, None)
-        if given is None and name in self.finals:
+        x, state = named.pop(x_name), named.pop(state_name, None)
+        if state is None and name in self.finals:
             raise RuntimeError(
                 f"{_called(name)}: called twice in one window without a state, expected once; "
                 "hand the state from call to call yourself"
             )
-        if given is not None:
-            result = forward(x, given, **named)
+        if state is not None:
+            result = forward(x, state, **named)
         elif isinstance(x, Tensor) and x.dim() == 2 and "mask" not in layer.masks:
             result = self._without_batch(name, forward, x, named)
         else:
@@ -140,13 +140,13 @@ class Injection:
         options["resets"] = resets.transpose(0, 1) if layer.batch_first else resets
         return forward(x, None if start is None else layer.as_given(start), **options)
 
-    def _of(self, name: str, x: Any, given: Any) -> tuple[Tensor | None, Tensor | None]:
-        """The resets, those ``given`` in the call too, and the real steps for ``x``.
+    def _of(self, name: str, x: Any, resets_of_call: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The resets, with those of the call, and the real steps for ``x``.
 
         ``[T, B]`` on its device, if there are any.
         """
         resets, real = self.resets, self.real
-        if resets is None and real is None and given is None:
+        if resets is None and real is None and resets_of_call is None:
             return None, None
         first = self.layers[name].batch_first
         kind = "resets" if real is None else "lengths"
@@ -165,10 +165,12 @@ class Injection:
                 )
         real = None if real is None or real.all() else real.to(x.device)
         self.ended = None if real is None else ~real[-1]
-        found = [] if resets is None else [resets.to(x.device)]
-        if given is not None:
-            found.append(check_resets(given, steps, batch_size, batch_first=first).to(x.device))
-        resets = reduce(torch.logical_or, found) if found else None
+        all_resets = [] if resets is None else [resets.to(x.device)]
+        if resets_of_call is not None:
+            all_resets.append(
+                check_resets(resets_of_call, steps, batch_size, batch_first=first).to(x.device)
+            )
+        resets = reduce(torch.logical_or, all_resets) if all_resets else None
         return resets if resets is not None and resets.any() else None, real
 
     def _start(self, name: str, batch_size: int, fresh: State | None) -> State | None:
@@ -241,18 +243,18 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
                 "model: got one compiled by torch.compile, whose graph has no place for a state; give "
                 "the model itself, and compile what stands around its recurrent layers"
             )
-    found = dict(recurrent_layers(model))
-    if not found:
+    layers = dict(recurrent_layers(model))
+    if not layers:
         raise ValueError(
             f"model: got {type(model).__name__}, which holds no recurrent layer (cells that are stepped "
             "by hand keep their state there)"
         )
-    for name, layer in found.items():
+    for name, layer in layers.items():
         if layer_of(layer) is None:
             raise ValueError(
                 f"{_called(name)}: got {type(layer).__name__}, which takes no state so"
             )
-    return found
+    return layers
 
 
 def check_initial(
@@ -264,10 +266,10 @@ def check_initial(
         raise TypeError(
             f"initial: got {type(initial).__name__}, expected states by the names of their layers"
         )
-    for name, given in (initial or {}).items():
+    for name, states in (initial or {}).items():
         if name not in layers:
             raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")
-        state = as_tuple(given)
+        state = as_tuple(states)
         expected = [list(shape) for shape in viewed(layers[name]).state_shapes(1)]
         if [list(s.shape) for s in state] != expected:
             got = ", ".join(str(list(s.shape)) for s in state)
@@ -277,7 +279,7 @@ def check_initial(
     return checked
 
 
-class _Relayed(partial[Any]):
+class _Injected(partial[Any]):
     """The ``forward`` of a layer inside the block."""
 
 
@@ -296,9 +298,9 @@ def _batch_of(layer: RecurrentLayer, x: Any) -> tuple[int, Tensor]:
     return x.shape[0 if layer.batch_first else 1], x
 
 
-def _where(batch_size: Tensor, new: State, old: State) -> State:
-    """``new`` for the ``batch_size`` that are true, ``old`` for the others."""
-    chosen = batch_size.view(1, -1, 1)
+def _where(rows: Tensor, new: State, old: State) -> State:
+    """``new`` for the ``rows`` that are true, ``old`` for the others."""
+    chosen = rows.view(1, -1, 1)
     return tuple(torch.where(chosen, n, o) for n, o in zip(new, old, strict=True))
 
 

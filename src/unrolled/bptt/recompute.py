@@ -167,8 +167,8 @@ class _Call:
 
     def first(self, tensors: Parts) -> Any:
         """The first state."""
-        found = iter(self.split(tensors)[2])
-        leaves = [next(found) if is_tensor else leaf for leaf, is_tensor in self.start]
+        first_tensors = iter(self.split(tensors)[2])
+        leaves = [next(first_tensors) if is_tensor else leaf for leaf, is_tensor in self.start]
         return pytree.tree_unflatten(leaves, self.spec)
 
     def split(self, tensors: Parts) -> tuple[Parts, Parts, Parts]:
@@ -252,7 +252,7 @@ class _Call:
                 result[begin:end] = y.detach()
 
     def backward(
-        self, tensors: Parts, wanted: Sequence[bool], given: Sequence[Tensor | None]
+        self, tensors: Parts, wanted: Sequence[bool], arriving: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """The gradients of all that is wanted."""
         _, self.sequences, start = self.split(tensors)
@@ -264,14 +264,15 @@ class _Call:
             torch.zeros_like(s) if want else None
             for s, want in zip(self.sequences, needed[1], strict=True)
         ]
-        count = len(given) - self.after.num_leaves
-        d_outputs, d_state = given[:count], list(given[count:])
+        count = len(arriving) - self.after.num_leaves
+        d_outputs, d_state = arriving[:count], list(arriving[count:])
         k = self.chain.plan.segments - 1
         with self.chain.around.restored():
             while True:
                 taken = self.taken.pop()
-                found = self.differentiate(k, taken, needed[0], d_outputs, d_state)
-                d_parameters, d_parts, d_state = found
+                d_parameters, d_parts, d_state = self.differentiate(
+                    k, taken, needed[0], d_outputs, d_state
+                )
                 for i, d in enumerate(d_parameters):
                     if d is not None:
                         total = sums[i]
@@ -280,7 +281,7 @@ class _Call:
                 for whole, d in zip(d_sequences, d_parts, strict=True):
                     if whole is not None and d is not None:
                         whole.narrow(self.chain.time, begin, end - begin).copy_(d)
-                del taken, found, d_parameters, d_parts
+                del taken, d_parameters, d_parts
                 k -= 1
                 if self.taken:
                     continue
@@ -314,15 +315,15 @@ class _Call:
         sources = [p for p, want in zip(self.parameters, wanted, strict=True) if want]
         sources += [p for p in (*taken.parts, *taken.before) if p.requires_grad]
         if not pairs:
-            found: Iterator[Tensor | None] = iter([None] * len(sources))
+            gradients: Iterator[Tensor | None] = iter([None] * len(sources))
         else:
             ys, ds = zip(*pairs, strict=True)
             with _without_hooks(sources):
-                found = iter(torch.autograd.grad(ys, sources, ds, allow_unused=True))
+                gradients = iter(torch.autograd.grad(ys, sources, ds, allow_unused=True))
         return (
-            [next(found) if want else None for want in wanted],
-            [next(found) if p.requires_grad else None for p in taken.parts],
-            [next(found) if p.requires_grad else None for p in taken.before],
+            [next(gradients) if want else None for want in wanted],
+            [next(gradients) if p.requires_grad else None for p in taken.parts],
+            [next(gradients) if p.requires_grad else None for p in taken.before],
         )
 
 
@@ -341,14 +342,14 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *given):  # type: ignore[no-untyped-def]
+    def backward(ctx, *arriving):  # type: ignore[no-untyped-def]
         call, ctx.call = ctx.call, None
         if call is None:
             raise RuntimeError(
                 "backward: called a second time on a checkpointed sequence, expected once; run it "
                 "forward again"
             )
-        gradients = call.backward(ctx.saved_tensors, ctx.needs_input_grad[1:], given)
+        gradients = call.backward(ctx.saved_tensors, ctx.needs_input_grad[1:], arriving)
         return None, *gradients
 
 
@@ -361,7 +362,7 @@ def leaves_of(outputs: Parts, known: Parts = (), since: int | None = None) -> li
     stops = {(t.grad_fn, t.output_nr) for t in known}
     mine = {id(t) for t in known}
     todo = [(y.grad_fn, y.output_nr) for y in outputs]
-    seen, found = set(todo), []
+    seen, leaves = set(todo), []
     while todo:
         edge = todo.pop()
         node = edge[0]
@@ -370,7 +371,7 @@ def leaves_of(outputs: Parts, known: Parts = (), since: int | None = None) -> li
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             if id(leaf) not in mine:
-                found.append(leaf)
+                leaves.append(leaf)
             continue
         if since is not None and node._sequence_nr() < since:
             raise ValueError(
@@ -381,7 +382,7 @@ def leaves_of(outputs: Parts, known: Parts = (), since: int | None = None) -> li
             if after not in seen:
                 seen.add(after)
                 todo.append(after)
-    return found
+    return leaves
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 A sequence is cut into segments. What a segment needs for its gradient is made when the backward pass
 comes to it, by going forward again from a state that was kept: some states stand in ``slots``, the
 others are made again in turn. Which ones to keep is the binomial schedule: with s states, the first one
-among them, C(s + r, s) segments can be reached if each is run forward r times at the most besides the
+among them, C(s + r, s) segments can be reached if each is run forward r times at most besides the
 one time for its own gradient.
 
 Sources: Griewank, "Achieving Logarithmic Growth of Temporal and Spatial Complexity in Reverse Automatic
@@ -58,7 +58,7 @@ class Plan:
     kept: int
 
     def bytes(self, memory: Memory) -> int:
-        """What it takes at the most."""
+        """What it takes at most."""
         segment = self.length * memory.step + memory.call
         return self.kept * segment + (self.slots + 1) * memory.state
 
@@ -114,9 +114,9 @@ def plan(steps: int, budget: int, memory: Memory) -> Plan:
     best: Plan | None = None
     ratio = steps ** (1 / CANDIDATES)
     for length in sorted({max(1, int(steps / ratio**k)) for k in range(CANDIDATES + 1)} | {1}):
-        found = _with_length(steps, length, budget, memory)
-        if found is not None and (best is None or cost(found, steps) < cost(best, steps)):
-            best = found
+        candidate = _with_length(steps, length, budget, memory)
+        if candidate is not None and (best is None or cost(candidate, steps) < cost(best, steps)):
+            best = candidate
     if best is None:
         raise TooSmallError(budget, memory.least())
     return best
@@ -134,9 +134,9 @@ def _with_length(steps: int, length: int, budget: int, memory: Memory) -> Plan |
     return Plan(length, count, slots, min(kept, count))
 
 
-def cost(found: Plan, steps: int) -> float:
-    """What ``found`` runs forward again, and all its calls, in steps."""
-    return found.repeated() * steps + CALL * found.segments * (1 + found.repeated())
+def cost(chosen: Plan, steps: int) -> float:
+    """What ``chosen`` runs forward again, and all its calls, in steps."""
+    return chosen.repeated() * steps + CALL * chosen.segments * (1 + chosen.repeated())
 
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -24,19 +24,19 @@ from unrolled.shapes import (
 ALPHA = 4.0  # how slowly the odds of an end fall with the length of a span; above 1
 
 
-class Chunk(NamedTuple):
-    """Steps that have been read: the states before them, and what was read."""
+class PastWindow(NamedTuple):
+    """A window that has been read: the states before it, and what was read."""
 
     states: States
     inputs: tuple[Tensor, ...]  # [K, B, ...] each
     resets: Tensor | None  # [K, B]
     real: Tensor | None  # [K, B]
 
-    def kept(self) -> "Chunk":
+    def kept(self) -> "PastWindow":
         """The same in memory of its own: the caller may fill a tensor anew for each window."""
         own = copied if torch.is_inference_mode_enabled() else torch.clone
         flags = (None if f is None else own(f) for f in (self.resets, self.real))
-        return Chunk(self.states, tuple(own(x) for x in self.inputs), *flags)
+        return PastWindow(self.states, tuple(own(x) for x in self.inputs), *flags)
 
 
 class Truncated:
@@ -113,7 +113,7 @@ class Truncated:
         check_generator(generator)
         self.generator = generator
         self.time = 1 if batch_first else 0
-        self._history: list[Chunk] = []
+        self._history: list[PastWindow] = []
         self._pending: Tensor | None = None  # rows that begin anew with the next window, [B]
         self._span = 0  # windows since the last truncation
 
@@ -146,8 +146,8 @@ class Truncated:
             resets = self._with_pending(resets, steps, batch_size)
         self.carry.refuse_ended(mode, resets, counts)
         real = None if counts is None else real_steps(counts, steps)
-        chunk = Chunk(self.carry.kept[mode], inputs, resets, real)
-        reach = self._reach(chunk) if is_training else [chunk]
+        window = PastWindow(self.carry.kept[mode], inputs, resets, real)
+        reach = self._reach(window) if is_training else [window]
         output, injection = self._read(reach)
         output = self._latest(output, steps)
         if is_training:
@@ -155,7 +155,7 @@ class Truncated:
             if self.randomised:
                 self._draw(injection, steps)
             else:
-                self._history = [*reach[:-1], chunk.kept()]
+                self._history = [*reach[:-1], window.kept()]
         self.carry.commit(mode, injection, detach=self.truncates or not is_training)
         return output
 
@@ -184,14 +184,14 @@ class Truncated:
                 "with truncates=True"
             )
         saved = {f"carry/{key}": tensor for key, tensor in self.carry.state_dict().items()}
-        for k, chunk in enumerate(self._history):
-            for name, state in chunk.states.items():
+        for k, window in enumerate(self._history):
+            for name, state in window.states.items():
                 for i, tensor in enumerate(state):
                     saved[f"{k}/state/{name}/{i}"] = copied(tensor)
-            for i, tensor in enumerate(chunk.inputs):
+            for i, tensor in enumerate(window.inputs):
                 saved[f"{k}/input/{i}"] = copied(tensor)
             for kind in ("resets", "real"):
-                if (flags := getattr(chunk, kind)) is not None:
+                if (flags := getattr(window, kind)) is not None:
                     saved[f"{k}/{kind}"] = copied(flags)
         if self._pending is not None:
             saved["pending"] = self._pending.clone()
@@ -199,7 +199,7 @@ class Truncated:
 
     @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: it is of a model with other layers; nothing has been changed.
@@ -217,7 +217,7 @@ class Truncated:
                 mine[f"input/{i}"].clone() for i in range(sum(k[:6] == "input/" for k in mine))
             ]
             history.append(
-                Chunk(
+                PastWindow(
                     self.carry.states_from(states),
                     tuple(inputs),
                     mine.get("resets"),
@@ -230,10 +230,10 @@ class Truncated:
 
     # --- Reading ---------------------------------------------------------------------------------
 
-    def _reach(self, chunk: Chunk) -> list[Chunk]:
-        """The chunks that hold the last k2 steps, ``chunk`` being the newest."""
-        found, steps = [chunk], self._steps_of(chunk.inputs)
-        batch_size = chunk.inputs[0].shape[1 - self.time]
+    def _reach(self, window: PastWindow) -> list[PastWindow]:
+        """The windows that hold the last k2 steps, ``window`` being the newest."""
+        reach, steps = [window], self._steps_of(window.inputs)
+        batch_size = window.inputs[0].shape[1 - self.time]
         for earlier in reversed(self._history):
             if steps >= self.k2:
                 break
@@ -243,17 +243,17 @@ class Truncated:
                     f"x: got {batch_size} rows, expected {before} as in the window before; keep the batch "
                     "size, or begin anew with reset()"
                 )
-            found.insert(0, earlier)
+            reach.insert(0, earlier)
             steps += self._steps_of(earlier.inputs)
-        return found
+        return reach
 
-    def _read(self, chunks: Sequence[Chunk]) -> tuple[Any, Injection]:
-        """The model's output on the last k2 steps of ``chunks``, and the injection that ran it."""
+    def _read(self, windows: Sequence[PastWindow]) -> tuple[Any, Injection]:
+        """The model's output on the last k2 steps of ``windows``, and the injection that ran it."""
         inputs = tuple(
-            _cat(parts, self.time) for parts in zip(*(c.inputs for c in chunks), strict=True)
+            _cat(parts, self.time) for parts in zip(*(c.inputs for c in windows), strict=True)
         )
-        resets, real = (self._flags_of(chunks, kind) for kind in ("resets", "real"))
-        steps, states = self._steps_of(inputs), chunks[0].states
+        resets, real = (self._flags_of(windows, kind) for kind in ("resets", "real"))
+        steps, states = self._steps_of(inputs), windows[0].states
         before = max(0, steps - self.k2)
         if before:  # from where a state was kept to where the gradient ends
             with torch.no_grad(), self._injection(states, resets, real, 0, before) as injection:
@@ -270,17 +270,17 @@ class Truncated:
         resets = None if resets is None else resets[begin:end]
         return self.carry.injection(states, resets, None if real is None else real[begin:end])
 
-    def _flags_of(self, chunks: Sequence[Chunk], kind: str) -> Tensor | None:
-        """The resets or the real steps of ``chunks`` one after another."""
-        parts = [getattr(chunk, kind) for chunk in chunks]
+    def _flags_of(self, windows: Sequence[PastWindow], kind: str) -> Tensor | None:
+        """The resets or the real steps of ``windows`` one after another."""
+        parts = [getattr(window, kind) for window in windows]
         if all(part is None for part in parts):
             return None
-        batch_size = chunks[0].inputs[0].shape[1 - self.time]
+        batch_size = windows[0].inputs[0].shape[1 - self.time]
         filled = [
-            torch.full((self._steps_of(chunk.inputs), batch_size), kind == "real", device="cpu")
+            torch.full((self._steps_of(window.inputs), batch_size), kind == "real", device="cpu")
             if p is None
             else p.cpu()
-            for chunk, p in zip(chunks, parts, strict=True)
+            for window, p in zip(windows, parts, strict=True)
         ]
         return torch.cat(filled)
 
@@ -323,10 +323,10 @@ class Truncated:
                 got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"x: got {got}, expected a tensor {shape}")
             check_dense("x", x, shape)
-        found = {x.shape[self.time] for x in inputs}
-        if len(found) != 1 or 0 in found:
-            raise ValueError(f"x: got {sorted(found)} steps, expected one number of 1 or more")
-        return found.pop()
+        counts = {x.shape[self.time] for x in inputs}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"x: got {sorted(counts)} steps, expected one number of 1 or more")
+        return counts.pop()
 
     def _with_pending(self, resets: Tensor | None, steps: int, batch_size: int) -> Tensor | None:
         """``resets`` and those that ``reset`` asked for."""

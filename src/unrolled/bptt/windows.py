@@ -67,7 +67,7 @@ def make_windows(
     whole: bool = False,
     shuffle: tuple[int, int] | None = None,
 ) -> "Windows[Any]":
-    """``documents`` in windows of ``steps`` steps, in which every row goes on where it stopped.
+    """``documents`` in windows of ``steps`` steps, in which every row continues where it stopped.
 
     >>> for window in make_windows(torch.arange(7), 2, 3):
     ...     print(window.data.T.tolist(), window.lengths.tolist())
@@ -76,13 +76,13 @@ def make_windows(
 
     Args:
         documents: a stream, that is one array ``[N, ...]``, a tensor on the CPU or a NumPy array; or
-            a list of such arrays, documents, which differ in N at the most. In place of each array,
+            a list of such arrays, documents, which differ in N at most. In place of each array,
             a tuple of arrays of the same N, such as inputs and targets. uint16 and uint32 become
             int64; every other dtype is kept.
         batch_size: B.
         steps: T of every window but the last, which is as long as its longest row.
         whole: by default the documents, one after the other, are cut into rows whose lengths differ
-            by one at the most. If true, none is cut: each goes to the row that has the fewest steps.
+            by one at most. If true, none is cut: each goes to the row that has the fewest steps.
         shuffle: (seed, epoch), the source of the documents' order; by default the order given.
 
     Raises:

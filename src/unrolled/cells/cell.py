@@ -195,7 +195,7 @@ class GatedCell(Cell):
     here, for all of them alike. One that writes ``step`` itself leaves that out: it is refused
     ``layer_norm``, ``recurrent_dropout`` and ``zoneout``, unless it calls the ``step`` that it inherits.
 
-    A subclass also says its facts, ``blocks`` at the least. By them alone ``remedies.chrono_bias`` finds
+    A subclass also says its facts, ``blocks`` at least. By them alone ``remedies.chrono_bias_`` finds
     its gates, the lens takes its gradient apart, ``lens.expand`` and ``lens.draw`` name its parts, and
     ``torch.onnx.export`` writes it as the operator that it is.
 

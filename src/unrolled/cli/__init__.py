@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if hasattr(stream, "reconfigure"):  # a terminal of another encoding must not end a run
                 stream.reconfigure(errors="backslashreplace", line_buffering=True)
         arguments = parsed(sys.argv[1:] if argv is None else argv)
-        hint = "; go on with the same command and --resume" if "out" in arguments else ""
-        given = vars(arguments)
+        hint = "; continue with the same command and --resume" if "out" in arguments else ""
+        by_name = vars(arguments)
         with (
-            speaking(quiet="quiet" in given, json=bool(given.get("json"))),
+            speaking(quiet="quiet" in by_name, json=bool(by_name.get("json"))),
             warnings_as_notes(),
             logs_as_notes(),
         ):
@@ -84,11 +84,11 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (train, fill, generate, evaluate, diagnose, compare, show, info, completion):
         command.add_to(commands)
-    found: Mapping[str, argparse.ArgumentParser] = commands.choices
-    for name, parser in found.items():
+    parsers: Mapping[str, argparse.ArgumentParser] = commands.choices
+    for name, parser in parsers.items():
         if name not in ("info", "completion"):
             add_common(parser)
-    return root, found
+    return root, parsers
 
 
 def entry() -> NoReturn:

@@ -18,10 +18,10 @@ from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
 from unrolled.text.data.dataset import SPLITS
 from unrolled.training import Run
+from unrolled.training.callbacks import seconds_of
 from unrolled.training.files import read_tensors
 from unrolled.training.loop import evaluations_of
 from unrolled.training.run import TRAINING
-from unrolled.training.watchers import seconds_of
 
 OF_THE_MACHINE = ("threads",)
 
@@ -60,15 +60,15 @@ def command(arguments: argparse.Namespace) -> None:
         note(
             "the runs have other tokens: nats per token of one do not compare with those of another"
         )
-    found = {"split": arguments.split, "differing": differing, "runs": records}
+    compared = {"split": arguments.split, "differing": differing, "runs": records}
     if arguments.html is not None:
         from unrolled.lens.render import comparison
 
-        comparison.write(arguments.html, found, table(found), translated)
+        comparison.write(arguments.html, compared, table(compared), translated)
     if arguments.json:
-        print_json(found)
+        print_json(compared)
         return
-    print_table(*table(found))
+    print_table(*table(compared))
     if arguments.html is not None:
         say(f"the page: {arguments.html}")
 
@@ -114,11 +114,11 @@ def _scores(run: Run, split: str) -> dict[str, Any] | None:
         except (DataError, MissingExtraError) as error:
             note(f"{run.directory}: no scores: {error}")
             return None
-        found = asdict(scored(run.model(), data, split)) if data.sentences(split) else None
+        scores = asdict(scored(run.model(), data, split)) if data.sentences(split) else None
         del data  # its files are mapped, and must go before their directory does
-    if found is None:
+    if scores is None:
         note(f"{run.directory}: no scores: its {split} split is empty")
-    return found
+    return scores
 
 
 def _differing(records: list[dict[str, Any]]) -> list[str]:
@@ -131,20 +131,20 @@ def _differing(records: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table(compared: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The head and a row for each run, of what a comparison has."""
-    split = found["split"]
-    head = ["run", *(name.replace("_", "-") for name in found["differing"])]
+    split = compared["split"]
+    head = ["run", *(name.replace("_", "-") for name in compared["differing"])]
     head += ["parameters", "steps", "time", "validation, first to last", "best"]
     head += [f"{split} nats", "top-1", "top-5"]
     rows = []
-    for record in found["runs"]:
+    for record in compared["runs"]:
         curve = [row["nats"] for row in record["validation"]]
         scores = record["scores"] or {}
         rows.append(
             [
                 record["run"],
-                *(told(record["settings"].get(name)) for name in found["differing"]),
+                *(told(record["settings"].get(name)) for name in compared["differing"]),
                 f"{record['parameters']:,}",
                 f"{record['step']:,} / {record['steps']:,}" + " (early)" * record["stopped_early"],
                 _time(record["seconds"]),

@@ -16,10 +16,10 @@ def named_in(argv: Sequence[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
-        found, _ = parser.parse_known_args(list(argv))
+        namespace, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
         return None  # the command's own parser says what is wrong
-    path: Path | None = found.config
+    path: Path | None = namespace.config
     return path
 
 
@@ -40,7 +40,7 @@ def apply(path: Path, commands: Mapping[str, argparse.ArgumentParser]) -> None:
             raise CallError(f"{path}: [{name}]: no command of that name, expected one of {known}")
         parser = commands[name]
         actions = _actions(parser)
-        found = {}
+        values = {}
         for key, value in options.items():
             where = f"{path}: [{name}] {key}"
             action = actions.get(key.replace("_", "-"))
@@ -50,9 +50,9 @@ def apply(path: Path, commands: Mapping[str, argparse.ArgumentParser]) -> None:
                 raise CallError(f"{where}: no option of that name{meant}")
             read = _value(action, value, where)
             if read is not False or action.nargs != 0 or _is_two_way(action):
-                found[action.dest] = read
+                values[action.dest] = read
                 action.required = False
-        parser.set_defaults(**found, configured=found)
+        parser.set_defaults(**values, configured=values)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def _value(action: argparse.Action, value: Any, where: str) -> Any:
     if not isinstance(value, list):
         if action.nargs == "+":
             return [_single(action, value, where)]
-        found = _single(action, value, where)
-        return dict([found]) if isinstance(found, tuple) else found
+        read = _single(action, value, where)
+        return dict([read]) if isinstance(read, tuple) else read
     if action.nargs != "+" and not isinstance(action, Collecting):
         raise CallError(f"{where}: got {value!r}, expected one value")
     parts = [_single(action, part, where) for part in value]

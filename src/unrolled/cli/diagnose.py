@@ -79,7 +79,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "diagnose",
         help="see where a gradient goes through time, and why",
-        description="One forward and one backward pass, looked on at by the lens: of a trained model "
+        description="One forward and one backward pass under the lens: of a trained model "
         "on held-out text, or of a network by itself on noise.",
         argument_default=argparse.SUPPRESS,
     )
@@ -133,29 +133,29 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def command(arguments: argparse.Namespace) -> None:
     """Look, and print what was seen."""
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    _refuse_contradictions(given)
-    if "html" in given:
+    options = {name: value for name, value in vars(arguments).items() if value is not None}
+    _refuse_contradictions(options)
+    if "html" in options:
         from unrolled.lens.render import require
 
         require()
     with tempfile.TemporaryDirectory() as directory:
-        asked = _bare(given) if "cell" in given else _run(given, Path(directory))
+        asked = _bare(options) if "cell" in options else _run(options, Path(directory))
     with unrolled.watch(asked.model) as seen:
         loss = asked.loss(asked.model, *asked.batch)
         torch.autograd.backward(loss)
-    report = seen.report(lag=given.get("lag", asked.lag))
+    report = seen.report(lag=options.get("lag", asked.lag))
     learnt = _learnt(asked, loss.item())
     commands: dict[str, str] = {}
     if learnt or asked.run is not None:
-        report, commands = _of_a_new_run(report, asked, given.get("lag"), learnt)
+        report, commands = _of_a_new_run(report, asked, options.get("lag"), learnt)
     trials = None
-    if "tries" in given:
+    if "tries" in options:
         model = _Asked(asked.model, asked.loss)
         trials = lens.try_remedies(model, asked.batch, lambda value: value)
     tried = None if trials is None else trials.record()
     try:
-        if "json" in given:
+        if "json" in options:
             about = {"plain": asked.plain, "commands": commands} if asked.run is not None else {}
             print_json(report.record() | (tried or {}) | about)
         else:
@@ -166,18 +166,18 @@ def command(arguments: argparse.Namespace) -> None:
             if trials is not None:
                 print(f"\n{trials.told(translated)}")
     finally:  # whoever reads may have seen enough
-        if "html" in given:
+        if "html" in options:
             from unrolled.lens.render import page
 
             page.write(
-                given["html"],
+                options["html"],
                 {asked.step: report.record()},
                 trials=tried,
                 title=asked.title,
                 said=translated,
             )
-    if "html" in given and "json" not in given:
-        tell(f"the page: {given['html']}")
+    if "html" in options and "json" not in options:
+        tell(f"the page: {options['html']}")
 
 
 class _Asked(nn.Module):
@@ -195,16 +195,16 @@ class _Asked(nn.Module):
 # --- A run ---------------------------------------------------------------------------------------
 
 
-def _run(given: dict[str, Any], directory: Path) -> Question:
+def _run(options: dict[str, Any], directory: Path) -> Question:
     """A run's model, and a batch of its text or of another, which is encoded in ``directory``."""
-    name, run, model, _ = chosen(given.get("run"), given.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
-    split = given.get("split", "validation")
-    data = data_of(run, given.get("data"), directory)
+    name, run, model, _ = chosen(options.get("run"), options.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
+    split = options.get("split", "validation")
+    data = data_of(run, options.get("data"), directory)
     check_split(data, split)
     about = (f"{name}, {split}", run.weights_step(), model)
     pairs = Bigrams(data, len(run.vocabulary))
     whole: dict[str, Any] = {
-        "run": run if "run" in given else None,
+        "run": run if "run" in options else None,
         "longest": longest_of(data, split, run),
     }
     if isinstance(model, LanguageModel) and data.is_continuous:
@@ -280,23 +280,23 @@ def _of_window(
 # --- A network by itself -------------------------------------------------------------------------
 
 
-def _bare(given: dict[str, Any]) -> Question:
+def _bare(options: dict[str, Any]) -> Question:
     """A network with fresh weights, and noise for it to read."""
-    options = BARE | given
-    name, units = options["cell"], options["hidden"]
-    torch.manual_seed(options["seed"])
+    complete = BARE | options
+    name, units = complete["cell"], complete["hidden"]
+    torch.manual_seed(complete["seed"])
     layer = Recurrent(
         CELLS[name],
-        options["input"],
+        complete["input"],
         units,
-        depth=options["depth"],
-        bidirectional=options["bidirectional"],
-        **({"activation": options["activation"]} if name == "elman" else {}),
+        depth=complete["depth"],
+        bidirectional=complete["bidirectional"],
+        **({"activation": complete["activation"]} if name == "elman" else {}),
     )
-    x = torch.randn(options["steps"], options["batch"], options["input"])
-    kind = CELLS[name].__name__ + (f" ({options['activation']})" if name == "elman" else "")
-    last = "each direction's last output" if options["bidirectional"] else "the last output"
-    title = f"{kind}, H = {units}, {options['steps']} steps of noise"
+    x = torch.randn(complete["steps"], complete["batch"], complete["input"])
+    kind = CELLS[name].__name__ + (f" ({complete['activation']})" if name == "elman" else "")
+    last = "each direction's last output" if complete["bidirectional"] else "the last output"
+    title = f"{kind}, H = {units}, {complete['steps']} steps of noise"
     return Question(title, 0, layer, _of_last, f"mean square of {last}", (x,))
 
 
@@ -307,19 +307,20 @@ def _of_last(layer: Recurrent, x: Tensor) -> Tensor:
     return torch.cat(last, -1).square().mean()
 
 
-def _refuse_contradictions(given: dict[str, Any]) -> None:
+def _refuse_contradictions(options: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
-    if "run" in given and "cell" in given:
+    if "run" in options and "cell" in options:
         raise CallError("DIR and --cell: got both, expected one of them")
-    others, needed = (dict.fromkeys(OF_A_RUN), BUNDLED) if "cell" in given else (BARE, "--cell")
+    others, needed = (dict.fromkeys(OF_A_RUN), BUNDLED) if "cell" in options else (BARE, "--cell")
     for name in others:
-        if name in given:
-            value = given[name]
+        if name in options:
+            value = options[name]
             got = " ".join(value) if isinstance(value, list) else "it" if value is True else value
             raise CallError(f"--{name}: got {got}, which is for {needed}")
-    if "tries" in given and given.get("steps") == 1:
+    if "tries" in options and options.get("steps") == 1:
         raise CallError("--steps: got 1 with --try, expected 2 or more")
-    if "activation" in given and given["cell"] != "elman":
+    if "activation" in options and options["cell"] != "elman":
         raise CallError(
-            f"--activation: got {given['activation']} with --cell {given['cell']}, expected --cell elman"
+            f"--activation: got {options['activation']} with --cell {options['cell']}, "
+            "expected --cell elman"
         )

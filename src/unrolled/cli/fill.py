@@ -72,9 +72,9 @@ def command(arguments: argparse.Namespace) -> None:
     alone = arguments.run
     if arguments.text is None and arguments.input is None and alone and not Path(alone).is_dir():
         arguments.run, arguments.text = None, alone
-    given = [name for name in ("text", "input") if getattr(arguments, name) is not None]
-    if len(given) != 1:
-        got = "both" if given else "neither"
+    sources = [name for name in ("text", "input") if getattr(arguments, name) is not None]
+    if len(sources) != 1:
+        got = "both" if sources else "neither"
         arguments.refuse(f"TEXT, --input: got {got}, expected one of them")
     if arguments.output is not None and arguments.input is None:
         arguments.refuse("--output: got it without --input, expected both")
@@ -90,8 +90,8 @@ def command(arguments: argparse.Namespace) -> None:
         return
     print(result.filled)
     for number, blank in enumerate(result.blanks, start=1):
-        found = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
-        tell(f"blank {number}: {found}")
+        listed = "  ".join(f"{c.text} {c.probability:.3f}" for c in blank.candidates)
+        tell(f"blank {number}: {listed}")
     for reason in reasons:
         print_why(reason, filler.tokenizer)
 

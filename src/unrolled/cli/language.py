@@ -44,8 +44,8 @@ def in_chinese(text: str) -> str:
     if bare in messages():
         return text.replace(bare, messages()[bare])
     for literals, pattern, chinese in _patterns():
-        if all(part in bare for part in literals) and (found := pattern.fullmatch(bare)):
-            return text.replace(bare, chinese.format(*map(_Part, found.groups())))
+        if all(part in bare for part in literals) and (match := pattern.fullmatch(bare)):
+            return text.replace(bare, chinese.format(*map(_Part, match.groups())))
     return text
 
 
@@ -76,14 +76,14 @@ def _patterns() -> list[tuple[list[str], re.Pattern[str], str]]:
     """Of each message with a ``{}`` its literal parts, pattern and Chinese: what stands around others, then
     the most literal first.
     """
-    found = []
+    patterns = []
     order = sorted(messages(), key=lambda text: -len(text.replace("{}", "")))
     for message in (*AROUND, *order):
         literals = message.split("{}")
         if len(literals) > 1:
             pattern = "(.*?)".join(map(re.escape, literals))
-            found.append((literals, re.compile(pattern), messages()[message]))
-    return found
+            patterns.append((literals, re.compile(pattern), messages()[message]))
+    return patterns
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,8 +119,8 @@ class _Formatter(argparse.HelpFormatter):
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)
-        if (chinese := in_chinese(text)) == text and (found := DEFAULT.fullmatch(text)):
-            chinese = f"{in_chinese(found[1])}（{found[2]}）"
+        if (chinese := in_chinese(text)) == text and (match := DEFAULT.fullmatch(text)):
+            chinese = f"{in_chinese(match[1])}（{match[2]}）"
         return chinese
 
     def _split_lines(self, text: str, width: int) -> list[str]:

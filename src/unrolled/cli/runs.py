@@ -41,7 +41,7 @@ def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
             f"made by 'unrolled train {wanted.kind}'"
         )
     if run.weights_step() == 0:
-        note(f"{directory}: the weights are untrained; go on with 'unrolled train … --resume'")
+        note(f"{directory}: the weights are untrained; continue with 'unrolled train … --resume'")
     return run, model
 
 
@@ -55,12 +55,17 @@ def add_model(parser: argparse.ArgumentParser, default: str) -> None:
 def chosen(directory: Path | None, model: str | None, default: str, wanted: type[M]) -> Chosen[M]:
     """The run in ``directory``, or, if there is none, the bundled model."""
     if directory is None:
-        box = load_pretrained(model or default)
-        return Chosen(f"the bundled model, {box.name}", box.run, cast(M, box.model), box.tokenizer)
+        bundled = load_pretrained(model or default)
+        return Chosen(
+            f"the bundled model, {bundled.name}",
+            bundled.run,
+            cast(M, bundled.model),
+            bundled.tokenizer,
+        )
     if model is not None:
         raise CallError(f"--model: got {model} with {directory}, expected one of them")
-    run, found = load(directory, wanted)
-    return Chosen(str(directory), run, found, run.tokenizer)
+    run, trained = load(directory, wanted)
+    return Chosen(str(directory), run, trained, run.tokenizer)
 
 
 def data_of(run: Run, sources: list[str] | None, directory: Path) -> Dataset:
@@ -98,10 +103,10 @@ def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
 
 # By what a verdict names; W is orthogonal, or of ReLU the identity, without being asked for.
 OPTIONS = {
-    "clip_norm": "--remedy clip_states=1",
-    "chrono_bias": "--remedy chrono_bias={longest}",
-    "forget_bias": "--remedy forget_bias=2",
-    "identity_weights, with ReLU": "--remedy with_activation=relu",  # which begins with it
+    "clip_norm_": "--remedy clip_states=1",
+    "chrono_bias_": "--remedy chrono_bias={longest}",
+    "forget_bias_": "--remedy forget_bias=2",
+    "identity_weights_, with ReLU": "--remedy with_activation=relu",  # which begins with it
     "as_lstm": "--cell lstm",
     "as_gru": "--cell gru",
 }
@@ -113,7 +118,7 @@ def longest_of(data: Dataset, split: str, run: Run) -> int:
 
 
 def with_options(report: Report, run: Run | None, longest: int) -> Report:
-    """``report`` with its remedies as options of ``unrolled train``, but for those that the run had.
+    """``report`` with its remedies as options of ``unrolled train``, except those that the run had.
 
     Without a run it has none. ``longest``: the steps of the task's longest dependency.
     """

@@ -40,6 +40,7 @@ from unrolled.training import (
     steps_of,
     write_data,
 )
+from unrolled.training.callbacks import clock, logs, progress_bar, seconds_of
 from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
 from unrolled.training.run import beginning, place_of_a_run
@@ -53,7 +54,6 @@ from unrolled.training.treatment import (
     forms,
     reshaped,
 )
-from unrolled.training.watchers import clock, logs, progress_bar, seconds_of
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "batch_size", "passage")  # options of --bptt truncated alone
@@ -103,7 +103,7 @@ DECISIVE: dict[str, tuple[Any, str, dict[str, Any]]] = {
         {"action": argparse.BooleanOptionalAction},
     ),
     "min_count": (2, "a rarer token becomes <unk>", {"type": whole(1)}),
-    "max_vocabulary": (50_000, "tokens at the most", {"type": whole(5)}),
+    "max_vocabulary": (50_000, "the largest number of tokens", {"type": whole(5)}),
     "longest": (200, "tokens of a sentence; a longer one is cut", {"type": whole(1)}),
     "seed": (0, "the source of all chance", {"type": whole(0)}),
     "minutes": (None, f"time to train, {MINUTES:g} by default", {"type": positive}),
@@ -182,7 +182,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--out", required=True, type=Path, metavar="DIR", help="the run directory"
     )
     first[0].add_argument(
-        "--resume", action="store_true", help="go on where DIR stopped, if it did"
+        "--resume", action="store_true", help="continue where DIR stopped, if it did"
     )
     for group, names in (first, *groups):
         for name in names:
@@ -213,33 +213,33 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def train(arguments: argparse.Namespace) -> None:
     """Make a run, or take it up again, and train it to its end."""
-    given = vars(arguments)
-    directory: Path = given["out"]
-    if {"minutes", "epochs"} <= given.keys() and not _dropped_for_the_call(given):
+    options = vars(arguments)
+    directory: Path = options["out"]
+    if {"minutes", "epochs"} <= options.keys() and not _dropped_for_the_call(options):
         raise CallError("--minutes and --epochs: got both, expected one of them")
-    _refuse_contradictions(given)
-    if "watch" in given:
+    _refuse_contradictions(options)
+    if "watch" in options:
         from unrolled.lens.render import require
 
         require()
-    with _memory_that_is_too_small(given), ExitStack() as stack:
+    with _memory_that_is_too_small(options), ExitStack() as stack:
         followers = stack.enter_context(
-            logs(log=given.get("log"), tensorboard=given.get("tensorboard"))
+            logs(log=options.get("log"), tensorboard=options.get("tensorboard"))
         )
-        resumed = "resume" in given and Run.exists(directory)
+        resumed = "resume" in options and Run.exists(directory)
         stack.enter_context(place_of_a_run(directory, is_new=not resumed))
         if resumed:
             run = Run(directory)
-            _refuse_changes(run, given)
+            _refuse_changes(run, options)
         else:
             with beginning(directory):
-                run = begin_run(directory, given)
+                run = begin_run(directory, options)
         torch.set_num_threads(run.settings.threads)
         trainer = Trainer(run)
         if resumed:
             trainer.restore()
             say(f"resumed at step {trainer.step:,} of {run.settings.steps:,}")
-        if "watch" in given:
+        if "watch" in options:
             longest = longest_of(trainer.data, "train", run)
             told = partial(with_options, run=run, longest=longest)
             followers += stack.enter_context(history(directory, trainer.step, told, translated))
@@ -251,9 +251,9 @@ def train(arguments: argparse.Namespace) -> None:
                 )
             )
         outcome = trainer.train(
-            followers, given.get("checkpoint_seconds", 30.0), watch_every=given.get("watch")
+            followers, options.get("checkpoint_seconds", 30.0), watch_every=options.get("watch")
         )
-    if "json" in given:
+    if "json" in options:
         print_json(
             {
                 "run": str(directory),
@@ -273,7 +273,7 @@ def train(arguments: argparse.Namespace) -> None:
         _say_if_short(trainer)
     else:
         say("the validation split is empty: the last weights are kept")
-    if "watch" in given and (directory / PAGE).exists():
+    if "watch" in options and (directory / PAGE).exists():
         say(f"the gradient over the training: {directory / PAGE}")
 
 
@@ -292,59 +292,60 @@ def _say_if_short(trainer: Trainer) -> None:
             )
 
 
-def begin_run(directory: Path, given: dict[str, Any]) -> Run:
+def begin_run(directory: Path, options: dict[str, Any]) -> Run:
     """A new run in the empty ``directory``: the text encoded, the number of steps known.
 
-    ``given`` are options by name, and ``kind``; others are as in the kind's recipe, or as always.
+    ``options`` are those that were given, by name, and ``kind``; others are as in the kind's recipe, or
+    as always.
     """
-    if "data" not in given:
+    if "data" not in options:
         raise CallError("--data: missing, expected a corpus's name or a file")
-    recipe = RECIPES.get(given["kind"], {})
-    options = {
-        name: given.get(name, recipe.get(name, default))
+    recipe = RECIPES.get(options["kind"], {})
+    complete = {
+        name: options.get(name, recipe.get(name, default))
         for name, (default, _, _) in DECISIVE.items()
     }
-    sources: list[str] = given["data"]
+    sources: list[str] = options["data"]
     for source in dict.fromkeys(sources):
         if source in CORPORA:
             say(f"{source}: {CORPORA[source].credit}")
-    if options["simplify"] is None:
-        options["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
-    if options["minutes"] is None and options["epochs"] is None:
-        options["minutes"] = MINUTES
-    if options["k2"] is None:
-        options["k2"] = options["k1"]
-    if options["threads"] is None:
-        options["threads"] = torch.get_num_threads()
-    torch.set_num_threads(options["threads"])
+    if complete["simplify"] is None:
+        complete["simplify"] = any(CORPORA[s].simplify for s in sources if s in CORPORA)
+    if complete["minutes"] is None and complete["epochs"] is None:
+        complete["minutes"] = MINUTES
+    if complete["k2"] is None:
+        complete["k2"] = complete["k1"]
+    if complete["threads"] is None:
+        complete["threads"] = torch.get_num_threads()
+    torch.set_num_threads(complete["threads"])
 
-    tokenizer = Tokenizer(options["unit"], options["simplify"])
+    tokenizer = Tokenizer(complete["unit"], complete["simplify"])
     data, vocabulary = write_data(
         directory,
         sentences(sources),
         tokenizer,
-        longest=options["longest"],
-        min_count=options["min_count"],
-        max_size=options["max_vocabulary"],
-        passage=options["passage"] if options["bptt"] == "truncated" else None,
-        words=options["words"],
+        longest=complete["longest"],
+        min_count=complete["min_count"],
+        max_size=complete["max_vocabulary"],
+        passage=complete["passage"] if complete["bptt"] == "truncated" else None,
+        words=complete["words"],
     )
     counts = {split: data.sentences(split) for split in SPLITS}
     if sum(counts.values()) < 2:
-        raise DataError(f"{listed(sources)}: got one sentence, expected two at the least")
+        raise DataError(f"{listed(sources)}: got one sentence, expected at least two")
     if not counts["train"]:
         raise DataError(
             f"{listed(sources)}: too little text, no sentence falls into the training split"
         )
     if len(vocabulary) == len(SPECIALS):
         raise DataError(
-            f"{listed(sources)}: no token is there {options['min_count']} times; "
+            f"{listed(sources)}: no token is there {complete['min_count']} times; "
             "more text is needed, or a smaller --min-count"
         )
     parts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     say(f"sentences: {parts}; vocabulary: {len(vocabulary):,} tokens")
     if not counts["validation"]:
-        cure = "a smaller --passage" if options["bptt"] == "truncated" else "other sentences"
+        cure = "a smaller --passage" if complete["bptt"] == "truncated" else "other sentences"
         note(
             "the validation split is empty, so that the last weights are kept, not the best: "
             f"give more text, or {cure}"
@@ -352,17 +353,17 @@ def begin_run(directory: Path, given: dict[str, Any]) -> Run:
 
     model_config = {
         "vocabulary_size": len(vocabulary),
-        "hidden_size": options["hidden"],
-        "embedding_size": options["embedding"],
-        **{name: options[name] for name in ("cell", "token_dropout", "tied", *OF_THE_LAYERS)},
-        **({"words": True} if options["words"] else {}),
+        "hidden_size": complete["hidden"],
+        "embedding_size": complete["embedding"],
+        **{name: complete[name] for name in ("cell", "token_dropout", "tied", *OF_THE_LAYERS)},
+        **({"words": True} if complete["words"] else {}),
     }
-    model_config |= reshaped(options["remedy"])
+    model_config |= reshaped(complete["remedy"])
     fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
-    settings = Settings(**{name: options[name] for name in fields}, steps=1)
+    settings = Settings(**{name: complete[name] for name in fields}, steps=1)
     torch.manual_seed(settings.seed)
     try:
-        model = begun(given["kind"], model_config, settings)
+        model = begun(options["kind"], model_config, settings)
     except (TypeError, ValueError) as error:
         if not settings.remedy:
             raise
@@ -374,12 +375,12 @@ def begin_run(directory: Path, given: dict[str, Any]) -> Run:
     say(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
     return Run.create(
         directory,
-        kind=given["kind"],
+        kind=options["kind"],
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         model_config=model_config,
         settings=settings,
-        command={"kind": given["kind"], "data": sources, **options},
+        command={"kind": options["kind"], "data": sources, **complete},
     )
 
 
@@ -399,8 +400,8 @@ def again(run: Run, more: Sequence[str]) -> str:
         ):
             continue
         if name == "remedy":
-            for key, given in value.items():
-                parts += [option, key if given is None else f"{key}={given}"]
+            for key, setting in value.items():
+                parts += [option, key if setting is None else f"{key}={setting}"]
         elif settings.get("action") is argparse.BooleanOptionalAction:
             parts.append(option if value else option.replace("--", "--no-", 1))
         else:
@@ -410,89 +411,89 @@ def again(run: Run, more: Sequence[str]) -> str:
 
 
 @contextmanager
-def _memory_that_is_too_small(given: dict[str, Any]) -> Iterator[None]:
+def _memory_that_is_too_small(options: dict[str, Any]) -> Iterator[None]:
     """Where the model does not fit into ``--memory``, it is the call that is at fault."""
     try:
         yield
     except TooSmallError as error:
         least = spoken(math.ceil(error.least * HEADROOM))
         raise CallError(
-            f"--memory: got {spoken(given['memory'])}, expected at least {least} for this model and text"
+            f"--memory: got {spoken(options['memory'])}, expected at least {least} for this model and text"
         ) from None
 
 
-def _refuse_contradictions(given: dict[str, Any]) -> None:
+def _refuse_contradictions(options: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
-    if "resume" in given and Run.exists(given["out"]):
+    if "resume" in options and Run.exists(options["out"]):
         return  # all are held against those that the run was begun with
-    _refuse_remedies(given)
-    if given.get("words") and (given["kind"], given.get("unit", "char")) != ("cloze", "char"):
+    _refuse_remedies(options)
+    if options.get("words") and (options["kind"], options.get("unit", "char")) != ("cloze", "char"):
         raise CallError("--words: is for cloze with --unit char; elsewhere a token is a word")
-    if given.get("bptt", "whole") == "truncated":
-        if given["kind"] != "lm":
+    if options.get("bptt", "whole") == "truncated":
+        if options["kind"] != "lm":
             raise CallError(
-                f"--bptt: got truncated for {given['kind']}, expected lm: what fills a blank reads "
+                f"--bptt: got truncated for {options['kind']}, expected lm: what fills a blank reads "
                 "whole sentences"
             )
-        if "batch_tokens" in given:
+        if "batch_tokens" in options:
             raise CallError(
                 "--batch-tokens: got it with --bptt truncated, expected --batch-size and --k1"
             )
-        k1, k2 = given.get("k1", K1), given.get("k2")
+        k1, k2 = options.get("k1", K1), options.get("k2")
         if k2 is not None and k1 > k2:
             raise CallError(
                 f"--k1: got {k1} with --k2 {k2}, expected at most k2; the smallest k2 that works is {k1}"
             )
         return
     for name in TRUNCATED:
-        if name in given:
+        if name in options:
             raise CallError(
-                f"--{name.replace('_', '-')}: got {given[name]}, which is for --bptt truncated"
+                f"--{name.replace('_', '-')}: got {options[name]}, which is for --bptt truncated"
             )
 
 
-def _dropped_for_the_call(given: dict[str, Any]) -> bool:
+def _dropped_for_the_call(options: dict[str, Any]) -> bool:
     """Whether one of --minutes and --epochs came from --config alone: it is left out for the other."""
-    configured: dict[str, Any] = given.get("configured", {})
+    configured: dict[str, Any] = options.get("configured", {})
     for name, other in (("minutes", "epochs"), ("epochs", "minutes")):
-        if configured.get(name) == given[name] and other not in configured:
-            del given[name]
+        if configured.get(name) == options[name] and other not in configured:
+            del options[name]
             return True
     return False
 
 
-def _refuse_remedies(given: dict[str, Any]) -> None:
+def _refuse_remedies(options: dict[str, Any]) -> None:
     """Refuse remedies that do not go together, or not with another option."""
-    chosen = given.get("remedy", {})
+    chosen = options.get("remedy", {})
     try:
         check_remedies(chosen)
     except ValueError as error:
         raise CallError(f"--remedy: {error}") from None
-    cell = given.get("cell", DECISIVE["cell"][0])
+    cell = options.get("cell", DECISIVE["cell"][0])
     for name in chosen:
         if REMEDIES[name].sets == NETWORK and cell != "elman":
             raise CallError(f"--remedy {name}: got --cell {cell}, expected --cell elman")
-        if REMEDIES[name].sets == CLIPPING and "clip" in given:
+        if REMEDIES[name].sets == CLIPPING and "clip" in options:
             raise CallError(
-                f"--clip: got {given['clip']:g} with --remedy {name}, expected one of them"
+                f"--clip: got {options['clip']:g} with --remedy {name}, expected one of them"
             )
 
 
 def _told(value: Any) -> str:
     """An option's value as it is given."""
     if isinstance(value, dict):
-        parts = (key if given is None else f"{key}={given}" for key, given in value.items())
+        parts = (key if setting is None else f"{key}={setting}" for key, setting in value.items())
         return " ".join(parts) or "none"
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _refuse_changes(run: Run, given: dict[str, Any]) -> None:
+def _refuse_changes(run: Run, options: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
     for name, began in {**defaults, **run.command}.items():
-        if name in given and given[name] != began:
+        if name in options and options[name] != began:
             option = f"--{name.replace('_', '-')}" if name != "kind" else "the kind of model"
-            got, before = map(_told, (given[name], began))
+            got, before = map(_told, (options[name], began))
             raise CallError(
                 f"{option}: got {got}, but the run in {run.directory} was begun with "
                 f"{before}; leave it out, or begin a new run in another --out"

@@ -108,7 +108,7 @@ class Recurrent(nn.Module):
     watcher: Watcher | None = None
     """What is told of every scan; see ``unrolled.watch``."""
     clip: float | None = None
-    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states_``."""
 
     arguments = ("x", "state")
     masks = frozenset(("lengths", "resets", "mask"))

@@ -56,7 +56,7 @@ class TorchLayer(nn.RNNBase):
     watcher: Watcher | None = None
     """What is told of every scan; see ``unrolled.watch``."""
     clip: float | None = None
-    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states``."""
+    """The largest 2-norm of a sequence's ∂L/∂state_t; see ``unrolled.remedies.clip_states_``."""
     enters_graphs = True
     """Whether ``torch.compile`` may take it into a graph, as it found when it last looked."""
 

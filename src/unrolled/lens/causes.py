@@ -168,7 +168,7 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
     parts = _parts(cell)
     logs, shares = _way_back(recurrence, parts, directions(recurrence, probes))
     growth, *factors = logs.mean((1, 2)).tolist()
-    found = Causes(
+    measured = Causes(
         recurrence.level,
         recurrence.direction,
         kind_of(cell).__name__,
@@ -177,12 +177,12 @@ def causes_of(recurrence: Recurrence, *, probes: int | None = None) -> Causes:
         float(torch.linalg.matrix_norm(sample, 2).mean()),
     )
     if parts is None:
-        return found
+        return measured
     names = ("activation", "matrix") if parts.enters_by_w else ("direct", "others")
     gated = parts.cell
     matrices = gated.weight_hh.detach().double().chunk(gated.gates)
     return replace(
-        found,
+        measured,
         factors=dict(zip(names, factors, strict=True)),
         shares=dict(zip(("direct", *parts.paths), shares.nanmean((1, 2)).tolist(), strict=True)),
         matrices={n: _matrix(w) for n, w in zip(_blocks(gated), matrices, strict=True)},
@@ -242,14 +242,14 @@ class _Parts:
             lambda s, w: self.step(recurrence, s, w, projected), rows, state, entering(state)
         )
         count = len(self.paths)
-        found: list[Tensor] = []
+        paths: list[Tensor] = []
         for path in range(count):
             parts = [
                 part if k == path else torch.zeros_like(part)
                 for k, part in enumerate(entered.chunk(count, -1))
             ]
-            found += _pulled(entering, torch.cat(parts, -1), state)
-        return direct, entered, found
+            paths += _pulled(entering, torch.cat(parts, -1), state)
+        return direct, entered, paths
 
 
 def _blocks(cell: GatedCell) -> tuple[str, ...]:
@@ -272,8 +272,8 @@ def enters_by_w(cell: GatedCell) -> bool:
         state = tuple(like.new_zeros(1, size).requires_grad_() for size in cell.state_sizes)
         u, w = like.new_zeros(2, 1, cell.gates * cell.hidden_size)
         after = torch.cat(cell.equations(u, w.requires_grad_(), state), -1)
-        found = torch.autograd.grad(after.sum(), state, allow_unused=True)
-    return all(part is None for part in found)
+        gradients = torch.autograd.grad(after.sum(), state, allow_unused=True)
+    return all(part is None for part in gradients)
 
 
 def directions(recurrence: Recurrence, probes: int | None) -> Tensor:
@@ -291,12 +291,12 @@ def _way_back(recurrence: Recurrence, parts: _Parts | None, start: Tensor) -> tu
 
     The log growth and, with ``parts``, its two factors ``[3, T - 1, B]``; the shares ``[G + 1, T - 1, B]``.
     """
-    n, given = recurrence.width, recurrence.projected.shape[-1]
-    size = max(1, ROOM // (len(start) * (n + given)))
-    batch_size = [
+    n, columns = recurrence.width, recurrence.projected.shape[-1]
+    size = max(1, ROOM // (len(start) * (n + columns)))
+    groups = [
         recurrence.of_sequences(slice(b, b + size)) for b in range(0, recurrence.batch_size, size)
     ]
-    logs, shares = zip(*(_way_back_of(some, parts, start) for some in batch_size), strict=True)
+    logs, shares = zip(*(_way_back_of(some, parts, start) for some in groups), strict=True)
     return torch.cat(logs, -1), torch.cat(shares, -1)
 
 
@@ -328,8 +328,8 @@ def _way_back_of(
 
 def _pulled(step: Callable[..., Tensor], rows: Tensor, *at: Tensor) -> tuple[Tensor, ...]:
     """``rows`` ``[n, B, width]`` of gradients in what ``step`` gives, as such in each argument."""
-    found: tuple[Tensor, ...] = torch.func.vmap(pulling(step, *at))(rows)
-    return found
+    pulled: tuple[Tensor, ...] = torch.func.vmap(pulling(step, *at))(rows)
+    return pulled
 
 
 def _norm(rows: Tensor) -> Tensor:
@@ -370,16 +370,16 @@ def slopes_of(recurrence: Recurrence) -> Slopes:
     w = cell.of_state(recurrence.before)
     states = recurrence.split(recurrence.before)
     pull = pulling(lambda w: cell.equations(recurrence.projected, w, states)[0], w)
-    found = pull(torch.ones_like(w))[0].abs().flatten(0, 1)
+    slopes = pull(torch.ones_like(w))[0].abs().flatten(0, 1)
     grid = torch.linspace(-8, 8, 1601, dtype=w.dtype, device=w.device).unsqueeze(1)
     grid = grid.expand(-1, cell.hidden_size)
     zeros: State = tuple(grid.new_zeros(len(grid), size) for size in cell.state_sizes)
     on_grid = pulling(lambda w: cell.equations(torch.zeros_like(w), w, zeros)[0], grid)
-    greatest = torch.maximum(on_grid(torch.ones_like(grid))[0].abs().max(), found.max())
+    greatest = torch.maximum(on_grid(torch.ones_like(grid))[0].abs().max(), slopes.max())
     return Slopes(
-        float(found.double().mean()),
-        float((found < SATURATED * greatest).double().mean()),
-        float((found == 0).all(0).double().mean()),
+        float(slopes.double().mean()),
+        float((slopes < SATURATED * greatest).double().mean()),
+        float((slopes == 0).all(0).double().mean()),
     )
 
 

@@ -46,29 +46,29 @@ def examined(
     stretch = any_flow.longest()
     if stretch is None:
         return {}
-    length, batch_size = len(stretch.steps), _sequences(any_flow, stretch)
+    length, sequences = len(stretch.steps), _sequences(any_flow, stretch)
     x = any_flow.padded(x)
 
-    def taken(count: int, batch_size: Tensor) -> tuple[Recurrence, ...]:
+    def taken(count: int, sequences: Tensor) -> tuple[Recurrence, ...]:
         """The scans over the first ``count`` steps of the stretch."""
-        part = x[stretch.steps[:count].to(x.device)][:, batch_size.to(x.device)]
+        part = x[stretch.steps[:count].to(x.device)][:, sequences.to(x.device)]
         starts = [
-            _start(flows.get(place), stretch, batch_size, is_whole=length <= count)
+            _start(flows.get(place), stretch, sequences, is_whole=length <= count)
             for place in sorted(flows)
         ]
         return recurrences(layer, part.transpose(0, 1) if layer.batch_first else part, starts)
 
-    scans = taken(steps, batch_size)
-    wholes = taken(REACH, batch_size[:1]) if views and steps < length else scans
-    found = {}
+    scans = taken(steps, sequences)
+    wholes = taken(REACH, sequences[:1]) if views and steps < length else scans
+    judged = {}
     for scan, whole in zip(scans, wholes, strict=True):
         if not _is_finite(scan):
             continue
         causes = _causes(scan)
         view = view_of(scan, causes, whole) if views else None
         verdict = judge(any_flow.layer, causes, length if lag is None else min(length, lag + 1))
-        found[scan.level, scan.direction] = verdict, view
-    return found
+        judged[scan.level, scan.direction] = verdict, view
+    return judged
 
 
 def _sequences(flow: Flow, stretch: Stretch) -> Tensor:
@@ -81,20 +81,20 @@ def _sequences(flow: Flow, stretch: Stretch) -> Tensor:
 
 
 def _start(
-    flow: Flow | None, stretch: Stretch, batch_size: Tensor, *, is_whole: bool
+    flow: Flow | None, stretch: Stretch, sequences: Tensor, *, is_whole: bool
 ) -> State | None:
     """The state with which a scan begins the stretch; ``None`` for the cell's own."""
     if flow is None or flow.start is None:
         return None
     begins = (stretch.is_last and is_whole) if flow.direction else stretch.is_first
-    return tuple(s[batch_size.to(s.device)] for s in flow.start) if begins else None
+    return tuple(s[sequences.to(s.device)] for s in flow.start) if begins else None
 
 
 def _causes(scan: Recurrence) -> Causes:
     """Those of the first sequence; the slopes, over all sequences."""
     one = scan.of_sequences(slice(0, 1))
-    found = causes_of(one, probes=PROBES if scan.width > WIDE else None)
-    return found if found.slopes is None else replace(found, slopes=slopes_of(scan))
+    causes = causes_of(one, probes=PROBES if scan.width > WIDE else None)
+    return causes if causes.slopes is None else replace(causes, slopes=slopes_of(scan))
 
 
 def _is_finite(scan: Recurrence) -> bool:

@@ -110,7 +110,7 @@ class Flow:
             row = int(real.sum(0).argmax())
             return Stretch(row, real[:, row].nonzero().flatten(), True, True)
         sequence = self.resets.cpu().int().cumsum(0)  # to which each step belongs
-        found = []
+        stretches = []
         for row in range(self.shape[1]):
             steps = real[:, row].nonzero().flatten()
             if not len(steps):
@@ -118,8 +118,8 @@ class Flow:
             numbers, counts = torch.unique_consecutive(sequence[steps, row], return_counts=True)
             k = int(counts.argmax())
             part = torch.split(steps, counts.tolist())[k]
-            found.append(Stretch(row, part, int(numbers[k]) == 0, k == len(counts) - 1))
-        return max(found, key=lambda stretch: len(stretch.steps))
+            stretches.append(Stretch(row, part, int(numbers[k]) == 0, k == len(counts) - 1))
+        return max(stretches, key=lambda stretch: len(stretch.steps))
 
 
 def scan_name(layer: str, level: int, direction: int) -> str:

@@ -181,11 +181,11 @@ class _Writer:
         cell = write(names.of(kind_of(names.cell).__name__, level, direction))
         f = "" if names.f == ("identity", False) else "f"
         s = _side_by_side([write(symbol) for symbol in start])
-        found = []
+        states = []
         for x in reversed(read) if direction else read:
             s = f"{f}({u} {x} + {w} {s})" if names.f else f"{cell}({x}, {s})"
-            found.append(self.checked(s))
-        return found[::-1] if direction else found
+            states.append(self.checked(s))
+        return states[::-1] if direction else states
 
     def joined(
         self, level: int, outputs: list[list[str]], read: Sequence[Sequence[str]]
@@ -216,11 +216,11 @@ class _Writer:
             return f"[{forward}; {backward}]"
         return f"({forward} {'+' if merge == 'sum' else self.times} {backward})"
 
-    def added(self, level: int, stream: int, given: str, read: str) -> str:
+    def added(self, level: int, stream: int, above: str, read: str) -> str:
         """What a layer gives, and what it has read, as one."""
         if self.names.residual == "highway":
-            return f"{self.write(self.names.of('highway', level, stream))}({given}, {read})"
-        return f"({given} + {read})"
+            return f"{self.write(self.names.of('highway', level, stream))}({above}, {read})"
+        return f"({above} + {read})"
 
     def checked(self, formula: str) -> str:
         """``formula``, or an error if it is too long."""

@@ -87,11 +87,11 @@ def lags_of(whole: Recurrence, count: int, norm: Norm) -> Tensor:
 def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
     """The norms ``[T, B, K]``, in the order of the steps."""
     n, batch_size = recurrence.width, recurrence.batch_size
-    found = recurrence.x.new_full(
+    lags = recurrence.x.new_full(
         (recurrence.steps, batch_size, count), math.nan, dtype=torch.float64
     )
-    found[..., 0] = 1.0
-    unit = torch.eye(n, dtype=torch.float64, device=found.device)
+    lags[..., 0] = 1.0
+    unit = torch.eye(n, dtype=torch.float64, device=lags.device)
     ring = unit.new_zeros(
         batch_size, count, n, n
     )  # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k
@@ -99,11 +99,11 @@ def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
     for t, jacobian in enumerate(recurrence.each_jacobian(1), 1):
         kept = ring[:, :t].flatten(1, 2)
         kept.copy_(kept @ jacobian.mT)
-        reached = torch.arange(max(0, t - count + 1), t, device=found.device)
+        reached = torch.arange(max(0, t - count + 1), t, device=lags.device)
         norms = _norms(ring[:, :t], norm)
-        found[t, :, t - reached] = norms[:, reached % count]
+        lags[t, :, t - reached] = norms[:, reached % count]
         ring[:, t % count] = unit
-    return found
+    return lags
 
 
 @measuring()
@@ -118,18 +118,18 @@ def estimated_lags(recurrence: Recurrence, probes: int) -> Tensor:
     shape = steps, probes, recurrence.width
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     drawn = drawn.to(recurrence.before)
-    found = drawn.new_full((steps, batch_size, steps), math.nan, dtype=torch.float64)
-    found[..., 0] = 1.0
+    lags = drawn.new_full((steps, batch_size, steps), math.nan, dtype=torch.float64)
+    lags[..., 0] = 1.0
     whole = drawn.double().square().sum((1, 2))  # by which each t's rows are longer than 1
     rows = drawn.new_empty(0, batch_size, recurrence.width)
     for t in range(steps - 1, 0, -1):
         rows = torch.cat([rows, drawn[t].unsqueeze(1).expand(-1, batch_size, -1)])
         step = partial(recurrence.step, projected=recurrence.projected[t])
         (rows,) = torch.func.vmap(pulling(step, recurrence.before[t]))(rows)
-        since = torch.arange(steps - 1, t - 1, -1, device=found.device)  # whose rows these are
+        since = torch.arange(steps - 1, t - 1, -1, device=lags.device)  # whose rows these are
         squares = rows.double().square().sum(-1).view(len(since), probes, batch_size).sum(1)
-        found[since, :, since - t + 1] = (squares / whole[since].unsqueeze(1)).sqrt()
-    return found.mean(1)
+        lags[since, :, since - t + 1] = (squares / whole[since].unsqueeze(1)).sqrt()
+    return lags.mean(1)
 
 
 def _norms(products: Tensor, norm: Norm) -> Tensor:
@@ -174,8 +174,8 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
     for asked in torch.split(torch.arange(steps * features, device=x.device), size):
         t, feature = asked // features, asked % features
         seen = steps if view.directions == 2 else int(t[-1]) + 1
-        found = _gradients(view, x[:seen], t, feature)
-        squares[:, :seen].index_add_(0, t, found.double().square().sum(-1))
+        gradients = _gradients(view, x[:seen], t, feature)
+        squares[:, :seen].index_add_(0, t, gradients.double().square().sum(-1))
     return squares.sqrt().mean(-1)
 
 
@@ -192,8 +192,8 @@ def _gradients(layer: Recurrent, x: Tensor, t: Tensor, feature: Tensor) -> Tenso
         y = y if isinstance(y, Tensor) else torch.cat(y, -1)
         copy = torch.arange(copies, device=x.device)
         chosen = y.reshape(steps, copies, batch_size, -1)[t, copy, :, feature]
-        (found,) = torch.autograd.grad(chosen.sum(), x, materialize_grads=True)
-    return found.reshape(steps, copies, batch_size, size).transpose(0, 1)
+        (gradients,) = torch.autograd.grad(chosen.sum(), x, materialize_grads=True)
+    return gradients.reshape(steps, copies, batch_size, size).transpose(0, 1)
 
 
 def horizon(decay: Tensor | Sequence[float], *, fraction: float = 0.01) -> float:

@@ -71,7 +71,7 @@ def log_condition(layer: nn.Module, x: Tensor, *, level: int = 0, direction: int
     That is log σ_max - log σ_min of J_{T-1} ⋯ J_0: 0 if gradients of every direction fare alike on their
     way back, large if some vanish beside others; infinite if a step is singular, to rounding. From the
     triangles of a QR decomposition after each step, their product and its inverse rescaled as they grow,
-    so that nothing overflows, however many steps there are. σ_max and σ_min are exact but for rounding.
+    so that nothing overflows, however many steps there are. σ_max and σ_min are exact up to rounding.
 
     Source: as of ``lyapunov``; Saxe, McClelland & Ganguli, "Exact solutions to the nonlinear dynamics of
     learning in deep linear neural networks", ICLR 2014, on why it matters.
@@ -104,8 +104,8 @@ def log_condition(layer: nn.Module, x: Tensor, *, level: int = 0, direction: int
         )
         scales += grown + shrunk
     largest = torch.linalg.matrix_norm(product, 2) * torch.linalg.matrix_norm(inverse, 2)
-    found = torch.where(is_singular, math.inf, scales + largest.log())
-    return float(found.clamp(min=0.0).mean())
+    log_conditions = torch.where(is_singular, math.inf, scales + largest.log())
+    return float(log_conditions.clamp(min=0.0).mean())
 
 
 def _triangles(recurrence: Recurrence, k: int) -> Iterator[Tensor]:
@@ -124,9 +124,9 @@ def _triangles(recurrence: Recurrence, k: int) -> Iterator[Tensor]:
 
 def _logs(triangle: Tensor) -> Tensor:
     """Every log ``|R_ii|``, ``[B, k]``; -inf where float64 cannot tell R_ii from 0."""
-    found = triangle.diagonal(dim1=-2, dim2=-1).abs()
-    noise = len(found[0]) * torch.finfo(torch.float64).eps * triangle.abs().amax((-2, -1))
-    return torch.where(found > noise.unsqueeze(-1), found, 0.0).log()
+    diagonal = triangle.diagonal(dim1=-2, dim2=-1).abs()
+    noise = len(diagonal[0]) * torch.finfo(torch.float64).eps * triangle.abs().amax((-2, -1))
+    return torch.where(diagonal > noise.unsqueeze(-1), diagonal, 0.0).log()
 
 
 def _rescaled(matrix: Tensor) -> tuple[Tensor, Tensor]:

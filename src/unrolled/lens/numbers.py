@@ -31,7 +31,7 @@ def underflowed(norms: Sequence[float | None], least: float | None) -> list[bool
     >>> underflowed([0.0, 0.0, 1e-40, 1e-36, 1e-20, 0.0], 1.18e-38)
     [True, True, True, False, False, False]
     """
-    found = [False] * len(norms)
+    are_small = [False] * len(norms)
     for order in (range(len(norms)), reversed(range(len(norms)))):
         is_near = False
         for t in order:
@@ -40,8 +40,8 @@ def underflowed(norms: Sequence[float | None], least: float | None) -> list[bool
                 is_near = False
             else:
                 is_near = norm < NEAR * least and (norm > 0 or is_near)
-                found[t] |= is_near and norm < least
-    return found
+                are_small[t] |= is_near and norm < least
+    return are_small
 
 
 def steps_in_words(horizon: float) -> str:

@@ -86,9 +86,9 @@ class Recurrence:
         of all is taken in, is the initial state. Where a step has no derivative, as ReLU at 0, it is
         autograd's.
         """
-        before, given = self.before[first:last], self.projected[first:last]
-        found = self.jacobians_at(before.flatten(0, 1), given.flatten(0, 1))
-        return found.view(*before.shape[:2], self.width, self.width)
+        before, projected = self.before[first:last], self.projected[first:last]
+        jacobians = self.jacobians_at(before.flatten(0, 1), projected.flatten(0, 1))
+        return jacobians.view(*before.shape[:2], self.width, self.width)
 
     @measuring()
     def jacobians_at(self, state: Tensor, projected: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class Recurrence:
         # Rows do not touch, so that one unit vector in all of them gives one row of each Jacobian.
         pull = pulling(lambda s: self.step(s, projected), state)
         units = torch.eye(self.width, dtype=state.dtype, device=state.device)
-        (found,) = torch.func.vmap(pull)(units.unsqueeze(1).expand(-1, *state.shape))
-        return found.transpose(0, 1).double()
+        (rows,) = torch.func.vmap(pull)(units.unsqueeze(1).expand(-1, *state.shape))
+        return rows.transpose(0, 1).double()
 
     def chunks(self) -> list[range]:
         """All steps, in runs whose Jacobians fit into memory."""
@@ -116,18 +116,18 @@ class Recurrence:
             if steps.stop > first:
                 yield from self.jacobians(max(first, steps.start), steps.stop)
 
-    def of_sequences(self, batch_size: slice) -> "Recurrence":
+    def of_sequences(self, sequences: slice) -> "Recurrence":
         """The same of some sequences."""
         return replace(
             self,
-            x=self.x[:, batch_size],
-            projected=self.projected[:, batch_size],
-            states=tuple(s[:, batch_size] for s in self.states),
+            x=self.x[:, sequences],
+            projected=self.projected[:, sequences],
+            states=tuple(s[:, sequences] for s in self.states),
         )
 
-    def in_time(self, found: Tensor) -> Tensor:
+    def in_time(self, steps: Tensor) -> Tensor:
         """``[T, ...]`` in the order of the steps, as ``[T, ...]`` in that of time."""
-        return found.flip(0) if self.direction else found
+        return steps.flip(0) if self.direction else steps
 
 
 def pulling(function: Callable[..., Tensor], *at: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -163,7 +163,7 @@ def recurrences(
     """
     view, x = evaluated(layer, x)
     cells = cast(Sequence[Cell], view.cells)
-    streams, found = [x], []
+    streams, scans = [x], []
     for level in range(view.depth):
         outputs = []
         for direction in range(view.directions):
@@ -173,18 +173,18 @@ def recurrences(
             options = ScanOptions(reverse=direction == 1, return_states=True, backend="reference")
             states, _ = scan(cell, seen, start, options)
             outputs.append(cell.read(states))
-            found.append(_as_steps(cell, level, direction, seen, start, states))
+            scans.append(_as_steps(cell, level, direction, seen, start, states))
         streams = view.joined(level, outputs, streams)
-    return tuple(found)
+    return tuple(scans)
 
 
 def recurrence_of(layer: nn.Module, x: Tensor, level: int, direction: int) -> Recurrence:
     """The scan of ``level`` and ``direction`` of ``layer`` over ``x``, or an error."""
-    found = recurrences(layer, x)
-    depth, directions = found[-1].level + 1, found[-1].direction + 1
+    scans = recurrences(layer, x)
+    depth, directions = scans[-1].level + 1, scans[-1].direction + 1
     level = check_size("level", level, least=0, most=depth - 1)
     direction = check_size("direction", direction, least=0, most=directions - 1)
-    return found[level * directions + direction]
+    return scans[level * directions + direction]
 
 
 def check_finite(jacobians: Tensor) -> None:

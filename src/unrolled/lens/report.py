@@ -176,7 +176,7 @@ class Report:
             }
             for row in self.rows
         ]
-        found: dict[str, Any] = plain(
+        record: dict[str, Any] = plain(
             {
                 "rows": rows,
                 "notes": list(self.notes),
@@ -184,7 +184,7 @@ class Report:
                 "clipping": None if self.clipping is None else _clipping_record(self.clipping),
             }
         )
-        return found
+        return record
 
     def to_json(self, trials: "Recorded | None" = None) -> str:
         """``record`` as one JSON object; with that of ``trials``, of ``try_remedies``."""

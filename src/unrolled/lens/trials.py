@@ -20,14 +20,14 @@ from unrolled.layers.accelerate import accelerate
 from unrolled.layers.view import Layer
 from unrolled.lens.numbers import plain, steps_in_words
 from unrolled.lens.report import Report, Row
-from unrolled.lens.verdict import FADED, GROWN, State, Verdict, horizon, worst
+from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon_of_growth, worst
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
 from unrolled.shapes import check_loss, check_module, check_size
 
 AS_IT_IS = "as it is"
-CLIP = "remedies.clip_states"
+CLIP = "remedies.clip_states_"
 SEED = 0  # of every draw, of weights and of dropout
 
 Loss = Callable[[Any], Tensor]
@@ -46,29 +46,29 @@ Apply = Callable[[Layer, _Read], Layer]
 
 
 def _sensible(layer: Layer, _: _Read) -> Layer:
-    list(cells_of(layer))  # or its error, where sensible_weights would do nothing
-    return remedies.sensible_weights(layer)
+    list(cells_of(layer))  # or its error, where sensible_weights_ would do nothing
+    return remedies.sensible_weights_(layer)
 
 
 def _irnn(layer: Layer, _: _Read) -> Layer:
-    return remedies.identity_weights(remedies.with_activation(layer, "relu"))
+    return remedies.identity_weights_(remedies.with_activation(layer, "relu"))
 
 
 REMEDIES: dict[str, Apply] = {
-    "remedies.orthogonal_weights": lambda layer, _: remedies.orthogonal_weights(layer),
-    "remedies.chrono_bias": lambda layer, read: remedies.chrono_bias(layer, read.longest),
-    "remedies.forget_bias": lambda layer, _: remedies.forget_bias(layer),
-    "remedies.critical_weights": lambda layer, read: remedies.critical_weights(
+    "remedies.orthogonal_weights_": lambda layer, _: remedies.orthogonal_weights_(layer),
+    "remedies.chrono_bias_": lambda layer, read: remedies.chrono_bias_(layer, read.longest),
+    "remedies.forget_bias_": lambda layer, _: remedies.forget_bias_(layer),
+    "remedies.critical_weights_": lambda layer, read: remedies.critical_weights_(
         layer, input_variance=read.variance
     ),
-    "remedies.identity_weights, with ReLU": _irnn,
-    "remedies.glorot_weights": lambda layer, _: remedies.glorot_weights(layer),
-    "remedies.sensible_weights": _sensible,
+    "remedies.identity_weights_, with ReLU": _irnn,
+    "remedies.glorot_weights_": lambda layer, _: remedies.glorot_weights_(layer),
+    "remedies.sensible_weights_": _sensible,
     "remedies.with_activation, ReLU": lambda layer, _: remedies.with_activation(layer, "relu"),
     "remedies.as_gru": lambda layer, _: remedies.as_gru(layer),
     "remedies.as_lstm": lambda layer, _: remedies.as_lstm(layer),
 }
-"""What is tried, besides ``clip_states``, which is measured in another way."""
+"""What is tried, besides ``clip_states_``, which is measured in another way."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Trial:
     """
 
     remedy: str
-    state: State
+    state: Condition
     growth: float
     horizon: float
     loss: float
@@ -153,13 +153,13 @@ def try_remedies(
 ) -> Trials:
     """Try every remedy on a copy of ``model``, and measure again: which helps here, and how much.
 
-    Each is applied to all recurrent layers that take it; then ``watch`` looks on at one forward and one
+    Each is applied to all recurrent layers that take it; then ``watch`` observes one forward and one
     backward pass. What is drawn, weights as well as dropout, is drawn from the same seed, 0, in every
     trial. The model, its gradients and PyTorch's random numbers are left as they are; its hooks run on the
     copies too.
 
     Ranked is the growth a step of the worst scan, from its Jacobians: it does not depend on the loss.
-    These ``clip_states`` leaves as they are, so that the growth of a scan that explodes is there what
+    These ``clip_states_`` leaves as they are, so that the growth of a scan that explodes is there what
     is seen: of the norms from the last step that has one to the first, clipped at the norm at the last.
 
         >>> import torch
@@ -176,7 +176,7 @@ def try_remedies(
         loss: of what the model returns, a scalar. By default the mean square of the last step of the
             first tensor in it: time is the first dimension, or the second if the first recurrent layer
             is ``batch_first``. One of fewer than three dimensions counts as a whole.
-        longest: for ``chrono_bias``, in steps; by default those of the longest sequence in the batch.
+        longest: for ``chrono_bias_``, in steps; by default those of the longest sequence in the batch.
 
     Raises:
         TypeError, ValueError: an argument is not as above, or no recurrent layer can be watched.
@@ -253,8 +253,8 @@ def _measured(
                 "loss: returned a number without gradient, expected one with; make it of what the "
                 "model returns, without detach() or no_grad()"
             )
-        found = torch.autograd.grad(value, weights, allow_unused=True) if weights else ()
-        if all(gradient is None for gradient in found):
+        gradients = torch.autograd.grad(value, weights, allow_unused=True) if weights else ()
+        if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "loss: no gradient of it comes to a recurrent layer, expected one; make it of what "
                 "the model returns, without detach() or no_grad()"
@@ -290,13 +290,13 @@ def _trial(remedy: str, lens: Lens, report: Report, loss: float) -> Trial:
         for row in report.rows:
             if row.verdict is None:
                 return Trial(remedy, "exploding", math.inf, math.inf, loss, row.norms, verdicts)
-    found = worst([verdict for verdict in verdicts if not math.isnan(verdict.growth)])
-    if found is None:
+    chosen = worst([verdict for verdict in verdicts if not math.isnan(verdict.growth)])
+    if chosen is None:
         raise ValueError(
             f"batch: got {_steps(lens)} real step, expected at least 2, since growth is from step to step"
         )
-    norms = next(row.norms for row in report.rows if row.verdict is found)
-    return Trial(remedy, found.state, found.growth, found.horizon, loss, norms, verdicts)
+    norms = next(row.norms for row in report.rows if row.verdict is chosen)
+    return Trial(remedy, chosen.state, chosen.growth, chosen.horizon, loss, norms, verdicts)
 
 
 def _distance(growth: float) -> float:
@@ -337,16 +337,16 @@ def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
 
 
 def _clipping(report: Report) -> Apply:
-    """``clip_states`` at the largest norm with which the way back through a scan that explodes begins."""
+    """``clip_states_`` at the largest norm with which the way back through a scan that explodes begins."""
     exploding = [row for row in report.rows if row.verdict and row.verdict.state == "exploding"]
     begins = [norm for row in exploding for norm in _way_back(row)[:1].tolist()]
 
     def apply(layer: Layer, _: _Read) -> Layer:
         if report.broken is not None and not exploding:
-            raise ValueError("clip_states: the states are not finite, which stays so")
+            raise ValueError("clip_states_: the states are not finite, and stay so")
         if not begins:
-            raise ValueError("clip_states: nothing explodes that a gradient comes to")
-        return remedies.clip_states(accelerate(layer, report=None), max(begins))
+            raise ValueError("clip_states_: nothing explodes that a gradient comes to")
+        return remedies.clip_states_(accelerate(layer, report=None), max(begins))
 
     return apply
 
@@ -370,7 +370,7 @@ def _seen(verdict: Verdict, norms: Tensor) -> Verdict:
         verdict,
         state="exploding" if whole > GROWN else "vanishing" if whole < FADED else "healthy",
         growth=growth,
-        horizon=horizon(growth),
+        horizon=horizon_of_growth(growth),
         evidence=f"clipped, a step back multiplies the gradient that is seen by {growth:.3f}",
         remedies=(),
     )

@@ -16,7 +16,7 @@ from unrolled.lens.numbers import steps_in_words
 from unrolled.lens.watching import watch
 from unrolled.shapes import check_loss, check_size
 
-Loss = Callable[[Any, slice], Tensor]
+WindowLoss = Callable[[Any, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Biases(tuple[Bias, ...]):
 def truncation_bias(
     model: nn.Module,
     x: Tensor | Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     windows: Sequence[int],
     *,
     k1: int | None = None,
@@ -109,7 +109,7 @@ def truncation_bias(
         outer = _Outer(copy.deepcopy(model))
         parameters = outer.parameters_of_layers()
         full, whole, horizon = _full(outer, inputs, loss, parameters, steps)
-        found = []
+        biases = []
         for window in sizes:
             total, parts = torch.zeros_like(full), []
             for y, place in bptt.truncated(
@@ -119,8 +119,8 @@ def truncation_bias(
                 parts.append(value.item())
                 total += _gradient(value, parameters)
             _check_sum(parts, whole)
-            found.append(Bias(window, *distances(total, full), horizon, steps))
-    return Biases(found)
+            biases.append(Bias(window, *distances(total, full), horizon, steps))
+    return Biases(biases)
 
 
 def distances(gradient: Tensor, full: Tensor) -> tuple[float, float, float]:
@@ -147,14 +147,14 @@ class _Outer(nn.Module):
 
     def parameters_of_layers(self) -> list[Tensor]:
         """Those of the recurrent layers, which ask for a gradient."""
-        found = dict.fromkeys(p for layer in layers_of(self).values() for p in layer.parameters())
-        return [p.requires_grad_() for p in found if p.is_floating_point()]
+        unique = dict.fromkeys(p for layer in layers_of(self).values() for p in layer.parameters())
+        return [p.requires_grad_() for p in unique if p.is_floating_point()]
 
 
 def _full(
     model: _Outer,
     inputs: Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     parameters: Sequence[Tensor],
     steps: int,
 ) -> tuple[Tensor, float, float]:
@@ -175,8 +175,8 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """In a row, in float64; zeros where none comes."""
     if not value.requires_grad:
         return torch.cat([p.new_zeros(p.numel(), dtype=torch.float64) for p in parameters])
-    found = torch.autograd.grad(value, parameters, materialize_grads=True)
-    return torch.cat([g.flatten().double() for g in found])
+    gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+    return torch.cat([g.flatten().double() for g in gradients])
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 def _checked(
     model: nn.Module,
     x: Tensor | Sequence[Tensor],
-    loss: Loss,
+    loss: WindowLoss,
     windows: Sequence[int],
     k1: int | None,
     batch_first: bool,
@@ -197,8 +197,8 @@ def _checked(
                 f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
                 "comes from the future"
             )
-    given: object = windows
-    if not isinstance(given, Iterable) or (isinstance(given, Tensor) and not given.dim()):
+    listed: object = windows
+    if not isinstance(listed, Iterable) or (isinstance(listed, Tensor) and not listed.dim()):
         raise TypeError(
             f"windows: got {windows!r}, expected one or more numbers of steps, as in (5, 20)"
         )

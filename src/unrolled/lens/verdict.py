@@ -7,7 +7,7 @@ from typing import Literal
 
 from unrolled.lens.causes import Causes
 
-State = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
+Condition = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
 
 FADED = (
     1e-3  # what a gradient may fall to over the sequence, of what it was, before it has vanished
@@ -38,7 +38,7 @@ class Verdict:
     layer: str
     level: int
     direction: int
-    state: State
+    state: Condition
     growth: float
     horizon: float
     evidence: str
@@ -59,7 +59,7 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
     growth = math.exp(causes.growth) if not math.isnan(causes.growth) else math.nan
     whole = causes.growth * max(0, steps - 1)
     slopes = causes.slopes
-    state: State = "healthy"
+    state: Condition = "healthy"
     if slopes is not None and slopes.dead >= IDLE:
         state = "dead"
     elif whole < math.log(FADED):
@@ -73,7 +73,7 @@ def judge(layer: str, causes: Causes, steps: int) -> Verdict:
         causes.direction,
         state,
         growth,
-        horizon(growth),
+        horizon_of_growth(growth),
         evidence(causes, steps),
         remedies(state, causes),
     )
@@ -90,10 +90,10 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
     return max(verdicts, key=badness, default=None)
 
 
-def horizon(growth: float, fraction: float = FRACTION) -> float:
+def horizon_of_growth(growth: float, fraction: float = FRACTION) -> float:
     """The number of steps back after which ``fraction`` of a gradient is left that changes by ``growth``.
 
-    >>> horizon(0.1), horizon(1.2)
+    >>> horizon_of_growth(0.1), horizon_of_growth(1.2)
     (2.0, inf)
     """
     if math.isnan(growth):
@@ -122,7 +122,7 @@ def evidence(causes: Causes, steps: int) -> str:
     return "; ".join(said)
 
 
-def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
+def remedies(state: Condition, causes: Causes) -> tuple[Remedy, ...]:
     """What to do about ``state``, the first one first."""
     gated = causes.gate is not None
     to_one = "brings the matrix's factor to 1"
@@ -131,26 +131,27 @@ def remedies(state: State, causes: Causes) -> tuple[Remedy, ...]:
     if state == "exploding":
         return (
             Remedy(
-                "remedies.clip_norm, remedies.clip_states", "leaves the growth, bounds each update"
+                "remedies.clip_norm_, remedies.clip_states_",
+                "leaves the growth, bounds each update",
             ),
-            Remedy("remedies.orthogonal_weights", to_one),
+            Remedy("remedies.orthogonal_weights_", to_one),
         )
-    found: Sequence[Remedy]
+    advised: Sequence[Remedy]
     if gated:
-        name = "chrono_bias" if state == "vanishing" else "forget_bias"
-        found = (
+        name = "chrono_bias_" if state == "vanishing" else "forget_bias_"
+        advised = (
             Remedy(f"remedies.{name}", "opens the gate that carries the state: growth to 1"),
-            Remedy("remedies.orthogonal_weights", to_one),
+            Remedy("remedies.orthogonal_weights_", to_one),
         )
     elif state == "dead":
-        found = (
-            Remedy("remedies.identity_weights", "units are on at first: growth 1"),
+        advised = (
+            Remedy("remedies.identity_weights_", "units are on at first: growth 1"),
             Remedy("remedies.as_gru", "a gate carries the state: growth to 1"),
         )
     else:
-        found = (
-            Remedy("remedies.orthogonal_weights", to_one),
-            Remedy("remedies.identity_weights, with ReLU", "slopes of 1: growth 1"),
+        advised = (
+            Remedy("remedies.orthogonal_weights_", to_one),
+            Remedy("remedies.identity_weights_, with ReLU", "slopes of 1: growth 1"),
             Remedy("remedies.as_lstm, remedies.as_gru", "a gate carries the state: growth to 1"),
         )
-    return tuple(found)
+    return tuple(advised)

@@ -14,7 +14,7 @@ from unrolled.lens.recurrence import Recurrence
 UNITS, COLUMNS = 64, 128  # of a state, at most; the steps at which it is shown
 REACH = 4096  # steps of which the states are computed, at most
 EXACT = 128  # the widest state whose lags are measured in all directions
-PROBES = 16  # random directions, of a wider one
+LAG_PROBES = 16  # random directions, of a wider one
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def view_of(scan: Recurrence, causes: Causes, whole: Recurrence) -> View:
     """What to show of the first sequence of ``scan``, and of ``whole``, which may have more steps."""
     scan = scan.of_sequences(slice(0, 1))
     estimated = scan.width > EXACT
-    lags = estimated_lags(scan, PROBES) if estimated else lags_of(scan, scan.steps, "rms")
+    lags = estimated_lags(scan, LAG_PROBES) if estimated else lags_of(scan, scan.steps, "rms")
     states = whole.in_time(whole.states[0][1:, 0])
     every = math.ceil(whole.steps / COLUMNS)
     width = states.shape[1]

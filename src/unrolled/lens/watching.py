@@ -134,12 +134,12 @@ class Lens:
             >>> layer = unrolled.GRU(3, 5)
             >>> with unrolled.watch(layer) as lens:
             ...     layer(torch.randn(7, 2, 3))[0].sum().backward()
-            ...     lens.clipped(remedies.clip_norm(layer.parameters(), 1.0), 1.0)
+            ...     lens.clipped(remedies.clip_norm_(layer.parameters(), 1.0), 1.0)
             >>> lens.clipping().calls
             1
 
         Args:
-            norm: as ``remedies.clip_norm``, ``AutoClip`` and ``torch.nn.utils.clip_grad_norm_`` return it.
+            norm: as ``remedies.clip_norm_``, ``AutoClip`` and ``torch.nn.utils.clip_grad_norm_`` return it.
             bound: above 0; infinity if it cannot be exceeded.
 
         Raises:
@@ -198,13 +198,13 @@ class Lens:
             x, version = self._inputs[name]
             if version_of(x) > version:
                 notes.append(f"{name or 'layer'} is not judged: what it read was overwritten since")
-                found = {}
+                judged = {}
             else:
-                found = examined(layer, x, last, steps, views, lag)
+                judged = examined(layer, x, last, steps, views, lag)
             for place in sorted({(flow.level, flow.direction) for flow in mine}):
                 here = [f for f in mine if (f.level, f.direction) == place]
                 count = sum(flow.reached for flow in here)
-                verdict, view = found.get(place, (None, None))
+                verdict, view = judged.get(place, (None, None))
                 norms, spread = summed_up(here)
                 dtype = here[-1].h.dtype
                 least = torch.finfo(dtype).tiny
@@ -233,7 +233,7 @@ def _is_wrapped(tensor: Tensor) -> bool:
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[Lens]:
-    """Inside, every backward pass through the recurrent layers of ``model`` is looked on at.
+    """Inside, every backward pass through the recurrent layers of ``model`` is watched.
 
     For every layer, direction, call and time step the norm of ∂L/∂h_t (and ∂L/∂c_t), written by the
     kernels' own backward pass. Layers of ``torch.nn`` are run as drop-in layers inside, which round
@@ -257,13 +257,13 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         ValueError: it holds no recurrent layer, or is being watched already.
     """
     check_module("model", model)
-    found = dict(recurrent_layers(model))
-    if not found:
+    named = dict(recurrent_layers(model))
+    if not named:
         raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
     layers: dict[str, Layer] = {}
     unseen: dict[str, str] = {}
     swapped: list[tuple[nn.RNNBase, type]] = []
-    for name, layer in found.items():
+    for name, layer in named.items():
         view = layer_of(layer)
         reason = why_no_drop_in(layer) if view is None else view.why_unwatched()
         if reason == NOT_SWAPPED:

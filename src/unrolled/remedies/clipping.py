@@ -14,7 +14,7 @@ from unrolled.shapes import check_dense, check_module, check_number, check_value
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def clip_norm(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
+def clip_norm_(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     """Scale all gradients down together, so that their common 2-norm is at most ``most``.
 
     It keeps the direction. Returns the norm before. It is ``torch.nn.utils.clip_grad_norm_``.
@@ -25,7 +25,7 @@ def clip_norm(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     return nn.utils.clip_grad_norm_(_with_gradients(parameters), check_bound(most))
 
 
-def clip_value(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
+def clip_value_(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
     """Cut every entry of every gradient to [-``most``, ``most``], in place.
 
     It may turn the direction. Returns the largest absolute entry before. The cut is that of
@@ -44,7 +44,7 @@ def clip_value(parameters: Tensor | Iterable[Tensor], most: float) -> Tensor:
 
 
 @torch.no_grad()
-def clip_ratio(
+def clip_ratio_(
     parameters: Tensor | Iterable[Tensor], most: float = 0.01, *, least: float = 1e-3
 ) -> float:
     """Adaptive gradient clipping: no unit's gradient is long beside the unit's weights.
@@ -84,7 +84,7 @@ def clip_ratio(
 class AutoClip:
     """Clip the norm of the gradient at a percentile of all norms so far.
 
-    A call scales the gradients as ``clip_norm`` does, with the bound that the history gives, this
+    A call scales the gradients as ``clip_norm_`` does, with the bound that the history gives, this
     call's norm included: the first call never clips. A norm that is not finite is left out of the
     history, and its gradients as they are; look at what the call returns.
 
@@ -117,7 +117,7 @@ class AutoClip:
         if math.isfinite(norm.item()):
             insort(self._history, norm.item())
             if norm.item() > self.bound:
-                clip_norm(parameters, self.bound)
+                clip_norm_(parameters, self.bound)
         return norm
 
     @property
@@ -134,7 +134,7 @@ class AutoClip:
         return {"percentile": self.percentile, "history": list(self._history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned."""
         if not isinstance(state, dict) or state.keys() != self.state_dict().keys():
             got = list(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"state: got {got}, expected what state_dict of an AutoClip gives")
@@ -143,14 +143,14 @@ class AutoClip:
         self._history = history
 
 
-def clip_states(model: Model, most: float | None) -> Model:
-    """Clip inside backpropagation through time: no sequence's ∂L/∂state_t goes on longer than ``most``.
+def clip_states_(model: Model, most: float | None) -> Model:
+    """Clip inside backpropagation through time: no sequence's ∂L/∂state_t is longer than ``most``.
 
     In every recurrent layer of ``model``, at every step of the backward pass: what reaches the state of
     a sequence (from the loss, from later steps, from the layer above) is scaled down to the 2-norm
-    ``most``, if it is longer, before it goes on to the parameters and to the step before. So one step
+    ``most``, if it is longer, before it is passed on to the parameters and to the step before. So one step
     that explodes costs its own length, and not the direction of the whole gradient, as with
-    ``clip_norm``. The tensors of a state are clipped each by itself. What comes out is no longer the
+    ``clip_norm_``. The tensors of a state are clipped each by itself. What comes out is no longer the
     gradient of the loss. It changes no number forward, and runs on the kernels.
 
     Source: Graves, "Generating Sequences With Recurrent Neural Networks", arXiv 1308.0850 (2013),
@@ -159,8 +159,8 @@ def clip_states(model: Model, most: float | None) -> Model:
 
         >>> import torch
         >>> from unrolled import Recurrent, cells
-        >>> from unrolled.remedies import clip_states
-        >>> layer = clip_states(Recurrent(cells.LSTM, 3, 5), 0.1)
+        >>> from unrolled.remedies import clip_states_
+        >>> layer = clip_states_(Recurrent(cells.LSTM, 3, 5), 0.1)
         >>> layer(torch.randn(7, 2, 3))[0].sum().backward()
 
     Args:
@@ -213,14 +213,14 @@ def _with_gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     expected = "expected tensors, as from model.parameters()"
     if not isinstance(parameters, Iterable):
         raise TypeError(f"parameters: got {type(parameters).__name__}, {expected}")
-    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    for parameter in given:
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for parameter in tensors:
         if not isinstance(parameter, Tensor):
             raise TypeError(f"parameters: got {type(parameter).__name__}, {expected}")
         if parameter.grad is not None:
             check_dense("parameters", parameter.grad, "as the gradient")
             check_valued("parameters", parameter.grad)
-    return [parameter for parameter in given if parameter.grad is not None]
+    return [parameter for parameter in tensors if parameter.grad is not None]
 
 
 def _norm(parameters: list[Tensor], order: float = 2.0) -> Tensor:

@@ -21,7 +21,7 @@ LARGEST_VARIANCE = 1e4
 
 
 @torch.no_grad()
-def sensible_weights(layer: Layer) -> Layer:
+def sensible_weights_(layer: Layer) -> Layer:
     """Redraw the weights of ``layer``'s cells in place, and return it.
 
     - Each gate's H rows of W are orthogonal: its singular values are all 1, so that a product of
@@ -36,7 +36,7 @@ def sensible_weights(layer: Layer) -> Layer:
       Architectures", 2015).
 
     Cells of your own that are not a ``GatedCell`` are left as they are. Each of these alone:
-    ``orthogonal_weights``, ``identity_weights``, ``glorot_weights``, ``forget_bias``.
+    ``orthogonal_weights_``, ``identity_weights_``, ``glorot_weights_``, ``forget_bias_``.
     """
     for cell in cells_of(layer, lenient=True):
         for input_block, recurrent_block in zip(cell.inputs(), cell.recurrent(), strict=True):
@@ -54,7 +54,7 @@ def sensible_weights(layer: Layer) -> Layer:
 
 
 @torch.no_grad()
-def orthogonal_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
+def orthogonal_weights_(layer: Layer, *, gain: float = 1.0) -> Layer:
     """Redraw W in place: each gate's H rows are orthogonal times ``gain``. Returns ``layer``.
 
     All singular values of such a block are ``gain``, so that of 1 a product of many neither vanishes
@@ -72,7 +72,7 @@ def orthogonal_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
 
 
 @torch.no_grad()
-def identity_weights(layer: Layer, *, scale: float = 1.0) -> Layer:
+def identity_weights_(layer: Layer, *, scale: float = 1.0) -> Layer:
     """Make W ``scale`` times the identity and b zero, in place; U stays. Returns ``layer``.
 
     Meant for ReLU (the IRNN): without input the state stays as it is, and so does its gradient. With a
@@ -86,7 +86,7 @@ def identity_weights(layer: Layer, *, scale: float = 1.0) -> Layer:
     """
     check_number("scale", scale)
     for cell in cells_of(layer):
-        _check_elman("identity_weights", cell)
+        _check_elman("identity_weights_", cell)
         cell.weight_hh.copy_(scale * _unit(cell.weight_hh))
         if cell.bias_ih is not None:
             cell.set_bias(0, 0.0)
@@ -94,10 +94,10 @@ def identity_weights(layer: Layer, *, scale: float = 1.0) -> Layer:
 
 
 @torch.no_grad()
-def glorot_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
+def glorot_weights_(layer: Layer, *, gain: float = 1.0) -> Layer:
     """Redraw U in place: each gate's H rows from U(-a, a), a = gain √(6 / (D + H)). Returns ``layer``.
 
-    W is left: its input is the state, for which ``orthogonal_weights`` is the better choice.
+    W is left: its input is the state, for which ``orthogonal_weights_`` is the better choice.
 
     Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", AISTATS 2010.
@@ -110,7 +110,7 @@ def glorot_weights(layer: Layer, *, gain: float = 1.0) -> Layer:
 
 
 @torch.no_grad()
-def forget_bias(layer: Layer, bias: float = 1.0) -> Layer:
+def forget_bias_(layer: Layer, bias: float = 1.0) -> Layer:
     """Make the forget gate's bias of every cell ``bias``, both its parts together, in place.
 
     With 1 or more a new network remembers, until it has learnt what to forget. Returns ``layer``.
@@ -126,16 +126,16 @@ def forget_bias(layer: Layer, bias: float = 1.0) -> Layer:
     for cell in cells_of(layer):
         if not cell.forgets:
             raise TypeError(
-                f"forget_bias: got cells of {cell.kind.__name__}, expected an LSTM; "
-                "for gated cells of other kinds there is chrono_bias"
+                f"forget_bias_: got cells of {cell.kind.__name__}, expected an LSTM; "
+                "for gated cells of other kinds there is chrono_bias_"
             )
-        _check_bias("forget_bias", cell)
+        _check_bias("forget_bias_", cell)
         cell.set_bias("f", bias)
     return layer
 
 
 @torch.no_grad()
-def chrono_bias(layer: Layer, longest: int) -> Layer:
+def chrono_bias_(layer: Layer, longest: int) -> Layer:
     """Draw the biases of the gates that keep the state, so that units remember 1 to ``longest`` steps.
 
     A unit whose gate keeps the share σ(b) of its state forgets within about 1 / (1 - σ(b)) steps, so
@@ -164,10 +164,10 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
         retain = cell.kind.retain
         if retain is None:
             raise TypeError(
-                f"chrono_bias: got cells of {cell.kind.__name__}, expected gated ones, such as "
+                f"chrono_bias_: got cells of {cell.kind.__name__}, expected gated ones, such as "
                 "cells.LSTM; remedies.as_lstm makes a layer of them"
             )
-        _check_bias("chrono_bias", cell)
+        _check_bias("chrono_bias_", cell)
         drawn = cell.weight_hh.new_empty(cell.units).uniform_(1, longest - 1).log_()
         kept = drawn if retain.keeps else -drawn
         cell.set_bias(retain.gate, kept)
@@ -177,7 +177,7 @@ def chrono_bias(layer: Layer, longest: int) -> Layer:
 
 
 @torch.no_grad()
-def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
+def critical_weights_(layer: Layer, *, input_variance: float = 1.0) -> Layer:
     """Redraw W of Elman cells, so that a step changes no gradient's length on average; in place.
 
     In a wide network z_t = W s_{t-1} + U x_t + b is Gaussian over the units, of variance
@@ -189,7 +189,7 @@ def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
     times an orthogonal matrix, whose rows have that variance, with the σ_w for which χ = 1: below, what
     is old is forgotten; above, the network is chaotic.
 
-    σ_u² is had from U and b as they are, which stay: so call it after these are drawn. For ReLU and the
+    σ_u² is computed from U and b, which stay as they are: call it after these are drawn. For ReLU and the
     identity χ does not depend on q: σ_w² is 2 and 1.
 
     Source: Poole et al., "Exponential expressivity in deep neural networks through transient chaos",
@@ -214,7 +214,7 @@ def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
     variance = check_number("input_variance", input_variance)
     cells = list(cells_of(layer))
     for cell in cells:
-        _check_elman("critical_weights", cell)
+        _check_elman("critical_weights_", cell)
         check_valued("layer", cell.weight_ih)
         if cell.extras:
             raise ValueError(f"layer: got cells with {', '.join(cell.extras)}, expected none")
@@ -230,32 +230,32 @@ def critical_weights(layer: Layer, *, input_variance: float = 1.0) -> Layer:
 
 def _critical(cell: CellWeights, input_variance: float) -> float:
     """Redraw the W of ``cell``, and return E[f(z)²] for what it then gives."""
-    given = input_variance * cell.weight_ih.square().sum(1).mean().item()
+    entering_variance = input_variance * cell.weight_ih.square().sum(1).mean().item()
     if cell.bias_ih is not None and cell.bias_hh is not None:
-        given += (cell.bias_ih + cell.bias_hh).square().mean().item()
+        entering_variance += (cell.bias_ih + cell.bias_hh).square().mean().item()
     f = ACTIVATIONS[cell.activation] if isinstance(cell.activation, str) else cell.activation
-    gain, moment = critical_gain(f, given)
+    gain, moment = critical_gain(f, entering_variance)
     _orthogonal(cell.weight_hh, gain)
     return moment
 
 
-def critical_gain(f: Activation, given: float) -> tuple[float, float]:
-    """σ_w for which χ = 1 at the fixed point, and E[f(z)²] there, where the input's variance is ``given``.
+def critical_gain(f: Activation, entering_variance: float) -> tuple[float, float]:
+    """σ_w for which χ = 1 at the fixed point, and E[f(z)²] there, with U x_t + b of ``entering_variance``.
 
     For each q there is one σ_w with χ = 1, and one input that has q as its fixed point with it,
-    q - E[f²] / E[f'²]: q is where that is ``given``. For functions with f(c z) = c f(z), c > 0, σ_w is the
-    same for every q, and no q is a fixed point unless nothing is given: E[f²] is infinite then.
+    q - E[f²] / E[f'²]: q is where that is ``entering_variance``. For functions with f(c z) = c f(z), c > 0,
+    σ_w is the same for every q, and no q is a fixed point unless nothing enters: E[f²] is infinite then.
 
     Raises:
         ValueError: there is no such q.
     """
     low, high = _moments(f, 1e-6), _moments(f, LARGEST_VARIANCE)
     if math.isclose(low[1], high[1], rel_tol=1e-6):
-        return 1 / math.sqrt(low[1]), math.inf if given else 0.0
+        return 1 / math.sqrt(low[1]), math.inf if entering_variance else 0.0
 
     def excess(log_q: float) -> float:
         value, slope = _moments(f, math.exp(log_q))
-        return math.exp(log_q) - value / slope - given
+        return math.exp(log_q) - value / slope - entering_variance
 
     points = torch.linspace(
         math.log(1e-12), math.log(LARGEST_VARIANCE), 60, dtype=torch.float64, device="cpu"
@@ -263,8 +263,8 @@ def critical_gain(f: Activation, given: float) -> tuple[float, float]:
     above = next((k for k, point in enumerate(points) if excess(point) >= 0), None)
     if above is None:
         raise ValueError(
-            f"layer: got an input of variance {given:.3g}, for which no W is critical with this "
-            "activation; make U smaller, or take another activation"
+            f"layer: got an input of variance {entering_variance:.3g}, for which no W is critical with "
+            "this activation; make U smaller, or take another activation"
         )
     below, over = points[max(above - 1, 0)], points[above]
     for _ in range(60):
@@ -323,7 +323,7 @@ def _check_elman(function: str, cell: CellWeights) -> None:
     if not issubclass(cell.kind, Elman):
         raise TypeError(
             f"{function}: got cells of {cell.kind.__name__}, expected Elman cells; "
-            "for gated ones there is orthogonal_weights"
+            "for gated ones there is orthogonal_weights_"
         )
 
 

@@ -54,11 +54,11 @@ def preserving(layer: Recurrent, x: Tensor, loss: Callable[[Result], Tensor]) ->
         raise ValueError(
             "loss: got one that depends on nothing, expected one of the layer's result"
         )
-    given = iter(torch.autograd.grad(value, reached, materialize_grads=True))
+    gradients = iter(torch.autograd.grad(value, reached, materialize_grads=True))
     total = value.new_zeros(())
     for run in runs:
         count = len(run.states)
-        direct, last = ([next(given) for _ in range(count)] for _ in (0, 1))
+        direct, last = ([next(gradients) for _ in range(count)] for _ in (0, 1))
         total = total + _omega(run.detached(), direct, last)
     return total
 
@@ -171,7 +171,7 @@ def _observed(layer: Recurrent, x: Tensor) -> tuple[Result, list[_Run]]:
     ) -> ScanResult:
         cell, noise, reverse = next(cells), options.noise, options.reverse
         states, final = sweep(x, state, options)
-        # An alias: the reference's last state is also a part of its states, which are asked for apart.
+        # An alias: the reference's last state is also a part of its states, whose gradients are separate.
         final = tuple(s.view_as(s) for s in final)
         projected = cell.project(x.detach())
         if noise is not None:
@@ -209,15 +209,15 @@ def _omega(run: _Run, direct: Sequence[Tensor], last: Sequence[Tensor]) -> Tenso
 def _deltas(run: _Run, before: State, direct: State, last: Sequence[Tensor]) -> list[Tensor]:
     """∂L/∂s_t after each step, through all later steps: ``[T, B, size]`` each."""
     steps, delta = len(run.projected), tuple(last)
-    found: list[State] = []
+    deltas: list[State] = []
     for t in reversed(range(steps)):
         delta = tuple(d + own[t] for d, own in zip(delta, direct, strict=True))
-        found.append(delta)
+        deltas.append(delta)
         with torch.enable_grad():
             state = tuple(s[t].detach().requires_grad_() for s in before)
             after = run.cell.step(run.projected[t].detach(), state)
         delta = torch.autograd.grad(after, state, delta, materialize_grads=True)
-    return [torch.stack(kind[::-1]) for kind in zip(*found, strict=True)]
+    return [torch.stack(kind[::-1]) for kind in zip(*deltas, strict=True)]
 
 
 def _lengths(state: Sequence[Tensor]) -> Tensor:
@@ -252,7 +252,7 @@ def _moved(cell: Cell, projected: Tensor, state: State, directions: Tensor) -> T
     after = cell.step(projected.repeat(count, 1), before)
     vectors = tuple(torch.zeros_like(s, requires_grad=True) for s in after)
     arrived = torch.autograd.grad(after, before, vectors, create_graph=True, materialize_grads=True)
-    given = directions.permute(2, 0, 1).flatten(0, 1)
-    parts = torch.split(given, list(cell.state_sizes), -1)
+    tangents = directions.permute(2, 0, 1).flatten(0, 1)
+    parts = torch.split(tangents, list(cell.state_sizes), -1)
     moved = torch.autograd.grad(arrived, vectors, parts, create_graph=True, materialize_grads=True)
-    return torch.cat(moved, -1).view(count, -1, given.shape[-1]).permute(1, 2, 0)
+    return torch.cat(moved, -1).view(count, -1, tangents.shape[-1]).permute(1, 2, 0)

@@ -28,7 +28,7 @@ def with_activation(layer: Layer, activation: str | Activation) -> Layer:
     """A copy of an Elman ``layer`` with the same weights, options and state dict, and another activation.
 
     The slope of the sigmoid is 1/4 at most, that of tanh is 1 at zero alone; that of ReLU is 1 wherever
-    a unit is active. The weights were not drawn for it: see ``identity_weights``.
+    a unit is active. The weights were not drawn for it: see ``identity_weights_``.
 
     Source: Nair & Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML 2010;
     Talathi & Vartak, "Improving performance of recurrent neural network with relu nonlinearity", arXiv
@@ -99,7 +99,7 @@ def as_lstm(layer: Layer, *, gate_bias: float = 5.0) -> Recurrent | nn.LSTM:
 
     A second tanh thus remains, by which h_t is shorter: tanh(s) differs from s by at most s³ / 3, 0.009 for
     s = 0.3, and 0.24 for s = 1. What reads h_t learns to make up for it, or take ``as_gru``, which has
-    none. f is closed, since an Elman network keeps nothing but through W; ``forget_bias`` opens it.
+    none. f is closed, since an Elman network keeps nothing but through W; ``forget_bias_`` opens it.
 
     Source: Hochreiter & Schmidhuber, "Long Short-Term Memory", Neural Computation 9 (1997); the start
     is this library's own.
@@ -122,8 +122,8 @@ def _gated(kind: Gated, layer: Recurrent | nn.RNNBase, gate_bias: float) -> Any:
     """``layer`` with gated cells, as ``as_gru`` and ``as_lstm`` say."""
     function = f"as_{kind.lower()}"
     check_number("gate_bias", gate_bias)
-    given = _elman_cells(function, layer)
-    for cell in given:
+    elman_cells = _elman_cells(function, layer)
+    for cell in elman_cells:
         if cell.activation not in ("tanh", torch.tanh):
             raise ValueError(
                 f"{function}: got the activation {cell.activation!r}, expected 'tanh', since the "
@@ -135,7 +135,7 @@ def _gated(kind: Gated, layer: Recurrent | nn.RNNBase, gate_bias: float) -> Any:
             raise ValueError(f"{function}: got layer_norm, which gates would share; expected none")
     made = _recurrent(kind, layer) if isinstance(layer, Recurrent) else _torch(kind, layer)
     with torch.no_grad():
-        for old, new in zip(given, cells_of(made), strict=True):
+        for old, new in zip(elman_cells, cells_of(made), strict=True):
             _fill(kind, old, new, gate_bias)
     return made.train(layer.training)
 

@@ -53,7 +53,7 @@ class ScanOptions(NamedTuple):  # made in a third of the time that a frozen data
     clip: float | None = None
     """The backward pass scales ∂L/∂state_t of a sequence down to this 2-norm, where it is larger, before it
     goes on to earlier steps and to the parameters; each tensor of a state by itself, as in ``norms``, which
-    are those afterwards. See ``unrolled.remedies.clip_states``."""
+    are those afterwards. See ``unrolled.remedies.clip_states_``."""
     backend: Backend = "auto"
     """"native" for the compiled kernel, "reference" for PyTorch's operations, "auto" for the kernel where
     it can take the call; ``unrolled.explain`` says which, and why."""

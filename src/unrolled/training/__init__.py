@@ -1,6 +1,6 @@
 """Training: the loop, its measures, the run directory."""
 
-from unrolled.training.loop import Outcome, Step, Trainer, Watcher, steps_of
+from unrolled.training.loop import Callback, Outcome, Step, Trainer, steps_of
 from unrolled.training.measures import Scores, evaluate, evaluate_continuous
 from unrolled.training.run import Run, prepare_directory, write_data
 from unrolled.training.settings import Settings
@@ -12,7 +12,7 @@ __all__ = [
     "Settings",
     "Step",
     "Trainer",
-    "Watcher",
+    "Callback",
     "steps_of",
     "evaluate",
     "evaluate_continuous",

@@ -22,7 +22,7 @@ from unrolled.training.measures import (
 )
 from unrolled.training.settings import Settings
 
-VALIDATION_BATCHES = 400  # of a split, at the most, at every evaluation
+VALIDATION_BATCHES = 400  # of a split, at most, at every evaluation
 EVALUATION_BATCH_SIZE, EVALUATION_STEPS = 16, 128  # of a continuous text
 
 Item = TypeVar("Item")
@@ -58,7 +58,7 @@ class Feed(ABC, Generic[Item]):
 
     @abstractmethod
     def scores(self, most: int = VALIDATION_BATCHES) -> Scores:
-        """The scores on the validation split, of ``most`` batches at the most."""
+        """The scores on the validation split, of ``most`` batches at most."""
 
     @abstractmethod
     def evaluations(self) -> int:
@@ -73,11 +73,11 @@ class Feed(ABC, Generic[Item]):
             skipped = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What goes on from step to step, as tensors by name."""
+        """What is carried from step to step, as tensors by name."""
         return {}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave."""
+        """Continue from what ``state_dict`` returned."""
         if saved:
             raise ValueError(f"{', '.join(saved)}: expected none, sentences know nothing of others")
 
@@ -111,7 +111,7 @@ class Sentences(Feed[Batch]):
 class WindowFeed(Feed[TokenWindow]):
     """Windows of a continuous text: truncated BPTT, every k1 tokens, back through k2.
 
-    The state goes on from window to window, and begins anew with each passage.
+    The state is carried from window to window, and begins anew with each passage.
     """
 
     model: LanguageModel
@@ -141,14 +141,14 @@ class WindowFeed(Feed[TokenWindow]):
 
     def loss(self, item: TokenWindow) -> Tensor:
         (tokens, targets), counted = item.data, real(item)
-        given: dict[str, Any] = {"resets": item.resets, "lengths": ragged(item)}
+        masks: dict[str, Any] = {"resets": item.resets, "lengths": ragged(item)}
         if self.is_chunked:
             parts, memory = (tokens, targets, counted), self.settings.memory
             total = checkpointed_loss(
-                self.model, self.model.total, *parts, memory=memory, carry=self.carry, **given
+                self.model, self.model.total, *parts, memory=memory, carry=self.carry, **masks
             )
         else:
-            total = self.model.total_of(self.truncated(tokens, **given), targets, counted)
+            total = self.model.total_of(self.truncated(tokens, **masks), targets, counted)
         return total / counted.sum().clamp(min=1)
 
     def tokens(self, item: TokenWindow) -> int:

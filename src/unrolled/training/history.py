@@ -12,7 +12,7 @@ from unrolled.errors import RunError
 from unrolled.lens import Report
 from unrolled.lens.numbers import plain
 from unrolled.training.files import append, replace
-from unrolled.training.loop import Step, Watcher
+from unrolled.training.loop import Callback, Step
 from unrolled.training.measures import Scores
 
 RECORDS, PAGE = "lens.jsonl", "lens.html"
@@ -44,7 +44,7 @@ def history(
     step: int,
     told: Callable[[Report], Report] = lambda report: report,
     said: Callable[[str], str] = str,
-) -> Iterator[list[Watcher]]:
+) -> Iterator[list[Callback]]:
     """Keep the reports of the run in ``directory``, which has come to ``step``; at the end, the page.
 
     Each report is kept as ``told`` has it, which may name the remedies of the one who asked for it, and
@@ -137,7 +137,7 @@ def _refused(name: str) -> None:
 
 def _damaged(path: Path, number: int, why: str) -> RunError:
     return RunError(
-        f"{path}: line {number} is damaged ({why}); remove the file to go on without it"
+        f"{path}: line {number} is damaged ({why}); remove the file to continue without it"
     )
 
 
@@ -148,15 +148,15 @@ def figures(report: Report) -> dict[str, dict[str, Any]]:
     gradient came to. To five digits; what is not known or not finite
     is ``None``.
     """
-    found = {}
+    by_scan = {}
     for row in report.rows:
         name = f"{row.layer or 'layer'}.{row.level}{'.backward' if row.direction else ''}"
         known = row.norms[row.norms > 0].tolist()[:: -1 if row.direction else 1]
-        found[name] = {
+        by_scan[name] = {
             "state": None if row.verdict is None else row.verdict.state,
             "growth": None if row.verdict is None else row.verdict.growth,
             "horizon": None if row.verdict is None else row.verdict.horizon,
             "norm_ratio": known[0] / known[-1] if known else None,
         }
-    figures: dict[str, dict[str, Any]] = plain(found)
+    figures: dict[str, dict[str, Any]] = plain(by_scan)
     return figures

@@ -45,8 +45,8 @@ class Step:
     tokens: int
 
 
-class Watcher(Protocol):
-    """Whoever follows the training: a progress bar, a log."""
+class Callback(Protocol):
+    """What follows the training: a progress bar, a log."""
 
     def step(self, step: Step) -> None:
         """Called after every step."""
@@ -104,7 +104,7 @@ class Trainer:
 
     def train(
         self,
-        watchers: Sequence[Watcher] = (),
+        callbacks: Sequence[Callback] = (),
         checkpoint_seconds: float = 30,
         *,
         watch_every: int | None = None,
@@ -112,7 +112,7 @@ class Trainer:
         """Train to the end, or until the validation loss has not improved for ``patience`` evaluations.
 
         Args:
-            watchers: who follows.
+            callbacks: what is called after each step and evaluation.
             checkpoint_seconds: the time between checkpoints.
             watch_every: the first step, the last, and every so many, are run inside ``unrolled.watch``,
                 which changes no number; the report is that before the step's update.
@@ -133,15 +133,15 @@ class Trainer:
             if self.step >= settings.steps or self.stopped_early:
                 break
             done, report = self._step(epoch, item, watch_every)
-            for watcher in watchers:
+            for callback in callbacks:
                 if report is not None:
-                    watcher.seen(self.step, report)
-                watcher.step(done)
+                    callback.seen(self.step, report)
+                callback.step(done)
             if settings.evaluates(self.step):
                 scores = self._evaluate()
                 if scores.tokens:
-                    for watcher in watchers:
-                        watcher.evaluated(self.step, scores)
+                    for callback in callbacks:
+                        callback.evaluated(self.step, scores)
             elif time.monotonic() - saved < checkpoint_seconds or not self._finite():
                 continue  # weights that are not finite end the run at the next step
             self.checkpoint()
@@ -185,7 +185,7 @@ class Trainer:
         return loss.item(), norm.item()
 
     def _once_more(self, item: Any, fed: Mapping[str, Tensor]) -> Lens:
-        """The same step, from the same state, looked on at."""
+        """The same step, from the same state, watched."""
         self.feed.load_state_dict(fed)
         with watch(self.model) as lens:
             self._backward(item)
@@ -306,11 +306,11 @@ def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
     Raises:
         TypeError, ValueError: they are not such.
     """
-    found: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
-    for row in found:
+    evaluations: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
+    for row in evaluations:
         if len(row) != 4 or not all(isinstance(value, int | float) for value in row):
             raise ValueError(f"evaluations: got {row!r}, expected four numbers")
-    return found
+    return evaluations
 
 
 PROGRESS = (

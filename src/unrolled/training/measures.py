@@ -62,7 +62,7 @@ def evaluate_continuous(model: LanguageModel, windows: Iterable[TokenWindow]) ->
 
 
 def real(window: TokenWindow) -> Tensor:
-    """Which targets count, ``[T, B]``: those in a sequence, but for ``<s>``."""
+    """Which targets count, ``[T, B]``: those in a sequence, except ``<s>``."""
     _, targets = window.data
     return real_steps(window.lengths, len(targets)) & (targets != START)
 

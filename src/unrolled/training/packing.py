@@ -12,7 +12,7 @@ LEVELS = 127
 def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``weights`` with each matrix W as int8 q and a float32 scale a row: W ≈ q · scale.
 
-    The error of a weight is half a scale at the most: 1/254 of its row's largest magnitude.
+    The error of a weight is half a scale at most: 1/254 of its row's largest magnitude.
     """
     result: dict[str, Tensor] = {}
     for name, weight in weights.items():

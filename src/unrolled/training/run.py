@@ -256,32 +256,32 @@ def prepare_directory(directory: Path) -> list[Path]:
     """
     if Run.exists(directory):
         raise CallError(
-            f"{directory}: already holds a run; go on with --resume, or choose another --out"
+            f"{directory}: already holds a run; continue with --resume, or choose another --out"
         )
     try:
         made = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+        names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
     except OSError as error:
         raise RunError(f"{directory}: cannot be used ({error.strerror or error})") from None
-    if found and BEGINNING not in found:
-        raise CallError(f"{directory}: not empty ({found[0]}) and not a run; choose another --out")
+    if names and BEGINNING not in names:
+        raise CallError(f"{directory}: not empty ({names[0]}) and not a run; choose another --out")
     return made
 
 
 def _instead_of_a_run(directory: Path) -> str:
     """What is in ``directory``, which is no run, and what to do."""
     try:
-        found = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
+        names = sorted(path.name for path in directory.iterdir() if path.name != LOCK)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    if BEGINNING in found:
+    if BEGINNING in names:
         return (
             "the start of a run that was stopped before its text was encoded; the same "
             "'unrolled train' command begins it anew"
         )
-    there = f"no run: it holds {', '.join(found[:3])}{', …' * (len(found) > 3)}, but no {CONFIG}"
-    if not found:
+    there = f"no run: it holds {', '.join(names[:3])}{', …' * (len(names) > 3)}, but no {CONFIG}"
+    if not names:
         there = "an empty directory, expected a run"
     return f"{there}; 'unrolled train' makes a run in the directory that --out names"
 

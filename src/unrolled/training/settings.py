@@ -8,7 +8,7 @@ from typing import Any
 from unrolled.shapes import check_fraction, check_size
 
 WARM_UP = 0.05  # the share of the steps in which the learning rate rises
-OPEN_WARM_UP = 250  # steps of it at the most, where the end does not count
+OPEN_WARM_UP = 250  # steps of it at most, where the end does not count
 SLOW = 2000  # steps after which such a rate has fallen by the root of two
 
 OPTIMIZERS = ("adam", "sgd")

@@ -55,32 +55,34 @@ MOST = {"chrono_bias": LONGEST, "autoclip": 100.0}
 
 def forms() -> list[tuple[str, str]]:
     """Each remedy as it is written, and what it does."""
-    found = []
+    pairs = []
     for name, kind in REMEDIES.items():
         value = f"={kind.value}" if kind.value else ""
-        found.append((f"{name}{value if kind.default is None else f'[{value}]'}", kind.about))
-    return found
+        pairs.append((f"{name}{value if kind.default is None else f'[{value}]'}", kind.about))
+    return pairs
 
 
 def read(text: str) -> tuple[str, Value]:
     """A remedy's name and value.
 
-    >>> read("chrono_bias=100"), read("orthogonal_weights")
+    It is written with or without the underscore of the function's name.
+
+    >>> read("chrono_bias=100"), read("remedies.orthogonal_weights_")
     (('chrono_bias', 100), ('orthogonal_weights', None))
 
     Raises:
         ValueError: there is no such remedy, or none with such a value.
     """
-    name, equals, given = text.partition("=")
-    name = name.removeprefix("remedies.")
+    name, equals, written = text.partition("=")
+    name = name.removeprefix("remedies.").removesuffix("_")
     if name not in REMEDIES:
         raise ValueError(f"got {name!r}, expected one of {', '.join(REMEDIES)}")
-    value: Value = given if equals else None
+    value: Value = written if equals else None
     if equals and name != "with_activation":
         try:
-            value = int(given) if name == "chrono_bias" else float(given)
+            value = int(written) if name == "chrono_bias" else float(written)
         except ValueError:
-            value = given
+            value = written
     check_remedies({name: value})
     return name, value
 
@@ -158,7 +160,7 @@ def treated(model: TokenModel, settings: Settings) -> TokenModel:
     for name, value in settings.remedy.items():
         sets = REMEDIES[name].sets
         if sets in (WEIGHTS, INPUTS, BIAS, STATES):
-            function: Callable[..., Any] = getattr(remedies, name)
+            function: Callable[..., Any] = getattr(remedies, f"{name}_")
             keyword = REMEDIES[name].value.lower()
             if name in ("chrono_bias", "clip_states", "forget_bias"):
                 function(model.layers, *([] if value is None else [value]))
@@ -192,20 +194,20 @@ class Clipper:
             return nn.utils.clip_grad_norm_(parameters, self.most), self.most
         norm = nn.utils.clip_grad_norm_(parameters, math.inf)
         if self.name == "clip_value":
-            remedies.clip_value(parameters, self.most)
+            remedies.clip_value_(parameters, self.most)
         else:  # its source leaves out what is beside the softmax
-            remedies.clip_ratio(_without_ends(self.model), self.most)
+            remedies.clip_ratio_(_without_ends(self.model), self.most)
         return norm, None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What goes on from step to step, as tensors by name."""
+        """What is carried from step to step, as tensors by name."""
         if self.auto is None:
             return {}
         history = self.auto.state_dict()["history"]
         return {"history": torch.tensor(history, dtype=torch.float64, device="cpu")}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave.
+        """Continue from what ``state_dict`` returned.
 
         Raises:
             ValueError: that was of another clipping.

@@ -70,7 +70,7 @@ def gradient_of_the_book(layer, found, weights):
 
 def check_by_the_book(layer, learner, sizes):
     x, resets = torch.randn(T, B, D, dtype=torch.float64), some_resets()
-    batch_size = [masked_influences(layer.cells[0], x[:, b], resets[:, b]) for b in range(B)]
+    by_row = [masked_influences(layer.cells[0], x[:, b], resets[:, b]) for b in range(B)]
     done = 0
     for size in sizes:
         now = range(done, done + size)
@@ -78,7 +78,7 @@ def check_by_the_book(layer, learner, sizes):
         y = learner(x[now.start : now.stop], resets=resets[now.start : now.stop])
         weights = torch.randn_like(y)
         got = gradients((y * weights).sum(), layer)
-        steps = [batch_size[b][t] for t in now for b in range(B)]
+        steps = [by_row[b][t] for t in now for b in range(B)]
         want = gradient_of_the_book(layer, steps, weights.flatten(0, 1))
         assert_close_by_name(got, want, done)
 

@@ -58,13 +58,13 @@ def history(count: int = 5, steps: int = 30, hidden: int = 12) -> dict[int, Reco
 
 def trials(steps: int = 30, hidden: int = 12) -> Record:
     """Of remedies, each with the norms of a network of its own."""
-    scales = {"as it is": 0.6, "remedies.orthogonal_weights": 1.8, "remedies.as_gru": 1.4}
+    scales = {"as it is": 0.6, "remedies.orthogonal_weights_": 1.8, "remedies.as_gru": 1.4}
     found = []
     for remedy, scale in scales.items():
         worst = elman(steps, hidden, scale)["rows"][0]
         verdict = {k: worst["verdict"][k] for k in ("state", "growth", "horizon")}
         found.append({"remedy": remedy, **verdict, "loss": 0.25, "norms": worst["norms"]})
-    return {"trials": found, "left_out": {"remedies.forget_bias": "got cells of Elman"}}
+    return {"trials": found, "left_out": {"remedies.forget_bias_": "got cells of Elman"}}
 
 
 INJECTION = "</script><script>document.title='taken'</script><b>&\"'`\u2028"

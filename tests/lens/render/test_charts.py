@@ -198,7 +198,7 @@ def test_whatever_comes_is_drawn(name: str) -> None:
 def test_trials_are_drawn_with_what_they_began_from() -> None:
     trials = records.trials(STEPS, UNITS)
     growth = drawn(charts.trial_growth(trials, 300))
-    assert {"as it is", "orthogonal_weights", "as_gru"} <= texts(growth)
+    assert {"as it is", "orthogonal_weights_", "as_gru"} <= texts(growth)
     assert marks(growth, "symbol") == [3]
     lines = drawn(charts.trial_gradient(trials, 300))
     assert marks(lines, "line") == [1, 1, 1] and max(marks(lines, "symbol")) == 3 * STEPS

@@ -160,7 +160,7 @@ def test_trials_are_told_with_those_left_out() -> None:
     found = parsed({0: records.elman(4, 3)}, records.trials(4, 3))
     assert found.all("h2")[1] == "Remedies tried"
     assert "as it is" in found.all("tr")[-3] and "remedies.as_gru" in found.all("tr")[-1]
-    assert found.all("details") == ["Left outremedies.forget_bias: got cells of Elman"]
+    assert found.all("details") == ["Left outremedies.forget_bias_: got cells of Elman"]
     assert "trial_growth" not in page.page({0: records.elman(4, 3)}, None, "")
 
 

@@ -20,17 +20,23 @@ from tests.text.models.words import (
 from unrolled.text.data.vocabulary import END, SPECIALS, START, UNKNOWN
 from unrolled.text.models import Cloze
 from unrolled.text.models import candidates as module
-from unrolled.text.models.candidates import Blank, Guess, candidates, log_probabilities, surest
+from unrolled.text.models.candidates import (
+    Guess,
+    MaskedSentence,
+    candidates,
+    log_probabilities,
+    surest,
+)
 
 A, B, C, D = range(len(SPECIALS), len(SPECIALS) + 4)
 # In the middle, at either end, alone, beside what is unknown.
 BLANKS = [
-    Blank([START, A, C, UNKNOWN, B, B, D, END], 3),
-    Blank([START, UNKNOWN, D, A, END], 1),
-    Blank([START, C, UNKNOWN, END], 2),
-    Blank([START, UNKNOWN, END], 1),
-    Blank([START, B, UNKNOWN, UNKNOWN, UNKNOWN, D, A, A, C, END], 3),
-    Blank([START, A, C, D, B, UNKNOWN, B, END], 5),
+    MaskedSentence([START, A, C, UNKNOWN, B, B, D, END], 3),
+    MaskedSentence([START, UNKNOWN, D, A, END], 1),
+    MaskedSentence([START, C, UNKNOWN, END], 2),
+    MaskedSentence([START, UNKNOWN, END], 1),
+    MaskedSentence([START, B, UNKNOWN, UNKNOWN, UNKNOWN, D, A, A, C, END], 3),
+    MaskedSentence([START, A, C, D, B, UNKNOWN, B, END], 5),
 ]
 # Products of at most 4 softmaxes after at most 13 steps of sums of 10 terms; generous in double.
 EXACT = 1e-11
@@ -124,7 +130,7 @@ def test_of_words_of_one_token_both_estimates_have_a_say(monkeypatch: pytest.Mon
 # Ranked by how the rest reads
 
 
-def reads(model: Cloze, blank: Blank, tokens: Tokens, window: int) -> float:
+def reads(model: Cloze, blank: MaskedSentence, tokens: Tokens, window: int) -> float:
     """Σ_s log p(x_s | rest, c) over the ordinary tokens at most ``window`` beside the blank."""
     sentence = blank.filled(tokens)
     first, last = blank.place, blank.place + len(tokens) - 1

@@ -25,10 +25,10 @@ class Learner:
 
     The gradient in ``x`` is what passes within the call: a layer below learns from that alone. An
     update of the weights between two calls leaves J as it is, of the weights as they were; it is exact
-    for weights that stand still, and close while they move slowly.
+    for fixed weights, and close while they move slowly.
 
     The influence runs on PyTorch's operations, whatever the layer's ``backend`` is; the call itself goes
-    by the kernels where they can take it, but for ``SnAp1`` of cells whose units hear of one another.
+    by the kernels where they can take it, except for ``SnAp1`` of cells whose units hear of one another.
     """
 
     layer: nn.Module
@@ -95,24 +95,24 @@ class Learner:
         first = bool(self.layer.batch_first)
         is_chunk = isinstance(x, Tensor) and x.dim() == 3
         if isinstance(x, Tensor) and (x.dim() not in (2, 3) or x.shape[-1] != layer.input_size):
-            chunk = f"[{'B, T' if first else 'T, B'}, {layer.input_size}]"
+            several = f"[{'B, T' if first else 'T, B'}, {layer.input_size}]"
             raise ValueError(
-                f"x: got shape {list(x.shape)}, expected [B, {layer.input_size}], or {chunk} for a chunk"
+                f"x: got shape {list(x.shape)}, expected [B, {layer.input_size}], or {several} for a chunk"
             )
-        given = x if is_chunk or not isinstance(x, Tensor) else x.unsqueeze(0)
-        check_input(given, layer.input_size, next(layer.parameters()), batch_first=first)
-        if is_autocast(given):
+        chunk = x if is_chunk or not isinstance(x, Tensor) else x.unsqueeze(0)
+        check_input(chunk, layer.input_size, next(layer.parameters()), batch_first=first)
+        if is_autocast(chunk):
             raise RuntimeError("autocast: got it switched on, expected off; leave its context")
-        given = given.transpose(0, 1) if first and is_chunk else given
-        steps, batch_size, _ = given.shape
-        self._check_layer(layer, given)
-        flags = self._flags(resets, steps, batch_size, first and is_chunk, given)
+        chunk = chunk.transpose(0, 1) if first and is_chunk else chunk
+        steps, batch_size, _ = chunk.shape
+        self._check_layer(layer, chunk)
+        flags = self._flags(resets, steps, batch_size, first and is_chunk, chunk)
         if not steps or not batch_size:
-            y = cast(Tensor, layer(given)[0])
+            y = cast(Tensor, layer(chunk)[0])
         else:
-            self._admit(given, batch_size)
+            self._admit(chunk, batch_size)
             flags[0] |= self._fresh
-            y = self._advance(layer, given, flags)
+            y = self._advance(layer, chunk, flags)
         return y[0] if not is_chunk else y.transpose(0, 1) if first else y
 
     def _advance(self, layer: Recurrent, x: Tensor, resets: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Learner:
 
     @torch.inference_mode(False)
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state_dict`` gave, in as many rows as it has.
+        """Continue from what ``state_dict`` returned, in as many rows as it has.
 
         Raises:
             TypeError, ValueError: it is of another layer or of another kind of learner; nothing has
@@ -262,19 +262,19 @@ class Learner:
             )
             for k, shape in enumerate(own)
         } | {"fresh": (len(fresh),)}
-        given = {name: tensor for name, tensor in saved.items() if name != "generator"}
-        got = {name: tuple(tensor.shape) for name, tensor in given.items()}
+        tensors = {name: tensor for name, tensor in saved.items() if name != "generator"}
+        got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if got != shapes:
             raise ValueError(
                 f"saved: got {_listed(got)}, expected {_listed(shapes)}; load what a "
                 f"{type(self).__name__} of such a layer has saved"
             )
-        for name, tensor in given.items():
+        for name, tensor in tensors.items():
             if tensor.dtype != (torch.bool if name == "fresh" else like.dtype):
                 raise TypeError(
                     f"saved: got {tensor.dtype} for {name!r}, expected {like.dtype} as the weights"
                 )
-        taken = {name: tensor.to(like.device, copy=True) for name, tensor in given.items()}
+        taken = {name: tensor.to(like.device, copy=True) for name, tensor in tensors.items()}
         state = tuple(s for name, s in taken.items() if name.startswith("state/"))
         self._state = tuple(self._recurrent.by_scan(state))
         self._kept = tuple(p for name, p in taken.items() if name.startswith("influence/"))
@@ -303,8 +303,8 @@ class _Past(torch.autograd.Function):
                 "create_graph: got True, but the influence of the past is a constant here, so that "
                 "second derivatives would be wrong; use BPTT for them"
             )
-        found = ctx.pull(ctx.saved_tensors, gradients)
-        return (None,) * (3 + sum(ctx.counts)) + tuple(found)
+        from_past = ctx.pull(ctx.saved_tensors, gradients)
+        return (None,) * (3 + sum(ctx.counts)) + tuple(from_past)
 
 
 # --- The layer -------------------------------------------------------------------------------------

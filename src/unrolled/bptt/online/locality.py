@@ -61,13 +61,13 @@ def locality(cell: Cell) -> Locality:
             w = drawn(batch_size, rows).requires_grad_()
             after = trial.equations(projected[..., :rows], w, state)
             is_gated = not any(_leaks(after, [("w", w, -1), *own], units, drawn).values())
-    found = by_start | {name: leak or by_start.get(name, False) for name, leak in by_step.items()}
-    reached = {name: p.shape for name, p in named.items() if name in found}
-    return Locality(reached, tuple(n for n in reached if found[n]), is_elementwise, is_gated)
+    leaks = by_start | {name: leak or by_start.get(name, False) for name, leak in by_step.items()}
+    reached = {name: p.shape for name, p in named.items() if name in leaks}
+    return Locality(reached, tuple(n for n in reached if leaks[n]), is_elementwise, is_gated)
 
 
 def _has_equations(cell: Cell) -> TypeGuard[GatedCell]:
-    """Whether ``step`` is ``equations`` of W h as it is, but for zoneout."""
+    """Whether ``step`` is ``equations`` of W h as it is, except for zoneout."""
     return (
         isinstance(cell, GatedCell)
         and type(cell).step is GatedCell.step

@@ -19,7 +19,7 @@ class RTRL(Learner):
 
         J_t = ∂s_t/∂s_{t-1} J_{t-1} + ∂s_t/∂θ        ∂L_t/∂θ = ∂L_t/∂s_t J_t
 
-    For weights that stand still, and up to rounding, that is the gradient of BPTT over the whole past,
+    For fixed weights, and up to rounding, that is the gradient of BPTT over the whole past,
     at every step. J has two forms, and ``form`` says which is in use:
 
     - "dense": any layer. With n numbers of state and P parameters, J is n P numbers a row, and a step
@@ -67,9 +67,9 @@ class RTRL(Learner):
 
     @classmethod
     def _chosen(cls, layer: Recurrent) -> Influence:
-        found = [locality(cast(Cell, cell)) for cell in layer.cells]
-        if len(found) == 1 and found[0].is_elementwise and not found[0].strays:
-            return ByUnit(layer, found)
+        localities = [locality(cast(Cell, cell)) for cell in layer.cells]
+        if len(localities) == 1 and localities[0].is_elementwise and not localities[0].strays:
+            return ByUnit(layer, localities)
         return Dense(layer, cls.limit)
 
 

@@ -51,8 +51,8 @@ class SnAp1(Learner):
     @staticmethod
     def _made(layer: Recurrent) -> Influence:
         cells = cast(Sequence[Cell], layer.cells)
-        found = [locality(cell) for cell in cells]
-        for cell, own in zip(cells, found, strict=True):
+        localities = [locality(cell) for cell in cells]
+        for cell, own in zip(cells, localities, strict=True):
             kind = type(cell).__name__
             if any(size != cell.hidden_size for size in cell.state_sizes):
                 raise ValueError(
@@ -64,4 +64,4 @@ class SnAp1(Learner):
                     f"layer: got {kind}, of which {', '.join(own.strays)} reaches other "
                     "units within a step, expected each row to reach its own unit; take RTRL or UORO"
                 )
-        return ByUnit(layer, found)
+        return ByUnit(layer, localities)

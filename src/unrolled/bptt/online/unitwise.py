@@ -20,30 +20,30 @@ Blocks = Sequence[Sequence[Tensor]]
 class ByUnit(Influence):
     """For each cell and each of its parameters ``[B, k, *shape]``, for the k state tensors of a unit."""
 
-    def __init__(self, layer: Recurrent, found: Sequence[Locality]) -> None:
-        self.found = found
+    def __init__(self, layer: Recurrent, localities: Sequence[Locality]) -> None:
+        self.localities = localities
         self.kinds = [len(cast(Cell, cell).state_sizes) for cell in layer.cells]
         self.units = [cast(Cell, cell).hidden_size for cell in layer.cells]
-        self.counts = [len(own.reached) for own in found]
+        self.counts = [len(own.reached) for own in localities]
         self.size = sum(
             k * shape.numel()
-            for k, own in zip(self.kinds, found, strict=True)
+            for k, own in zip(self.kinds, localities, strict=True)
             for shape in own.reached.values()
         )
-        is_whole = len(found) == 1 and found[0].is_elementwise
+        is_whole = len(localities) == 1 and localities[0].is_elementwise
         self.form = "by unit" if is_whole else "by unit, approximate"
 
     def parameters(self, layer: Recurrent) -> list[Tensor]:
         return [
             p
-            for cell, own in zip(layer.cells, self.found, strict=True)
+            for cell, own in zip(layer.cells, self.localities, strict=True)
             for p in _named(cast(Cell, cell), own).values()
         ]
 
     def shapes(self, batch_size: int) -> list[tuple[int, ...]]:
         return [
             (batch_size, k, *shape)
-            for k, own in zip(self.kinds, self.found, strict=True)
+            for k, own in zip(self.kinds, self.localities, strict=True)
             for shape in own.reached.values()
         ]
 
@@ -53,7 +53,7 @@ class ByUnit(Influence):
         x, parts = chunk.x, iter(influence)
         finals: list[State] = []
         kept: list[Tensor] = []
-        for level, own in enumerate(self.found):
+        for level, own in enumerate(self.localities):
             cell = cast(Cell, layer.cells[level])
             past = tuple(next(parts) for _ in own.reached)
             here = chunk._replace(x=x)
@@ -111,9 +111,11 @@ def _sensitivities(
     """
     k = len(state)
 
-    def row(*given: Tensor) -> list[tuple[dict[str, Tensor], *State]]:
-        back = torch.func.vjp(lambda p, *s: function(p, *given[k:], *s), parameters, *given[:k])[1]
-        return [back(cotangent) for cotangent in _each(given[:k])]
+    def row(*arguments: Tensor) -> list[tuple[dict[str, Tensor], *State]]:
+        back = torch.func.vjp(
+            lambda p, *s: function(p, *arguments[k:], *s), parameters, *arguments[:k]
+        )[1]
+        return [back(cotangent) for cotangent in _each(arguments[:k])]
 
     rows = torch.func.vmap(row, in_dims=(0,) * k + (1,) * len(inputs))(*state, *inputs)
     return [row[0] for row in rows], [row[1:] for row in rows]
@@ -132,9 +134,9 @@ def _over_chunk(cell: Cell, own: Locality, past: Tensors, chunk: Chunk, state: S
 
     def final(module: nn.Module, x: Tensor, resets: Tensor, *state: Tensor) -> State:
         before = tuple(s.unsqueeze(0) for s in state)
-        given, flags = x.unsqueeze(1), resets.unsqueeze(1)
+        one_row, flags = x.unsqueeze(1), resets.unsqueeze(1)
         options = ScanOptions(resets=flags, backend="reference")
-        _, after = scan(cast(Cell, module), given, before, options)
+        _, after = scan(cast(Cell, module), one_row, before, options)
         return tuple(s[0] for s in after)
 
     past = forgotten(past, chunk.resets.any(0))

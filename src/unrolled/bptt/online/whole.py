@@ -49,10 +49,12 @@ class OfWholeState(Influence):
                 torch.ones(1, dtype=torch.bool, device=like.device),
                 like.new_zeros(self.n),
             )
-            found: Sequence[Tensor | None] = [None] * len(named)
+            gradients: Sequence[Tensor | None] = [None] * len(named)
             if final.requires_grad:
-                found = torch.autograd.grad(final.sum(), list(named.values()), allow_unused=True)
-        pairs = zip(named.items(), found, strict=True)
+                gradients = torch.autograd.grad(
+                    final.sum(), list(named.values()), allow_unused=True
+                )
+        pairs = zip(named.items(), gradients, strict=True)
         return {name: p.shape for (name, p), gradient in pairs if gradient is not None}
 
     def parameters(self, layer: Recurrent) -> list[Tensor]:

@@ -60,14 +60,14 @@ class Graph:
             self.connect(stream, outputs, (Symbol("V", primed=i == 1), *self.projection(level, i)))
 
     def row(self, kind: str, letter: str) -> list[Node]:
-        """A row of nodes in the middle of their columns, by step but for a merge."""
+        """A row of nodes in the middle of their columns, by step except for a merge."""
         self.rows.append(kind)
-        found = []
+        nodes = []
         for column, t in enumerate(self.columns, 1):
             step = "" if kind == "merge" else str(t)
-            found.append(Node(kind, len(self.rows) - 1, column, 0, (Symbol(letter, step),)))
-        self.nodes += [node for node in found if self.columns[node.column - 1] is not None]
-        return found
+            nodes.append(Node(kind, len(self.rows) - 1, column, 0, (Symbol(letter, step),)))
+        self.nodes += [node for node in nodes if self.columns[node.column - 1] is not None]
+        return nodes
 
     def chain(self, level: int, direction: int, read: Sequence[list[Node]]) -> list[Node]:
         """The states of a scan, with the arrows between them and those of what it reads."""
@@ -75,21 +75,21 @@ class Graph:
         self.rows.append(kind)
         row = len(self.rows) - 1
         side = 0 if names.directions == 1 else (-1, 1)[direction]
-        found = [
+        nodes = [
             Node("gap", row, column, side, (Symbol("⋯"),))
             if t is None
             else Node(kind, row, column, side, names.state(level, direction, t))
             for column, t in enumerate(self.columns, 1)
         ]
-        column, t = (len(found) + 1, self.steps + 1) if direction else (0, 0)
+        column, t = (len(nodes) + 1, self.steps + 1) if direction else (0, 0)
         start = Node("start", row, column, 0, names.state(level, direction, t))
-        self.nodes += [start, *found]
+        self.nodes += [start, *nodes]
         u, w = self.weights(level, direction)
-        for a, b in pairwise([start, *(reversed(found) if direction else found)]):
+        for a, b in pairwise([start, *(reversed(nodes) if direction else nodes)]):
             self.edges.append(Edge(a, b, (w,)))
         stream = min(direction, len(read) - 1)
-        self.connect(read[stream], found, (u, *self.projection(level - 1, stream)))
-        return found
+        self.connect(read[stream], nodes, (u, *self.projection(level - 1, stream)))
+        return nodes
 
     def connect(self, below: Sequence[Node], above: Sequence[Node], label: Label) -> None:
         """Arrows upwards, one a step."""

@@ -98,18 +98,18 @@ def rows_of(records: Mapping[int, Record]) -> list[dict[str, Any]]:
     in a snapshot the lists are empty.
     """
     places = scans_of(records)
-    found = []
+    filled = []
     for snapshot, (at, record) in enumerate(records.items()):
         rows = {place_of(row): row for row in record["rows"]}
         for place, scan in places.items():
             where = {"snapshot": snapshot, "at": at, "scan": scan, "name": scan_name(*place)}
-            found.append(where | _row(rows.get(place, NOTHING)) | {"direction": place[2]})
+            filled.append(where | _row(rows.get(place, NOTHING)) | {"direction": place[2]})
     for scan in places.values():
-        mine = [row for row in found if row["scan"] == scan]
+        mine = [row for row in filled if row["scan"] == scan]
         ends = _ends_of(mine)
         for row in mine:
             row.update(ends)
-    return found
+    return filled
 
 
 def _row(row: Record) -> dict[str, Any]:

@@ -25,22 +25,22 @@ NAME = 300  # pixels of a run's name, at most
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def write(path: str | Path, found: Mapping[str, Any], table: Table, said: Said = str) -> None:
+def write(path: str | Path, record: Mapping[str, Any], table: Table, said: Said = str) -> None:
     """Write a comparison, as ``unrolled compare --json`` prints it, as one HTML page.
 
     Args:
         path: the file.
-        found: the runs, with the validation loss of each by step.
+        record: the runs, with the validation loss of each by step.
         table: the same in words: a head, and a row for each run.
         said: a text in the language of the page.
 
     Raises:
         OSError: the file cannot be written.
     """
-    replace(Path(path), encoded(page(found, table, said)))
+    replace(Path(path), encoded(page(record, table, said)))
 
 
-def page(found: Mapping[str, Any], table: Table, said: Said = str) -> str:
+def page(record: Mapping[str, Any], table: Table, said: Said = str) -> str:
     """The text of the page."""
     here = files("unrolled.lens.render")
     script = (here / "comparison.js").read_text("utf-8")
@@ -53,7 +53,7 @@ def page(found: Mapping[str, Any], table: Table, said: Said = str) -> str:
         table=in_language(_table(*table), said),
         data=json_of(
             {
-                "chart": titles_in_language(curves(found).to_dict(), said),
+                "chart": titles_in_language(curves(record).to_dict(), said),
                 "light": charts.config(),
                 "dark": charts.config(dark=True),
             }
@@ -63,14 +63,14 @@ def page(found: Mapping[str, Any], table: Table, said: Said = str) -> str:
     )
 
 
-def curves(found: Mapping[str, Any]) -> alt.Chart:
+def curves(comparison: Mapping[str, Any]) -> alt.Chart:
     """The loss on the validation split by step, a line for each run."""
     rows = [
         {"run": record["run"], **point}
-        for record in found["runs"]
+        for record in comparison["runs"]
         for point in record["validation"]
     ]
-    names = [record["run"] for record in found["runs"]]
+    names = [record["run"] for record in comparison["runs"]]
     colours = [charts.CATEGORIES[(k + 1) % charts.LINES] for k in range(len(names))]
     colour = alt.Color("run:N", title=None).scale(domain=names, range=colours)
     dashes = [[1, 0] if k < charts.LINES else [4, 3] for k in range(len(names))]

@@ -34,7 +34,7 @@ def tried(trials: Record) -> str:
             f"<code>{escape(t['remedy'])}</code>",
             badge(t["state"]),
             number(t["growth"]),
-            horizon(t["growth"], t["horizon"]),
+            horizon_in_words(t["growth"], t["horizon"]),
             number(t["loss"], "—"),
             _sparkline(t["norms"]),
         )
@@ -59,10 +59,10 @@ def number(value: float | None, missing: str = "unknown") -> str:
     return missing if value is None else f"{value:.3g}"
 
 
-def horizon(growth: float | None, steps: float | None) -> str:
+def horizon_in_words(growth: float | None, steps: float | None) -> str:
     """The horizon, which is not given where it is infinite.
 
-    >>> horizon(0.5, 6.64), horizon(1.1, None), horizon(None, None)
+    >>> horizon_in_words(0.5, 6.64), horizon_in_words(1.1, None), horizon_in_words(None, None)
     ('7 steps', 'without end', 'unknown')
     """
     if steps is None:
@@ -86,8 +86,8 @@ def _summary(rows: Sequence[Record]) -> str:
     if not rows:
         return "<p>No recurrent layer ran.</p>"
     counts = Counter(row["verdict"]["state"] if row["verdict"] else None for row in rows)
-    found = " ".join(f"{counts[state]} {badge(state)}" for state in sorted(counts, key=rank))
-    return f'<p class="summary">{_count(len(rows), "scan")}: {found}</p>'
+    badges = " ".join(f"{counts[state]} {badge(state)}" for state in sorted(counts, key=rank))
+    return f'<p class="summary">{_count(len(rows), "scan")}: {badges}</p>'
 
 
 def _count(number: int, name: str) -> str:
@@ -128,7 +128,7 @@ def _verdict(row: Record, scan: int) -> str:
         badge(verdict["state"]),
         f"{_sparkline(row['norms'])} <small>{escape(row['ends'])}</small>",
         number(verdict["growth"]),
-        horizon(verdict["growth"], verdict["horizon"]),
+        horizon_in_words(verdict["growth"], verdict["horizon"]),
     )
     first = f'<th scope="row"><button type="button" data-scan="{scan}">{name}</button></th>'
     line = f"<tr>{first}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

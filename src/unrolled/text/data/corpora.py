@@ -57,8 +57,8 @@ class Corpus:
             files = metadata.files(self.package) or []
         except metadata.PackageNotFoundError:
             raise MissingExtraError(f"the corpus {self.name}", self.package, "corpora") from None
-        found = [Path(str(f.locate())) for f in files if f.match(self.files)]
-        paths = sorted(path for path in found if path.is_file())
+        matching = [Path(str(f.locate())) for f in files if f.match(self.files)]
+        paths = sorted(path for path in matching if path.is_file())
         if not paths:
             raise DataError(
                 f"the corpus {self.name} is not in the installed package {self.package} "
@@ -185,9 +185,9 @@ def texts(path: str) -> Iterator[str]:
 
 
 def _warn_of_structure(head: Sequence[str], path: str) -> None:
-    found = structured.structure_of(head, path)
-    if found is not None:
-        text = f"{listed([path])}: {structured.advice(found, path)}"
+    structure = structured.structure_of(head, path)
+    if structure is not None:
+        text = f"{listed([path])}: {structured.advice(structure, path)}"
         warnings.warn(text, DataWarning, stacklevel=2)
 
 
@@ -249,9 +249,9 @@ def _ended(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
         if part.find(b"\r") < 0 and not rest and part.endswith(b"\n"):
             yield part[:-1]
             continue
-        found = (rest + part).splitlines(keepends=True)
-        rest = b"" if found[-1].endswith(b"\n") else found.pop()  # which may go on, if only by "\n"
-        yield from (line.rstrip(b"\r\n") for line in found)
+        ended = (rest + part).splitlines(keepends=True)
+        rest = b"" if ended[-1].endswith(b"\n") else ended.pop()  # which may go on, if only by "\n"
+        yield from (line.rstrip(b"\r\n") for line in ended)
     if rest:
         yield rest.removesuffix(b"\r")
 

@@ -97,13 +97,13 @@ def _passages(sentences: int, passage: int) -> list[str]:
 def _moved(parts: Iterable[str]) -> dict[str, str]:
     """Which of ``parts`` are in another split than that of their hash, so that none is empty."""
     ranked = sorted(dict.fromkeys(parts), key=_position)
-    found = {split: [part for part in ranked if split_of(part) == split] for split in SPLITS}
+    parts_of = {split: [part for part in ranked if split_of(part) == split] for split in SPLITS}
     moved = {}
     for split in SPLITS[: len(ranked)]:
-        if not found[split]:
-            largest = max(SPLITS, key=lambda other: len(found[other]))
-            part = found[largest].pop()
-            found[split].append(part)
+        if not parts_of[split]:
+            largest = max(SPLITS, key=lambda other: len(parts_of[other]))
+            part = parts_of[largest].pop()
+            parts_of[split].append(part)
             moved[part] = split
     return moved
 
@@ -270,7 +270,7 @@ class Dataset:
 
         Args:
             split: "train", "validation" or "test".
-            batch_tokens: T × B of a batch at the most; a longer sentence is a batch of its own.
+            batch_tokens: T × B of a batch at most; a longer sentence is a batch of its own.
             shuffle: (seed, epoch), the source of the order; by default from short to long.
         """
         ends = self.ends.get(split)

@@ -164,7 +164,7 @@ def beside(path: str, mark: str) -> str:
 
 def _utf16(sample: bytes) -> str | None:
     """The kind of UTF-16 that ``sample`` is the beginning of, without a byte order mark, if it is one."""
-    found = {}
+    plain_of = {}
     for name in ("UTF-16LE", "UTF-16BE"):
         text = _decoded(sample, name) or ""
         # Two bytes a character give plain line ends, spaces or digits; other files have none but by chance.
@@ -172,12 +172,12 @@ def _utf16(sample: bytes) -> str | None:
         strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") for c in text)
         strange -= sum(text.count(c) for c in "\n\r\t")
         if plain and strange <= FEW * len(text):
-            found[name] = plain
-    return max(found, key=lambda name: found[name], default=None) if b"\0" in sample else None
+            plain_of[name] = plain
+    return max(plain_of, key=lambda name: plain_of[name], default=None) if b"\0" in sample else None
 
 
 def _decoded(sample: bytes, name: str) -> str | None:
-    """``sample`` in an encoding, but for a character cut at its end; ``None`` if it is in another."""
+    """``sample`` in an encoding, except for a character cut at its end; ``None`` if it is in another."""
     for cut in range(4):
         try:
             return sample[: len(sample) - cut].decode(name)

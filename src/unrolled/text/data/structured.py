@@ -53,16 +53,16 @@ def structure_of(head: Sequence[str], path: str) -> Structure | None:
     return _json(head, text) or _table(head, path)
 
 
-def advice(found: Structure, path: str) -> str:
+def advice(structure: Structure, path: str) -> str:
     """What a reader of the text at ``path`` should know, and what to do."""
-    what = found.kind
-    if found.fields:
-        what += f" with the fields {', '.join(found.fields[:8])}{', …' * (len(found.fields) > 8)}"
+    what = structure.kind
+    if structure.fields:
+        what += f" with the fields {', '.join(structure.fields[:8])}{', …' * (len(structure.fields) > 8)}"
     said = f"it looks like {what}, and is read as plain text, marks and all"
-    script = _script(found)
-    chosen = found.longest if isinstance(found.longest, str) else "text"
-    part = "its texts" if found.longest is None else f"the field {_named(found)!r}"
-    if found.kind == "RTF":
+    script = _script(structure)
+    chosen = structure.longest if isinstance(structure.longest, str) else "text"
+    part = "its texts" if structure.longest is None else f"the field {_named(structure)!r}"
+    if structure.kind == "RTF":
         return f"{said}; for its text alone save it as plain text, in UTF-8"
     if script is None or path == "-" or path.endswith(".gz"):
         return f"{said}; for {part} alone write a file with one text a line"
@@ -71,11 +71,11 @@ def advice(found: Structure, path: str) -> str:
     return f"{said}; for {part} alone: {python_call(script, path, new)}"
 
 
-def _named(found: Structure) -> str | int | None:
+def _named(structure: Structure) -> str | int | None:
     return (
-        found.longest
-        if isinstance(found.longest, str) or found.longest is None
-        else found.longest + 1
+        structure.longest
+        if isinstance(structure.longest, str) or structure.longest is None
+        else structure.longest + 1
     )
 
 
@@ -161,22 +161,26 @@ def _columns(kind: str, separator: str, rows: Sequence[Sequence[str]], width: in
 END = 'print(*(" ".join(str(x).split()) for x in found), sep="\\n", file=open(t, "w", encoding="utf-8"))'
 
 
-def _script(found: Structure) -> str | None:
+def _script(structure: Structure) -> str | None:
     """The program that writes a new file with the texts alone, one a line; ``None`` if there is none."""
     opened = 'open(f, encoding="utf-8-sig")'
-    key = json.dumps(found.longest, ensure_ascii=False)
-    if found.kind == "JSON lines" and isinstance(found.longest, str):
+    key = json.dumps(structure.longest, ensure_ascii=False)
+    if structure.kind == "JSON lines" and isinstance(structure.longest, str):
         part = f'found = [json.loads(x).get({key}, "") for x in {opened} if x.strip()]; '
-    elif found.separator:
-        k = found.fields.index(found.longest) if isinstance(found.longest, str) else found.longest
+    elif structure.separator:
+        k = (
+            structure.fields.index(structure.longest)
+            if isinstance(structure.longest, str)
+            else structure.longest
+        )
         rows = 'csv.reader(open(f, encoding="utf-8-sig", newline=""), delimiter='
-        part = f"rows = {rows}{json.dumps(found.separator)}); "
-        part += f"found = [r[{k}] for r in rows if len(r) > {k}]{'[1:]' * found.has_header}; "
-    elif found.kind in ("HTML", "XML"):
+        part = f"rows = {rows}{json.dumps(structure.separator)}); "
+        part += f"found = [r[{k}] for r in rows if len(r) > {k}]{'[1:]' * structure.has_header}; "
+    elif structure.kind in ("HTML", "XML"):
         marks = r"(?is)<(script|style)\b.*?</\1>|<!--.*?-->|<[^>]+>"
         part = f'bare = re.sub(r"{marks}", "\\n", {opened}.read()); '
         part += 'found = filter(str.strip, html.unescape(bare).split("\\n")); '
-    elif found.kind == "JSON" and isinstance(found.longest, str):
+    elif structure.kind == "JSON" and isinstance(structure.longest, str):
         part = f'found = [x.get({key}, "") for x in json.load({opened})]; '
     else:
         return None

@@ -36,7 +36,7 @@ class Vocabulary:
     def count(
         cls, counts: Mapping[str, int], *, min_count: int = 1, max_size: int | None = None
     ) -> "Vocabulary":
-        """The tokens seen ``min_count`` times or more, the most frequent ``max_size`` at the most."""
+        """The tokens seen ``min_count`` times or more, the most frequent ``max_size`` at most."""
         check_size("min_count", min_count)
         most = None
         if max_size is not None:

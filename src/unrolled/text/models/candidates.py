@@ -15,14 +15,14 @@ from unrolled.text.data.vocabulary import END, PAD, SPECIALS
 from unrolled.text.models.cloze import Cloze, gathered
 from unrolled.text.models.cross_entropy import token_losses
 
-RESCORED = 50  # candidates whose whole sentence is read, at the most
-WORTH = 0.1  # of the best one's probability, that such a candidate has at the least
+RESCORED = 50  # candidates whose whole sentence is read, at most
+WORTH = 0.1  # of the best one's probability, that such a candidate has at least
 FOLLOWED = (
     RESCORED,
     16,
     8,
     4,
-)  # beginnings of a word, of one, two, … tokens, that are gone on with
+)  # beginnings of a word, of one, two, … tokens, that are extended
 LONGEST_WORD = len(FOLLOWED)
 WINDOW = 30  # tokens on either side that are read for a candidate
 READ = 1 << 13  # tokens that the layers read at a time, and beginnings of words
@@ -38,7 +38,7 @@ class Guess(NamedTuple):
     probability: float
 
 
-class Blank(NamedTuple):
+class MaskedSentence(NamedTuple):
     """A sentence ``<s> … </s>`` in which the token at ``place`` stands for what is not known."""
 
     numbers: list[int]
@@ -50,7 +50,12 @@ class Blank(NamedTuple):
 
 
 def candidates(
-    model: Cloze, blanks: Sequence[Blank], *, top: int, rescoring: float, temperature: float
+    model: Cloze,
+    blanks: Sequence[MaskedSentence],
+    *,
+    top: int,
+    rescoring: float,
+    temperature: float,
 ) -> list[list[Guess]]:
     """The ``top`` candidates for each of ``blanks``, best first.
 
@@ -88,13 +93,15 @@ def candidates(
     return results
 
 
-def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> list[float]:
+def log_probabilities(
+    model: Cloze, blanks: Sequence[MaskedSentence], tokens: Tokens
+) -> list[float]:
     """The log-probability of ``tokens`` given the rest, for each of ``blanks``, before any rescoring."""
-    found: list[float] = []
+    results: list[float] = []
     for around in _read(model, blanks):
         if model.join_words is None:
             (token,) = tokens
-            found += [p for rows in around.single() for p in rows[:, token].tolist()]
+            results += [p for rows in around.single() for p in rows[:, token].tolist()]
             continue
         total, left = torch.zeros(len(around), dtype=torch.float64, device="cpu"), around.left
         for k, token in enumerate((*tokens, END)):
@@ -103,11 +110,11 @@ def log_probabilities(model: Cloze, blanks: Sequence[Blank], tokens: Tokens) -> 
             context = torch.cat([left.last, around.right.last], -1)
             steps = _log_softmax(model, model.word_logits, context, may_end=k > 0)
             total += torch.cat([p[:, token] for p in steps]).double().cpu()
-        found += total.tolist()
-    return found
+        results += total.tolist()
+    return results
 
 
-def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
+def surest(model: Cloze, blanks: Sequence[MaskedSentence]) -> list[float]:
     """The log-probability of the most probable first token of each of ``blanks``."""
     single = (rows for around in _read(model, blanks) for rows in around.single())
     return [p for rows in single for p in rows.amax(-1).tolist()]
@@ -118,7 +125,7 @@ def surest(model: Cloze, blanks: Sequence[Blank]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Side:
-    """What one direction has read, N sequences from their far ends on, and where it goes on from.
+    """What one direction has read, N sequences from their far ends on, and where it continues.
 
     ``read``: ``[N, T]``, filled up with ``<pad>``; ``lengths``: ``[N]``; ``y``: what it gave,
     ``[T, N, H]``; ``last``: after each one's last token, ``[N, H]``.
@@ -195,7 +202,7 @@ class _Around:
         return _log_softmax(self.model, self.model.logits, context)
 
 
-def _read(model: Cloze, blanks: Sequence[Blank]) -> Iterator[_Around]:
+def _read(model: Cloze, blanks: Sequence[MaskedSentence]) -> Iterator[_Around]:
     """Both sides of ``blanks``, of some of them after the other."""
     forward, backward = (model.layers.direction(direction) for direction in (0, 1))
     for part in parts([max(RESCORED, len(blank.numbers)) for blank in blanks]):
@@ -239,14 +246,14 @@ def _log_softmax(
 
 def _tokens(around: _Around, count: int) -> list[list[Guess]]:
     """The ``count`` most probable single tokens for each blank."""
-    found: list[list[Guess]] = []
+    guesses: list[list[Guess]] = []
     for rows in around.single():
         p = rows[:, len(SPECIALS) :].double().exp()
         best = p.topk(min(count, p.shape[1]))
         for tokens, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
             pairs = zip(tokens, shares, strict=True)
-            found.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
-    return found
+            guesses.append([Guess((n + len(SPECIALS),), share) for n, share in pairs])
+    return guesses
 
 
 def _words(around: _Around, count: int) -> list[list[Guess]]:
@@ -255,9 +262,9 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
     Of the words of one token there is a second estimate, p(c | rest) of a single token, which knows
     that it is one. What they have together is shared out by the geometric mean of the two.
     """
-    found = _spelt(around)
+    words = _spelt(around)
     estimates = (p for rows in around.single() for p in rows)
-    for guesses, p in zip(found, estimates, strict=True):
+    for guesses, p in zip(words, estimates, strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
         own = torch.tensor(
             [guesses[k].probability for k in single], dtype=torch.float64, device="cpu"
@@ -266,19 +273,19 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
         shares = own.sum() * torch.softmax((own.log() + other) / 2, -1)
         for k, share in zip(single, shares.tolist(), strict=True):
             guesses[k] = guesses[k]._replace(probability=share)
-    return [sorted(of, key=lambda guess: -guess.probability)[:count] for of in found]
+    return [sorted(of, key=lambda guess: -guess.probability)[:count] for of in words]
 
 
 def _spelt(around: _Around) -> list[list[Guess]]:
     """The most probable words that a beam search finds for each blank.
 
     A word is a product of steps, the last of which closes it; a blank is not empty. Of the beginnings
-    of each length the ``FOLLOWED`` most probable are gone on with, as many for each blank. The left
+    of each length the ``FOLLOWED`` most probable are extended, as many for each blank. The left
     side goes on by a token at a time; the right side is the same for all.
     """
     model, left, blanks = around.model, around.left, len(around)
     device = left.last.device
-    found: list[list[Guess]] = [[] for _ in range(blanks)]
+    words: list[list[Guess]] = [[] for _ in range(blanks)]
     begun = torch.empty(blanks, 0, dtype=torch.long, device=device)  # those of a blank together
     so_far = torch.zeros(blanks, dtype=torch.float64, device=device)
     for length, width in enumerate((*FOLLOWED, 0)):
@@ -293,7 +300,7 @@ def _spelt(around: _Around) -> list[list[Guess]]:
         if length:
             closed = (so_far + torch.cat(ends)).exp().tolist()
             for row, (word, p_word) in enumerate(zip(begun.tolist(), closed, strict=True)):
-                found[row // each].append(Guess(tuple(word), p_word))
+                words[row // each].append(Guess(tuple(word), p_word))
         if width:
             longer = (so_far[:, None] + torch.cat(steps)).view(blanks, -1)
             best = longer.topk(min(width, longer.shape[1]))
@@ -304,7 +311,7 @@ def _spelt(around: _Around) -> list[list[Guess]]:
             begun = torch.cat([begun[owners], token], 1)
             so_far = best.values.flatten()
             left = left.onward(token.cpu(), owners)
-    return found
+    return words
 
 
 # --- How the rest reads --------------------------------------------------------------------------
@@ -313,7 +320,7 @@ def _spelt(around: _Around) -> list[list[Guess]]:
 def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
     """Σ_s log p(x_s | rest, c) over the other tokens x_s near each blank, filled with c: ``[N]``.
 
-    ``tried`` are the numbers of the blanks, and c. Each direction goes on from its side of the blank
+    ``tried`` are the numbers of the blanks, and c. Each direction continues from its side of the blank
     through c to the tokens of the other side, where it meets what the other direction has read.
     """
     model, device = around.model, around.left.last.device
@@ -327,13 +334,13 @@ def _reads(around: _Around, tried: Sequence[tuple[int, Tokens]]) -> Tensor:
         lengths = widths + (away != PAD).sum(1)[owners]
         for part in parts(lengths.tolist()):
             k, width = owners[part], widths[part, None]
-            batch_size = torch.arange(len(k), device="cpu")
+            rows = torch.arange(len(k), device="cpu")
             read = F.pad(fillers[part], (0, len(steps)), value=PAD)
             read.scatter_(1, width + steps, away[k])
             y = here.onward(read[:, : int(lengths[part].max())], k, lengths[part]).y
             asked = away[k] >= len(SPECIALS)
             # Rows of the states right before and right beyond each token that is asked for.
-            own = ((width - 1 + steps) * len(batch_size) + batch_size[:, None])[asked].to(device)
+            own = ((width - 1 + steps) * len(rows) + rows[:, None])[asked].to(device)
             facing = (there.lengths[k, None] - 2 - steps) * len(around) + k[:, None]
             met = (y, there.y, own, facing[asked].to(device))
             if onward < 0:

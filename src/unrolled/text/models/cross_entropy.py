@@ -106,10 +106,10 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) 
 
 
 def _native(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    given = (x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        return cast(Tensor, _CrossEntropy.apply(*given, targets))  # type: ignore[no-untyped-call]
-    return cast(Tensor, _operator()(*given, targets, [False] * 3)[0].mean())
+    inputs = (x, weight, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return cast(Tensor, _CrossEntropy.apply(*inputs, targets))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _operator()(*inputs, targets, [False] * 3)[0].mean())
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -127,24 +127,24 @@ class _CrossEntropy(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             return (*_by_reference((x, weight, bias), targets, wanted, d_loss), None)
-        found = (g * d_loss if want else None for g, want in zip(gradients, wanted, strict=True))
-        return (*found, None)
+        scaled = (g * d_loss if want else None for g, want in zip(gradients, wanted, strict=True))
+        return (*scaled, None)
 
 
 def _by_reference(
-    given: Sequence[Tensor | None], targets: Tensor, wanted: Sequence[bool], d_loss: Tensor
+    tensors: Sequence[Tensor | None], targets: Tensor, wanted: Sequence[bool], d_loss: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as a differentiable function of what was given and of ``d_loss``.
+    """The gradients as a differentiable function of ``tensors`` and ``d_loss``.
 
     They are taken in aliases, since one input may have been computed from another one.
     """
-    x, weight, bias = (t if t is None else t.view_as(t) for t in given)
+    x, weight, bias = (t if t is None else t.view_as(t) for t in tensors)
     assert x is not None and weight is not None
     aliases = zip((x, weight, bias), wanted, strict=True)
     sources = [t for t, want in aliases if want and t is not None]
     loss = _reference(x, weight, bias, targets)
-    found = iter(torch.autograd.grad(loss, sources, d_loss, create_graph=True))
-    return tuple(next(found) if want else None for want in wanted)
+    gradients = iter(torch.autograd.grad(loss, sources, d_loss, create_graph=True))
+    return tuple(next(gradients) if want else None for want in wanted)
 
 
 # --- The operator --------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ _LIBRARY.define(
 
 
 def _operator() -> Any:
-    """The operator where something looks on (a compiler, a dispatch mode), else the bare function."""
+    """The operator where something is watching (a compiler, a dispatch mode), else the bare function."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return torch.ops.unrolled.cross_entropy.default
     return _run

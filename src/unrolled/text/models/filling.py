@@ -24,7 +24,7 @@ MOST_BLANKS = 20
 CONTEXT = 60  # tokens on either side of a blank that are read to fill it
 TOGETHER = 256  # texts that are filled at a time
 LARGEST = 1 << 20  # candidates that are held at a time
-BEAM = 8  # fillings of several blanks that are gone on with
+BEAM = 8  # fillings of several blanks that are extended
 SETTLING = (
     3  # rounds in which each of up to FEW blanks is filled anew, knowing the others; else one
 )
@@ -183,7 +183,7 @@ class _Sentence:
     def __len__(self) -> int:
         return sum(map(len, self.parts)) + len(self.starts)
 
-    def blank(self, filling: Filling, which: int) -> search.Blank:
+    def blank(self, filling: Filling, which: int) -> search.MaskedSentence:
         """The sentence with the other blanks filled, or ``<unk>`` where they are open."""
         numbers, place = list(self.parts[0]), 0
         for k, (tokens, part) in enumerate(zip(filling, self.parts[1:], strict=True)):
@@ -192,12 +192,12 @@ class _Sentence:
             numbers += (UNKNOWN,) if k == which or tokens is None else tokens
             numbers += part
         start = max(0, place - CONTEXT)
-        return search.Blank(numbers[start : place + CONTEXT + 1], place - start)
+        return search.MaskedSentence(numbers[start : place + CONTEXT + 1], place - start)
 
-    def result(self, vocabulary: Vocabulary, found: list[list[Guess]]) -> Filled:
+    def result(self, vocabulary: Vocabulary, guesses_of_each: list[list[Guess]]) -> Filled:
         blanks = [
             Blank(start, [Candidate(_text(vocabulary, g.tokens), g.probability) for g in guesses])
-            for start, guesses in zip(self.starts, found, strict=True)
+            for start, guesses in zip(self.starts, guesses_of_each, strict=True)
         ]
         words = iter(blank.candidates[0].text for blank in blanks)
         filled = BLANK.sub(lambda _: next(words), self.text)
@@ -219,13 +219,13 @@ def _sentence(vocabulary: Vocabulary, tokenizer: Tokenizer, text: str) -> _Sente
         )
     if len(starts) > MOST_BLANKS:
         raise CallError(
-            f"the text has {len(starts):,} blanks, expected {MOST_BLANKS} at the most; fill it in parts"
+            f"the text has {len(starts):,} blanks, expected at most {MOST_BLANKS}; fill it in parts"
         )
     between = parts_between(tokenizer, text)
     rest = [token for part in between for token in part]
     if len(rest) + len(starts) > LONGEST_TEXT:
         raise CallError(
-            f"the text has {len(rest) + len(starts):,} tokens, expected {LONGEST_TEXT:,} at the most"
+            f"the text has {len(rest) + len(starts):,} tokens, expected at most {LONGEST_TEXT:,}"
         )
     if not any(token.strip() for token in rest):
         raise CallError("only blanks in the text: expected some words beside them")
@@ -255,34 +255,34 @@ class _Search:
     rescoring: float
     temperature: float
 
-    def candidates(self, blanks: Sequence[search.Blank], top: int) -> list[list[Guess]]:
+    def candidates(self, blanks: Sequence[search.MaskedSentence], top: int) -> list[list[Guess]]:
         """The ``top`` candidates for each of ``blanks``, each form of a word apart, best first."""
         return search.candidates(
             self.model, blanks, top=top, rescoring=self.rescoring, temperature=self.temperature
         )
 
-    def words(self, blanks: Sequence[search.Blank]) -> list[list[Guess]]:
+    def words(self, blanks: Sequence[search.MaskedSentence]) -> list[list[Guess]]:
         """The candidates that are shown for each of ``blanks``, one a word, best first."""
-        found = self.candidates(blanks, max(self.top, search.RESCORED))
-        return [one_a_word(self.vocabulary, guesses)[: self.top] for guesses in found]
+        candidates = self.candidates(blanks, max(self.top, search.RESCORED))
+        return [one_a_word(self.vocabulary, guesses)[: self.top] for guesses in candidates]
 
     def fill(self, sentences: Sequence[_Sentence]) -> list[list[list[Guess]]]:
         """The candidates for each blank of each sentence; the first ones fill it."""
-        found: list[list[list[Guess]]] = [[] for _ in sentences]
+        results: list[list[list[Guess]]] = [[] for _ in sentences]
         single = [k for k, sentence in enumerate(sentences) if len(sentence.starts) == 1]
         blanks = [sentences[k].blank((None,), 0) for k in single]
         for k, guesses in zip(single, self.words(blanks), strict=True):
-            found[k] = [guesses]
+            results[k] = [guesses]
         several = [k for k, sentence in enumerate(sentences) if len(sentence.starts) > 1]
         together = self._settled([sentences[k] for k in several])
         for k, guesses_of_each in zip(several, together, strict=True):
-            found[k] = guesses_of_each
-        return found
+            results[k] = guesses_of_each
+        return results
 
     def _settled(self, sentences: Sequence[_Sentence]) -> list[list[list[Guess]]]:
         """The candidates for each of several blanks, knowing what fills the others."""
         fillings = self._jointly(sentences)
-        found: list[list[list[Guess]]] = [[[] for _ in s.starts] for s in sentences]
+        results: list[list[list[Guess]]] = [[[] for _ in s.starts] for s in sentences]
         moving = set(range(len(sentences)))
         for turn in range(SETTLING):
             asked = sorted(k for k in moving if turn == 0 or len(sentences[k].starts) <= FEW)
@@ -291,11 +291,11 @@ class _Search:
                 having = [k for k in asked if which < len(sentences[k].starts)]
                 blanks = [sentences[k].blank(fillings[k], which) for k in having]
                 for k, guesses in zip(having, self.words(blanks), strict=True):
-                    found[k][which] = guesses
+                    results[k][which] = guesses
                     if guesses[0].tokens != fillings[k][which]:
                         fillings[k] = _with(fillings[k], which, guesses[0].tokens)
                         moving.add(k)
-        return found
+        return results
 
     def _jointly(self, sentences: Sequence[_Sentence]) -> list[Filling]:
         """The best filling of all blanks of each sentence that a beam search finds."""
@@ -333,8 +333,8 @@ class _Search:
             for k in of
         ]
         peaks = iter(search.surest(self.model, blanks))
-        found = [{k: next(peaks) for k in of} for of in opens]
-        return [max(peak_of, key=lambda k: peak_of[k]) for peak_of in found]
+        peaks_of = [{k: next(peaks) for k in of} for of in opens]
+        return [max(peak_of, key=lambda k: peak_of[k]) for peak_of in peaks_of]
 
 
 def _with(filling: Filling, which: int, tokens: Tokens) -> Filling:
@@ -357,9 +357,9 @@ def _filled(
     model.eval()
     try:
         with torch.no_grad():
-            found = searching.fill([sentences[k] for k in order])
+            guesses_of_each = searching.fill([sentences[k] for k in order])
     finally:
         model.train(was_training)
-    for k, guesses in zip(order, found, strict=True):
+    for k, guesses in zip(order, guesses_of_each, strict=True):
         results[k] = sentences[k].result(vocabulary, guesses)
     return [results[k] for k in range(len(texts))]

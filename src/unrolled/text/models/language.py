@@ -88,7 +88,7 @@ class LanguageModel(TokenModel):
 
         Args:
             prompt: token numbers, without ``<s>``.
-            longest: how many tokens to add at the most; it ends earlier at ``</s>``.
+            longest: how many tokens to add at most; it ends earlier at ``</s>``.
             temperature: below 1 sharpens the distribution, above 1 flattens it; 0 takes the most
                 probable token.
             top_k: draw only from the k most probable tokens (Fan, Lewis & Dauphin, "Hierarchical

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from unrolled.bptt.checkpointed import checkpointed
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.layers import Recurrent
-from unrolled.remedies import sensible_weights
+from unrolled.remedies import sensible_weights_
 from unrolled.shapes import check_fraction, check_size, real_steps
 from unrolled.text.data.dataset import Batch
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN
@@ -125,7 +125,7 @@ class TokenModel(nn.Module, ABC):
                 )
             self.config["activation"] = options["activation"] = activation
         layers = self.recurrent(CELLS[cell], embedding_size, hidden_size, **options)
-        self.layers = sensible_weights(layers)
+        self.layers = sensible_weights_(layers)
         self.join = nn.Linear(self.directions * hidden_size, embedding_size)
         self.output = nn.Linear(embedding_size, vocabulary_size)
         self.drop = nn.Dropout(dropout)

@@ -8,7 +8,7 @@ import torch
 from unrolled.shapes import check_size
 from unrolled.text.data.text import Tokenizer
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
-from unrolled.text.models.candidates import Blank, log_probabilities
+from unrolled.text.models.candidates import MaskedSentence, log_probabilities
 from unrolled.text.models.cloze import Cloze
 from unrolled.text.models.filling import Filled, fill, parts_between
 
@@ -92,7 +92,7 @@ def why(
     model.eval()
     try:
         with torch.no_grad():
-            blanks = [Blank(sentence, place) for sentence in sentences]
+            blanks = [MaskedSentence(sentence, place) for sentence in sentences]
             whole, *without = log_probabilities(model, blanks, numbers)
     finally:
         model.train(was_training)

@@ -100,12 +100,19 @@ def fill(text: str, *, top: int = 5, model: str | None = None) -> Filled:
     """
     if not isinstance(text, str):
         raise TypeError(f"text: got {type(text).__name__}, expected a string")
-    box = load(for_text(text) if model is None else model)
-    result = fill_by(box.model, box.run.vocabulary, box.tokenizer, text, top=top, **box.run.filling)
+    bundled = load(for_text(text) if model is None else model)
+    result = fill_by(
+        bundled.model,
+        bundled.run.vocabulary,
+        bundled.tokenizer,
+        text,
+        top=top,
+        **bundled.run.filling,
+    )
     lost, whole = share_unknown(result.unknown, result.tokens)
     if 2 * lost > whole:
         warnings.warn(
-            f"most of the text, {lost} of {whole} tokens, is unknown to the model {box.name!r}; "
+            f"most of the text, {lost} of {whole} tokens, is unknown to the model {bundled.name!r}; "
             "do not trust the answer",
             stacklevel=2,
         )

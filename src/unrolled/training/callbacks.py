@@ -18,7 +18,7 @@ from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
 from unrolled.training.files import append, read_json, write_json
 from unrolled.training.history import figures
-from unrolled.training.loop import Step, Watcher
+from unrolled.training.loop import Callback, Step
 from unrolled.training.measures import Scores
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class ProgressBar:
         self.validation = f" (validation {scores.nats:.3f})"
 
     def seen(self, step: int, report: Report) -> None:  # noqa: ARG002
-        found = report.verdict
-        self.verdict = "" if found is None else f"{found.state} {found.growth:.2f}/step  "
+        worst = report.verdict
+        self.verdict = "" if worst is None else f"{worst.state} {worst.growth:.2f}/step  "
 
 
 class ProgressLines:
@@ -163,14 +163,14 @@ class TensorBoard:
             self.writer.add_scalar(f"validation/{name}", getattr(scores, name), step)
 
     def seen(self, step: int, report: Report) -> None:
-        for scan, found in figures(report).items():
+        for scan, values in figures(report).items():
             for name in ("growth", "horizon", "norm_ratio"):
-                if found[name] is not None:
-                    self.writer.add_scalar(f"lens/{name}/{scan}", found[name], step)
+                if values[name] is not None:
+                    self.writer.add_scalar(f"lens/{name}/{scan}", values[name], step)
 
 
 @contextmanager
-def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterator[list[Watcher]]:
+def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterator[list[Callback]]:
     """The logs that were asked for, open.
 
     Raises:
@@ -178,22 +178,22 @@ def logs(*, log: Path | None = None, tensorboard: Path | None = None) -> Iterato
         MissingExtraError: TensorBoard is not installed.
     """
     with ExitStack() as stack:
-        found: list[Watcher] = []
+        opened: list[Callback] = []
         try:
             if log is not None:
-                found.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
+                opened.append(JsonLog(stack.enter_context(log.open("ab", buffering=0)), log))
             if tensorboard is not None:
-                found.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
+                opened.append(TensorBoard(stack.enter_context(_summary_writer(tensorboard))))
         except OSError as error:
             place = error.filename or log
             raise RunError(f"{place}: cannot be written ({error.strerror or error})") from None
-        yield found
+        yield opened
 
 
 @contextmanager
 def progress_bar(
     steps: int, done: int, said: Callable[[str], str] = str
-) -> Iterator[list[Watcher]]:
+) -> Iterator[list[Callback]]:
     """A progress bar, if standard error is a terminal, or else a line now and then; as ``said`` has it."""
     if sys.stderr is None:
         yield []
@@ -234,15 +234,15 @@ class Clock:
 
 
 @contextmanager
-def clock(directory: Path) -> Iterator[list[Watcher]]:
+def clock(directory: Path) -> Iterator[list[Callback]]:
     """Keep the time that the run in ``directory`` is trained for."""
-    found = Clock(directory)
+    timer = Clock(directory)
     try:
-        yield [found]
+        yield [timer]
     finally:
-        if found.has_run:
+        if timer.has_run:
             with suppress(RunError):  # a full disk has its own error
-                found.write()
+                timer.write()
 
 
 def seconds_of(directory: Path) -> float | None:

@@ -13,7 +13,7 @@ import torch
 from tests.sentences import make_run
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.training import Outcome, Scores, Step, Trainer
-from unrolled.training.watchers import JsonLog, ProgressLines, logs, progress_bar
+from unrolled.training.callbacks import JsonLog, ProgressLines, logs, progress_bar
 
 STEPS = 25
 
@@ -161,7 +161,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("unrolled.training.watchers.time.monotonic", lambda: now)
+    monkeypatch.setattr("unrolled.training.callbacks.time.monotonic", lambda: now)
     with progress_bar(1000, 0) as told:
         said = []
         for k in range(1, 101):

@@ -106,7 +106,7 @@ def test_blanks_side_by_side_are_filled_each() -> None:
 
 
 def test_a_long_text_is_refused() -> None:
-    with pytest.raises(CallError, match="10,000 tokens, expected 1,000"):
+    with pytest.raises(CallError, match="10,000 tokens, expected at most 1,000"):
         unrolled.fill("好" * 9_999 + "____")
 
 
