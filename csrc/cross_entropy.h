@@ -16,28 +16,28 @@ class CrossEntropy {
   static constexpr Index W = Tile<V>::width, block = 64, most_kept = Index{32} << 20;
 
  public:
-  static void run(const unrolled_entropy_call* call) { CrossEntropy(call, call->work).run_all(); }
-  static int64_t work_bytes(const unrolled_entropy_call* call) {
+  static void run(const unrolled_cross_entropy_call* call) { CrossEntropy(call, call->work).run_all(); }
+  static int64_t work_bytes(const unrolled_cross_entropy_call* call) {
     return CrossEntropy(call, nullptr).arena_.used() + 64;
   }
 
  private:
-  CrossEntropy(const unrolled_entropy_call* call, void* work)
+  CrossEntropy(const unrolled_cross_entropy_call* call, void* work)
       : call_(*call), arena_(work ? aligned(work) : nullptr), N_(call->rows), E_(call->inputs), C_(call->classes) {
-    members_ = 2.0 * N_ * E_ * C_ < 1e6 ? 1 : std::max<Index>(1, call->threads);
+    threads_ = 2.0 * N_ * E_ * C_ < 1e6 ? 1 : std::max<Index>(1, call->threads);
     padded_ = panels<V>(C_) * W;
     stride_ = padded_ + gap;  // so that rows do not fall on the same places of the cache
     packed_ = arena_.take<T>(padded_ * E_);
     bias_ = arena_.take<T>(padded_);
     if (call->d_x) packed_back_ = arena_.take<T>(panels<V>(E_) * W * C_);
-    if (call->d_bias) sums_ = arena_.take<T>(members_ * padded_);
+    if (call->d_bias) sums_ = arena_.take<T>(threads_ * padded_);
     at_once_ = N_;
     if (call->d_weight) {
       const Index fit = most_kept / (stride_ * static_cast<Index>(sizeof(T))) / block * block;
-      at_once_ = std::min(N_, std::max(fit, members_ * block));
-      scratch_ = arena_.take<T>(members_ * outer_scratch<V>(E_));
+      at_once_ = std::min(N_, std::max(fit, threads_ * block));
+      scratch_ = arena_.take<T>(threads_ * outer_scratch<V>(E_));
     }
-    logits_ = arena_.take<T>((call->d_weight ? at_once_ : members_ * block) * stride_);
+    logits_ = arena_.take<T>((call->d_weight ? at_once_ : threads_ * block) * stride_);
   }
 
   static const T* as(const void* p) { return static_cast<const T*>(p); }
@@ -46,9 +46,9 @@ class CrossEntropy {
   void run_all() {
     std::fill_n(bias_, padded_, T(0));
     if (call_.bias) std::memcpy(bias_, call_.bias, C_ * sizeof(T));
-    if (sums_) std::fill_n(sums_, members_ * padded_, T(0));
+    if (sums_) std::fill_n(sums_, threads_ * padded_, T(0));
     const std::vector<Segment> inputs = chunks<V>({{0, 0, E_}}), classes = chunks<V>({{0, 0, C_}});
-    unrolled::parallel(members_, [&](const Member& me) {
+    unrolled::parallel(threads_, [&](const Thread& me) {
       const auto ahead = me.part(panels<V>(C_));
       pack<V>(as(call_.weight), 1, E_, E_, C_, ahead.first, ahead.last, packed_);
       if (call_.d_x) {
@@ -81,7 +81,7 @@ class CrossEntropy {
   }
 
   // Rows first … first+count-1, whose logits are to stand at `logits`.
-  void run_block(const Member& me, Index first, Index count, T* logits, const std::vector<Segment>& inputs,
+  void run_block(const Thread& me, Index first, Index count, T* logits, const std::vector<Segment>& inputs,
                  const std::vector<Segment>& classes) {
     multiply_rows<V>({as(call_.x) + first * E_, E_}, 0, count, inputs, packed_, E_, C_, bias_, {logits, stride_});
     for (Index i = 0; i < count; ++i) run_row(me, first + i, logits + i * stride_);
@@ -91,17 +91,17 @@ class CrossEntropy {
   }
 
   // The loss of a row of logits, in whose place ∂L/∂logits is written if any gradient is wanted.
-  void run_row(const Member& me, Index n, T* row) {
-    constexpr int lanes = 4;  // sums side by side, so that none waits for the one before
+  void run_row(const Thread& me, Index n, T* row) {
+    constexpr int chains = 4;  // sums side by side, so that none waits for the one before
     std::fill(row + C_, row + padded_, -std::numeric_limits<T>::infinity());
-    V largest[lanes], total[lanes];
-    for (int i = 0; i < lanes; ++i) largest[i] = V::load(row), total[i] = V(0);
+    V largest[chains], total[chains];
+    for (int i = 0; i < chains; ++i) largest[i] = V::load(row), total[i] = V(0);
     Index j = 0;
-    for (; j + lanes * V::size <= padded_; j += lanes * V::size)
-      for (int i = 0; i < lanes; ++i) largest[i] = max(largest[i], V::load(row + j + i * V::size));
+    for (; j + chains * V::size <= padded_; j += chains * V::size)
+      for (int i = 0; i < chains; ++i) largest[i] = max(largest[i], V::load(row + j + i * V::size));
     for (; j < padded_; j += V::size) largest[0] = max(largest[0], V::load(row + j));
-    T each[lanes * V::size];
-    for (int i = 0; i < lanes; ++i) largest[i].store(each + i * V::size);
+    T each[chains * V::size];
+    for (int i = 0; i < chains; ++i) largest[i].store(each + i * V::size);
     T top = each[0];
     for (const T one : each) top = one > top ? one : top;
 
@@ -113,8 +113,8 @@ class CrossEntropy {
       e.store(row + at);
       sum = sum + e;
     };
-    for (j = 0; j + lanes * V::size <= padded_; j += lanes * V::size)
-      for (int i = 0; i < lanes; ++i) exponential(j + i * V::size, total[i]);
+    for (j = 0; j + chains * V::size <= padded_; j += chains * V::size)
+      for (int i = 0; i < chains; ++i) exponential(j + i * V::size, total[i]);
     for (; j < padded_; j += V::size) exponential(j, total[0]);
     const T all = ((total[0] + total[1]) + (total[2] + total[3])).sum();
     as(call_.losses)[n] = std::log(all) + (top - meant);
@@ -135,10 +135,10 @@ class CrossEntropy {
     }
   }
 
-  const unrolled_entropy_call call_;
+  const unrolled_cross_entropy_call call_;
   Arena arena_;
   const Index N_, E_, C_;  // rows, inputs, classes
-  Index members_, padded_, stride_, at_once_;
+  Index threads_, padded_, stride_, at_once_;
   T *packed_, *bias_, *logits_, *packed_back_ = nullptr, *sums_ = nullptr, *scratch_ = nullptr;
 };
 

@@ -37,9 +37,10 @@ const unrolled_engine* engine() {
 }
 
 template <class V>
-struct Entropy {
-  static constexpr unrolled_entropy entropy = {CrossEntropy<V>::run, CrossEntropy<V>::work_bytes};
-};
+const unrolled_cross_entropy* cross_entropy() {
+  static constexpr unrolled_cross_entropy functions = {CrossEntropy<V>::run, CrossEntropy<V>::work_bytes};
+  return &functions;
+}
 
 }  // namespace
 
@@ -55,9 +56,9 @@ const unrolled_engine* UNROLLED_JOIN(engine_of_, UNROLLED_ISA)(int64_t bytes) {
   return bytes == 8 ? engine<Vector<double>>() : nullptr;
 }
 
-const unrolled_entropy* UNROLLED_JOIN(entropy_of_, UNROLLED_ISA)(int64_t bytes) {
-  if (bytes == 4) return &Entropy<Vector<float>>::entropy;
-  return bytes == 8 ? &Entropy<Vector<double>>::entropy : nullptr;
+const unrolled_cross_entropy* UNROLLED_JOIN(cross_entropy_of_, UNROLLED_ISA)(int64_t bytes) {
+  if (bytes == 4) return cross_entropy<Vector<float>>();
+  return bytes == 8 ? cross_entropy<Vector<double>>() : nullptr;
 }
 
 // Twelve sums, so that none waits for the one before, each in a register of its own.

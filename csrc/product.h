@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <vector>
 
-#include "team.h"
+#include "threads.h"
 #include "vector.h"
 
 namespace {
 
 using unrolled::Index;
-using unrolled::Member;
+using unrolled::Thread;
 
 // How an instruction set divides its registers: a tile is `rows` × `columns` vectors of sums. Products
 // go in chunks of `depth`: so deep, a packed panel and the rows it meets stay in the L1 cache.

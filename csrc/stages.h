@@ -1,9 +1,9 @@
 // The loop over time of a step with several products, or with sums over units.
 //
 // Such a step is a list of *stages*. A stage begins with its products and goes on, panel by panel of
-// units, with the cell's pointwise statements; what a later stage needs stands on the lane's *desk*, and
-// what the backward pass needs, in the lane's row of `kept`. A product needs all units of what it
-// multiplies, and a sum is known when all units have been added: these two divide the stages.
+// units, with the cell's pointwise statements; what a later stage needs is *staged*, in a small memory of
+// the sequence, and what the backward pass needs stands in its row of `kept`. A product needs all units of
+// what it multiplies, and a sum is known when all units have been added: these two divide the stages.
 #pragma once
 #include <vector>
 
@@ -11,6 +11,18 @@
 #include "step.h"
 
 namespace {
+
+// The sequences that one thread sweeps, longest first.
+struct Group {
+  std::vector<Index> sequence, length;
+  Index live(Index t, Index before) const {  // how many have step t, if `before` had the step beside it
+    Index n = before;
+    const Index all = static_cast<Index>(sequence.size());
+    while (n < all && length[n] > t) ++n;
+    while (n > 0 && length[n - 1] <= t) --n;
+    return n;
+  }
+};
 
 template <class V>
 class Sweep;
@@ -31,7 +43,7 @@ struct Stages {
     }
     return size;
   }
-  static void pack_all(const Parent& sweep, const Member& me, const Pass& pass) {
+  static void pack_all(const Parent& sweep, const Thread& me, const Pass& pass) {
     const Index H = sweep.H_, count = panels<V>(H);
     T* out = sweep.packed_;
     for (int k = 0; k < pass.product_count; ++k) {
@@ -48,23 +60,25 @@ struct Stages {
       out += count * W * p.outputs * depth;
     }
   }
-  // --- A member's memory ---------------------------------------------------------------------------
+  // --- A thread's memory ---------------------------------------------------------------------------
 
   static Index products_size(const Numbers& cell, Index n) { return std::max(cell.widest_product, 1) * n * W; }
-  static Index desk_size(const Numbers& cell, Index n, Index units) { return n * cell.desk * panels<V>(units) * W; }
+  static Index staging_size(const Numbers& cell, Index n, Index units) {
+    return n * cell.staging * panels<V>(units) * W;
+  }
   static Index scratch(const Numbers& cell, Index n, Index units) {
     const Index sums = n * cell.sums * (V::size + 1) + n * cell.states;
     const Index addresses = n * (2 * cell.states + 1) * static_cast<Index>(sizeof(void*) / sizeof(T));
-    return (products_size(cell, n) + desk_size(cell, n, units) + sums + addresses + 64 + 15) / 16 * 16;
+    return (products_size(cell, n) + staging_size(cell, n, units) + sums + addresses + 64 + 15) / 16 * 16;
   }
 
-  Stages(const Parent& parent, const Member& member, const typename Parent::LaneGroup& lanes)
-      : sweep(parent), cell(parent.cell_.numbers), me(member), group(lanes), S(cell.states), H(parent.H_),
-        padded(parent.padded_), at(parent.steps_of(member, lanes)) {
-    most = static_cast<Index>(group.lane.size());
-    z = sweep.scratch_base_ + me.id * sweep.scratch_of_member();
-    at.desk = z + products_size(cell, most);
-    at.partial = at.desk + desk_size(cell, most, H);
+  Stages(const Parent& parent, const Thread& thread, const Group& sequences)
+      : sweep(parent), cell(parent.cell_.numbers), me(thread), group(sequences), S(cell.states), H(parent.H_),
+        padded(parent.padded_), at(parent.steps_of(thread, sequences)) {
+    most = static_cast<Index>(group.sequence.size());
+    z = sweep.scratch_base_ + me.id * sweep.scratch_of_thread();
+    at.staging = z + products_size(cell, most);
+    at.partial = at.staging + staging_size(cell, most, H);
     at.scalars = at.partial + most * cell.sums * V::size;
     auto* end = at.scalars + most * cell.sums;
     auto** tables = reinterpret_cast<const T**>((reinterpret_cast<uintptr_t>(end) + 7) / 8 * 8);
@@ -97,7 +111,7 @@ struct Stages {
       n = group.live(t, n);
       at.t = t, at.n = n;
       for (Index q = 0; q < n; ++q) {
-        const Index b = group.lane[q], length = group.length[q];
+        const Index b = group.sequence[q], length = group.length[q];
         sweep.find_rows(at, q, length);
         const bool last = sweep.ends(t, length);
         if (last || sweep.cut(sweep.after(t), b))
@@ -107,11 +121,11 @@ struct Stages {
       if (sweep.wants_squares_) note_norms();
       run_stages(cell.backward, sweep.cell_.backward, false);
     }
-    finish_lanes();
+    finish_sequences();
   }
 
   // The blocks of an operand that are there, in chunks, for each product.
-  void plan(const Pass& pass, bool on_desk) {
+  void plan(const Pass& pass, bool staging) {
     parts.clear(), packed.clear();
     const T* from = sweep.packed_;
     for (int i = 0; i < pass.product_count; ++i) {
@@ -121,7 +135,7 @@ struct Stages {
         if (p.state >= 0) {
           blocks.push_back({0, 0, H});
         } else if (p.operand[k] >= 0) {
-          blocks.push_back({p.operand[k] * (on_desk ? padded : H), k * H, H});
+          blocks.push_back({p.operand[k] * (staging ? padded : H), k * H, H});
         }
       }
       parts.push_back(chunks<V>(blocks));
@@ -163,7 +177,7 @@ struct Stages {
       rows_of = at.old[product.state];
     } else {
       for (Index q = 0; q < n; ++q)
-        operands[q] = is_forward ? at.desk + q * cell.desk * padded : sweep.grad_row(group, at.t, q);
+        operands[q] = is_forward ? at.staging + q * cell.staging * padded : sweep.grad_row(group, at.t, q);
     }
     const Index depth = product.depth * H;
     for (int g = 0; g < product.outputs; ++g) {
@@ -196,7 +210,7 @@ struct Stages {
   void note_norms() {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < at.n && sweep.call_.norms[s]; ++q) {
-        const Index b = group.lane[q];
+        const Index b = group.sequence[q];
         Parent::as(sweep.call_.norms[s])[at.t * sweep.B_ + b] = norm_of(s, b);
       }
   }
@@ -205,18 +219,18 @@ struct Stages {
   void clip() {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < at.n; ++q) {
-        const Index b = group.lane[q];
+        const Index b = group.sequence[q];
         T* carry = at.carry_row(s, b);
         const T* given = sweep.call_.d_states[s] ? at.d_state_row(s, b) : sweep.zeros_;
         for (Index u = 0; u < H; ++u) carry[u] += given[u];
-        sweep.shorten(carry, 0, H, norm_of(s, b));
+        sweep.clip_row(carry, 0, H, norm_of(s, b));
       }
   }
 
-  // The gradient of each lane's initial state.
-  void finish_lanes() {
+  // The gradient of each sequence's initial state.
+  void finish_sequences() {
     for (Index q = 0; q < most; ++q) {
-      const Index b = group.lane[q], length = group.length[q];
+      const Index b = group.sequence[q], length = group.length[q];
       if (!length) continue;
       const bool nothing = sweep.cut_at_start(sweep.call_.reverse ? length - 1 : 0, b);
       for (int s = 0; s < S; ++s) {
@@ -233,7 +247,7 @@ struct Stages {
 
   // --- Once all gradients are there ----------------------------------------------------------------
 
-  static void weight_gradients(const Parent& sweep, const Member& me, T* scratch) {
+  static void weight_gradients(const Parent& sweep, const Thread& me, T* scratch) {
     const Numbers& cell = sweep.cell_.numbers;
     const Index H = sweep.H_, rows = sweep.rows_, slots = sweep.slots;
     T* const all = Parent::as(sweep.call_.d_weight);
@@ -274,8 +288,8 @@ struct Stages {
 
   const Parent& sweep;
   const Numbers& cell;
-  const Member& me;
-  const typename Parent::LaneGroup& group;
+  const Thread& me;
+  const Group& group;
   const int S;
   const Index H, padded;
   Step<V> at;

@@ -4,10 +4,10 @@
 // cell's pointwise step right after it, panel by panel of units, while the product is still in the
 // L1 cache. Everything else is one product over all rows, before or after the loop.
 //
-// A *row* is one real step of one lane; steps beyond a lane's length have none, so finished lanes cost
-// nothing. How rows are numbered depends on the lengths alone, since forward and backward, whose teams
-// may differ, share what is kept. Lanes are sorted by length, so that those that have a step are
-// always the first ones of their group.
+// A *row* is one real step of one sequence; steps beyond a sequence's length have none, so finished
+// sequences cost nothing. How rows are numbered depends on the lengths alone, since forward and backward,
+// whose threads may differ, share what is kept. Sequences are sorted by length, so that those that have a
+// step are always the first ones of their group.
 #pragma once
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -55,24 +55,11 @@ inline void prefer_large_pages(const void* p, Index bytes) {
 #endif
 }
 
-// The lanes that one member of the team sweeps, longest first.
-struct Group {
-  std::vector<Index> lane, length;
-  Index live(Index t, Index before) const {  // how many have step t, if `before` had the step beside it
-    Index n = before;
-    const Index all = static_cast<Index>(lane.size());
-    while (n < all && length[n] > t) ++n;
-    while (n > 0 && length[n - 1] <= t) --n;
-    return n;
-  }
-};
-
 template <class V>
 class Sweep {
   using T = typename V::Scalar;
   static constexpr Index W = Tile<V>::width;
   static constexpr Index squares_of_a_row = Squares<V>::of_a_row;
-  using LaneGroup = Group;
   friend struct Stages<V>;
 
  public:
@@ -104,25 +91,25 @@ class Sweep {
       : cell_(cell), P(cell.numbers.projected), G(cell.numbers.products), S(cell.numbers.states),
         K(cell.numbers.kept), Q(cell.numbers.grads), U(cell.numbers.vectors), staged_(cell.numbers.staged),
         slots(staged_ ? P + K : std::max(P, K)), call_(*call), arena_(work ? aligned(work) : nullptr) {
-    T_ = call->steps, B_ = call->lanes, D_ = call->inputs, H_ = call->units;
+    T_ = call->steps, B_ = call->batch, D_ = call->inputs, H_ = call->units;
     padded_ = panels<V>(H_) * W;
-    choose_team(backward);
-    plan_lanes();
+    choose_threads(backward);
+    plan_sequences();
     zeros_ = arena_.take<T>(std::max<Index>(Q + 1, slots) * padded_);
     x_rows_ = arena_.take<const T*>(rows_);
-    scratch_ = members_ * scratch_of_member();
+    scratch_ = threads_ * scratch_of_thread();
     vectors_ = arena_.take<T>(U * padded_);
     if (backward) {
       grads_ = arena_.take<T>(rows_ * Q * H_);
       previous_rows_ = arena_.take<const T*>(rows_);
       packed_ = arena_.take<T>(recurrent_size(cell_.numbers, H_, true));
       packed_in_ = arena_.take<T>(panels<V>(D_) * W * P * H_);
-      sums_ = arena_.take<T>(members_ * Q * padded_);
+      sums_ = arena_.take<T>(threads_ * Q * padded_);
       carry_ = arena_.take<T>(S * B_ * padded_);
-      if ((wants_norms() || clips()) && by_units_) lengths_ = arena_.take<T>(members_ * S * T_ * B_);
+      if ((wants_norms() || clips()) && by_units_) lengths_ = arena_.take<T>(threads_ * S * T_ * B_);
       if (call->d_x && irregular_ && !call->offsets) d_x_rows_ = arena_.take<T*>(rows_);
       outer_ = outer_scratch<V>(std::max(D_, H_));
-      scratch_ = std::max(scratch_, members_ * outer_);
+      scratch_ = std::max(scratch_, threads_ * outer_);
     } else {
       bias_ = arena_.take<T>(panels<V>(P * H_) * W);
     }
@@ -150,23 +137,23 @@ class Sweep {
     return false;
   }
 
-  // Whether members share out lanes, and never wait for one another, or units, and meet at every step.
-  void choose_team(bool backward) {
+  // Whether threads share out sequences, and never wait for one another, or units, and meet at every step.
+  void choose_threads(bool backward) {
     const double step = 2.0 * B_ * H_ * (static_cast<double>(recurrent_size(cell_.numbers, H_, backward)) / H_ + 40.0 * S);
     const double all = step * T_;
     const double outside = 2.0 * T_ * B_ * P * H_ * D_ * (backward ? 3 : 1);
     Index threads = std::max<Index>(1, call_.threads);
     by_units_ = false;
     if (all + outside < 8e6) threads = 1;  // done before a sleeping thread has woken
-    members_ = static_cast<int>(threads);
-    // With few lanes each member would read all the weights for a row or two.
+    threads_ = static_cast<int>(threads);
+    // With few sequences each thread would read all the weights for a row or two.
     by_units_ = !staged_ && threads > 1 && B_ < 4 * threads && panels<V>(H_) >= 2 * threads && step > 60e3;
   }
 
-  void plan_lanes() {
+  void plan_sequences() {
     const int64_t* lengths = call_.lengths;
     irregular_ = lengths != nullptr;
-    const Index count = by_units_ ? 1 : std::max<Index>(1, std::min<Index>(members_, B_));
+    const Index count = by_units_ ? 1 : std::max<Index>(1, std::min<Index>(threads_, B_));
     groups_.resize(count);
     first_row_.resize(B_);
     if (!irregular_) {
@@ -174,7 +161,7 @@ class Sweep {
       for (Index g = 0; g < count; ++g) {
         const Index first = B_ * g / count, last = B_ * (g + 1) / count;
         Group& group = groups_[g];
-        for (Index b = first; b < last; ++b) group.lane.push_back(b), group.length.push_back(T_);
+        for (Index b = first; b < last; ++b) group.sequence.push_back(b), group.length.push_back(T_);
       }
       row_step_ = B_;
       std::iota(first_row_.begin(), first_row_.end(), 0);
@@ -186,7 +173,7 @@ class Sweep {
     for (Index i = 0; i < B_; ++i) {  // dealt out to and fro, so that every group has as many rows
       const Index turn = i / count, place = i % count;
       Group& group = groups_[turn % 2 ? count - 1 - place : place];
-      group.lane.push_back(order[i]), group.length.push_back(lengths[order[i]]);
+      group.sequence.push_back(order[i]), group.length.push_back(lengths[order[i]]);
     }
     row_step_ = 1;
     rows_ = 0;
@@ -198,10 +185,10 @@ class Sweep {
   Index at(Index t, Index b, Index t_stride, Index b_stride) const { return places().at(t, b, t_stride, b_stride); }
 
   // What the statements of the cell are given at every step of a group.
-  Step<V> steps_of(const Member& me, const Group& group) const {
+  Step<V> steps_of(const Thread& me, const Group& group) const {
     Step<V> at = {};
     static_cast<Places&>(at) = places();
-    at.H = H_, at.padded = padded_, at.width = W, at.lane = group.lane.data(), at.vectors = vectors_;
+    at.H = H_, at.padded = padded_, at.width = W, at.sequence = group.sequence.data(), at.vectors = vectors_;
     at.clips = clips(), at.wants_squares = wants_squares_;
     if (sums_) at.sums = sums_ + me.id * Q * padded_;
     at.grads = grads_, at.carry = carry_;
@@ -210,31 +197,31 @@ class Sweep {
 
   Index largest_group() const {
     Index most = 0;
-    for (const Group& group : groups_) most = std::max<Index>(most, static_cast<Index>(group.lane.size()));
+    for (const Group& group : groups_) most = std::max<Index>(most, static_cast<Index>(group.sequence.size()));
     return most;
   }
   // The products of n rows with one panel, or with all of them if the rows are few.
-  Index products_of_member(Index n) const {
+  Index products_of_thread(Index n) const {
     const Index panel = std::max<Index>(G, 1) * W, all = std::max<Index>(G, 1) * padded_;
     return (std::max(n * panel, std::min<Index>(n, narrow_rows) * all) + 15) / 16 * 16;
   }
   // The products, the addresses of rows (before and after for each state, and later ones),
   // and sums of squares.
-  Index scratch_of_member() const {
+  Index scratch_of_thread() const {
     const Index n = largest_group();
     if (staged_) return Stages<V>::scratch(cell_.numbers, n, H_);
     const Index addresses = n * (2 * S + 1) * (static_cast<Index>(sizeof(void*)) / static_cast<Index>(sizeof(T))) + 64;
-    return products_of_member(n) + (addresses + S * n * squares_of_a_row + 64 + 15) / 16 * 16;  // of addresses too
+    return products_of_thread(n) + (addresses + S * n * squares_of_a_row + 64 + 15) / 16 * 16;  // of addresses too
   }
 
-  // For every row: f(row, step, lane, length).
+  // For every row: f(row, step, sequence, length).
   template <class F>
   void for_rows(Index first, Index last, const F& f) const {
     for (const Group& group : groups_) {
-      Index n = static_cast<Index>(group.lane.size());
+      Index n = static_cast<Index>(group.sequence.size());
       for (Index t = first; t < last; ++t) {
         n = group.live(t, n);
-        for (Index i = 0; i < n; ++i) f(row(t, group.lane[i]), t, group.lane[i], group.length[i]);
+        for (Index i = 0; i < n; ++i) f(row(t, group.sequence[i]), t, group.sequence[i], group.length[i]);
       }
     }
   }
@@ -277,7 +264,7 @@ class Sweep {
     for (const void* bias : call_.bias)
       if (bias)
         for (Index j = 0; j < P * H_; ++j) bias_[j] += as(bias)[j];
-    unrolled::parallel(members_, [&](const Member& me) {
+    unrolled::parallel(threads_, [&](const Thread& me) {
       if (pack_now) {
         const auto in = me.part(panels<V>(P * H_));
         if (call_.weight_in) pack<V>(as(call_.weight_in), 1, D_, D_, P * H_, in.first, in.last, packed_in_);
@@ -324,16 +311,16 @@ class Sweep {
     }
   }
 
-  void find_x_rows(const Member& me) {
+  void find_x_rows(const Thread& me) {
     const auto steps = me.part(T_);
     for_rows(steps.first, steps.last, [&](Index row, Index t, Index b, Index) {
-      x_rows_[row] = as(call_.x) + at(t, b, call_.x_step, call_.x_lane);
+      x_rows_[row] = as(call_.x) + at(t, b, call_.x_step, call_.x_batch);
     });
   }
 
-  // Call f(group, first unit, last unit) for what this member sweeps.
+  // Call f(group, first unit, last unit) for what this thread sweeps.
   template <class F>
-  void sweep(const Member& me, const F& f) {
+  void sweep(const Thread& me, const F& f) {
     if (by_units_) {
       const auto units = me.part(panels<V>(H_));
       f(groups_[0], units.first * W, std::min(H_, units.last * W));
@@ -342,9 +329,9 @@ class Sweep {
     for (Index g = me.id; g < static_cast<Index>(groups_.size()); g += me.count) f(groups_[g], 0, H_);
   }
 
-  void forward_in(const Member& me, const Group& group, Index first, Index last) {
-    const Index most = static_cast<Index>(group.lane.size());
-    T* z = member_scratch(me);
+  void forward_in(const Thread& me, const Group& group, Index first, Index last) {
+    const Index most = static_cast<Index>(group.sequence.size());
+    T* z = thread_scratch(me);
     Step<V> at = steps_of(me, group);
     find_addresses(me, most, at);
     const std::vector<Segment> parts = chunks<V>({{0, 0, H_}});
@@ -383,26 +370,26 @@ class Sweep {
     }
   }
 
-  // The states of one lane before a step and after it.
+  // The states of one sequence before a step and after it.
   void find_rows(const Step<V>& at, Index q, Index length) const {
-    const Index b = at.lane[q];
+    const Index b = at.sequence[q];
     for (int s = 0; s < S; ++s) {
       at.old[s][q] = previous(s, at.t, b, length);
       at.now[s][q] = state(s, at.t, b);
     }
   }
-  void find_addresses(const Member& me, Index most, Step<V>& at) const {
+  void find_addresses(const Thread& me, Index most, Step<V>& at) const {
     for (int s = 0; s < S; ++s) {
       at.old[s] = addresses(me, most, 2 * s);
       at.now[s] = const_cast<T**>(addresses(me, most, 2 * s + 1));
     }
   }
 
-  // Zeros beyond each lane's length, and the state after its last step.
-  void finish_forward(const Member& me) {
+  // Zeros beyond each sequence's length, and the state after its last step.
+  void finish_forward(const Thread& me) {
     if (me.count > 1) me.barrier->wait();
-    const auto lanes = me.part(B_);
-    for (Index b = lanes.first; b < lanes.last; ++b) {
+    const auto mine = me.part(B_);
+    for (Index b = mine.first; b < mine.last; ++b) {
       const Index length = irregular_ ? call_.lengths[b] : T_;
       for (int s = 0; s < S; ++s) {
         if (!call_.offsets && (s == 0 || call_.every || call_.keep))
@@ -414,12 +401,12 @@ class Sweep {
     }
   }
 
-  T* member_scratch(const Member& me) const { return scratch_base_ + me.id * scratch_of_member(); }
-  const T** addresses(const Member& me, Index most, int i) const {
-    T* end = member_scratch(me) + products_of_member(most);
+  T* thread_scratch(const Thread& me) const { return scratch_base_ + me.id * scratch_of_thread(); }
+  const T** addresses(const Thread& me, Index most, int i) const {
+    T* end = thread_scratch(me) + products_of_thread(most);
     return reinterpret_cast<const T**>(end) + i * most;
   }
-  T* squares_of(const Member& me, Index most) const {
+  T* squares_of(const Thread& me, Index most) const {
     const T** end = addresses(me, most, 2 * S + 1);
     return reinterpret_cast<T*>(const_cast<T**>(end));
   }
@@ -447,7 +434,7 @@ class Sweep {
     const std::vector<Segment> projected_runs = runs(numbers.d_projected, P, H_);
     const std::vector<Segment> parts = chunks<V>(product_runs);
     wants_squares_ = wants_norms() || clips();
-    unrolled::parallel(members_, [&](const Member& me) {
+    unrolled::parallel(threads_, [&](const Thread& me) {
       if (staged_) {
         Stages<V>::pack_all(*this, me, numbers.backward);
       } else if (G > 0) {
@@ -483,10 +470,10 @@ class Sweep {
     });
   }
 
-  // Steps beyond a lane's length: their gradients are zero, and no row will write them.
-  void clear_ended(const Member& me) {
-    const auto lanes = me.part(B_);
-    for (Index b = lanes.first; b < lanes.last; ++b) {
+  // Steps beyond a sequence's length: their gradients are zero, and no row will write them.
+  void clear_ended(const Thread& me) {
+    const auto mine = me.part(B_);
+    for (Index b = mine.first; b < mine.last; ++b) {
       const Index length = irregular_ ? call_.lengths[b] : T_;
       for (Index t = length; t < T_; ++t) {
         if (call_.d_x && !call_.offsets) std::fill_n(as(call_.d_x) + at(t, b) * D_, D_, T(0));
@@ -505,9 +492,9 @@ class Sweep {
     }
   }
 
-  T* grad_row(const Group& group, Index t, Index q) const { return grads_ + row(t, group.lane[q]) * Q * H_; }
+  T* grad_row(const Group& group, Index t, Index q) const { return grads_ + row(t, group.sequence[q]) * Q * H_; }
 
-  // Σ_g d_product_g W_g for one panel of units and n lanes, whose gradients stand at a[q], into z.
+  // Σ_g d_product_g W_g for one panel of units and n sequences, whose gradients stand at a[q], into z.
   void product_back(const T* const* a, Index n, Index j, const std::vector<Segment>& parts, T* z) const {
     const int columns = vectors_of<V>(H_, j);
     for (size_t part = 0; part < parts.size(); ++part)
@@ -522,7 +509,7 @@ class Sweep {
       for (Index q = 0; q < n; ++q) std::fill_n(z + q * W, W, T(0));
   }
 
-  // The same for one or two lanes and all panels of a member, one after the other in z.
+  // The same for one or two sequences and all panels of a thread, one after the other in z.
   void product_back_narrow(const T* const* a, Index n, Index first, Index last, const std::vector<Segment>& parts,
                            T* z) const {
     const Index panel = first / W, count = panels<V>(last) - panel;
@@ -535,13 +522,13 @@ class Sweep {
     if (parts.empty()) std::fill_n(z, count * n * W, T(0));
   }
 
-  void backward_in(const Member& me, const Group& group, const std::vector<Segment>& parts, Index first,
+  void backward_in(const Thread& me, const Group& group, const std::vector<Segment>& parts, Index first,
                    Index last) {
-    const Index most = static_cast<Index>(group.lane.size());
-    T* z = member_scratch(me);
+    const Index most = static_cast<Index>(group.sequence.size());
+    T* z = thread_scratch(me);
     Step<V> at = steps_of(me, group);
     find_addresses(me, most, at);
-    const T** later = addresses(me, most, 2 * S);  // gradients of each lane's next step, or zeros
+    const T** later = addresses(me, most, 2 * S);  // gradients of each sequence's next step, or zeros
     T* const squares = at.squares = squares_of(me, most);
     Index n = 0;
     for (Index i = T_; i-- > 0;) {
@@ -549,7 +536,7 @@ class Sweep {
       n = group.live(t, n);
       at.t = t, at.n = n;
       for (Index q = 0; q < n; ++q) {
-        const Index b = group.lane[q], length = group.length[q];
+        const Index b = group.sequence[q], length = group.length[q];
         find_rows(at, q, length);
         const bool last_step = ends(t, length) || cut(after(t), b);
         later[q] = last_step ? zeros_ : grad_row(group, after(t), q);
@@ -573,7 +560,7 @@ class Sweep {
       if (wants_squares_ && !clips()) note_norms(me, at);
       if (by_units_) me.barrier->wait();
     }
-    finish_lanes(group, parts, first, last, later, z);
+    finish_sequences(group, parts, first, last, later, z);
   }
 
   // From the three sums, each `size` numbers that are still to be added up.
@@ -590,7 +577,7 @@ class Sweep {
     return norm_of(sums, 1, [](const T* p) { return *p; });
   }
 
-  // The gradient that reaches a lane's last step from beyond it: that of its final state, or nothing.
+  // The gradient that reaches a sequence's last step from beyond it: that of its final state, or nothing.
   void begin_carry(int s, Index b, bool final_step, Index first, Index last) const {
     T* carry = carry_ + (s * B_ + b) * padded_;
     if (final_step && call_.d_finals[s]) {
@@ -602,7 +589,7 @@ class Sweep {
 
   // Gathers ∂L/∂state_t of all units in the carry, and scales it down where its norm is above the bound:
   // the norm is known only when every panel has been added.
-  void clip(const Member& me, const Step<V>& at, Index first, Index last, const std::vector<Segment>& parts,
+  void clip(const Thread& me, const Step<V>& at, Index first, Index last, const std::vector<Segment>& parts,
             const T* const* later, T* z) {
     const Index n = at.n;
     const bool narrow = n <= narrow_rows;
@@ -623,10 +610,10 @@ class Sweep {
     if (by_units_) me.barrier->wait();
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < n; ++q) {
-        const Index b = at.lane[q];
+        const Index b = at.sequence[q];
         const T norm =
             by_units_ ? norm_of_all(me, s, at.t * B_ + b) : norm_of(at.squares + (s * n + q) * squares_of_a_row);
-        shorten(at.carry_row(s, b), first, last, norm);
+        clip_row(at.carry_row(s, b), first, last, norm);
       }
   }
 
@@ -634,7 +621,7 @@ class Sweep {
   void gather(const Step<V>& at, Index u, const T* z, int some) const {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < at.n; ++q) {
-        const Index b = at.lane[q];
+        const Index b = at.sequence[q];
         const V d = at.template reaching<whole>(s, b, u, G ? z + q * W : nullptr, some);
         Squares<V>::add(d, at.squares + (s * at.n + q) * squares_of_a_row);
         store<V, whole>(d, at.carry_row(s, b) + u, some);
@@ -642,25 +629,25 @@ class Sweep {
   }
 
   // A gradient whose norm is above the bound, scaled down to it; NaN is left as it is.
-  void shorten(T* gradient, Index first, Index last, T norm) const {
+  void clip_row(T* gradient, Index first, Index last, T norm) const {
     if (!(norm > call_.clip)) return;
     const T scale = static_cast<T>(call_.clip / norm);
     for (Index u = first; u < last; ++u) gradient[u] *= scale;
   }
   T bounded(T norm) const { return clips() && norm > call_.clip ? static_cast<T>(call_.clip) : norm; }
 
-  // The norm of a row of which each member has its units'.
-  T norm_of_all(const Member& me, int s, Index at) const {
+  // The norm of a row of which each thread has its units'.
+  T norm_of_all(const Thread& me, int s, Index at) const {
     T squares[Squares<V>::sums] = {};
     for (int m = 0; m < me.count; ++m) Squares<V>::add(lengths_[(m * S + s) * T_ * B_ + at], squares);
     return norm_of_numbers(squares);
   }
 
-  void note_norms(const Member& me, const Step<V>& at) {
+  void note_norms(const Thread& me, const Step<V>& at) {
     for (int s = 0; s < S; ++s)
       for (Index q = 0; q < at.n; ++q) {
         const T norm = norm_of(at.squares + (s * at.n + q) * squares_of_a_row);
-        const Index place = at.t * B_ + at.lane[q];
+        const Index place = at.t * B_ + at.sequence[q];
         if (by_units_) {
           lengths_[(me.id * S + s) * T_ * B_ + place] = norm;
         } else if (call_.norms[s]) {
@@ -669,16 +656,16 @@ class Sweep {
       }
   }
 
-  // The gradient that leaves each lane's first step: that of its initial state.
-  void finish_lanes(const Group& group, const std::vector<Segment>& parts, Index first, Index last,
+  // The gradient that leaves each sequence's first step: that of its initial state.
+  void finish_sequences(const Group& group, const std::vector<Segment>& parts, Index first, Index last,
                     const T** later, T* z) {
     bool wanted = false;
     for (int s = 0; s < S; ++s) wanted = wanted || call_.d_initial[s];
     if (!wanted) return;
     Index n = 0;
-    while (n < static_cast<Index>(group.lane.size()) && group.length[n] > 0) {
+    while (n < static_cast<Index>(group.sequence.size()) && group.length[n] > 0) {
       const Index t = call_.reverse ? group.length[n] - 1 : 0;
-      later[n] = cut_at_start(t, group.lane[n]) ? zeros_ : grad_row(group, t, n);
+      later[n] = cut_at_start(t, group.sequence[n]) ? zeros_ : grad_row(group, t, n);
       ++n;
     }
     for (Index j = first; j < last; j += W) {
@@ -687,8 +674,8 @@ class Sweep {
       for (int s = 0; s < S; ++s) {
         if (!call_.d_initial[s]) continue;
         for (Index q = 0; q < n; ++q) {
-          const T* carry = carry_ + (s * B_ + group.lane[q]) * padded_ + j;
-          T* out = as(call_.d_initial[s]) + group.lane[q] * H_ + j;
+          const T* carry = carry_ + (s * B_ + group.sequence[q]) * padded_ + j;
+          T* out = as(call_.d_initial[s]) + group.sequence[q] * H_ + j;
           const bool nothing = later[q] == zeros_;
           for (Index i = 0; i < some; ++i)
             out[i] = nothing ? T(0) : carry[i] + (s == 0 ? z[q * W + i] : T(0));
@@ -698,13 +685,13 @@ class Sweep {
   }
 
   // The rows of a weight's gradient that belong to blocks which the step does not read.
-  void clear_unread(const Member& me, const int* blocks, int count, Index width, void* out) const {
+  void clear_unread(const Thread& me, const int* blocks, int count, Index width, void* out) const {
     for (int i = 0; i < count && !me.id; ++i)
       if (blocks[i] < 0) std::fill_n(as(out) + i * H_ * width, H_ * width, T(0));
   }
 
   // The products over all rows, and the sums over rows.
-  void after_backward(const Member& me, const std::vector<Segment>& product_runs,
+  void after_backward(const Thread& me, const std::vector<Segment>& product_runs,
                       const std::vector<Segment>& projected_runs) {
     const Numbers& numbers = cell_.numbers;
     T* scratch = scratch_base_ + me.id * outer_;
@@ -799,11 +786,11 @@ class Sweep {
   const unrolled_call call_;
   Arena arena_;
   Index T_, B_, D_, H_, padded_, rows_, scratch_, outer_ = 0;
-  int members_ = 1;
+  int threads_ = 1;
   bool by_units_ = false, irregular_ = false, wants_squares_ = false;
   std::vector<Group> groups_;
-  std::vector<Index> first_row_;  // of each lane
-  Index row_step_;                // from one step of a lane to the next
+  std::vector<Index> first_row_;  // of each sequence
+  Index row_step_;                // from one step of a sequence to the next
   T *zeros_, *vectors_, *bias_ = nullptr, *grads_ = nullptr, *packed_ = nullptr, *packed_in_ = nullptr;
   T *sums_ = nullptr, *carry_ = nullptr, *lengths_ = nullptr, *scratch_base_ = nullptr;
   const T **x_rows_, **previous_rows_ = nullptr;

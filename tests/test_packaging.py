@@ -61,7 +61,7 @@ def test_the_parser_of_fields_reads_every_kind_of_declaration() -> None:
     found = dict(fields("unrolled_call"))
     assert found["steps"] == found["units"] == found["d_x"] == 1
     assert found["bias"] == 2
-    assert found["d_lane"] == found["norms"] == constant("UNROLLED_STATES")
+    assert found["d_batch"] == found["norms"] == constant("UNROLLED_STATES")
 
 
 def test_the_interface_is_the_same_in_c_and_python() -> None:

@@ -171,7 +171,7 @@ class Run:
                 )
             known |= {unit: products[place] for unit, place in stage.blocks.items()}
             leaves = self.leaves if backward and k == 0 else self.leaves | {"d_next": []}
-            values = {unit: _value(unit, known, leaves, self.like) for unit in stage.desk}
+            values = {unit: _value(unit, known, leaves, self.like) for unit in stage.staging}
             for unit in stage.sums:
                 total = _value(unit.args[0], known, leaves, self.like).sum(-1, keepdim=True)
                 values[unit] = total.expand_as(self.like)

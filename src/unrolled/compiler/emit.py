@@ -53,7 +53,7 @@ struct {struct} {{
   static constexpr std::array<int, {products}> d_product = {{{d_product}}};
   static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,
@@ -255,12 +255,12 @@ struct {struct} {{
   static constexpr std::array<int, 0> d_product = {{}};
   static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
   static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest};
-  static constexpr int desk = {desk}, sums = {sums};
+  static constexpr int staging = {staging}, sums = {sums};
 {tables}
   static constexpr std::array<WeightGradient, {weight_gradient_count}> weight_gradients = {{
       {{{weight_gradients}}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {{
 {forward}
@@ -292,7 +292,7 @@ def _emit_stages(
     tables = [
         line
         for title, part, places in (
-            ("forward", s.forward, s.forward.desk),
+            ("forward", s.forward, s.forward.staging),
             ("backward", s.backward, grads),
         )
         for line in _tables(title, part, places, s.weights, starts)
@@ -327,7 +327,7 @@ def _emit_stages(
         d_vector=", ".join(map(str, (*s.d_vector, *[-1] * len(constants or ())))),
         weight_blocks=sum(math.prod(shape) for shape in s.weights.values()),
         widest=max(widths),
-        desk=max(len(s.forward.desk), len(s.backward.desk), 1),
+        staging=max(len(s.forward.staging), len(s.backward.staging), 1),
         sums=max(len(s.forward.sums), len(s.backward.sums)),
         tables="\n".join(tables),
         weight_gradient_count=len(gradients),
@@ -408,13 +408,13 @@ def _bodies(
     done: list[str] = []
     for k, stage in enumerate(part.stages):
         here = known | {unit: f"at.product({i})" for unit, i in stage.blocks.items()}
-        results = [(f"at.set_desk({part.desk[unit]}, {{}});", unit) for unit in stage.desk]
+        results = [(f"at.set_staging({part.staging[unit]}, {{}});", unit) for unit in stage.staging]
         results += [(f"at.add_sum({part.sums[unit]}, {{}});", unit.args[0]) for unit in stage.sums]
         for name, values in stage.results.items():
             results += [(f"at.set_{name}({i}, {{}});", unit) for i, unit in values]
         body = _body(results, leaf, here, indent=6)
         done.append(f"    if constexpr (stage == {k}) {{\n{body}\n    }}" if body else "")
-        lasting = (unit for unit in stage.desk if unit.args or unit.op == "d_next")
-        known |= {unit: f"at.desk({part.desk[unit]})" for unit in lasting}
+        lasting = (unit for unit in stage.staging if unit.args or unit.op == "d_next")
+        known |= {unit: f"at.staging({part.staging[unit]})" for unit in lasting}
         known |= {unit: f"at.sum({part.sums[unit]})" for unit in stage.sums}
     return "\n".join(filter(None, done))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 6  # UNROLLED_VERSION in csrc/unrolled.h
+VERSION = 7  # UNROLLED_VERSION in csrc/unrolled.h
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 
@@ -31,14 +31,14 @@ class Kernel(NamedTuple):
     staged: bool
 
 
-class Entropy(NamedTuple):
-    """Softmax and cross-entropy for one dtype, as ``unrolled_entropy``."""
+class CrossEntropy(NamedTuple):
+    """Softmax and cross-entropy for one dtype, as ``unrolled_cross_entropy``."""
 
     run: Callable[[bytes], None]
     work_bytes: Callable[[bytes], int]
 
 
-class _Entropy(ctypes.Structure):
+class _CrossEntropy(ctypes.Structure):
     _fields_ = [
         ("run", ctypes.CFUNCTYPE(None, ctypes.c_char_p)),
         ("work_bytes", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)),
@@ -121,8 +121,8 @@ def _load() -> ctypes.CDLL | str:
     loaded.unrolled_kernel_at.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64]
     loaded.unrolled_engine_of.restype = ctypes.c_void_p
     loaded.unrolled_engine_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
-    loaded.unrolled_entropy_of.restype = ctypes.POINTER(_Entropy)
-    loaded.unrolled_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    loaded.unrolled_cross_entropy_of.restype = ctypes.POINTER(_CrossEntropy)
+    loaded.unrolled_cross_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     loaded.unrolled_fma_peak.restype = ctypes.c_double
     loaded.unrolled_fma_peak.argtypes = [ctypes.c_char_p]
     loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
@@ -212,9 +212,9 @@ def kernel(name: str, dtype: torch.dtype) -> Kernel:
     )
 
 
-def entropy(dtype: torch.dtype) -> Entropy:
+def cross_entropy(dtype: torch.dtype) -> CrossEntropy:
     """The cross-entropy for that dtype, of the instruction set in use."""
-    return _entropy(_in_use(), dtype)
+    return _cross_entropy(_in_use(), dtype)
 
 
 def _in_use() -> str:
@@ -222,9 +222,9 @@ def _in_use() -> str:
 
 
 @cache
-def _entropy(instructions: str, dtype: torch.dtype) -> Entropy:
-    native = _library().unrolled_entropy_of(instructions.encode(), dtype.itemsize).contents
-    return Entropy(native.run, native.work_bytes)
+def _cross_entropy(instructions: str, dtype: torch.dtype) -> CrossEntropy:
+    native = _library().unrolled_cross_entropy_of(instructions.encode(), dtype.itemsize).contents
+    return CrossEntropy(native.run, native.work_bytes)
 
 
 @cache

@@ -206,13 +206,13 @@ class _Given:
         biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
         added = [biases[n] for n in kernel.biases]
         self.vectors = biases[kernel.vectors] if kernel.vectors else None
-        x_step, x_lane = _strides(self.x, batch_size)
+        x_step, x_batch = _strides(self.x, batch_size)
         self.noise = noise if noise is None or noise.stride(-1) == 1 else noise.contiguous()
-        n_step, n_lane = (0, 0) if self.noise is None else _strides(self.noise, batch_size)
+        n_step, n_batch = (0, 0) if self.noise is None else _strides(self.noise, batch_size)
         self.fields = [
-            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths)),
+            *(self.x.data_ptr(), x_step, x_batch, _pointer(self.lengths)),
             *(_pointer(self.offsets), _pointer(self.resets)),
-            *(_pointer(self.noise), n_step if noise is not None and len(noise) > 1 else 0, n_lane),
+            *(_pointer(self.noise), n_step if noise is not None and len(noise) > 1 else 0, n_batch),
             *(_pointer(self.weight_ih), *(_four(added)[:2])),
             *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
         ]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from unrolled.scan import Backend, check_backend, library, native, operators
 
-FIELDS = struct.Struct("=13q")  # unrolled_entropy_call
+FIELDS = struct.Struct("=13q")  # unrolled_cross_entropy_call
 LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 
 
@@ -171,7 +171,7 @@ def _run(
         raise IndexError(
             f"targets: got {least} to {most}, expected from 0 to V - 1 = {len(weight) - 1}"
         )
-    kernel = library.entropy(x.dtype)
+    kernel = library.cross_entropy(x.dtype)
     results = _shapes(x, weight, bias, targets, wanted)
     x, weight, targets = x.contiguous(), weight.contiguous(), targets.contiguous()
     bias = None if bias is None else bias.contiguous()
