@@ -4,9 +4,12 @@
 // they are in the cache, and from that ∂L/∂x. The gradient of the weight is a product over all rows:
 // for it blocks are kept, up to `most_kept` bytes of them, and then added to what there is.
 #pragma once
+#include <cmath>
 #include <limits>
 
-#include "sweep.h"
+#include "arena.h"
+#include "outer_product.h"
+#include "unrolled.h"
 
 namespace {
 
@@ -38,6 +41,10 @@ class CrossEntropy {
       scratch_ = arena_.take<T>(threads_ * outer_scratch<V>(E_));
     }
     logits_ = arena_.take<T>((call->d_weight ? at_once_ : threads_ * block) * stride_);
+    Segment* const inputs = arena_.take<Segment>(chunks_of<V>(E_));
+    Segment* const classes = arena_.take<Segment>(chunks_of<V>(C_));
+    if (!work) return;
+    inputs_ = chunks<V>(E_, inputs), classes_ = chunks<V>(C_, classes);
   }
 
   static const T* as(const void* p) { return static_cast<const T*>(p); }
@@ -47,7 +54,6 @@ class CrossEntropy {
     std::fill_n(bias_, padded_, T(0));
     if (call_.bias) std::memcpy(bias_, call_.bias, C_ * sizeof(T));
     if (sums_) std::fill_n(sums_, threads_ * padded_, T(0));
-    const std::vector<Segment> inputs = chunks<V>({{0, 0, E_}}), classes = chunks<V>({{0, 0, C_}});
     unrolled::parallel(threads_, [&](const Thread& me) {
       const auto ahead = me.part(panels<V>(C_));
       pack<V>(as(call_.weight), 1, E_, E_, C_, ahead.first, ahead.last, packed_);
@@ -60,8 +66,8 @@ class CrossEntropy {
         const Index rows = std::min(at_once_, N_ - start);
         const auto mine = me.part(rows, Tile<V>::rows);
         for (Index r = mine.first; r < mine.last; r += block)
-          run_block(me, start + r, std::min(block, mine.last - r), logits_ + (call_.d_weight ? r : me.id * block) * stride_,
-                    inputs, classes);
+          run_block(me, start + r, std::min(block, mine.last - r),
+                    logits_ + (call_.d_weight ? r : me.id * block) * stride_);
         if (!call_.d_weight) continue;
         me.barrier->wait();
         const auto part = me.part(C_, Tile<V>::rows);
@@ -81,12 +87,11 @@ class CrossEntropy {
   }
 
   // Rows first … first+count-1, whose logits are to stand at `logits`.
-  void run_block(const Thread& me, Index first, Index count, T* logits, const std::vector<Segment>& inputs,
-                 const std::vector<Segment>& classes) {
-    multiply_rows<V>({as(call_.x) + first * E_, E_}, 0, count, inputs, packed_, E_, C_, bias_, {logits, stride_});
+  void run_block(const Thread& me, Index first, Index count, T* logits) {
+    multiply_rows<V>({as(call_.x) + first * E_, E_}, 0, count, inputs_, packed_, E_, C_, bias_, {logits, stride_});
     for (Index i = 0; i < count; ++i) run_row(me, first + i, logits + i * stride_);
     if (call_.d_x)
-      multiply_rows<V>({logits, stride_}, 0, count, classes, packed_back_, C_, E_, nullptr,
+      multiply_rows<V>({logits, stride_}, 0, count, classes_, packed_back_, C_, E_, nullptr,
                        {as(call_.d_x) + first * E_, E_});
   }
 
@@ -139,6 +144,7 @@ class CrossEntropy {
   Arena arena_;
   const Index N_, E_, C_;  // rows, inputs, classes
   Index threads_, padded_, stride_, at_once_;
+  Segments inputs_, classes_;  // in chunks
   T *packed_, *bias_, *logits_, *packed_back_ = nullptr, *sums_ = nullptr, *scratch_ = nullptr;
 };
 

@@ -6,7 +6,8 @@
 #include "cross_entropy.h"
 #include "generated/cells.h"
 #include "kernel.h"
-#include "sweep.h"
+#include "sweep/backward.h"
+#include "sweep/forward.h"
 
 #define UNROLLED_JOIN_(a, b) a##b
 #define UNROLLED_JOIN(a, b) UNROLLED_JOIN_(a, b)
@@ -30,9 +31,14 @@ const unrolled_kernel* kernel_at(int64_t i) {
 }
 
 template <class V>
+int64_t work_bytes(const void* cell, const unrolled_call* call, int64_t backward) {
+  return backward ? Backward<V>::work_bytes(cell, call) : Forward<V>::work_bytes(cell, call);
+}
+
+template <class V>
 const unrolled_engine* engine() {
-  static constexpr unrolled_engine engine = {Sweep<V>::forward, Sweep<V>::backward, Sweep<V>::packed_bytes,
-                                             Sweep<V>::work_bytes, layout<V>};
+  static constexpr unrolled_engine engine = {Forward<V>::run, Backward<V>::run, Forward<V>::packed_bytes,
+                                             work_bytes<V>, layout<V>};
   return &engine;
 }
 

@@ -24,7 +24,7 @@ struct Product {
   bool transposed;
   int outputs, depth;            // blocks of the result, and of v
   int state;                     // v is this state before the step, or -1:
-  std::array<int, 16> operand;   // the blocks of v, forward among the staged ones, backward among the gradients; -1: zero
+  std::array<int, 16> operand;   // the blocks of v, forward of the staging, backward of the gradients; -1: zero
 };
 // W's gradient: Σ over rows of (the gradients' blocks)ᵀ (what was multiplied), or the other way round.
 struct WeightGradient {
@@ -135,6 +135,16 @@ struct Step : Places {
 // For the units from u on, all of a vector or `some`; z: the products of the first sequence.
 template <class V>
 using Statements = void (*)(const Step<V>&, Index u, int some, const typename V::Scalar* z);
+
+// The statements of one panel of units, from u on: whole vectors, and perhaps some units of one more.
+template <class V>
+UNROLLED_INLINE void run_statements(const Statements<V>* statements, const Step<V>& at, Index u, int vectors,
+                                    const typename V::Scalar* z) {
+  for (int c = 0; c < vectors; ++c, u += V::size, z += V::size) {
+    const bool whole = u + V::size <= at.H;
+    statements[whole](at, u, whole ? V::size : static_cast<int>(at.H - u), z);
+  }
+}
 
 // A cell as the sweep sees it. The statements of stage k stand at 2 k, for whole vectors at 2 k + 1.
 template <class V>

@@ -30,26 +30,18 @@ namespace {
 std::atomic<void (*)(void (*)(void*), void*, unsigned, unsigned)> openmp_parallel{nullptr};
 std::atomic<int (*)()> openmp_thread_num{nullptr}, openmp_num_threads{nullptr};
 
-// OpenMP says only inside the region how many threads it has, so the barrier cannot be made before.
+// OpenMP says only inside the region how many threads it has.
 struct OpenMPRegion {
   Job job;
   const void* data;
-  std::atomic<Barrier*> barrier{nullptr};
+  Barrier barrier;
 };
 
 void openmp_thread(void* opaque) {
   auto* region = static_cast<OpenMPRegion*>(opaque);
   const int id = openmp_thread_num.load()(), count = openmp_num_threads.load()();
-  Barrier* barrier = region->barrier.load(std::memory_order_acquire);
-  if (!barrier) {
-    auto* made = new Barrier(count);
-    if (region->barrier.compare_exchange_strong(barrier, made, std::memory_order_acq_rel)) {
-      barrier = made;
-    } else {
-      delete made;
-    }
-  }
-  region->job(Thread{id, count, barrier}, region->data);
+  region->barrier.expect(count);
+  region->job(Thread{id, count, &region->barrier}, region->data);
 }
 
 // Our own threads, for where PyTorch's are not known: they sleep between regions, so that they never
@@ -68,7 +60,8 @@ class Pool {
   bool run(int count, Job job, const void* data) {
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy) return false;
-    Barrier barrier(count);
+    Barrier barrier;
+    barrier.expect(count);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(threads_.size()) < count - 1) {
@@ -123,14 +116,13 @@ void use_openmp(void* parallel, void* thread_num, void* num_threads) {
 void run_parallel(int threads, Job job, const void* data) {
   if (threads > 1) {
     if (auto run = openmp_parallel.load()) {
-      OpenMPRegion region{job, data};
+      OpenMPRegion region{job, data, {}};
       run(openmp_thread, &region, static_cast<unsigned>(threads), 0);
-      delete region.barrier.load();
       return;
     }
     if (Pool::instance().run(threads, job, data)) return;
   }
-  Barrier alone(1);
+  Barrier alone;
   job(Thread{0, 1, &alone}, data);
 }
 

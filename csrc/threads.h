@@ -10,10 +10,11 @@ using Index = int64_t;
 // Where threads that run together wait for one another.
 class Barrier {
  public:
-  explicit Barrier(int threads) : threads_(threads) {}
+  // For how many: all of them may say it, if each does before it waits.
+  void expect(int threads) { threads_.store(threads, std::memory_order_relaxed); }
   void wait() {
     const unsigned round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_.load(std::memory_order_relaxed)) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
       return;
@@ -23,7 +24,7 @@ class Barrier {
 
  private:
   static void pause(int spins);  // gives the core away after a while: another process may need it
-  const int threads_;
+  std::atomic<int> threads_{1};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> round_{0};
 };

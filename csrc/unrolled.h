@@ -126,7 +126,8 @@ UNROLLED_API const unrolled_kernel* unrolled_kernel_at(const char* instruction_s
 // What runs a cell of one's own, of an instruction set for elements of 4 or 8 bytes, or 0.
 UNROLLED_API const unrolled_engine* unrolled_engine_of(const char* instruction_set, int64_t element_bytes);
 // The cross-entropy of an instruction set for elements of 4 or 8 bytes, or 0.
-UNROLLED_API const unrolled_cross_entropy* unrolled_cross_entropy_of(const char* instruction_set, int64_t element_bytes);
+UNROLLED_API const unrolled_cross_entropy* unrolled_cross_entropy_of(const char* instruction_set,
+                                                                     int64_t element_bytes);
 // Run parallel regions on this OpenMP runtime (its GOMP_parallel, omp_get_thread_num and
 // omp_get_num_threads) instead of threads of our own.
 UNROLLED_API void unrolled_use_openmp(void* parallel, void* thread_num, void* num_threads);

@@ -1,22 +1,33 @@
 // The shared library's own tests, by its C interface alone. Every instruction set that this processor
 // has is compared with serial, and serial with finite differences. Every buffer has exactly the size
 // that unrolled.h states, and scratch memory and outputs begin as NaN: under AddressSanitizer an
-// overrun by one number is an error, and a number that was never written is a difference.
+// overrun by one number is an error, and a number that was never written is a difference. No call may
+// allocate memory: every `new` is counted while one runs, under a sanitizer every `malloc` too.
 //
 //     unrolled_tests [CASES]      so many random choices of options a shape; 3 unless told
 #include "../unrolled.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLLED_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNROLLED_SANITIZER 1
+#endif
+#endif
 
 int test_math_serial();
 #if defined(__x86_64__)
@@ -26,10 +37,74 @@ int test_math_avx512();
 int test_math_neon();
 #endif
 
+// --- What is allocated while a kernel runs ---------------------------------------------------------
+
+namespace {
+
+std::atomic<bool> counting{false};
+std::atomic<int> allocations{0};
+
+void note_allocation() {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+#if defined(UNROLLED_SANITIZER)
+// Its `new` is left as it is, so that it still knows one that is freed by another's `delete`.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, size_t),
+                                                         void (*)(const volatile void*));
+void watch_allocations() {
+  __sanitizer_install_malloc_and_free_hooks([](const volatile void*, size_t) { note_allocation(); },
+                                            [](const volatile void*) {});
+}
+#else
+void watch_allocations() {}
+void* operator new(size_t n) {
+  note_allocation();
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(size_t n, const std::nothrow_t&) noexcept {
+  note_allocation();
+  return std::malloc(n ? n : 1);
+}
+void* operator new(size_t n, std::align_val_t alignment) {
+  note_allocation();
+  const size_t whole = (n + static_cast<size_t>(alignment) - 1) / static_cast<size_t>(alignment);
+  if (void* p = std::aligned_alloc(static_cast<size_t>(alignment), whole * static_cast<size_t>(alignment))) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+#endif
+
 namespace {
 
 using Index = int64_t;
 constexpr int S = UNROLLED_STATES;
+
+int allocating = 0;        // calls that did
+bool may_allocate = true;  // where other threads do meanwhile, and where the first call starts threads
+
+template <class Call>
+int allocated_by(void (*function)(const Call*), const Call* call) {
+  allocations = 0, counting = true;
+  function(call);
+  counting = false;
+  return allocations;
+}
+
+template <class Call>
+void run_call(void (*function)(const Call*), const Call* call, const char* name, const char* what) {
+  if (may_allocate) return function(call);
+  const int count = allocated_by(function, call);
+  if (count && ++allocating <= 3)
+    std::printf("FAILED: %s, %s with at most %d threads, allocates memory %d times\n", name, what,
+                static_cast<int>(call->threads), count);
+}
 
 // Numbers that are the same on every machine.
 class Random {
@@ -181,7 +256,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   {
     const Buffer<char> work = bytes(kernel->work_bytes(&call, 0));
     call.packed = packed.data(), call.work = work.data();
-    kernel->forward(&call);
+    run_call(kernel->forward, &call, cell->name, "forward");
   }
   if (!o.keep) {  // again, with weights that are packed already
     const Buffer<T> first = result["state 0"];
@@ -189,7 +264,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
     const Buffer<char> work = bytes(kernel->work_bytes(&call, 0));
     call.states[0] = again.data(), call.work = work.data(), call.packed_ready = 1;
     for (int s = 0; s < S; ++s) call.finals[s] = nullptr;
-    kernel->forward(&call);
+    run_call(kernel->forward, &call, cell->name, "forward");
     if (std::memcmp(first.data(), again.data(), first.size() * sizeof(T))) {
       std::printf("FAILED: %s: packed_ready gives other states\n", cell->name);
       std::exit(1);
@@ -215,7 +290,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   if (o.unwanted != 4 && cell->vectors) call.d_vectors = result.add("d vectors", cell->vectors * H).data();
   const Buffer<char> work = bytes(kernel->work_bytes(&call, 1));
   call.work = work.data();
-  kernel->backward(&call);
+  run_call(kernel->backward, &call, cell->name, "backward");
   return result;
 }
 
@@ -431,7 +506,8 @@ int endure(const std::string& set, int cell) {
           }
       Given<T> given(kernel->cell, shape, plain(), 4);
       const Result<T> clean = run(kernel, given, threads);
-      if (!same_bits(clean, run(kernel, given, threads), &where)) fail("a second call gives other bits", threads, where);
+      if (!same_bits(clean, run(kernel, given, threads), &where))
+        fail("a second call gives other bits", threads, where);
       const auto [steps, batch, D, H] = shape;
       for (Index d = 0; d < D; ++d) given.x[(2 * batch + 1) * D + d] = static_cast<T>(NAN);  // step 2 of sequence 1
       const Result<T> spoilt = run(kernel, given, threads);
@@ -447,13 +523,29 @@ int endure(const std::string& set, int cell) {
           }
       }
       const Buffer<T>& states = spoilt["state 0"];
-      if (!std::isnan(states[((steps - 1) * batch + 1) * H])) fail("a NaN is lost in its own sequence", threads, "state 0");
+      if (!std::isnan(states[((steps - 1) * batch + 1) * H]))
+        fail("a NaN is lost in its own sequence", threads, "state 0");
     }
   return failures;
 }
 
+// The library's own threads are started when they are first needed, which is no call's doing.
+void start_threads() {
+  const Given<float> given(unrolled_kernel_at("serial", 4, 0)->cell, {9, 33, 17, 100}, plain(), 1);
+  run(unrolled_kernel_at("serial", 4, 0), given, 3);
+}
+
+int check_that_allocations_are_counted() {
+  const unrolled_call call = {};
+  const auto allocate = [](const unrolled_call*) { ::operator delete(::operator new(1)); };
+  const int count = allocated_by<unrolled_call>(allocate, &call);
+  if (count != 1) std::printf("FAILED: one allocation is counted as %d\n", count);
+  return count != 1;
+}
+
 // Several callers at once, each with threads of its own.
 int crowd() {
+  may_allocate = true;
   const auto names = supported();
   int failures = 0;
   for (const std::string& set : names)
@@ -508,7 +600,7 @@ int cross_entropy(const std::string& set) {
                                       losses.data(), d_x.data(), d_weight.data(), d_bias.data(), nullptr};
         const Buffer<char> work(kernel->work_bytes(&call));
         call.work = work.data();
-        kernel->run(&call);
+        run_call(kernel->run, &call, "cross-entropy", set.c_str());
 
         std::vector<double> right_x(N * E), right_weight(C * E), right_bias(C), right_losses(N), p(C);
         for (Index n = 0; n < N; ++n) {
@@ -574,13 +666,18 @@ int main(int count, char** arguments) {
   std::printf("built: %s; here:", unrolled_built());
   for (const std::string& set : supported()) std::printf(" %s", set.c_str());
   std::printf("\n");
-  int failures = mathematics();
+  watch_allocations();
+  int failures = mathematics() + check_that_allocations_are_counted();
+  start_threads();
+  may_allocate = false;
   for (int cell = 0; unrolled_kernel_at("serial", 8, cell); ++cell) {
     failures += differentiate(cell);
     failures += compare<float>(cell, cases) + compare<double>(cell, cases);
     for (const std::string& set : supported()) failures += endure<float>(set, cell) + endure<double>(set, cell);
   }
   for (const std::string& set : supported()) failures += cross_entropy<float>(set) + cross_entropy<double>(set);
+  failures += allocating;
+  std::printf("no call allocates memory%s\n", allocating ? ": FAILED" : "");
   failures += crowd();
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

@@ -181,7 +181,7 @@ class Run:
         return set_
 
     def _operand(self, unit: Unit, crossed, set_, backward: bool) -> Tensor:
-        """A block of what a product multiplies: from where csrc/stages.h takes it."""
+        """A block of what a product multiplies: from where csrc/sweep/stages.h takes it."""
         if unit.value == 0:
             return torch.zeros_like(self.like)
         if backward:

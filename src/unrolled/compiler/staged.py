@@ -11,7 +11,7 @@ from unrolled.compiler.trace import Trace
 from unrolled.compiler.units import GATHERING, MASKS, Unit, ordered
 
 OPERANDS = 16
-"""The most blocks that a product's operand may have: the arrays of csrc/stages.h are as long."""
+"""The most blocks that a product's operand may have: the arrays of csrc/step.h are as long."""
 
 
 @dataclass(frozen=True)

@@ -234,8 +234,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     """The states at every step, or the outputs alone; the final states; what is kept, if anything is."""
     *inputs, reverse, every, keep = arguments
     given = _Given(*inputs)
-    x = given.x
-    kernel, (_, batch_size, _, units) = given.kernel, given.sizes
+    kernel, (_, batch_size, _, units), x = given.kernel, given.sizes, given.x
     every = every or keep or kernel.staged  # whose stages read all states before the step
     states = [
         x.new_empty((*x.shape[:-1], units) if every or s == 0 else (batch_size, units))
