@@ -11,7 +11,10 @@ _TYPES = {
     "uint8_t*": ("c_void_p", "int | None"),
 }
 _NOTE = '''\
-"""The constants and structures of ``csrc/unrolled.h``; `make generate` writes it, a test compares."""
+"""The constants and structures of ``csrc/unrolled.h``; `make generate` writes it, a test compares.
+
+They have ``__slots__``, so that a name that is no field is an error.
+"""
 
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Array, Structure, c_char_p, c_double, c_int64, c_void_p
@@ -80,7 +83,7 @@ def structures(header: str) -> str:
             "",
         ]
         parts += [
-            "    __slots__ = ()  # so that a name that is no field is an error",
+            "    __slots__ = ()",
             "    _fields_ = [",
         ]
         parts += [f'        ("{name}", {c}),' for name, (c, _) in found.items()]

@@ -1,4 +1,7 @@
-"""The constants and structures of ``csrc/unrolled.h``; `make generate` writes it, a test compares."""
+"""The constants and structures of ``csrc/unrolled.h``; `make generate` writes it, a test compares.
+
+They have ``__slots__``, so that a name that is no field is an error.
+"""
 
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Array, Structure, c_char_p, c_double, c_int64, c_void_p
@@ -11,7 +14,7 @@ STATES = 4
 class Cell(Structure):
     """``unrolled_cell``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("name", c_char_p),
         ("projection", c_char_p),
@@ -47,7 +50,7 @@ class Cell(Structure):
 class Call(Structure):
     """``unrolled_call``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("steps", c_int64),
         ("batch", c_int64),
@@ -135,7 +138,7 @@ class Call(Structure):
 class Kernel(Structure):
     """``unrolled_kernel``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("cell", POINTER(Cell)),
         ("forward", CFUNCTYPE(None, c_void_p)),
@@ -153,7 +156,7 @@ class Kernel(Structure):
 class Engine(Structure):
     """``unrolled_engine``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("forward", CFUNCTYPE(None, c_void_p, c_void_p)),
         ("backward", CFUNCTYPE(None, c_void_p, c_void_p)),
@@ -171,7 +174,7 @@ class Engine(Structure):
 class CrossEntropyCall(Structure):
     """``unrolled_cross_entropy_call``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("rows", c_int64),
         ("inputs", c_int64),
@@ -205,7 +208,7 @@ class CrossEntropyCall(Structure):
 class CrossEntropy(Structure):
     """``unrolled_cross_entropy``."""
 
-    __slots__ = ()  # so that a name that is no field is an error
+    __slots__ = ()
     _fields_ = [
         ("run", CFUNCTYPE(None, c_void_p)),
         ("work_bytes", CFUNCTYPE(c_int64, c_void_p)),
