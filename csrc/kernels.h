@@ -6,7 +6,8 @@
 #include "cross_entropy.h"
 #include "generated/cells.h"
 #include "kernel.h"
-#include "sweep.h"
+#include "sweep/backward.h"
+#include "sweep/forward.h"
 
 #define UNROLLED_JOIN_(a, b) a##b
 #define UNROLLED_JOIN(a, b) UNROLLED_JOIN_(a, b)
@@ -30,16 +31,22 @@ const unrolled_kernel* kernel_at(int64_t i) {
 }
 
 template <class V>
+int64_t work_bytes(const void* cell, const unrolled_call* call, int64_t backward) {
+  return backward ? Backward<V>::work_bytes(cell, call) : Forward<V>::work_bytes(cell, call);
+}
+
+template <class V>
 const unrolled_engine* engine() {
-  static constexpr unrolled_engine engine = {Sweep<V>::forward, Sweep<V>::backward, Sweep<V>::packed_bytes,
-                                             Sweep<V>::work_bytes, layout<V>};
+  static constexpr unrolled_engine engine = {Forward<V>::run, Backward<V>::run, Forward<V>::packed_bytes,
+                                             work_bytes<V>, layout<V>};
   return &engine;
 }
 
 template <class V>
-struct Entropy {
-  static constexpr unrolled_entropy entropy = {CrossEntropy<V>::run, CrossEntropy<V>::work_bytes};
-};
+const unrolled_cross_entropy* cross_entropy() {
+  static constexpr unrolled_cross_entropy functions = {CrossEntropy<V>::run, CrossEntropy<V>::work_bytes};
+  return &functions;
+}
 
 }  // namespace
 
@@ -55,9 +62,9 @@ const unrolled_engine* UNROLLED_JOIN(engine_of_, UNROLLED_ISA)(int64_t bytes) {
   return bytes == 8 ? engine<Vector<double>>() : nullptr;
 }
 
-const unrolled_entropy* UNROLLED_JOIN(entropy_of_, UNROLLED_ISA)(int64_t bytes) {
-  if (bytes == 4) return &Entropy<Vector<float>>::entropy;
-  return bytes == 8 ? &Entropy<Vector<double>>::entropy : nullptr;
+const unrolled_cross_entropy* UNROLLED_JOIN(cross_entropy_of_, UNROLLED_ISA)(int64_t bytes) {
+  if (bytes == 4) return cross_entropy<Vector<float>>();
+  return bytes == 8 ? cross_entropy<Vector<double>>() : nullptr;
 }
 
 // Twelve sums, so that none waits for the one before, each in a register of its own.

@@ -2,7 +2,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "team.h"
+#include "threads.h"
 #include "unrolled.h"
 
 // The sets of this processor family, worst first, as CMakeLists.txt builds them.
@@ -18,7 +18,7 @@ namespace unrolled {
 #define UNROLLED_SET(name)                                   \
   const unrolled_kernel* kernel_at_##name(int64_t, int64_t); \
   const unrolled_engine* engine_of_##name(int64_t);          \
-  const unrolled_entropy* entropy_of_##name(int64_t);        \
+  const unrolled_cross_entropy* cross_entropy_of_##name(int64_t);        \
   double fma_peak_##name(int64_t);
 UNROLLED_SETS(UNROLLED_SET)
 #undef UNROLLED_SET
@@ -42,12 +42,12 @@ struct Set {
   bool (*supported)();
   const unrolled_kernel* (*kernel_at)(int64_t, int64_t);
   const unrolled_engine* (*engine_of)(int64_t);
-  const unrolled_entropy* (*entropy_of)(int64_t);
+  const unrolled_cross_entropy* (*cross_entropy_of)(int64_t);
   double (*fma_peak)(int64_t);
 };
 const Set sets[] = {
 #define UNROLLED_SET(name)                                                                                       \
-  {#name, has_##name, unrolled::kernel_at_##name, unrolled::engine_of_##name, unrolled::entropy_of_##name,        \
+  {#name, has_##name, unrolled::kernel_at_##name, unrolled::engine_of_##name, unrolled::cross_entropy_of_##name,  \
    unrolled::fma_peak_##name},
     UNROLLED_SETS(UNROLLED_SET)
 #undef UNROLLED_SET
@@ -82,9 +82,9 @@ const unrolled_engine* unrolled_engine_of(const char* instruction_set, int64_t e
   return set ? set->engine_of(element_bytes) : nullptr;
 }
 
-const unrolled_entropy* unrolled_entropy_of(const char* instruction_set, int64_t element_bytes) {
+const unrolled_cross_entropy* unrolled_cross_entropy_of(const char* instruction_set, int64_t element_bytes) {
   const Set* set = find(instruction_set);
-  return set ? set->entropy_of(element_bytes) : nullptr;
+  return set ? set->cross_entropy_of(element_bytes) : nullptr;
 }
 
 void unrolled_use_openmp(void* parallel, void* thread_num, void* num_threads) {

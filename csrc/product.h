@@ -1,15 +1,14 @@
-// Matrix products: packing, a register tile, and the three shapes of product a recurrent layer needs.
+// Matrix products with a packed weight: packing, a register tile, and rows times one panel or all.
 #pragma once
 #include <algorithm>
-#include <vector>
 
-#include "team.h"
+#include "threads.h"
 #include "vector.h"
 
 namespace {
 
 using unrolled::Index;
-using unrolled::Member;
+using unrolled::Thread;
 
 // How an instruction set divides its registers: a tile is `rows` × `columns` vectors of sums. Products
 // go in chunks of `depth`: so deep, a packed panel and the rows it meets stay in the L1 cache.
@@ -195,18 +194,68 @@ void multiply_narrow(const typename V::Scalar* const* a, Index rows, const typen
 struct Segment {
   Index a, b, length;
 };
-// Chunks no deeper than Tile::depth, from runs of blocks.
-template <class V>
-std::vector<Segment> chunks(const std::vector<Segment>& segments) {
-  std::vector<Segment> result;
-  for (const Segment& s : segments) {
-    const Index count = (s.length + Tile<V>::depth - 1) / Tile<V>::depth;
-    for (Index i = 0; i < count; ++i) {
-      const Index first = s.length * i / count, last = s.length * (i + 1) / count;
-      result.push_back({s.a + first, s.b + first, last - first});
+// Some of them, one after another in memory that others own.
+struct Segments {
+  const Segment* first = nullptr;
+  Index count = 0;
+  const Segment* begin() const { return first; }
+  const Segment* end() const { return first + count; }
+  bool empty() const { return !count; }
+};
+// Block i of `height` numbers meets block blocks[i] of B's rows, or none if that is -1. Blocks that follow
+// one another on both sides become one segment; `out` holds as many as there are blocks.
+inline Segments runs(const int* blocks, int count, Index height, Segment* out) {
+  Index n = 0;
+  for (int i = 0; i < count; ++i) {
+    if (blocks[i] < 0) continue;
+    const Segment block{blocks[i] * height, i * height, height};
+    Segment* const last = n ? out + n - 1 : nullptr;
+    if (last && last->a + last->length == block.a && last->b + last->length == block.b) {
+      last->length += height;
+    } else {
+      out[n++] = block;
     }
   }
-  return result;
+  return {out, n};
+}
+// How many chunks no deeper than Tile::depth a run has.
+template <class V>
+Index chunks_of(Index length) {
+  return (length + Tile<V>::depth - 1) / Tile<V>::depth;
+}
+// All of them; `out` holds as many as the runs have together.
+template <class V>
+Segments chunks(Segments segments, Segment* out) {
+  Index n = 0;
+  for (const Segment& s : segments) {
+    const Index count = chunks_of<V>(s.length);
+    for (Index i = 0; i < count; ++i) {
+      const Index first = s.length * i / count, last = s.length * (i + 1) / count;
+      out[n++] = {s.a + first, s.b + first, last - first};
+    }
+  }
+  return {out, n};
+}
+template <class V>
+Segments chunks(Index length, Segment* out) {
+  const Segment whole{0, 0, length};
+  return chunks<V>({&whole, 1}, out);
+}
+
+// out[n][Tile::width] = A times one packed panel, whose rows the parts meet; A is n rows at a[q].
+template <class V>
+UNROLLED_INLINE void multiply_panel(const typename V::Scalar* const* a, Index n, Segments parts,
+                                    const typename V::Scalar* panel, int columns, typename V::Scalar* out) {
+  using T = typename V::Scalar;
+  constexpr Index W = Tile<V>::width;
+  if (parts.empty()) std::fill_n(out, n * W, T(0));
+  for (const Segment& part : parts)
+    for_tiles<V>(n, [&](Index q, int m) {
+      const T* rows[Tile<V>::rows];
+      for (int r = 0; r < m; ++r) rows[r] = a[q + r] + part.a;
+      tile_for<V>(m, columns)(rows, panel + part.b * W, part.length, out + q * W, W,
+                              &part == parts.begin() ? Start::zero : Start::sum, nullptr);
+    });
 }
 
 // Pack B [depth, n] (element (k, j) at b[k * row + j * column]) into panels of Tile::width columns:
@@ -247,7 +296,7 @@ void pack(const typename V::Scalar* b, Index row, Index column, Index depth, Ind
 
 // C[first … last) = A B (+ a row, the bias), B packed in panels of `depth` rows and n columns.
 template <class V>
-void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, const std::vector<Segment>& parts,
+void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, Segments parts,
                    const typename V::Scalar* packed, Index depth, Index n, const typename V::Scalar* bias,
                    Rows<typename V::Scalar> c) {
   using T = typename V::Scalar;
@@ -255,8 +304,7 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
   T edge[Tile<V>::rows * W];
   for (Index r0 = first; r0 < last; r0 += block) {
     const Index height = std::min(block, last - r0);
-    for (size_t s = 0; s < parts.size(); ++s) {
-      const Segment& part = parts[s];
+    for (const Segment& part : parts) {
       for (Index p = 0; p < panels<V>(n); ++p) {
         const Index j = p * W;
         const int columns = vectors_of<V>(n, j);
@@ -265,7 +313,7 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
         for_tiles<V>(height, [&](Index i, int m) {
           const T* rows[Tile<V>::rows];
           for (int q = 0; q < m; ++q) rows[q] = a[r0 + i + q] + part.a;
-          const Start start = s > 0 ? Start::sum : bias ? Start::row : Start::zero;
+          const Start start = &part != parts.begin() ? Start::sum : bias ? Start::row : Start::zero;
           const auto run = tile_for<V>(m, columns);
           // One call writes evenly spaced rows; others go through `edge`.
           if (whole && !c.table) {
@@ -281,80 +329,6 @@ void multiply_rows(Rows<const typename V::Scalar> a, Index first, Index last, co
       }
     }
   }
-}
-
-// C[i, j] = Σ_r A[r, i] B[r, j], for i in first … last-1 and all j < n: the product that yields a
-// weight's gradient; `add`ed to what C holds, if so asked. Both sides are packed, a chunk of rows at a
-// time; `gap` keeps neighbouring tiles and panels from falling on the same places of the cache.
-// `scratch` holds outer_scratch() numbers.
-constexpr Index gap = 16, outer_block = 512;
-template <class V>
-Index outer_scratch(Index n) {
-  const Index tiles = (outer_block + Tile<V>::rows - 1) / Tile<V>::rows;
-  return tiles * (Tile<V>::depth * Tile<V>::rows + gap) + panels<V>(n) * (Tile<V>::depth * Tile<V>::width + gap);
-}
-template <class V>
-void multiply_outer(Rows<const typename V::Scalar> a, Index first, Index last, Rows<const typename V::Scalar> b,
-                    Index n, Index rows, typename V::Scalar* c, Index stride, typename V::Scalar* scratch,
-                    bool add = false) {
-  using T = typename V::Scalar;
-  constexpr Index W = Tile<V>::width, K = Tile<V>::depth, M = Tile<V>::rows;
-  if (first >= last) return;
-  T* const right = scratch + (outer_block + M - 1) / M * (K * M + gap);
-  T edge[M * W];
-  const Index count = (rows + K - 1) / K;
-  for (Index chunk = 0; chunk < count; ++chunk) {
-    const Index r0 = rows * chunk / count, depth = rows * (chunk + 1) / count - r0;
-    const Index panel_size = depth * W + gap;
-    for (Index k = 0; k < depth; ++k) {
-      const T* br = b[r0 + k];
-      for (Index p = 0; p < panels<V>(n); ++p) {
-        const Index some = std::min(W, n - p * W);
-        T* out = right + p * panel_size + k * W;
-        if (some == W) {
-          std::memcpy(out, br + p * W, W * sizeof(T));
-        } else {
-          std::memcpy(out, br + p * W, some * sizeof(T));
-          std::fill(out + some, out + W, T(0));
-        }
-      }
-    }
-    for (Index i0 = first; i0 < last; i0 += outer_block) {
-      const Index height = std::min(outer_block, last - i0);
-      const Index tile_size = depth * M + gap;
-      for (Index k = 0; k < depth; ++k) {
-        const T* ar = a[r0 + k] + i0;
-        T* out = scratch + k * M;
-        Index i = 0;
-        for (; i + M <= height; i += M, out += tile_size) std::memcpy(out, ar + i, M * sizeof(T));
-        if (i < height) {
-          std::memcpy(out, ar + i, (height - i) * sizeof(T));
-          std::fill(out + (height - i), out + M, T(0));
-        }
-      }
-      for (Index p = 0; p < panels<V>(n); ++p) {
-        const Index j = p * W;
-        const int columns = vectors_of<V>(n, j);
-        const Index some = std::min(W, n - j);
-        const auto run = tile_for<V, true>(M, columns);
-        const T* left = scratch;
-        for (Index i = 0; i < height; i += M, left += tile_size) {
-          const Index m = std::min(M, height - i);
-          T* out = c + (i0 + i) * stride + j;
-          if (m == M && j + columns * V::size <= n) {
-            run(&left, right + p * panel_size, depth, out, stride, chunk || add ? Start::sum : Start::zero, nullptr);
-            continue;
-          }
-          run(&left, right + p * panel_size, depth, edge, W, Start::zero, nullptr);
-          for (Index q = 0; q < m; ++q)
-            for (Index r = 0; r < some; ++r)
-              out[q * stride + r] = (chunk || add ? out[q * stride + r] : T(0)) + edge[q * W + r];
-        }
-      }
-    }
-  }
-  if (!count && !add)
-    for (Index i = first; i < last; ++i) std::fill_n(c + i * stride, n, T(0));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What is compiled for each cell: its numbers, and its statements for one vector of units of some lanes.
+// What is compiled for each cell: its numbers, and its statements for one vector of units of some sequences.
 //
 // The loop over time, the products and the threads are compiled once an instruction set, for all cells,
 // and call the statements by their addresses. So one more cell costs little to compile, and one of a
@@ -7,7 +7,7 @@
 #include <array>
 #include <utility>
 
-#include "team.h"
+#include "threads.h"
 #include "unrolled.h"
 #include "vector.h"
 
@@ -24,7 +24,7 @@ struct Product {
   bool transposed;
   int outputs, depth;            // blocks of the result, and of v
   int state;                     // v is this state before the step, or -1:
-  std::array<int, 16> operand;   // the blocks of v, forward on the desk, backward among the gradients; -1: zero
+  std::array<int, 16> operand;   // the blocks of v, forward of the staging, backward of the gradients; -1: zero
 };
 // W's gradient: Σ over rows of (the gradients' blocks)ᵀ (what was multiplied), or the other way round.
 struct WeightGradient {
@@ -47,7 +47,7 @@ struct Numbers {
   int projected, noise, products, vectors, states, kept, grads;  // as in unrolled_cell
   const int *d_projected, *d_product, *d_vector;  // which of the gradients belongs to each block; -1: none
   // Of a step of stages alone:
-  int weight_blocks, widest_product, desk, sums;
+  int weight_blocks, widest_product, staging, sums;
   Pass forward, backward;
   int weight_gradient_count;
   const WeightGradient* weight_gradients;
@@ -86,12 +86,12 @@ UNROLLED_INLINE void store(V v, typename V::Scalar* p, int some) {
 // Where a row of a call stands in its memory.
 struct Places {
   const unrolled_call* call;
-  const Index* first_row;  // of each lane
-  Index row_step;          // from one step of a lane to the next
+  const Index* first_row;  // of each sequence
+  Index row_step;          // from one step of a sequence to the next
 
-  // Where step t of lane b stands in the caller's arrays: which row, and how many numbers from the first.
+  // Where step t of sequence b stands in the caller's arrays: which row, and how many numbers from the first.
   UNROLLED_INLINE Index at(Index t, Index b) const {
-    return call->offsets ? call->offsets[t] + b : t * call->lanes + b;
+    return call->offsets ? call->offsets[t] + b : t * call->batch + b;
   }
   UNROLLED_INLINE Index at(Index t, Index b, Index t_stride, Index b_stride) const {
     return call->offsets ? at(t, b) * b_stride : t * t_stride + b * b_stride;
@@ -101,26 +101,26 @@ struct Places {
   }
 };
 
-// One step of some lanes.
+// One step of some sequences.
 template <class V>
 struct Step : Places {
   using T = typename V::Scalar;
   Index H, padded, width;  // width: of a panel of products
-  Index t, n;              // n: how many lanes have this step, which are the first ones of `lane`
-  const Index* lane;
-  const T** old[UNROLLED_STATES];  // of each lane, its states before the step
+  Index t, n;              // n: how many sequences have this step, which are the first ones of `sequence`
+  const Index* sequence;
+  const T** old[UNROLLED_STATES];  // of each sequence, its states before the step
   T** now[UNROLLED_STATES];        // and after it
   const T* vectors;
   bool clips, wants_squares;
   T *sums, *grads, *carry, *squares;  // of the backward pass alone
-  T *desk, *partial, *scalars;        // of stages alone
+  T *staging, *partial, *scalars;        // of stages alone
 
   const T* noise_row(Index b) const {
-    return static_cast<const T*>(call->noise) + t * call->noise_step + b * call->noise_lane;
+    return static_cast<const T*>(call->noise) + t * call->noise_step + b * call->noise_batch;
   }
-  T* carry_row(int s, Index b) const { return carry + (s * call->lanes + b) * padded; }
+  T* carry_row(int s, Index b) const { return carry + (s * call->batch + b) * padded; }
   const T* d_state_row(int s, Index b) const {
-    return static_cast<const T*>(call->d_states[s]) + at(t, b, call->d_step[s], call->d_lane[s]);
+    return static_cast<const T*>(call->d_states[s]) + at(t, b, call->d_step[s], call->d_batch[s]);
   }
   // ∂L/∂state_t of one vector of units: what comes from later steps, by the product at z, and from the caller.
   template <bool whole>
@@ -132,9 +132,19 @@ struct Step : Places {
   }
 };
 
-// For the units from u on, all of a vector or `some`; z: the products of the first lane.
+// For the units from u on, all of a vector or `some`; z: the products of the first sequence.
 template <class V>
 using Statements = void (*)(const Step<V>&, Index u, int some, const typename V::Scalar* z);
+
+// The statements of one panel of units, from u on: whole vectors, and perhaps some units of one more.
+template <class V>
+UNROLLED_INLINE void run_statements(const Statements<V>* statements, const Step<V>& at, Index u, int vectors,
+                                    const typename V::Scalar* z) {
+  for (int c = 0; c < vectors; ++c, u += V::size, z += V::size) {
+    const bool whole = u + V::size <= at.H;
+    statements[whole](at, u, whole ? V::size : static_cast<int>(at.H - u), z);
+  }
+}
 
 // A cell as the sweep sees it. The statements of stage k stand at 2 k, for whole vectors at 2 k + 1.
 template <class V>
@@ -170,12 +180,12 @@ struct Simple {
     V vectors[U + 1];
     for (int i = 0; i < U; ++i) vectors[i] = V::load(at.vectors + i * at.padded + u);
     for (Index q = 0; q < n; ++q) {
-      T* slot = kept + at.row(at.t, at.lane[q]) * slots * H;
+      T* slot = kept + at.row(at.t, at.sequence[q]) * slots * H;
       V projected[P + 1], noise[N + 1], product[G + 1], old[S], now[S], keep[K + 1];
       for (int i = 0; i < P; ++i) projected[i] = load<V, whole>(slot + i * H, some);
       for (int g = 0; g < G; ++g) product[g] = V::load(z + (g * n + q) * at.width);
       for (int s = 0; s < S; ++s) old[s] = load<V, whole>(at.old[s][q] + u, some);
-      load_noise<whole>(at, noise, at.lane[q], u, some);
+      load_noise<whole>(at, noise, at.sequence[q], u, some);
       Cell::forward(projected, noise, product, vectors, old, now, keep);
       for (int s = 0; s < S; ++s) store<V, whole>(now[s], at.now[s][q] + u, some);
       if (keeping)
@@ -193,7 +203,7 @@ struct Simple {
     for (int i = 0; i < Q; ++i) sums[i] = V::load(total + i * at.padded);
     const T* const all_kept = static_cast<const T*>(at.call->kept) + u;
     for (Index q = 0; q < n; ++q) {
-      const Index b = at.lane[q], row = at.row(at.t, b);
+      const Index b = at.sequence[q], row = at.row(at.t, b);
       const T* kept = all_kept + row * slots * H;
       V keep[K + 1], noise[N + 1], old[S], now[S], d[S], grad[Q + 1], d_old[S];
       for (int i = 0; i < K; ++i) keep[i] = load<V, whole>(kept + i * H, some);
@@ -228,7 +238,7 @@ struct Simple {
 
 // --- A step of stages ------------------------------------------------------------------------------
 
-// One vector of units of one lane at one step, as the cell's statements see it.
+// One vector of units of one sequence at one step, as the cell's statements see it.
 template <class V, class Cell, bool whole>
 struct Place {
   using T = typename V::Scalar;
@@ -236,7 +246,7 @@ struct Place {
   Index H, padded, z_step;
   int some;  // how many units there are
   const T *slot, *given, *all_vectors, *z, *scalars;
-  T *on_desk, *partial, *kept_out, *all_grads, *totals;
+  T *staged, *partial, *kept_out, *all_grads, *totals;
   const T *old[S], *now[S];
   T *out[S];
   V d[S];
@@ -252,12 +262,12 @@ struct Place {
   UNROLLED_INLINE V next(int s) const { return read(now[s]); }
   UNROLLED_INLINE V kept(int i) const { return read(slot + (P + i) * H); }
   UNROLLED_INLINE V d_next(int s) const { return d[s]; }
-  UNROLLED_INLINE V desk(int i) const { return V::load(on_desk + i * padded); }
+  UNROLLED_INLINE V staging(int i) const { return V::load(staged + i * padded); }
   UNROLLED_INLINE V sum(int i) const { return V(static_cast<double>(scalars[i])); }
 
   UNROLLED_INLINE void set_next(int s, V v) const { write(v, out[s]); }
   UNROLLED_INLINE void set_d_state(int s, V v) const { write(v, out[s]); }
-  UNROLLED_INLINE void set_desk(int i, V v) const { v.store(on_desk + i * padded); }
+  UNROLLED_INLINE void set_staging(int i, V v) const { v.store(staged + i * padded); }
   UNROLLED_INLINE void set_kept(int i, V v) const {
     if (kept_out) write(v, kept_out + i * H);
   }
@@ -290,13 +300,13 @@ struct Staged {
     at.all_vectors = step.vectors + u;
     at.totals = is_forward ? nullptr : step.sums + u;
     for (Index q = 0; q < step.n; ++q) {
-      const Index b = step.lane[q], row = step.row(step.t, b);
+      const Index b = step.sequence[q], row = step.row(step.t, b);
       T* const slot = static_cast<T*>(step.call->kept) + row * (P + K) * H + u;
       at.slot = slot;
       at.kept_out = step.call->keep ? slot + P * H : nullptr;
       at.given = Cell::noise ? step.noise_row(b) + u : nullptr;
       at.z = products + q * step.width;
-      at.on_desk = step.desk + q * Cell::desk * padded + u;
+      at.staged = step.staging + q * Cell::staging * padded + u;
       at.partial = step.partial + q * Cell::sums * V::size;
       at.scalars = step.scalars + q * Cell::sums;
       for (int s = 0; s < S; ++s) at.old[s] = step.old[s][q] + u;
@@ -326,7 +336,7 @@ struct Staged {
   static constexpr auto all_backward = all<false>(std::make_integer_sequence<int, 2 * Cell::backward_stages>());
   static constexpr Compiled<V> compiled = {
       {true, true, P, Cell::noise, 0, Cell::vectors, S, K, Q, Cell::d_projected.data(), nullptr,
-       Cell::d_vector.data(), Cell::weight_blocks, Cell::widest_product, Cell::desk, Cell::sums,
+       Cell::d_vector.data(), Cell::weight_blocks, Cell::widest_product, Cell::staging, Cell::sums,
        {Cell::forward_stages, static_cast<int>(Cell::forward_products.size()), Cell::forward_products.data(),
         Cell::forward_first.data(), Cell::forward_sums.data()},
        {Cell::backward_stages, static_cast<int>(Cell::backward_products.size()), Cell::backward_products.data(),

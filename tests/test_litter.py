@@ -24,7 +24,7 @@ PLACES = (
     "src/__pycache__/module.cpython-311.pyc",
     "src/unrolled/text/pretrained/__pycache__/__init__.cpython-311.pyc",
     "src/unrolled/text/pretrained/zh/.DS_Store",
-    "csrc/._sweep.h",
+    "csrc/._kernel.h",
     "csrc/isa/.avx2.cpp.swp",
     "csrc/isa/._avx2.cpp",
     "runs/demo/page.md",
@@ -43,7 +43,7 @@ def used(tmp_path: Path) -> Path:
     for place in PLACES:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(BROKEN)
-    for place in ("docs/.#page.md", "src/.#module.py", "csrc/.#sweep.h"):  # an editor's lock
+    for place in ("docs/.#page.md", "src/.#module.py", "csrc/.#kernel.h"):  # an editor's lock
         (tmp_path / place).symlink_to("someone@somewhere.1")
     return tmp_path
 

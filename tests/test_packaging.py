@@ -1,5 +1,4 @@
 import re
-import struct
 import subprocess
 import sys
 import tomllib
@@ -9,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from unrolled.scan import library, operators
+from unrolled.compiler.header import class_name
+from unrolled.compiler.trace import STATES
+from unrolled.scan import interface, library
 
 ROOT = Path(__file__).parent.parent
 HEADER = (ROOT / "csrc" / "unrolled.h").read_text()
@@ -61,24 +62,25 @@ def test_the_parser_of_fields_reads_every_kind_of_declaration() -> None:
     found = dict(fields("unrolled_call"))
     assert found["steps"] == found["units"] == found["d_x"] == 1
     assert found["bias"] == 2
-    assert found["d_lane"] == found["norms"] == constant("UNROLLED_STATES")
+    assert found["d_batch"] == found["norms"] == constant("UNROLLED_STATES")
 
 
 def test_the_interface_is_the_same_in_c_and_python() -> None:
-    assert constant("UNROLLED_VERSION") == library.VERSION
-    assert constant("UNROLLED_STATES") == operators.STATES
+    assert constant("UNROLLED_VERSION") == interface.VERSION
+    assert constant("UNROLLED_STATES") == interface.STATES == STATES
 
 
-def test_a_call_has_as_many_fields_in_c_as_in_python() -> None:
-    count = sum(count for _, count in fields("unrolled_call"))
-    assert operators.FIELDS.size == count * struct.calcsize("=q")  # as many bytes as "=d"
+@pytest.mark.parametrize("name", re.findall(r"} (\w+);", HEADER))
+def test_a_structure_has_the_same_fields_in_c_as_in_python(name: str) -> None:
+    structure = getattr(interface, class_name(name))
+    got = [(field, getattr(kind, "_length_", 1)) for field, kind in structure._fields_]
+    assert got == fields(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "structure"), [("unrolled_cell", library._Cell), ("unrolled_kernel", library._Kernel)]
-)
-def test_a_structure_has_the_same_fields_in_c_as_in_python(name: str, structure: type) -> None:
-    assert [field for field, _ in fields(name)] == [field for field, *_ in structure._fields_]
+def test_a_name_that_is_no_field_of_a_call_is_refused() -> None:
+    call = interface.Call()
+    with pytest.raises(AttributeError, match="lanes"):
+        call.lanes = 3
 
 
 def test_every_instruction_set_is_built_and_can_be_preferred() -> None:

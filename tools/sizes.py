@@ -12,7 +12,6 @@ from pathlib import Path
 
 MOST, MOST_OF_TESTS = 400, 1000
 WHOLE = {
-    "csrc/sweep.h": "the loop over time, forward and backward over one memory; to be split next",
     "csrc/tests/kernels.cpp": "every kernel against serial and finite differences, one list of shapes",
     "src/unrolled/bptt/checkpointed.py": "two calls that share how a layer is cut into segments",
     "src/unrolled/bptt/gradcheck.py": "one check: what is probed, how far off, and in which words",
@@ -21,7 +20,6 @@ WHOLE = {
     "src/unrolled/bptt/windows.py": "one dataset: half of it is checks of what it is given",
     "src/unrolled/cells/cell.py": "the contract of cells, half of it docstrings",
     "src/unrolled/cli/train.py": "the table of its fifty options",
-    "src/unrolled/compiler/emit.py": "templates of C++",
     "src/unrolled/compiler/staged.py": "one schedule: its forward and backward stages are found together",
     "src/unrolled/compiler/trace.py": "one trace: of the step, of its gradient, and of what it reads",
     "src/unrolled/layers/recurrent.py": "one layer, half of it docstrings",
@@ -29,7 +27,6 @@ WHOLE = {
     "src/unrolled/lens/render/charts.py": "the pictures, one function each",
     "src/unrolled/lens/trials.py": "the trials and what is said of them",
     "src/unrolled/scan/native.py": "which call a kernel takes, and its place in autograd; to be split next",
-    "src/unrolled/scan/operators.py": "the call into C, which shares its field order with the header",
     "tests/bptt/test_carry.py": "one class, by its methods",
     "tests/bptt/test_checkpointed.py": "two calls, by the kinds of layers",
     "tests/cli/test_commands.py": "every command, end to end",

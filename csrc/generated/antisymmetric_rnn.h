@@ -12,7 +12,7 @@ namespace {
 //     z = σ(a + V_z x_t + b_z)
 //     h_t = h_{t-1} + ε z ⊙ tanh(a + V_h x_t + b_h)
 struct AntisymmetricRnn {
-  static constexpr const char* name = "antisymmetric_rnn cff0e8fd058bb6c6";
+  static constexpr const char* name = "antisymmetric_rnn 6cac99ec9d3e127b";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = false;  // product = h weight
@@ -25,7 +25,7 @@ struct AntisymmetricRnn {
   static constexpr std::array<int, 1> d_product = {0};
   static constexpr std::array<int, 1> d_vector = {-1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

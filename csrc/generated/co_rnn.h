@@ -11,7 +11,7 @@ namespace {
 //     z_t = z_{t-1} + Δt (tanh(W y_{t-1} + W' z_{t-1} + V x_t + b) - γ y_{t-1} - ε z_{t-1})
 //     y_t = y_{t-1} + Δt z_t
 struct CoRnn {
-  static constexpr const char* name = "co_rnn 355e96905f010225";
+  static constexpr const char* name = "co_rnn b7a7ae694172c89d";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -24,7 +24,7 @@ struct CoRnn {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 3> d_vector = {-1, -1, -1};
   static constexpr int weight_blocks = 2, widest_product = 2;
-  static constexpr int desk = 2, sums = 0;
+  static constexpr int staging = 2, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 2> forward_products = {{{0, 1, true, 1, 1, 0, {}}, {1, 1, true, 1, 1, 1, {}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 2};
@@ -36,7 +36,7 @@ struct CoRnn {
   static constexpr std::array<WeightGradient, 2> weight_gradients = {
       {{0, 1, true, 1, 1, {0}, 0, {}}, {1, 1, true, 1, 1, {0}, 1, {}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 1) {
@@ -53,13 +53,13 @@ struct CoRnn {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(1) + at.d_next(0) * at.vector(2);
       const V v1 = v0 * at.vector(2);
-      at.set_desk(0, at.d_next(0) - v1 * at.vector(0));
-      at.set_desk(1, v0 - v1 * at.vector(1));
+      at.set_staging(0, at.d_next(0) - v1 * at.vector(0));
+      at.set_staging(1, v0 - v1 * at.vector(1));
       at.set_grad(0, v1 * (V(1.0) - at.kept(0) * at.kept(0)));
     }
     if constexpr (stage == 1) {
-      at.set_d_state(0, at.desk(0) + at.product(0));
-      at.set_d_state(1, at.desk(1) + at.product(1));
+      at.set_d_state(0, at.staging(0) + at.product(0));
+      at.set_d_state(1, at.staging(1) + at.product(1));
     }
   }
 };

@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmLayerNorm {
-  static constexpr const char* name = "coupled_lstm_layer_norm 27e2948facfc3b0b";
+  static constexpr const char* name = "coupled_lstm_layer_norm 57d3af605d59bfd6";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -25,7 +25,7 @@ struct CoupledLstmLayerNorm {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 20> d_vector = {3, 4, 5, 6, 7, 8, 9, 10, 11, 6, 7, 8, 12, 13, 6, 7, 8, -1, -1, -1};
   static constexpr int weight_blocks = 3, widest_product = 3;
-  static constexpr int desk = 15, sums = 6;
+  static constexpr int staging = 15, sums = 6;
   static constexpr int forward_stages = 6;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 3, 1, 0, {}}}};
   static constexpr std::array<int, 7> forward_first = {0, 0, 1, 1, 1, 1, 1};
@@ -37,7 +37,7 @@ struct CoupledLstmLayerNorm {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 3, 1, {14, 15, 16}, 0, {}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
@@ -48,42 +48,42 @@ struct CoupledLstmLayerNorm {
       const V v1 = at.projected(2) - v0;
       const V v2 = at.projected(0) - v0;
       const V v3 = at.projected(1) - v0;
-      at.set_desk(0, at.product(0));
-      at.set_desk(1, at.product(1));
-      at.set_desk(2, at.product(2));
-      at.set_desk(4, v1);
-      at.set_desk(7, v2);
-      at.set_desk(10, v3);
+      at.set_staging(0, at.product(0));
+      at.set_staging(1, at.product(1));
+      at.set_staging(2, at.product(2));
+      at.set_staging(4, v1);
+      at.set_staging(7, v2);
+      at.set_staging(10, v3);
       at.add_sum(1, v2 * v2 + v3 * v3 + v1 * v1);
       at.add_sum(2, at.product(0) + at.product(1) + at.product(2));
       at.set_kept(0, v0);
     }
     if constexpr (stage == 2) {
       const V v0 = at.sum(2) * at.vector(17);
-      const V v1 = at.desk(2) - v0;
+      const V v1 = at.staging(2) - v0;
       const V v2 = V(1.0) / sqrt(at.sum(1) * at.vector(17) + at.vector(18));
-      const V v3 = at.desk(0) - v0;
-      const V v4 = at.desk(1) - v0;
-      at.set_desk(3, v1);
-      at.set_desk(5, at.desk(4) * v2 * at.vector(2) + at.vector(5) + at.vector(16));
-      at.set_desk(6, v3);
-      at.set_desk(8, at.desk(7) * v2 * at.vector(0) + at.vector(3) + at.vector(14));
-      at.set_desk(9, v4);
-      at.set_desk(11, at.desk(10) * v2 * at.vector(1) + at.vector(4) + at.vector(15));
+      const V v3 = at.staging(0) - v0;
+      const V v4 = at.staging(1) - v0;
+      at.set_staging(3, v1);
+      at.set_staging(5, at.staging(4) * v2 * at.vector(2) + at.vector(5) + at.vector(16));
+      at.set_staging(6, v3);
+      at.set_staging(8, at.staging(7) * v2 * at.vector(0) + at.vector(3) + at.vector(14));
+      at.set_staging(9, v4);
+      at.set_staging(11, at.staging(10) * v2 * at.vector(1) + at.vector(4) + at.vector(15));
       at.add_sum(3, v3 * v3 + v4 * v4 + v1 * v1);
       at.set_kept(1, v2);
     }
     if constexpr (stage == 3) {
       const V v0 = V(1.0) / sqrt(at.sum(3) * at.vector(17) + at.vector(18));
-      const V v1 = at.desk(6) * v0;
-      const V v2 = sigmoid(at.desk(8) + v1 * at.vector(6) + at.vector(9));
-      const V v3 = at.desk(9) * v0;
-      const V v4 = tanh(at.desk(11) + v3 * at.vector(7) + at.vector(10));
+      const V v1 = at.staging(6) * v0;
+      const V v2 = sigmoid(at.staging(8) + v1 * at.vector(6) + at.vector(9));
+      const V v3 = at.staging(9) * v0;
+      const V v4 = tanh(at.staging(11) + v3 * at.vector(7) + at.vector(10));
       const V v5 = v2 * at.state(1) + (V(1.0) - v2) * v4;
-      const V v6 = at.desk(3) * v0;
-      const V v7 = sigmoid(at.desk(5) + v6 * at.vector(8) + at.vector(11));
-      at.set_desk(12, v5);
-      at.set_desk(14, v7);
+      const V v6 = at.staging(3) * v0;
+      const V v7 = sigmoid(at.staging(5) + v6 * at.vector(8) + at.vector(11));
+      at.set_staging(12, v5);
+      at.set_staging(14, v7);
       at.add_sum(4, v5);
       at.set_kept(2, v0);
       at.set_kept(3, v6);
@@ -94,19 +94,19 @@ struct CoupledLstmLayerNorm {
       at.set_kept(8, v4);
     }
     if constexpr (stage == 4) {
-      const V v0 = at.desk(12) - at.sum(4) * at.vector(19);
-      at.set_desk(13, v0);
+      const V v0 = at.staging(12) - at.sum(4) * at.vector(19);
+      at.set_staging(13, v0);
       at.add_sum(5, v0 * v0);
     }
     if constexpr (stage == 5) {
       const V v0 = V(1.0) / sqrt(at.sum(5) * at.vector(19) + at.vector(18));
-      const V v1 = at.desk(13) * v0;
+      const V v1 = at.staging(13) * v0;
       const V v2 = tanh(v1 * at.vector(12) + at.vector(13));
       at.set_kept(9, v0);
       at.set_kept(10, v1);
       at.set_kept(11, v2);
-      at.set_next(0, at.desk(14) * v2);
-      at.set_next(1, at.desk(12));
+      at.set_next(0, at.staging(14) * v2);
+      at.set_next(1, at.staging(12));
     }
   }
 
@@ -119,13 +119,13 @@ struct CoupledLstmLayerNorm {
       const V v3 = v2 * at.vector(2);
       const V v4 = (at.projected(2) - at.kept(0)) * at.kept(1);
       const V v5 = v2 * at.vector(8);
-      at.set_desk(0, v1);
-      at.set_desk(1, at.d_next(1));
-      at.set_desk(2, v3);
-      at.set_desk(4, v3 * v4);
-      at.set_desk(8, v4);
-      at.set_desk(9, v5);
-      at.set_desk(11, v5 * at.kept(3));
+      at.set_staging(0, v1);
+      at.set_staging(1, at.d_next(1));
+      at.set_staging(2, v3);
+      at.set_staging(4, v3 * v4);
+      at.set_staging(8, v4);
+      at.set_staging(9, v5);
+      at.set_staging(11, v5 * at.kept(3));
       at.add_sum(0, v1);
       at.add_sum(1, v1 * at.kept(10));
       at.set_grad(5, v2 * v4);
@@ -135,7 +135,7 @@ struct CoupledLstmLayerNorm {
       at.set_grad(13, v0);
     }
     if constexpr (stage == 1) {
-      const V v0 = at.desk(1) + at.kept(9) * (at.desk(0) - at.sum(0) * at.vector(19) - at.kept(10) * at.sum(1) * at.vector(19));
+      const V v0 = at.staging(1) + at.kept(9) * (at.staging(0) - at.sum(0) * at.vector(19) - at.kept(10) * at.sum(1) * at.vector(19));
       const V v1 = V(1.0) - at.kept(6);
       const V v2 = (v0 * at.state(1) - v0 * at.kept(8)) * at.kept(6) * v1;
       const V v3 = v2 * at.vector(0);
@@ -145,17 +145,17 @@ struct CoupledLstmLayerNorm {
       const V v7 = (at.projected(1) - at.kept(0)) * at.kept(1);
       const V v8 = v2 * at.vector(6);
       const V v9 = v5 * at.vector(7);
-      at.set_desk(3, v3);
-      at.set_desk(5, v4);
-      at.set_desk(6, v6);
-      at.set_desk(7, v7);
-      at.set_desk(10, v8);
-      at.set_desk(12, v9);
-      at.set_desk(13, v0 * at.kept(6));
-      at.add_sum(2, v3 + v6 + at.desk(2));
-      at.add_sum(3, v3 * v4 + v6 * v7 + at.desk(4));
-      at.add_sum(4, v8 + v9 + at.desk(9));
-      at.add_sum(5, v8 * at.kept(5) + v9 * at.kept(7) + at.desk(11));
+      at.set_staging(3, v3);
+      at.set_staging(5, v4);
+      at.set_staging(6, v6);
+      at.set_staging(7, v7);
+      at.set_staging(10, v8);
+      at.set_staging(12, v9);
+      at.set_staging(13, v0 * at.kept(6));
+      at.add_sum(2, v3 + v6 + at.staging(2));
+      at.add_sum(3, v3 * v4 + v6 * v7 + at.staging(4));
+      at.add_sum(4, v8 + v9 + at.staging(9));
+      at.add_sum(5, v8 * at.kept(5) + v9 * at.kept(7) + at.staging(11));
       at.set_grad(3, v2 * v4);
       at.set_grad(4, v5 * v7);
       at.set_grad(6, v2);
@@ -168,16 +168,16 @@ struct CoupledLstmLayerNorm {
       const V v1 = at.sum(3) * at.vector(17);
       const V v2 = at.sum(4) * at.vector(17);
       const V v3 = at.sum(5) * at.vector(17);
-      at.set_grad(0, at.kept(1) * (at.desk(3) - v0 - at.desk(5) * v1));
-      at.set_grad(1, at.kept(1) * (at.desk(6) - v0 - at.desk(7) * v1));
-      at.set_grad(2, at.kept(1) * (at.desk(2) - v0 - at.desk(8) * v1));
-      at.set_grad(14, at.kept(2) * (at.desk(10) - v2 - at.kept(5) * v3));
-      at.set_grad(15, at.kept(2) * (at.desk(12) - v2 - at.kept(7) * v3));
-      at.set_grad(16, at.kept(2) * (at.desk(9) - v2 - at.kept(3) * v3));
+      at.set_grad(0, at.kept(1) * (at.staging(3) - v0 - at.staging(5) * v1));
+      at.set_grad(1, at.kept(1) * (at.staging(6) - v0 - at.staging(7) * v1));
+      at.set_grad(2, at.kept(1) * (at.staging(2) - v0 - at.staging(8) * v1));
+      at.set_grad(14, at.kept(2) * (at.staging(10) - v2 - at.kept(5) * v3));
+      at.set_grad(15, at.kept(2) * (at.staging(12) - v2 - at.kept(7) * v3));
+      at.set_grad(16, at.kept(2) * (at.staging(9) - v2 - at.kept(3) * v3));
     }
     if constexpr (stage == 3) {
       at.set_d_state(0, at.product(0));
-      at.set_d_state(1, at.desk(13));
+      at.set_d_state(1, at.staging(13));
     }
   }
 };

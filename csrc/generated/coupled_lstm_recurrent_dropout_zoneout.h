@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmRecurrentDropoutZoneout {
-  static constexpr const char* name = "coupled_lstm_recurrent_dropout_zoneout 55cb08fdd5c852f5";
+  static constexpr const char* name = "coupled_lstm_recurrent_dropout_zoneout 5d80a72ebfa1f41a";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -25,7 +25,7 @@ struct CoupledLstmRecurrentDropoutZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 0> d_vector = {};
   static constexpr int weight_blocks = 3, widest_product = 3;
-  static constexpr int desk = 2, sums = 0;
+  static constexpr int staging = 2, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 3, 1, -1, {0}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 1};
@@ -37,12 +37,12 @@ struct CoupledLstmRecurrentDropoutZoneout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 3, 1, {0, 1, 2}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
-      at.set_desk(0, v0);
+      at.set_staging(0, v0);
       at.set_kept(0, v0);
     }
     if constexpr (stage == 1) {
@@ -66,15 +66,15 @@ struct CoupledLstmRecurrentDropoutZoneout {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = at.d_next(1) * (V(1.0) - at.noise(2)) + v0 * at.kept(1) * (V(1.0) - at.kept(4) * at.kept(4));
       const V v2 = V(1.0) - at.kept(2);
-      at.set_desk(0, at.d_next(0) * at.noise(1));
-      at.set_desk(1, at.d_next(1) * at.noise(2) + v1 * at.kept(2));
+      at.set_staging(0, at.d_next(0) * at.noise(1));
+      at.set_staging(1, at.d_next(1) * at.noise(2) + v1 * at.kept(2));
       at.set_grad(0, (v1 * at.state(1) - v1 * at.kept(3)) * at.kept(2) * v2);
       at.set_grad(1, v1 * v2 * (V(1.0) - at.kept(3) * at.kept(3)));
       at.set_grad(2, v0 * at.kept(4) * at.kept(1) * (V(1.0) - at.kept(1)));
     }
     if constexpr (stage == 1) {
-      at.set_d_state(0, at.desk(0) + at.product(0) * at.noise(0));
-      at.set_d_state(1, at.desk(1));
+      at.set_d_state(0, at.staging(0) + at.product(0) * at.noise(0));
+      at.set_d_state(1, at.staging(1));
     }
   }
 };

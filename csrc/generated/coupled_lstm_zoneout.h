@@ -11,7 +11,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmZoneout {
-  static constexpr const char* name = "coupled_lstm_zoneout fc9eda6d45cabc6b";
+  static constexpr const char* name = "coupled_lstm_zoneout fb6e01c42bb6ec4a";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct CoupledLstmZoneout {
   static constexpr std::array<int, 3> d_product = {0, 1, 2};
   static constexpr std::array<int, 0> d_vector = {};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

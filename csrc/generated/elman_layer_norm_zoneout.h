@@ -9,7 +9,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanLayerNormZoneout {
-  static constexpr const char* name = "elman_layer_norm_zoneout 4d0367a5b1a1e414";
+  static constexpr const char* name = "elman_layer_norm_zoneout 18cbb0bd1b0a6a63";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -22,7 +22,7 @@ struct ElmanLayerNormZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 7> d_vector = {1, 2, 3, 2, 2, -1, -1};
   static constexpr int weight_blocks = 1, widest_product = 1;
-  static constexpr int desk = 4, sums = 4;
+  static constexpr int staging = 4, sums = 4;
   static constexpr int forward_stages = 4;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 1, 1, 0, {}}}};
   static constexpr std::array<int, 5> forward_first = {0, 0, 1, 1, 1};
@@ -34,7 +34,7 @@ struct ElmanLayerNormZoneout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 1, 1, {4}, 0, {}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
@@ -42,25 +42,25 @@ struct ElmanLayerNormZoneout {
     }
     if constexpr (stage == 1) {
       const V v0 = at.projected(0) - at.sum(0) * at.vector(5);
-      at.set_desk(0, v0);
-      at.set_desk(1, at.product(0));
+      at.set_staging(0, v0);
+      at.set_staging(1, at.product(0));
       at.add_sum(1, v0 * v0);
       at.add_sum(2, at.product(0));
     }
     if constexpr (stage == 2) {
-      const V v0 = at.desk(1) - at.sum(2) * at.vector(5);
+      const V v0 = at.staging(1) - at.sum(2) * at.vector(5);
       const V v1 = V(1.0) / sqrt(at.sum(1) * at.vector(5) + at.vector(6));
-      const V v2 = at.desk(0) * v1;
-      at.set_desk(2, v0);
-      at.set_desk(3, v2 * at.vector(0) + at.vector(1) + at.vector(4));
+      const V v2 = at.staging(0) * v1;
+      at.set_staging(2, v0);
+      at.set_staging(3, v2 * at.vector(0) + at.vector(1) + at.vector(4));
       at.add_sum(3, v0 * v0);
       at.set_kept(0, v1);
       at.set_kept(1, v2);
     }
     if constexpr (stage == 3) {
       const V v0 = V(1.0) / sqrt(at.sum(3) * at.vector(5) + at.vector(6));
-      const V v1 = at.desk(2) * v0;
-      const V v2 = tanh(at.desk(3) + v1 * at.vector(2) + at.vector(3));
+      const V v1 = at.staging(2) * v0;
+      const V v2 = tanh(at.staging(3) + v1 * at.vector(2) + at.vector(3));
       at.set_kept(2, v0);
       at.set_kept(3, v1);
       at.set_kept(4, v2);
@@ -74,9 +74,9 @@ struct ElmanLayerNormZoneout {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(0)) * (V(1.0) - at.kept(4) * at.kept(4));
       const V v1 = v0 * at.vector(0);
       const V v2 = v0 * at.vector(2);
-      at.set_desk(0, v1);
-      at.set_desk(1, v2);
-      at.set_desk(2, at.d_next(0) * at.noise(0));
+      at.set_staging(0, v1);
+      at.set_staging(1, v2);
+      at.set_staging(2, at.d_next(0) * at.noise(0));
       at.add_sum(0, v1);
       at.add_sum(1, v1 * at.kept(1));
       at.add_sum(2, v2);
@@ -86,11 +86,11 @@ struct ElmanLayerNormZoneout {
       at.set_grad(3, v0 * at.kept(3));
     }
     if constexpr (stage == 1) {
-      at.set_grad(0, at.kept(0) * (at.desk(0) - at.sum(0) * at.vector(5) - at.kept(1) * at.sum(1) * at.vector(5)));
-      at.set_grad(4, at.kept(2) * (at.desk(1) - at.sum(2) * at.vector(5) - at.kept(3) * at.sum(3) * at.vector(5)));
+      at.set_grad(0, at.kept(0) * (at.staging(0) - at.sum(0) * at.vector(5) - at.kept(1) * at.sum(1) * at.vector(5)));
+      at.set_grad(4, at.kept(2) * (at.staging(1) - at.sum(2) * at.vector(5) - at.kept(3) * at.sum(3) * at.vector(5)));
     }
     if constexpr (stage == 2) {
-      at.set_d_state(0, at.desk(2) + at.product(0));
+      at.set_d_state(0, at.staging(2) + at.product(0));
     }
   }
 };

@@ -9,7 +9,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanRecurrentDropout {
-  static constexpr const char* name = "elman_recurrent_dropout fb3a0d88a48fcc15";
+  static constexpr const char* name = "elman_recurrent_dropout 7054b9e13f216b47";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -22,7 +22,7 @@ struct ElmanRecurrentDropout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 0> d_vector = {};
   static constexpr int weight_blocks = 1, widest_product = 1;
-  static constexpr int desk = 1, sums = 0;
+  static constexpr int staging = 1, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 1, 1, -1, {0}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 1};
@@ -34,12 +34,12 @@ struct ElmanRecurrentDropout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 1, 1, {0}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
-      at.set_desk(0, v0);
+      at.set_staging(0, v0);
       at.set_kept(0, v0);
     }
     if constexpr (stage == 1) {

@@ -21,7 +21,7 @@ struct ElmanRelu {
   static constexpr std::array<int, 1> d_product = {0};
   static constexpr std::array<int, 0> d_vector = {};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -8,7 +8,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanZoneoutEvaluated {
-  static constexpr const char* name = "elman_zoneout_evaluated 495b58fa850195e4";
+  static constexpr const char* name = "elman_zoneout_evaluated 7fc8a82d9ef9df65";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -21,7 +21,7 @@ struct ElmanZoneoutEvaluated {
   static constexpr std::array<int, 1> d_product = {0};
   static constexpr std::array<int, 2> d_vector = {-1, -1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

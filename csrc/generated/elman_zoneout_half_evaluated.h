@@ -8,7 +8,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanZoneoutHalfEvaluated {
-  static constexpr const char* name = "elman_zoneout_half_evaluated 50d9250661af852e";
+  static constexpr const char* name = "elman_zoneout_half_evaluated b41d77c75ba5224f";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -21,7 +21,7 @@ struct ElmanZoneoutHalfEvaluated {
   static constexpr std::array<int, 1> d_product = {0};
   static constexpr std::array<int, 1> d_vector = {-1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

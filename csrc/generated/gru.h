@@ -25,7 +25,7 @@ struct Gru {
   static constexpr std::array<int, 3> d_product = {0, 1, 3};
   static constexpr std::array<int, 3> d_vector = {0, 1, 3};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

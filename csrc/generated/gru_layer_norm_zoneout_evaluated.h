@@ -13,7 +13,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruLayerNormZoneoutEvaluated {
-  static constexpr const char* name = "gru_layer_norm_zoneout_evaluated 294b37ccf0e41733";
+  static constexpr const char* name = "gru_layer_norm_zoneout_evaluated d824c1022b3406e7";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -26,7 +26,7 @@ struct GruLayerNormZoneoutEvaluated {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 23> d_vector = {3, 4, 5, 3, 4, 6, 7, 8, 9, 3, 4, 5, 10, 11, 12, 3, 4, 6, -1, -1, -1, -1, -1};
   static constexpr int weight_blocks = 3, widest_product = 3;
-  static constexpr int desk = 12, sums = 8;
+  static constexpr int staging = 12, sums = 8;
   static constexpr int forward_stages = 4;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 3, 1, 0, {}}}};
   static constexpr std::array<int, 5> forward_first = {0, 0, 1, 1, 1};
@@ -38,7 +38,7 @@ struct GruLayerNormZoneoutEvaluated {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 3, 1, {13, 14, 15}, 0, {}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
@@ -50,12 +50,12 @@ struct GruLayerNormZoneoutEvaluated {
       const V v1 = at.sum(1) * at.vector(19);
       const V v2 = at.projected(0) - v1;
       const V v3 = at.projected(1) - v1;
-      at.set_desk(0, v0);
-      at.set_desk(1, at.product(0));
-      at.set_desk(2, at.product(1));
-      at.set_desk(4, v2);
-      at.set_desk(6, at.product(2));
-      at.set_desk(10, v3);
+      at.set_staging(0, v0);
+      at.set_staging(1, at.product(0));
+      at.set_staging(2, at.product(1));
+      at.set_staging(4, v2);
+      at.set_staging(6, at.product(2));
+      at.set_staging(10, v3);
       at.add_sum(2, v0 * v0);
       at.add_sum(3, v2 * v2 + v3 * v3);
       at.add_sum(4, at.product(0) + at.product(1));
@@ -64,18 +64,18 @@ struct GruLayerNormZoneoutEvaluated {
     }
     if constexpr (stage == 2) {
       const V v0 = at.sum(4) * at.vector(19);
-      const V v1 = at.desk(1) - v0;
+      const V v1 = at.staging(1) - v0;
       const V v2 = V(1.0) / sqrt(at.sum(3) * at.vector(19) + at.vector(20));
-      const V v3 = at.desk(6) - at.sum(5) * at.vector(18);
+      const V v3 = at.staging(6) - at.sum(5) * at.vector(18);
       const V v4 = V(1.0) / sqrt(at.sum(2) * at.vector(18) + at.vector(20));
-      const V v5 = at.desk(0) * v4;
-      const V v6 = at.desk(2) - v0;
-      at.set_desk(3, v1);
-      at.set_desk(5, at.desk(4) * v2 * at.vector(6) + at.vector(9) + at.vector(0));
-      at.set_desk(7, v3);
-      at.set_desk(8, v5 * at.vector(8) + at.vector(11) + at.vector(2));
-      at.set_desk(9, v6);
-      at.set_desk(11, at.desk(10) * v2 * at.vector(7) + at.vector(10) + at.vector(1));
+      const V v5 = at.staging(0) * v4;
+      const V v6 = at.staging(2) - v0;
+      at.set_staging(3, v1);
+      at.set_staging(5, at.staging(4) * v2 * at.vector(6) + at.vector(9) + at.vector(0));
+      at.set_staging(7, v3);
+      at.set_staging(8, v5 * at.vector(8) + at.vector(11) + at.vector(2));
+      at.set_staging(9, v6);
+      at.set_staging(11, at.staging(10) * v2 * at.vector(7) + at.vector(10) + at.vector(1));
       at.add_sum(6, v1 * v1 + v6 * v6);
       at.add_sum(7, v3 * v3);
       at.set_kept(0, v4);
@@ -84,13 +84,13 @@ struct GruLayerNormZoneoutEvaluated {
     }
     if constexpr (stage == 3) {
       const V v0 = V(1.0) / sqrt(at.sum(6) * at.vector(19) + at.vector(20));
-      const V v1 = at.desk(3) * v0;
-      const V v2 = sigmoid(at.desk(5) + v1 * at.vector(12) + at.vector(15) + at.vector(3));
+      const V v1 = at.staging(3) * v0;
+      const V v2 = sigmoid(at.staging(5) + v1 * at.vector(12) + at.vector(15) + at.vector(3));
       const V v3 = V(1.0) / sqrt(at.sum(7) * at.vector(18) + at.vector(20));
-      const V v4 = at.desk(7) * v3;
-      const V v5 = tanh(at.desk(8) + v2 * (v4 * at.vector(14) + at.vector(17) + at.vector(5)));
-      const V v6 = at.desk(9) * v0;
-      const V v7 = sigmoid(at.desk(11) + v6 * at.vector(13) + at.vector(16) + at.vector(4));
+      const V v4 = at.staging(7) * v3;
+      const V v5 = tanh(at.staging(8) + v2 * (v4 * at.vector(14) + at.vector(17) + at.vector(5)));
+      const V v6 = at.staging(9) * v0;
+      const V v7 = sigmoid(at.staging(11) + v6 * at.vector(13) + at.vector(16) + at.vector(4));
       at.set_kept(4, v0);
       at.set_kept(5, v1);
       at.set_kept(6, v2);
@@ -120,15 +120,15 @@ struct GruLayerNormZoneoutEvaluated {
       const V v11 = v6 * at.vector(13);
       const V v12 = v2 * at.kept(6);
       const V v13 = v12 * at.vector(14);
-      at.set_desk(0, v4);
-      at.set_desk(1, v5);
-      at.set_desk(2, v7);
-      at.set_desk(3, v8);
-      at.set_desk(4, v9);
-      at.set_desk(5, v10);
-      at.set_desk(6, v11);
-      at.set_desk(7, v13);
-      at.set_desk(8, at.d_next(0) * at.vector(21) + v1);
+      at.set_staging(0, v4);
+      at.set_staging(1, v5);
+      at.set_staging(2, v7);
+      at.set_staging(3, v8);
+      at.set_staging(4, v9);
+      at.set_staging(5, v10);
+      at.set_staging(6, v11);
+      at.set_staging(7, v13);
+      at.set_staging(8, at.d_next(0) * at.vector(21) + v1);
       at.add_sum(0, v4 + v7);
       at.add_sum(1, v4 * v5 + v7 * v8);
       at.add_sum(2, v9);
@@ -153,15 +153,15 @@ struct GruLayerNormZoneoutEvaluated {
       const V v1 = at.sum(1) * at.vector(19);
       const V v2 = at.sum(4) * at.vector(19);
       const V v3 = at.sum(5) * at.vector(19);
-      at.set_grad(0, at.kept(3) * (at.desk(0) - v0 - at.desk(1) * v1));
-      at.set_grad(1, at.kept(3) * (at.desk(2) - v0 - at.desk(3) * v1));
-      at.set_grad(2, at.kept(0) * (at.desk(4) - at.sum(2) * at.vector(18) - at.kept(1) * at.sum(3) * at.vector(18)));
-      at.set_grad(13, at.kept(4) * (at.desk(5) - v2 - at.kept(5) * v3));
-      at.set_grad(14, at.kept(4) * (at.desk(6) - v2 - at.kept(10) * v3));
-      at.set_grad(15, at.kept(7) * (at.desk(7) - at.sum(6) * at.vector(18) - at.kept(8) * at.sum(7) * at.vector(18)));
+      at.set_grad(0, at.kept(3) * (at.staging(0) - v0 - at.staging(1) * v1));
+      at.set_grad(1, at.kept(3) * (at.staging(2) - v0 - at.staging(3) * v1));
+      at.set_grad(2, at.kept(0) * (at.staging(4) - at.sum(2) * at.vector(18) - at.kept(1) * at.sum(3) * at.vector(18)));
+      at.set_grad(13, at.kept(4) * (at.staging(5) - v2 - at.kept(5) * v3));
+      at.set_grad(14, at.kept(4) * (at.staging(6) - v2 - at.kept(10) * v3));
+      at.set_grad(15, at.kept(7) * (at.staging(7) - at.sum(6) * at.vector(18) - at.kept(8) * at.sum(7) * at.vector(18)));
     }
     if constexpr (stage == 2) {
-      at.set_d_state(0, at.desk(8) + at.product(0));
+      at.set_d_state(0, at.staging(8) + at.product(0));
     }
   }
 };

@@ -13,7 +13,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruRecurrentDropoutZoneout {
-  static constexpr const char* name = "gru_recurrent_dropout_zoneout bb27b669de73bfe9";
+  static constexpr const char* name = "gru_recurrent_dropout_zoneout f086f0097239f407";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -26,7 +26,7 @@ struct GruRecurrentDropoutZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 3> d_vector = {0, 1, 3};
   static constexpr int weight_blocks = 3, widest_product = 3;
-  static constexpr int desk = 1, sums = 0;
+  static constexpr int staging = 1, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 3, 1, -1, {0}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 1};
@@ -38,12 +38,12 @@ struct GruRecurrentDropoutZoneout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 3, 1, {0, 1, 3}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
-      at.set_desk(0, v0);
+      at.set_staging(0, v0);
       at.set_kept(0, v0);
     }
     if constexpr (stage == 1) {
@@ -65,14 +65,14 @@ struct GruRecurrentDropoutZoneout {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = v0 * at.kept(4);
       const V v2 = (v0 - v1) * (V(1.0) - at.kept(3) * at.kept(3));
-      at.set_desk(0, at.d_next(0) * at.noise(1) + v1);
+      at.set_staging(0, at.d_next(0) * at.noise(1) + v1);
       at.set_grad(0, v2 * at.kept(2) * at.kept(1) * (V(1.0) - at.kept(1)));
       at.set_grad(1, v0 * (at.state(0) - at.kept(3)) * at.kept(4) * (V(1.0) - at.kept(4)));
       at.set_grad(2, v2);
       at.set_grad(3, v2 * at.kept(1));
     }
     if constexpr (stage == 1) {
-      at.set_d_state(0, at.desk(0) + at.product(0) * at.noise(0));
+      at.set_d_state(0, at.staging(0) + at.product(0) * at.noise(0));
     }
   }
 };

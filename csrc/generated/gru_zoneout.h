@@ -12,7 +12,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruZoneout {
-  static constexpr const char* name = "gru_zoneout 9934ae2016a82ebd";
+  static constexpr const char* name = "gru_zoneout bdbe7aadbe81838b";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -25,7 +25,7 @@ struct GruZoneout {
   static constexpr std::array<int, 3> d_product = {0, 1, 3};
   static constexpr std::array<int, 3> d_vector = {0, 1, 3};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

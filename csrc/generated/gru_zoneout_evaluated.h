@@ -12,7 +12,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruZoneoutEvaluated {
-  static constexpr const char* name = "gru_zoneout_evaluated eb0aabab6997a6e1";
+  static constexpr const char* name = "gru_zoneout_evaluated 4c42f30363d8bc8b";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -25,7 +25,7 @@ struct GruZoneoutEvaluated {
   static constexpr std::array<int, 3> d_product = {0, 1, 3};
   static constexpr std::array<int, 5> d_vector = {0, 1, 3, -1, -1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -9,7 +9,7 @@ namespace {
 // The independently recurrent network: each unit hears of the past from itself alone.
 //     h_t = relu(U x_t + w ⊙ h_{t-1} + b)
 struct IndRnn {
-  static constexpr const char* name = "ind_rnn 8998bf8bfd25d32e";
+  static constexpr const char* name = "ind_rnn 4fa9acfacc4a15f2";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -22,7 +22,7 @@ struct IndRnn {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 1> d_vector = {1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

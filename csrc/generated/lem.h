@@ -13,7 +13,7 @@ namespace {
 //     z_t = (1 - a) ⊙ z_{t-1} + a ⊙ tanh(W_z y_{t-1} + V_z x_t + b_z)
 //     y_t = (1 - e) ⊙ y_{t-1} + e ⊙ tanh(W_y z_t + V_y x_t + b_y)
 struct Lem {
-  static constexpr const char* name = "lem 01f36726f2afedb7";
+  static constexpr const char* name = "lem d9cf01aa0b0e5326";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -26,7 +26,7 @@ struct Lem {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 0> d_vector = {};
   static constexpr int weight_blocks = 4, widest_product = 3;
-  static constexpr int desk = 3, sums = 0;
+  static constexpr int staging = 3, sums = 0;
   static constexpr int forward_stages = 3;
   static constexpr std::array<Product, 2> forward_products = {{{0, 1, true, 3, 1, 0, {}}, {3, 1, true, 1, 1, -1, {2}}}};
   static constexpr std::array<int, 4> forward_first = {0, 0, 1, 2};
@@ -38,7 +38,7 @@ struct Lem {
   static constexpr std::array<WeightGradient, 2> weight_gradients = {
       {{0, 1, true, 3, 1, {0, 1, 2}, 0, {}}, {3, 1, true, 1, 1, {3}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 1) {
@@ -46,9 +46,9 @@ struct Lem {
       const V v1 = sigmoid(at.projected(0) + at.product(0));
       const V v2 = tanh(at.projected(2) + at.product(2));
       const V v3 = (V(1.0) - v1) * at.state(1) + v1 * v2;
-      at.set_desk(0, v0);
-      at.set_desk(1, (V(1.0) - v0) * at.state(0));
-      at.set_desk(2, v3);
+      at.set_staging(0, v0);
+      at.set_staging(1, (V(1.0) - v0) * at.state(0));
+      at.set_staging(2, v3);
       at.set_kept(0, v3);
       at.set_kept(1, v0);
       at.set_kept(2, v1);
@@ -57,8 +57,8 @@ struct Lem {
     if constexpr (stage == 2) {
       const V v0 = tanh(at.projected(3) + at.product(0));
       at.set_kept(4, v0);
-      at.set_next(0, at.desk(1) + at.desk(0) * v0);
-      at.set_next(1, at.desk(2));
+      at.set_next(0, at.staging(1) + at.staging(0) * v0);
+      at.set_next(1, at.staging(2));
     }
   }
 
@@ -66,21 +66,21 @@ struct Lem {
   static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(1);
-      at.set_desk(0, at.d_next(1));
-      at.set_desk(1, at.d_next(0) * v0);
+      at.set_staging(0, at.d_next(1));
+      at.set_staging(1, at.d_next(0) * v0);
       at.set_grad(1, (at.d_next(0) * at.kept(4) - at.d_next(0) * at.state(0)) * at.kept(1) * v0);
       at.set_grad(3, at.d_next(0) * at.kept(1) * (V(1.0) - at.kept(4) * at.kept(4)));
     }
     if constexpr (stage == 1) {
-      const V v0 = at.desk(0) + at.product(0);
+      const V v0 = at.staging(0) + at.product(0);
       const V v1 = V(1.0) - at.kept(2);
-      at.set_desk(2, v0 * v1);
+      at.set_staging(2, v0 * v1);
       at.set_grad(0, (v0 * at.kept(3) - v0 * at.state(1)) * at.kept(2) * v1);
       at.set_grad(2, v0 * at.kept(2) * (V(1.0) - at.kept(3) * at.kept(3)));
     }
     if constexpr (stage == 2) {
-      at.set_d_state(0, at.desk(1) + at.product(0));
-      at.set_d_state(1, at.desk(2));
+      at.set_d_state(0, at.staging(1) + at.product(0));
+      at.set_d_state(1, at.staging(2));
     }
   }
 };

@@ -11,7 +11,7 @@ namespace {
 //     s_t = λ ⊙ s_{t-1} + exp(γ) ⊙ (B x_t)
 //     y_t = Re(C s_t)
 struct Lru {
-  static constexpr const char* name = "lru 310dd65f768de0c1";
+  static constexpr const char* name = "lru 01a21ad688d248a6";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct Lru {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 3> d_vector = {2, 3, 4};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -24,7 +24,7 @@ struct Lstm {
   static constexpr std::array<int, 4> d_product = {0, 1, 2, 3};
   static constexpr std::array<int, 0> d_vector = {};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -12,7 +12,7 @@ namespace {
 //     f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + i ⊙ g
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)        h_t = o ⊙ tanh(c_t)
 struct LstmRecurrentDropout {
-  static constexpr const char* name = "lstm_recurrent_dropout 47a4470869d5c2d1";
+  static constexpr const char* name = "lstm_recurrent_dropout 213944e500cc02f4";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -25,7 +25,7 @@ struct LstmRecurrentDropout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 0> d_vector = {};
   static constexpr int weight_blocks = 4, widest_product = 4;
-  static constexpr int desk = 1, sums = 0;
+  static constexpr int staging = 1, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 4, 1, -1, {0}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 1};
@@ -37,12 +37,12 @@ struct LstmRecurrentDropout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 4, 1, {0, 1, 2, 3}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
-      at.set_desk(0, v0);
+      at.set_staging(0, v0);
       at.set_kept(0, v0);
     }
     if constexpr (stage == 1) {
@@ -66,7 +66,7 @@ struct LstmRecurrentDropout {
   static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(1) + at.d_next(0) * at.kept(1) * (V(1.0) - at.kept(5) * at.kept(5));
-      at.set_desk(0, v0 * at.kept(2));
+      at.set_staging(0, v0 * at.kept(2));
       at.set_grad(0, v0 * at.kept(4) * at.kept(3) * (V(1.0) - at.kept(3)));
       at.set_grad(1, v0 * at.state(1) * at.kept(2) * (V(1.0) - at.kept(2)));
       at.set_grad(2, v0 * at.kept(3) * (V(1.0) - at.kept(4) * at.kept(4)));
@@ -74,7 +74,7 @@ struct LstmRecurrentDropout {
     }
     if constexpr (stage == 1) {
       at.set_d_state(0, at.product(0) * at.noise(0));
-      at.set_d_state(1, at.desk(0));
+      at.set_d_state(1, at.staging(0));
     }
   }
 };

@@ -11,7 +11,7 @@ namespace {
 //     f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + i ⊙ g
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)        h_t = o ⊙ tanh(c_t)
 struct LstmZoneoutEvaluated {
-  static constexpr const char* name = "lstm_zoneout_evaluated b2465dc9321825b8";
+  static constexpr const char* name = "lstm_zoneout_evaluated 112d6db17bcad6cc";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct LstmZoneoutEvaluated {
   static constexpr std::array<int, 4> d_product = {0, 1, 2, 3};
   static constexpr std::array<int, 2> d_vector = {-1, -1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -12,7 +12,7 @@ namespace {
 //     h̃ = tanh(U_h x_t + W_h (f ⊙ h_{t-1}) + b_h)
 //     h_t = (1 - f) ⊙ h_{t-1} + f ⊙ h̃
 struct MguZoneout {
-  static constexpr const char* name = "mgu_zoneout e6b3347136e6ab3d";
+  static constexpr const char* name = "mgu_zoneout 4e8869e455e5fa80";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -25,7 +25,7 @@ struct MguZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 0> d_vector = {};
   static constexpr int weight_blocks = 2, widest_product = 1;
-  static constexpr int desk = 4, sums = 0;
+  static constexpr int staging = 4, sums = 0;
   static constexpr int forward_stages = 3;
   static constexpr std::array<Product, 2> forward_products = {{{0, 1, false, 1, 1, 0, {}}, {1, 1, false, 1, 1, -1, {2}}}};
   static constexpr std::array<int, 4> forward_first = {0, 0, 1, 2};
@@ -37,22 +37,22 @@ struct MguZoneout {
   static constexpr std::array<WeightGradient, 2> weight_gradients = {
       {{0, 1, false, 1, 1, {0}, 0, {}}, {1, 1, false, 1, 1, {1}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(0) + at.product(0));
       const V v1 = v0 * at.state(0);
-      at.set_desk(0, v0);
-      at.set_desk(1, (V(1.0) - v0) * at.state(0));
-      at.set_desk(2, v1);
+      at.set_staging(0, v0);
+      at.set_staging(1, (V(1.0) - v0) * at.state(0));
+      at.set_staging(2, v1);
       at.set_kept(0, v1);
       at.set_kept(1, v0);
     }
     if constexpr (stage == 2) {
       const V v0 = tanh(at.projected(1) + at.product(0));
       at.set_kept(2, v0);
-      at.set_next(0, at.noise(0) * at.state(0) + (V(1.0) - at.noise(0)) * (at.desk(1) + at.desk(0) * v0));
+      at.set_next(0, at.noise(0) * at.state(0) + (V(1.0) - at.noise(0)) * (at.staging(1) + at.staging(0) * v0));
     }
   }
 
@@ -61,17 +61,17 @@ struct MguZoneout {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(0));
       const V v1 = V(1.0) - at.kept(1);
-      at.set_desk(0, v0 * at.kept(2) - v0 * at.state(0));
-      at.set_desk(1, v1);
-      at.set_desk(2, at.d_next(0) * at.noise(0) + v0 * v1);
+      at.set_staging(0, v0 * at.kept(2) - v0 * at.state(0));
+      at.set_staging(1, v1);
+      at.set_staging(2, at.d_next(0) * at.noise(0) + v0 * v1);
       at.set_grad(1, v0 * at.kept(1) * (V(1.0) - at.kept(2) * at.kept(2)));
     }
     if constexpr (stage == 1) {
-      at.set_desk(3, at.desk(2) + at.product(0) * at.kept(1));
-      at.set_grad(0, (at.desk(0) + at.product(0) * at.state(0)) * at.kept(1) * at.desk(1));
+      at.set_staging(3, at.staging(2) + at.product(0) * at.kept(1));
+      at.set_grad(0, (at.staging(0) + at.product(0) * at.state(0)) * at.kept(1) * at.staging(1));
     }
     if constexpr (stage == 2) {
-      at.set_d_state(0, at.desk(3) + at.product(0));
+      at.set_d_state(0, at.staging(3) + at.product(0));
     }
   }
 };

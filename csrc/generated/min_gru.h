@@ -11,7 +11,7 @@ namespace {
 //     h̃ = g(U_h x_t + b_h)
 //     h_t = (1 - z) ⊙ h_{t-1} + z ⊙ h̃
 struct MinGru {
-  static constexpr const char* name = "min_gru f5e4196d060f4ad0";
+  static constexpr const char* name = "min_gru e78b73a7eaf759a0";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct MinGru {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 1> d_vector = {-1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

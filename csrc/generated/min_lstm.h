@@ -11,7 +11,7 @@ namespace {
 //     i = σ(U_i x_t + b_i)        i' = i / (f + i)
 //     h̃ = g(U_h x_t + b_h)        h_t = f' ⊙ h_{t-1} + i' ⊙ h̃
 struct MinLstm {
-  static constexpr const char* name = "min_lstm 4d0c9d383e62febc";
+  static constexpr const char* name = "min_lstm 0925b7a5d871e278";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct MinLstm {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 1> d_vector = {-1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

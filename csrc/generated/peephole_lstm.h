@@ -14,7 +14,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstm {
-  static constexpr const char* name = "peephole_lstm 52eda4abeeded611";
+  static constexpr const char* name = "peephole_lstm b3c90e3b3c9c06d4";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -27,7 +27,7 @@ struct PeepholeLstm {
   static constexpr std::array<int, 4> d_product = {0, 1, 2, 3};
   static constexpr std::array<int, 3> d_vector = {4, 5, 6};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -15,7 +15,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmLayerNormZoneout {
-  static constexpr const char* name = "peephole_lstm_layer_norm_zoneout c07db1d0b0d59028";
+  static constexpr const char* name = "peephole_lstm_layer_norm_zoneout 9f9b01b65154f26b";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -28,7 +28,7 @@ struct PeepholeLstmLayerNormZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 28> d_vector = {4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 11, 12, 13, 14, 19, 20, 11, 12, 13, 14, -1, -1, -1};
   static constexpr int weight_blocks = 4, widest_product = 4;
-  static constexpr int desk = 20, sums = 6;
+  static constexpr int staging = 20, sums = 6;
   static constexpr int forward_stages = 6;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 4, 1, 0, {}}}};
   static constexpr std::array<int, 7> forward_first = {0, 0, 1, 1, 1, 1, 1};
@@ -40,7 +40,7 @@ struct PeepholeLstmLayerNormZoneout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 4, 1, {21, 22, 23, 24}, 0, {}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
@@ -52,50 +52,50 @@ struct PeepholeLstmLayerNormZoneout {
       const V v2 = at.projected(0) - v0;
       const V v3 = at.projected(2) - v0;
       const V v4 = at.projected(3) - v0;
-      at.set_desk(0, at.product(0));
-      at.set_desk(1, at.product(1));
-      at.set_desk(2, at.product(2));
-      at.set_desk(3, at.product(3));
-      at.set_desk(6, v1);
-      at.set_desk(9, v2);
-      at.set_desk(12, v3);
-      at.set_desk(14, v4);
+      at.set_staging(0, at.product(0));
+      at.set_staging(1, at.product(1));
+      at.set_staging(2, at.product(2));
+      at.set_staging(3, at.product(3));
+      at.set_staging(6, v1);
+      at.set_staging(9, v2);
+      at.set_staging(12, v3);
+      at.set_staging(14, v4);
       at.add_sum(1, v2 * v2 + v1 * v1 + v3 * v3 + v4 * v4);
       at.add_sum(2, at.product(0) + at.product(1) + at.product(2) + at.product(3));
       at.set_kept(0, v0);
     }
     if constexpr (stage == 2) {
       const V v0 = at.sum(2) * at.vector(25);
-      const V v1 = at.desk(3) - v0;
-      const V v2 = at.desk(1) - v0;
+      const V v1 = at.staging(3) - v0;
+      const V v2 = at.staging(1) - v0;
       const V v3 = V(1.0) / sqrt(at.sum(1) * at.vector(25) + at.vector(26));
-      const V v4 = at.desk(0) - v0;
-      const V v5 = at.desk(2) - v0;
-      at.set_desk(4, v1);
-      at.set_desk(5, v2);
-      at.set_desk(7, at.desk(6) * v3 * at.vector(4) + at.vector(8) + at.vector(22));
-      at.set_desk(8, v4);
-      at.set_desk(10, at.desk(9) * v3 * at.vector(3) + at.vector(7) + at.vector(21));
-      at.set_desk(11, v5);
-      at.set_desk(13, at.desk(12) * v3 * at.vector(5) + at.vector(9) + at.vector(23));
-      at.set_desk(15, at.desk(14) * v3 * at.vector(6) + at.vector(10) + at.vector(24));
+      const V v4 = at.staging(0) - v0;
+      const V v5 = at.staging(2) - v0;
+      at.set_staging(4, v1);
+      at.set_staging(5, v2);
+      at.set_staging(7, at.staging(6) * v3 * at.vector(4) + at.vector(8) + at.vector(22));
+      at.set_staging(8, v4);
+      at.set_staging(10, at.staging(9) * v3 * at.vector(3) + at.vector(7) + at.vector(21));
+      at.set_staging(11, v5);
+      at.set_staging(13, at.staging(12) * v3 * at.vector(5) + at.vector(9) + at.vector(23));
+      at.set_staging(15, at.staging(14) * v3 * at.vector(6) + at.vector(10) + at.vector(24));
       at.add_sum(3, v4 * v4 + v2 * v2 + v5 * v5 + v1 * v1);
       at.set_kept(1, v3);
     }
     if constexpr (stage == 3) {
       const V v0 = V(1.0) / sqrt(at.sum(3) * at.vector(25) + at.vector(26));
-      const V v1 = at.desk(5) * v0;
-      const V v2 = sigmoid(at.desk(7) + v1 * at.vector(12) + at.vector(16) + at.vector(1) * at.state(1));
-      const V v3 = at.desk(8) * v0;
-      const V v4 = sigmoid(at.desk(10) + v3 * at.vector(11) + at.vector(15) + at.vector(0) * at.state(1));
-      const V v5 = at.desk(11) * v0;
-      const V v6 = tanh(at.desk(13) + v5 * at.vector(13) + at.vector(17));
+      const V v1 = at.staging(5) * v0;
+      const V v2 = sigmoid(at.staging(7) + v1 * at.vector(12) + at.vector(16) + at.vector(1) * at.state(1));
+      const V v3 = at.staging(8) * v0;
+      const V v4 = sigmoid(at.staging(10) + v3 * at.vector(11) + at.vector(15) + at.vector(0) * at.state(1));
+      const V v5 = at.staging(11) * v0;
+      const V v6 = tanh(at.staging(13) + v5 * at.vector(13) + at.vector(17));
       const V v7 = v2 * at.state(1) + v4 * v6;
-      const V v8 = at.desk(4) * v0;
-      const V v9 = sigmoid(at.desk(15) + v8 * at.vector(14) + at.vector(18) + at.vector(2) * v7);
-      at.set_desk(16, v7);
-      at.set_desk(18, v9);
-      at.set_desk(19, at.noise(1) * at.state(1) + (V(1.0) - at.noise(1)) * v7);
+      const V v8 = at.staging(4) * v0;
+      const V v9 = sigmoid(at.staging(15) + v8 * at.vector(14) + at.vector(18) + at.vector(2) * v7);
+      at.set_staging(16, v7);
+      at.set_staging(18, v9);
+      at.set_staging(19, at.noise(1) * at.state(1) + (V(1.0) - at.noise(1)) * v7);
       at.add_sum(4, v7);
       at.set_kept(2, v0);
       at.set_kept(3, v8);
@@ -108,19 +108,19 @@ struct PeepholeLstmLayerNormZoneout {
       at.set_kept(10, v9);
     }
     if constexpr (stage == 4) {
-      const V v0 = at.desk(16) - at.sum(4) * at.vector(27);
-      at.set_desk(17, v0);
+      const V v0 = at.staging(16) - at.sum(4) * at.vector(27);
+      at.set_staging(17, v0);
       at.add_sum(5, v0 * v0);
     }
     if constexpr (stage == 5) {
       const V v0 = V(1.0) / sqrt(at.sum(5) * at.vector(27) + at.vector(26));
-      const V v1 = at.desk(17) * v0;
+      const V v1 = at.staging(17) * v0;
       const V v2 = tanh(v1 * at.vector(19) + at.vector(20));
       at.set_kept(11, v0);
       at.set_kept(12, v1);
       at.set_kept(13, v2);
-      at.set_next(0, at.noise(0) * at.state(0) + (V(1.0) - at.noise(0)) * at.desk(18) * v2);
-      at.set_next(1, at.desk(19));
+      at.set_next(0, at.noise(0) * at.state(0) + (V(1.0) - at.noise(0)) * at.staging(18) * v2);
+      at.set_next(1, at.staging(19));
     }
   }
 
@@ -134,15 +134,15 @@ struct PeepholeLstmLayerNormZoneout {
       const V v4 = v3 * at.vector(6);
       const V v5 = (at.projected(3) - at.kept(0)) * at.kept(1);
       const V v6 = v3 * at.vector(14);
-      at.set_desk(0, v2);
-      at.set_desk(1, at.d_next(1) * (V(1.0) - at.noise(1)) + v3 * at.vector(2));
-      at.set_desk(2, v4);
-      at.set_desk(4, v4 * v5);
-      at.set_desk(10, v5);
-      at.set_desk(11, v6);
-      at.set_desk(13, v6 * at.kept(3));
-      at.set_desk(16, at.d_next(0) * at.noise(0));
-      at.set_desk(17, at.d_next(1) * at.noise(1));
+      at.set_staging(0, v2);
+      at.set_staging(1, at.d_next(1) * (V(1.0) - at.noise(1)) + v3 * at.vector(2));
+      at.set_staging(2, v4);
+      at.set_staging(4, v4 * v5);
+      at.set_staging(10, v5);
+      at.set_staging(11, v6);
+      at.set_staging(13, v6 * at.kept(3));
+      at.set_staging(16, at.d_next(0) * at.noise(0));
+      at.set_staging(17, at.d_next(1) * at.noise(1));
       at.add_sum(0, v2);
       at.add_sum(1, v2 * at.kept(12));
       at.set_grad(6, v3 * (at.kept(5) * at.state(1) + at.kept(7) * at.kept(9)));
@@ -153,7 +153,7 @@ struct PeepholeLstmLayerNormZoneout {
       at.set_grad(20, v1);
     }
     if constexpr (stage == 1) {
-      const V v0 = at.desk(1) + at.kept(11) * (at.desk(0) - at.sum(0) * at.vector(27) - at.kept(12) * at.sum(1) * at.vector(27));
+      const V v0 = at.staging(1) + at.kept(11) * (at.staging(0) - at.sum(0) * at.vector(27) - at.kept(12) * at.sum(1) * at.vector(27));
       const V v1 = v0 * at.kept(9) * at.kept(7) * (V(1.0) - at.kept(7));
       const V v2 = v1 * at.vector(3);
       const V v3 = (at.projected(0) - at.kept(0)) * at.kept(1);
@@ -166,20 +166,20 @@ struct PeepholeLstmLayerNormZoneout {
       const V v10 = v1 * at.vector(11);
       const V v11 = v4 * at.vector(12);
       const V v12 = v7 * at.vector(13);
-      at.set_desk(3, v2);
-      at.set_desk(5, v3);
-      at.set_desk(6, v5);
-      at.set_desk(7, v6);
-      at.set_desk(8, v8);
-      at.set_desk(9, v9);
-      at.set_desk(12, v10);
-      at.set_desk(14, v11);
-      at.set_desk(15, v12);
-      at.set_desk(18, at.desk(17) + v0 * at.kept(5) + v4 * at.vector(1) + v1 * at.vector(0));
-      at.add_sum(2, v2 + v5 + v8 + at.desk(2));
-      at.add_sum(3, v2 * v3 + v5 * v6 + v8 * v9 + at.desk(4));
-      at.add_sum(4, v10 + v11 + v12 + at.desk(11));
-      at.add_sum(5, v10 * at.kept(6) + v11 * at.kept(4) + v12 * at.kept(8) + at.desk(13));
+      at.set_staging(3, v2);
+      at.set_staging(5, v3);
+      at.set_staging(6, v5);
+      at.set_staging(7, v6);
+      at.set_staging(8, v8);
+      at.set_staging(9, v9);
+      at.set_staging(12, v10);
+      at.set_staging(14, v11);
+      at.set_staging(15, v12);
+      at.set_staging(18, at.staging(17) + v0 * at.kept(5) + v4 * at.vector(1) + v1 * at.vector(0));
+      at.add_sum(2, v2 + v5 + v8 + at.staging(2));
+      at.add_sum(3, v2 * v3 + v5 * v6 + v8 * v9 + at.staging(4));
+      at.add_sum(4, v10 + v11 + v12 + at.staging(11));
+      at.add_sum(5, v10 * at.kept(6) + v11 * at.kept(4) + v12 * at.kept(8) + at.staging(13));
       at.set_grad(4, v1 * at.state(1));
       at.set_grad(5, v4 * at.state(1));
       at.set_grad(7, v1 * v3);
@@ -197,18 +197,18 @@ struct PeepholeLstmLayerNormZoneout {
       const V v1 = at.sum(3) * at.vector(25);
       const V v2 = at.sum(4) * at.vector(25);
       const V v3 = at.sum(5) * at.vector(25);
-      at.set_grad(0, at.kept(1) * (at.desk(3) - v0 - at.desk(5) * v1));
-      at.set_grad(1, at.kept(1) * (at.desk(6) - v0 - at.desk(7) * v1));
-      at.set_grad(2, at.kept(1) * (at.desk(8) - v0 - at.desk(9) * v1));
-      at.set_grad(3, at.kept(1) * (at.desk(2) - v0 - at.desk(10) * v1));
-      at.set_grad(21, at.kept(2) * (at.desk(12) - v2 - at.kept(6) * v3));
-      at.set_grad(22, at.kept(2) * (at.desk(14) - v2 - at.kept(4) * v3));
-      at.set_grad(23, at.kept(2) * (at.desk(15) - v2 - at.kept(8) * v3));
-      at.set_grad(24, at.kept(2) * (at.desk(11) - v2 - at.kept(3) * v3));
+      at.set_grad(0, at.kept(1) * (at.staging(3) - v0 - at.staging(5) * v1));
+      at.set_grad(1, at.kept(1) * (at.staging(6) - v0 - at.staging(7) * v1));
+      at.set_grad(2, at.kept(1) * (at.staging(8) - v0 - at.staging(9) * v1));
+      at.set_grad(3, at.kept(1) * (at.staging(2) - v0 - at.staging(10) * v1));
+      at.set_grad(21, at.kept(2) * (at.staging(12) - v2 - at.kept(6) * v3));
+      at.set_grad(22, at.kept(2) * (at.staging(14) - v2 - at.kept(4) * v3));
+      at.set_grad(23, at.kept(2) * (at.staging(15) - v2 - at.kept(8) * v3));
+      at.set_grad(24, at.kept(2) * (at.staging(11) - v2 - at.kept(3) * v3));
     }
     if constexpr (stage == 3) {
-      at.set_d_state(0, at.desk(16) + at.product(0));
-      at.set_d_state(1, at.desk(18));
+      at.set_d_state(0, at.staging(16) + at.product(0));
+      at.set_d_state(1, at.staging(18));
     }
   }
 };

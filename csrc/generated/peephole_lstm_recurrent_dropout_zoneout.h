@@ -15,7 +15,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmRecurrentDropoutZoneout {
-  static constexpr const char* name = "peephole_lstm_recurrent_dropout_zoneout 3cf7f2b6d6bc12bf";
+  static constexpr const char* name = "peephole_lstm_recurrent_dropout_zoneout 354bfcc50472756f";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -28,7 +28,7 @@ struct PeepholeLstmRecurrentDropoutZoneout {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 3> d_vector = {4, 5, 6};
   static constexpr int weight_blocks = 4, widest_product = 4;
-  static constexpr int desk = 2, sums = 0;
+  static constexpr int staging = 2, sums = 0;
   static constexpr int forward_stages = 2;
   static constexpr std::array<Product, 1> forward_products = {{{0, 1, true, 4, 1, -1, {0}}}};
   static constexpr std::array<int, 3> forward_first = {0, 0, 1};
@@ -40,12 +40,12 @@ struct PeepholeLstmRecurrentDropoutZoneout {
   static constexpr std::array<WeightGradient, 1> weight_gradients = {
       {{0, 1, true, 4, 1, {0, 1, 2, 3}, -1, {0}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
-      at.set_desk(0, v0);
+      at.set_staging(0, v0);
       at.set_kept(0, v0);
     }
     if constexpr (stage == 1) {
@@ -73,8 +73,8 @@ struct PeepholeLstmRecurrentDropoutZoneout {
       const V v2 = at.d_next(1) * (V(1.0) - at.noise(2)) + v0 * at.kept(4) * (V(1.0) - at.kept(5) * at.kept(5)) + v1 * at.vector(2);
       const V v3 = v2 * at.state(1) * at.kept(1) * (V(1.0) - at.kept(1));
       const V v4 = v2 * at.kept(3) * at.kept(2) * (V(1.0) - at.kept(2));
-      at.set_desk(0, at.d_next(0) * at.noise(1));
-      at.set_desk(1, at.d_next(1) * at.noise(2) + v2 * at.kept(1) + v3 * at.vector(1) + v4 * at.vector(0));
+      at.set_staging(0, at.d_next(0) * at.noise(1));
+      at.set_staging(1, at.d_next(1) * at.noise(2) + v2 * at.kept(1) + v3 * at.vector(1) + v4 * at.vector(0));
       at.set_grad(0, v4);
       at.set_grad(1, v3);
       at.set_grad(2, v2 * at.kept(2) * (V(1.0) - at.kept(3) * at.kept(3)));
@@ -84,8 +84,8 @@ struct PeepholeLstmRecurrentDropoutZoneout {
       at.set_grad(6, v1 * (at.kept(1) * at.state(1) + at.kept(2) * at.kept(3)));
     }
     if constexpr (stage == 1) {
-      at.set_d_state(0, at.desk(0) + at.product(0) * at.noise(0));
-      at.set_d_state(1, at.desk(1));
+      at.set_d_state(0, at.staging(0) + at.product(0) * at.noise(0));
+      at.set_d_state(1, at.staging(1));
     }
   }
 };

@@ -14,7 +14,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmUnbiased {
-  static constexpr const char* name = "peephole_lstm_unbiased 714f11c95174f689";
+  static constexpr const char* name = "peephole_lstm_unbiased dd1f2c98b066dc86";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -27,7 +27,7 @@ struct PeepholeLstmUnbiased {
   static constexpr std::array<int, 4> d_product = {0, 1, 2, 3};
   static constexpr std::array<int, 3> d_vector = {4, 5, 6};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

@@ -14,7 +14,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmZoneoutEvaluated {
-  static constexpr const char* name = "peephole_lstm_zoneout_evaluated ea8c9c165cef7de3";
+  static constexpr const char* name = "peephole_lstm_zoneout_evaluated b59782381441bd21";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -27,7 +27,7 @@ struct PeepholeLstmZoneoutEvaluated {
   static constexpr std::array<int, 4> d_product = {0, 1, 2, 3};
   static constexpr std::array<int, 5> d_vector = {4, 5, 6, -1, -1};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

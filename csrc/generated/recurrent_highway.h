@@ -13,7 +13,7 @@ namespace {
 //     g_l = σ([l = 1] U_g x_t + R_gl s_{l-1} + b_gl)
 //     s_l = g_l ⊙ h_l + (1 - g_l) ⊙ s_{l-1}
 struct RecurrentHighway {
-  static constexpr const char* name = "recurrent_highway 0f7c2ee28b27a859";
+  static constexpr const char* name = "recurrent_highway 0044866b8843882f";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -26,7 +26,7 @@ struct RecurrentHighway {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 4> d_vector = {2, 3, 4, 5};
   static constexpr int weight_blocks = 6, widest_product = 2;
-  static constexpr int desk = 3, sums = 0;
+  static constexpr int staging = 3, sums = 0;
   static constexpr int forward_stages = 4;
   static constexpr std::array<Product, 3> forward_products = {{{0, 1, true, 2, 1, 0, {}}, {2, 1, true, 2, 1, -1, {0}}, {4, 1, true, 2, 1, -1, {1}}}};
   static constexpr std::array<int, 5> forward_first = {0, 0, 1, 2, 3};
@@ -38,14 +38,14 @@ struct RecurrentHighway {
   static constexpr std::array<WeightGradient, 3> weight_gradients = {
       {{0, 1, true, 2, 1, {0, 1}, 0, {}}, {2, 1, true, 2, 1, {2, 3}, -1, {0}}, {4, 1, true, 2, 1, {4, 5}, -1, {1}}}};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(1) + at.product(1));
       const V v1 = tanh(at.projected(0) + at.product(0));
       const V v2 = v0 * v1 + (V(1.0) - v0) * at.state(0);
-      at.set_desk(0, v2);
+      at.set_staging(0, v2);
       at.set_kept(0, v2);
       at.set_kept(2, v0);
       at.set_kept(3, v1);
@@ -53,8 +53,8 @@ struct RecurrentHighway {
     if constexpr (stage == 2) {
       const V v0 = sigmoid(at.vector(1) + at.product(1));
       const V v1 = tanh(at.vector(0) + at.product(0));
-      const V v2 = v0 * v1 + (V(1.0) - v0) * at.desk(0);
-      at.set_desk(1, v2);
+      const V v2 = v0 * v1 + (V(1.0) - v0) * at.staging(0);
+      at.set_staging(1, v2);
       at.set_kept(1, v2);
       at.set_kept(4, v0);
       at.set_kept(5, v1);
@@ -64,7 +64,7 @@ struct RecurrentHighway {
       const V v1 = tanh(at.vector(2) + at.product(0));
       at.set_kept(6, v0);
       at.set_kept(7, v1);
-      at.set_next(0, v0 * v1 + (V(1.0) - v0) * at.desk(1));
+      at.set_next(0, v0 * v1 + (V(1.0) - v0) * at.staging(1));
     }
   }
 
@@ -72,26 +72,26 @@ struct RecurrentHighway {
   static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(6);
-      at.set_desk(0, at.d_next(0) * v0);
+      at.set_staging(0, at.d_next(0) * v0);
       at.set_grad(4, at.d_next(0) * at.kept(6) * (V(1.0) - at.kept(7) * at.kept(7)));
       at.set_grad(5, (at.d_next(0) * at.kept(7) - at.d_next(0) * at.kept(1)) * at.kept(6) * v0);
     }
     if constexpr (stage == 1) {
-      const V v0 = at.desk(0) + at.product(0);
+      const V v0 = at.staging(0) + at.product(0);
       const V v1 = V(1.0) - at.kept(4);
-      at.set_desk(1, v0 * v1);
+      at.set_staging(1, v0 * v1);
       at.set_grad(2, v0 * at.kept(4) * (V(1.0) - at.kept(5) * at.kept(5)));
       at.set_grad(3, (v0 * at.kept(5) - v0 * at.kept(0)) * at.kept(4) * v1);
     }
     if constexpr (stage == 2) {
-      const V v0 = at.desk(1) + at.product(0);
+      const V v0 = at.staging(1) + at.product(0);
       const V v1 = V(1.0) - at.kept(2);
-      at.set_desk(2, v0 * v1);
+      at.set_staging(2, v0 * v1);
       at.set_grad(0, v0 * at.kept(2) * (V(1.0) - at.kept(3) * at.kept(3)));
       at.set_grad(1, (v0 * at.kept(3) - v0 * at.state(0)) * at.kept(2) * v1);
     }
     if constexpr (stage == 3) {
-      at.set_d_state(0, at.desk(2) + at.product(0));
+      at.set_d_state(0, at.staging(2) + at.product(0));
     }
   }
 };

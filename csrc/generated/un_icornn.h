@@ -11,7 +11,7 @@ namespace {
 //     z_t = z_{t-1} - τ ⊙ (tanh(w ⊙ y_{t-1} + V x_t + b) + α y_{t-1})
 //     y_t = y_{t-1} + τ ⊙ z_t
 struct UnIcornn {
-  static constexpr const char* name = "un_icornn 8474e4a7dd730ba8";
+  static constexpr const char* name = "un_icornn eea6264a67e41333";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "";
   static constexpr bool transposed = true;  // product = h weightᵀ
@@ -24,7 +24,7 @@ struct UnIcornn {
   static constexpr std::array<int, 0> d_product = {};
   static constexpr std::array<int, 2> d_vector = {1, 2};
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,

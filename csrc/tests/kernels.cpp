@@ -1,22 +1,33 @@
 // The shared library's own tests, by its C interface alone. Every instruction set that this processor
 // has is compared with serial, and serial with finite differences. Every buffer has exactly the size
 // that unrolled.h states, and scratch memory and outputs begin as NaN: under AddressSanitizer an
-// overrun by one number is an error, and a number that was never written is a difference.
+// overrun by one number is an error, and a number that was never written is a difference. No call may
+// allocate memory: every `new` is counted while one runs, under a sanitizer every `malloc` too.
 //
 //     unrolled_tests [CASES]      so many random choices of options a shape; 3 unless told
 #include "../unrolled.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLLED_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNROLLED_SANITIZER 1
+#endif
+#endif
 
 int test_math_serial();
 #if defined(__x86_64__)
@@ -26,10 +37,74 @@ int test_math_avx512();
 int test_math_neon();
 #endif
 
+// --- What is allocated while a kernel runs ---------------------------------------------------------
+
+namespace {
+
+std::atomic<bool> counting{false};
+std::atomic<int> allocations{0};
+
+void note_allocation() {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+#if defined(UNROLLED_SANITIZER)
+// Its `new` is left as it is, so that it still knows one that is freed by another's `delete`.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, size_t),
+                                                         void (*)(const volatile void*));
+void watch_allocations() {
+  __sanitizer_install_malloc_and_free_hooks([](const volatile void*, size_t) { note_allocation(); },
+                                            [](const volatile void*) {});
+}
+#else
+void watch_allocations() {}
+void* operator new(size_t n) {
+  note_allocation();
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(size_t n, const std::nothrow_t&) noexcept {
+  note_allocation();
+  return std::malloc(n ? n : 1);
+}
+void* operator new(size_t n, std::align_val_t alignment) {
+  note_allocation();
+  const size_t whole = (n + static_cast<size_t>(alignment) - 1) / static_cast<size_t>(alignment);
+  if (void* p = std::aligned_alloc(static_cast<size_t>(alignment), whole * static_cast<size_t>(alignment))) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+#endif
+
 namespace {
 
 using Index = int64_t;
 constexpr int S = UNROLLED_STATES;
+
+int allocating = 0;        // calls that did
+bool may_allocate = true;  // where other threads do meanwhile, and where the first call starts threads
+
+template <class Call>
+int allocated_by(void (*function)(const Call*), const Call* call) {
+  allocations = 0, counting = true;
+  function(call);
+  counting = false;
+  return allocations;
+}
+
+template <class Call>
+void run_call(void (*function)(const Call*), const Call* call, const char* name, const char* what) {
+  if (may_allocate) return function(call);
+  const int count = allocated_by(function, call);
+  if (count && ++allocating <= 3)
+    std::printf("FAILED: %s, %s with at most %d threads, allocates memory %d times\n", name, what,
+                static_cast<int>(call->threads), count);
+}
 
 // Numbers that are the same on every machine.
 class Random {
@@ -82,14 +157,14 @@ struct Given {
   Options options;
   Index rows;
   Buffer<T> x, weight_in, bias[2], weight, vectors, noise, initial[S], d_states[S], d_finals[S];
-  Index x_step, x_lane, noise_step, d_step, d_lane;
+  Index x_step, x_batch, noise_step, d_step, d_batch;
   Buffer<int64_t> lengths;
   Buffer<uint8_t> resets;
 
   Given(const unrolled_cell* c, Shape size, Options o, uint64_t seed, double scale = 1)
       : cell(c), shape(size), options(o) {
     Random random(seed);
-    const auto [steps, lanes, D, H] = shape;
+    const auto [steps, batch, D, H] = shape;
     const Index P = cell->projected, N = cell->noise;
     const auto make = [&](Index n, double by) {
       Buffer<T> b(n);
@@ -97,36 +172,36 @@ struct Given {
       return b;
     };
     const double weights = 1 / std::sqrt(static_cast<double>(H));
-    x = make(o.layout == 2 ? steps * D : steps * lanes * D, scale);
-    x_step = o.layout == 0 ? lanes * D : D;
-    x_lane = o.layout == 0 ? D : o.layout == 1 ? steps * D : 0;
+    x = make(o.layout == 2 ? steps * D : steps * batch * D, scale);
+    x_step = o.layout == 0 ? batch * D : D;
+    x_batch = o.layout == 0 ? D : o.layout == 1 ? steps * D : 0;
     weight_in = make(P * H * D, weights);
     if (o.bias) bias[0] = make(P * H, scale);
     if (o.second_bias) bias[1] = make(P * H, 1);
     if (cell->weight_blocks) weight = make(cell->weight_blocks * H * H, weights);
     if (cell->vectors && o.vectors) vectors = make(cell->vectors * H, 1);
-    noise_step = o.layout == 2 ? 0 : lanes * N * H;
-    if (N) noise = Buffer<T>((noise_step ? steps : 1) * lanes * N * H);
+    noise_step = o.layout == 2 ? 0 : batch * N * H;
+    if (N) noise = Buffer<T>((noise_step ? steps : 1) * batch * N * H);
     for (Index i = 0; i < noise.size(); ++i) noise[i] = static_cast<T>((random.uniform() + 1) / 2);
-    d_step = o.d_layout == 2 ? 0 : o.d_layout == 1 ? H : lanes * H;
-    d_lane = o.d_layout == 2 ? 0 : o.d_layout == 1 ? steps * H : H;
+    d_step = o.d_layout == 2 ? 0 : o.d_layout == 1 ? H : batch * H;
+    d_batch = o.d_layout == 2 ? 0 : o.d_layout == 1 ? steps * H : H;
     for (int s = 0; s < cell->states; ++s) {
-      if (o.initial) initial[s] = make(lanes * H, 1);
-      if (o.d_states && (s == 0 || !o.d_finals)) d_states[s] = make(o.d_layout == 2 ? H : steps * lanes * H, 1);
-      if (o.d_finals) d_finals[s] = make(lanes * H, 1);
+      if (o.initial) initial[s] = make(batch * H, 1);
+      if (o.d_states && (s == 0 || !o.d_finals)) d_states[s] = make(o.d_layout == 2 ? H : steps * batch * H, 1);
+      if (o.d_finals) d_finals[s] = make(batch * H, 1);
     }
-    rows = steps * lanes;
+    rows = steps * batch;
     if (o.lengths) {
-      lengths = Buffer<int64_t>(lanes);
+      lengths = Buffer<int64_t>(batch);
       rows = 0;
-      for (Index b = 0; b < lanes; ++b) {
+      for (Index b = 0; b < batch; ++b) {
         lengths[b] = b % 5 == 3 ? 0 : random.below(steps + 1);
         rows += lengths[b];
       }
     }
     if (o.resets) {
-      resets = Buffer<uint8_t>(steps * lanes);
-      for (Index i = 0; i < steps * lanes; ++i) resets[i] = random.below(4) == 0;
+      resets = Buffer<uint8_t>(steps * batch);
+      for (Index i = 0; i < steps * batch; ++i) resets[i] = random.below(4) == 0;
     }
   }
   Index length(Index b) const { return lengths ? lengths[b] : shape.T; }
@@ -152,27 +227,27 @@ template <class T>
 Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index threads, Index threads_back = -1) {
   const Options& o = given.options;
   const unrolled_cell* cell = given.cell;
-  const auto [steps, lanes, D, H] = given.shape;
+  const auto [steps, batch, D, H] = given.shape;
   const Index P = cell->projected, K = cell->kept, blocks = cell->weight_blocks;
   Result<T> result;
   unrolled_call call = {};
-  call.steps = steps, call.lanes = lanes, call.inputs = D, call.units = H;
+  call.steps = steps, call.batch = batch, call.inputs = D, call.units = H;
   call.threads = threads, call.reverse = o.reverse, call.keep = o.keep, call.every = o.every;
-  call.x = given.x.data(), call.x_step = given.x_step, call.x_lane = given.x_lane;
+  call.x = given.x.data(), call.x_step = given.x_step, call.x_batch = given.x_batch;
   call.lengths = given.lengths.data(), call.resets = given.resets.data();
   call.weight_in = given.weight_in.data(), call.weight = given.weight.data(), call.vectors = given.vectors.data();
-  call.noise = given.noise.data(), call.noise_step = given.noise_step, call.noise_lane = cell->noise * H;
+  call.noise = given.noise.data(), call.noise_step = given.noise_step, call.noise_batch = cell->noise * H;
   for (int i = 0; i < 2; ++i) call.bias[i] = given.bias[i].data();
   Buffer<T> scratch_states[S];
   for (int s = 0; s < cell->states; ++s) {
     call.initial[s] = given.initial[s].data();
     if (s == 0 || o.every || o.keep) {
-      call.states[s] = result.add("state " + std::to_string(s), steps * lanes * H).data();
+      call.states[s] = result.add("state " + std::to_string(s), steps * batch * H).data();
     } else {
-      scratch_states[s] = Buffer<T>(lanes * H);
+      scratch_states[s] = Buffer<T>(batch * H);
       call.states[s] = scratch_states[s].data();
     }
-    call.finals[s] = result.add("final " + std::to_string(s), lanes * H).data();
+    call.finals[s] = result.add("final " + std::to_string(s), batch * H).data();
   }
   const Buffer<T> kept(given.rows * (cell->staged ? P + K : std::max(P, K)) * H);
   call.kept = kept.data();
@@ -181,7 +256,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   {
     const Buffer<char> work = bytes(kernel->work_bytes(&call, 0));
     call.packed = packed.data(), call.work = work.data();
-    kernel->forward(&call);
+    run_call(kernel->forward, &call, cell->name, "forward");
   }
   if (!o.keep) {  // again, with weights that are packed already
     const Buffer<T> first = result["state 0"];
@@ -189,7 +264,7 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
     const Buffer<char> work = bytes(kernel->work_bytes(&call, 0));
     call.states[0] = again.data(), call.work = work.data(), call.packed_ready = 1;
     for (int s = 0; s < S; ++s) call.finals[s] = nullptr;
-    kernel->forward(&call);
+    run_call(kernel->forward, &call, cell->name, "forward");
     if (std::memcmp(first.data(), again.data(), first.size() * sizeof(T))) {
       std::printf("FAILED: %s: packed_ready gives other states\n", cell->name);
       std::exit(1);
@@ -203,19 +278,19 @@ Result<T> run(const unrolled_kernel* kernel, const Given<T>& given, Index thread
   for (int s = 0; s < cell->states; ++s) {
     call.finals[s] = nullptr;
     call.d_states[s] = given.d_states[s].data();
-    call.d_step[s] = given.d_step, call.d_lane[s] = given.d_lane;
+    call.d_step[s] = given.d_step, call.d_batch[s] = given.d_batch;
     call.d_finals[s] = given.d_finals[s].data();
-    if (o.norms) call.norms[s] = result.add("norm " + std::to_string(s), steps * lanes).data();
-    if (o.unwanted != 1) call.d_initial[s] = result.add("d initial " + std::to_string(s), lanes * H).data();
+    if (o.norms) call.norms[s] = result.add("norm " + std::to_string(s), steps * batch).data();
+    if (o.unwanted != 1) call.d_initial[s] = result.add("d initial " + std::to_string(s), batch * H).data();
   }
-  if (o.unwanted != 2) call.d_x = result.add("d x", steps * lanes * D).data();
+  if (o.unwanted != 2) call.d_x = result.add("d x", steps * batch * D).data();
   if (o.unwanted != 3) call.d_weight_in = result.add("d weight_in", P * H * D).data();
   if (o.unwanted != 4) call.d_bias = result.add("d bias", P * H).data();
   if (o.unwanted != 5 && blocks) call.d_weight = result.add("d weight", blocks * H * H).data();
   if (o.unwanted != 4 && cell->vectors) call.d_vectors = result.add("d vectors", cell->vectors * H).data();
   const Buffer<char> work = bytes(kernel->work_bytes(&call, 1));
   call.work = work.data();
-  kernel->backward(&call);
+  run_call(kernel->backward, &call, cell->name, "backward");
   return result;
 }
 
@@ -283,8 +358,8 @@ std::string describe(const Shape& s, const Options& o) {
   return text;
 }
 
-// Small ones for every edge; large ones so that the work is shared out: by lanes, by units, and, with
-// one lane of few units, by neither in the loop over time; and more than one chunk of each depth.
+// Small ones for every edge; large ones so that the work is shared out: by sequences, by units, and, with
+// one sequence of few units, by neither in the loop over time; and more than one chunk of each depth.
 const Shape shapes[] = {
     {1, 1, 1, 1},     {1, 7, 17, 33},  {7, 1, 7, 7},    {17, 3, 33, 7},  {7, 33, 1, 17},   {33, 2, 17, 33},
     {17, 1, 7, 100},  {17, 3, 33, 100}, {9, 33, 17, 100}, {150, 1, 7, 64}, {3, 5, 300, 17}, {2, 3, 7, 270},
@@ -327,8 +402,8 @@ int compare(int cell, int cases) {
       const Result<T> expected = run(serial, given, 1);
       for (size_t n = 0; n < names.size(); ++n) {
         const unrolled_kernel* kernel = unrolled_kernel_at(names[n].c_str(), sizeof(T), cell);
-        const std::pair<int, int> teams[] = {{1, 1}, {2, 2}, {3, 3}, {2, 3}};
-        for (const auto& [threads, threads_back] : teams) {
+        const std::pair<int, int> counts[] = {{1, 1}, {2, 2}, {3, 3}, {2, 3}};
+        for (const auto& [threads, threads_back] : counts) {
           std::string where;
           const double found = difference(expected, run(kernel, given, threads, threads_back), &where);
           ++tallies[n].calls;
@@ -409,7 +484,7 @@ int differentiate(int cell) {
   return failures;
 }
 
-// Large inputs give numbers, a NaN stays in its lane, and the same call gives the same bits.
+// Large inputs give numbers, a NaN stays in its sequence, and the same call gives the same bits.
 template <class T>
 int endure(const std::string& set, int cell) {
   const unrolled_kernel* kernel = unrolled_kernel_at(set.c_str(), sizeof(T), cell);
@@ -431,9 +506,10 @@ int endure(const std::string& set, int cell) {
           }
       Given<T> given(kernel->cell, shape, plain(), 4);
       const Result<T> clean = run(kernel, given, threads);
-      if (!same_bits(clean, run(kernel, given, threads), &where)) fail("a second call gives other bits", threads, where);
-      const auto [steps, lanes, D, H] = shape;
-      for (Index d = 0; d < D; ++d) given.x[(2 * lanes + 1) * D + d] = static_cast<T>(NAN);  // step 2 of lane 1
+      if (!same_bits(clean, run(kernel, given, threads), &where))
+        fail("a second call gives other bits", threads, where);
+      const auto [steps, batch, D, H] = shape;
+      for (Index d = 0; d < D; ++d) given.x[(2 * batch + 1) * D + d] = static_cast<T>(NAN);  // step 2 of sequence 1
       const Result<T> spoilt = run(kernel, given, threads);
       for (size_t p = 0; p < clean.parts.size(); ++p) {
         const auto& [name, a] = clean.parts[p];
@@ -441,19 +517,35 @@ int endure(const std::string& set, int cell) {
         if (!(name[0] == 's' || name[0] == 'f' || name[0] == 'n' || name == "d x" || name[2] == 'i')) continue;
         const Index width = name == "d x" ? D : name[0] == 'n' ? 1 : H;
         for (Index i = 0; i < a.size(); ++i)
-          if (i / width % lanes != 1 && std::memcmp(&a[i], &b[i], sizeof(T))) {
-            fail("a NaN in one lane changes another", threads, name);
+          if (i / width % batch != 1 && std::memcmp(&a[i], &b[i], sizeof(T))) {
+            fail("a NaN in one sequence changes another", threads, name);
             break;
           }
       }
       const Buffer<T>& states = spoilt["state 0"];
-      if (!std::isnan(states[((steps - 1) * lanes + 1) * H])) fail("a NaN is lost in its own lane", threads, "state 0");
+      if (!std::isnan(states[((steps - 1) * batch + 1) * H]))
+        fail("a NaN is lost in its own sequence", threads, "state 0");
     }
   return failures;
 }
 
+// The library's own threads are started when they are first needed, which is no call's doing.
+void start_threads() {
+  const Given<float> given(unrolled_kernel_at("serial", 4, 0)->cell, {9, 33, 17, 100}, plain(), 1);
+  run(unrolled_kernel_at("serial", 4, 0), given, 3);
+}
+
+int check_that_allocations_are_counted() {
+  const unrolled_call call = {};
+  const auto allocate = [](const unrolled_call*) { ::operator delete(::operator new(1)); };
+  const int count = allocated_by<unrolled_call>(allocate, &call);
+  if (count != 1) std::printf("FAILED: one allocation is counted as %d\n", count);
+  return count != 1;
+}
+
 // Several callers at once, each with threads of its own.
 int crowd() {
+  may_allocate = true;
   const auto names = supported();
   int failures = 0;
   for (const std::string& set : names)
@@ -488,7 +580,7 @@ int crowd() {
 // Softmax and cross-entropy by their definition, in float64, against every instruction set.
 template <class T>
 int cross_entropy(const std::string& set) {
-  const unrolled_entropy* kernel = unrolled_entropy_of(set.c_str(), sizeof(T));
+  const unrolled_cross_entropy* kernel = unrolled_cross_entropy_of(set.c_str(), sizeof(T));
   constexpr Index sizes[][3] = {{1, 1, 2}, {7, 33, 7}, {33, 7, 33}, {131, 200, 101}};
   int failures = 0;
   for (const auto& [N, E, C] : sizes)
@@ -504,11 +596,11 @@ int cross_entropy(const std::string& set) {
         const Buffer<T> d_x = asked & 1 ? Buffer<T>(N * E) : Buffer<T>();
         const Buffer<T> d_weight = asked & 2 ? Buffer<T>(C * E) : Buffer<T>();
         const Buffer<T> d_bias = asked & 4 ? Buffer<T>(C) : Buffer<T>();
-        unrolled_entropy_call call = {N, E, C, threads, x.data(), weight.data(), bias.data(), targets.data(),
+        unrolled_cross_entropy_call call = {N, E, C, threads, x.data(), weight.data(), bias.data(), targets.data(),
                                       losses.data(), d_x.data(), d_weight.data(), d_bias.data(), nullptr};
         const Buffer<char> work(kernel->work_bytes(&call));
         call.work = work.data();
-        kernel->run(&call);
+        run_call(kernel->run, &call, "cross-entropy", set.c_str());
 
         std::vector<double> right_x(N * E), right_weight(C * E), right_bias(C), right_losses(N), p(C);
         for (Index n = 0; n < N; ++n) {
@@ -574,13 +666,18 @@ int main(int count, char** arguments) {
   std::printf("built: %s; here:", unrolled_built());
   for (const std::string& set : supported()) std::printf(" %s", set.c_str());
   std::printf("\n");
-  int failures = mathematics();
+  watch_allocations();
+  int failures = mathematics() + check_that_allocations_are_counted();
+  start_threads();
+  may_allocate = false;
   for (int cell = 0; unrolled_kernel_at("serial", 8, cell); ++cell) {
     failures += differentiate(cell);
     failures += compare<float>(cell, cases) + compare<double>(cell, cases);
     for (const std::string& set : supported()) failures += endure<float>(set, cell) + endure<double>(set, cell);
   }
   for (const std::string& set : supported()) failures += cross_entropy<float>(set) + cross_entropy<double>(set);
+  failures += allocating;
+  std::printf("no call allocates memory%s\n", allocating ? ": FAILED" : "");
   failures += crowd();
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

@@ -171,7 +171,7 @@ class Run:
                 )
             known |= {unit: products[place] for unit, place in stage.blocks.items()}
             leaves = self.leaves if backward and k == 0 else self.leaves | {"d_next": []}
-            values = {unit: _value(unit, known, leaves, self.like) for unit in stage.desk}
+            values = {unit: _value(unit, known, leaves, self.like) for unit in stage.staging}
             for unit in stage.sums:
                 total = _value(unit.args[0], known, leaves, self.like).sum(-1, keepdim=True)
                 values[unit] = total.expand_as(self.like)
@@ -181,7 +181,7 @@ class Run:
         return set_
 
     def _operand(self, unit: Unit, crossed, set_, backward: bool) -> Tensor:
-        """A block of what a product multiplies: from where csrc/stages.h takes it."""
+        """A block of what a product multiplies: from where csrc/sweep/stages.h takes it."""
         if unit.value == 0:
             return torch.zeros_like(self.like)
         if backward:

@@ -63,7 +63,7 @@ def test_the_name_is_the_digest_of_what_it_was_made_of_and_of_what_it_holds():
     key, content = path.stem.split("-")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == content
     command, folder = build.compiler(), build.sources()
-    flags = (*build._COMMON, *build.FLAGS["serial"])
+    _, flags = build._instruction_sets(folder)["serial"]
     assert build._key(SOURCE, command, flags, folder) == key
 
 
@@ -74,7 +74,7 @@ def test_another_source_is_another_library(calls):
 
 
 def test_the_key_depends_on_all_that_a_library_is_made_of(tmp_path, monkeypatch):
-    (tmp_path / "sweep.h").write_text("")
+    (tmp_path / "kernel.h").write_text("")
     given = (SOURCE, ("g++",), ("-O3",), tmp_path)
     keys = [build._key(*given)]
     assert build._key(*given) == keys[0]
@@ -82,7 +82,7 @@ def test_the_key_depends_on_all_that_a_library_is_made_of(tmp_path, monkeypatch)
     keys.append(build._key(SOURCE, ("g++", "-m32"), *given[2:]))
     keys.append(build._key(*given[:2], ("-O2",), tmp_path))
     keys.append(build._key(*given[:2], ("-O3", "-g"), tmp_path))
-    (tmp_path / "sweep.h").write_text("// changed")
+    (tmp_path / "kernel.h").write_text("// changed")
     keys.append(build._key(*given))
     monkeypatch.setattr(build, "_version", lambda _: "another version")
     keys.append(build._key(*given))

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from unrolled.compiler import BUILTINS, generated, others
-from unrolled.compiler.__main__ import FOLDER, main
+from unrolled.compiler.__main__ import FOLDER, HEADER, INTERFACE, main
+from unrolled.compiler.header import structures
 
 
 def test_it_is_current():
@@ -19,8 +22,19 @@ def test_it_is_current():
     assert not stale, "run: python -m unrolled.compiler"
 
 
+def test_the_interface_in_python_is_that_of_the_header():
+    made = structures(HEADER.read_text("utf-8"))
+    assert INTERFACE.read_text("utf-8") == made, "run: python -m unrolled.compiler"
+
+
+def test_a_declaration_of_an_unknown_type_is_refused():
+    with pytest.raises(ValueError, match="of type 'float', expected one of"):
+        structures("typedef struct {\n  float x;  // a number\n} unrolled_point;")
+
+
 def test_check_names_what_differs_and_changes_nothing(monkeypatch, capsys, tmp_path):
     path = tmp_path / "csrc" / "generated" / "lstm.h"
+    monkeypatch.setattr("unrolled.compiler.__main__.ROOT", tmp_path)
     monkeypatch.setattr("unrolled.compiler.__main__.FOLDER", path.parent)
     monkeypatch.setattr("unrolled.compiler.__main__.BUILTINS", ["lstm"])
     monkeypatch.setattr("unrolled.compiler.__main__.others", dict)

@@ -69,7 +69,7 @@ def test_no_mask_is_written_anywhere(name):
     for part in (s.forward, s.backward):
         for stage in part.stages:
             values = [unit for results in stage.results.values() for _, unit in results]
-            assert not masks([*stage.desk, *values])
+            assert not masks([*stage.staging, *values])
 
 
 def test_what_is_scheduled_says_what_each_stage_does():

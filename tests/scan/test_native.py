@@ -1,7 +1,7 @@
 """The kernels: against finite differences, against each other, and against the reference."""
 
 import itertools
-from collections.abc import Callable
+from ctypes import addressof
 from typing import NamedTuple
 
 import pytest
@@ -14,7 +14,7 @@ from tests.compare import as_function, assert_close_by_name, leaves, scanned
 from tests.scan.calls import CELLS, View, make, run, steps_of_rounding
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, library, operators, scan
+from unrolled.scan import ScanOptions, interface, library, operators, scan
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -201,13 +201,14 @@ def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def watched(
         kernel: library.Kernel,
-        fields: Callable[[], bytes],
+        call: interface.Call,
         key: object,
         backward: bool,
         ragged: bool,
     ) -> tuple[int, int]:
-        got, call = sizes(kernel, fields, key, backward, ragged), fields()
-        needed = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
+        got, address = sizes(kernel, call, key, backward, ragged), addressof(call)
+        packed = 0 if backward else kernel.packed_bytes(address)
+        needed = kernel.work_bytes(address, backward), packed
         granted.extend(zip(got, needed, strict=True))
         return needed
 

@@ -11,7 +11,7 @@ from tests.compare import assert_close_by_name, leaves, scanned
 from tests.scan.calls import make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, library, operators, scan
+from unrolled.scan import ScanOptions, interface, library, operators, scan
 
 needs_library = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -380,13 +380,14 @@ def _guarded(look_up: Callable[[str, torch.dtype], library.Kernel]) -> Callable[
     def guarded(name: str, dtype: torch.dtype) -> library.Kernel:
         found = look_up(name, dtype)
 
-        def forward(call: bytes) -> None:
-            assert all(operators.FIELDS.unpack(call)[35:38]), "kept, packed or work has no memory"
-            found.forward(call)
+        def forward(address: int) -> None:
+            call = interface.Call.from_address(address)
+            assert call.kept and call.packed and call.work, "kept, packed or work has no memory"
+            found.forward(address)
 
-        def backward(call: bytes) -> None:
-            assert operators.FIELDS.unpack(call)[37], "work has no memory"
-            found.backward(call)
+        def backward(address: int) -> None:
+            assert interface.Call.from_address(address).work, "work has no memory"
+            found.backward(address)
 
         return found._replace(forward=forward, backward=backward)
 

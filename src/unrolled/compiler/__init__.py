@@ -2,7 +2,7 @@
 
     cell → trace (aten operations) → schedule (unit values, in order) → emit (a C++ struct)
 
-``csrc/sweep.h`` runs the struct over time. For the library's own cells the result is committed in
+``csrc/sweep/`` runs the struct over time. For the library's own cells the result is committed in
 ``csrc/generated``; ``python -m unrolled.compiler`` writes it.
 """
 

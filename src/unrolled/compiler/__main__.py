@@ -1,12 +1,16 @@
-"""Write the built-in cells' C++ into ``csrc/generated``, or with ``--check`` compare it."""
+"""Write what is generated, the built-in cells' C++ and the C interface in Python; or ``--check`` it."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from unrolled.compiler import BUILTINS, EVERYWHERE, generated, others, struct_name
+from unrolled.compiler.header import structures
 
-FOLDER = Path(__file__).parents[3] / "csrc" / "generated"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "csrc" / "generated"
+HEADER = ROOT / "csrc" / "unrolled.h"
+INTERFACE = ROOT / "src" / "unrolled" / "scan" / "interface.py"
 
 
 def files() -> dict[Path, str]:
@@ -20,7 +24,8 @@ def files() -> dict[Path, str]:
         cells = " \\\n  ".join(f"X({struct_name(name)})" for name in names)
         text += f"\n#define {title}(X) \\\n  {cells}\n"
     headers = {FOLDER / f"{name}.h": header for name, header in made.items()}
-    return {**headers, FOLDER / "cells.h": text}
+    interface = structures(HEADER.read_text(encoding="utf-8"))
+    return {**headers, FOLDER / "cells.h": text, INTERFACE: interface}
 
 
 def main() -> int:
@@ -34,7 +39,7 @@ def main() -> int:
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     for path, text in stale:
-        print(f"{'differs' if check else 'wrote'}: {path.relative_to(FOLDER.parents[1])}")
+        print(f"{'differs' if check else 'wrote'}: {path.relative_to(ROOT)}")
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

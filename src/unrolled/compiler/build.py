@@ -31,20 +31,9 @@ from unrolled.errors import UnrolledError
 
 _log = logging.getLogger("unrolled")
 
-FLAGS = {
-    "serial": ("-fno-tree-vectorize",),
-    "avx2": ("-mavx2", "-mfma"),
-    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"),
-    "neon": (),
-}
-"""As in CMakeLists.txt: what each instruction set is compiled with."""
-BYTES = {"serial": 0, "avx2": 32, "avx512": 64, "neon": 16}
 SILENCE = 2.0
 """Seconds that a process waits for another one before it says so."""
-_COMMON = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden", "-w"),
-)
+_COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-w")
 
 _UNIT = """\
 {headers}
@@ -124,8 +113,18 @@ def sources() -> Path | None:
         files = metadata.files("unrolled") or []
     except metadata.PackageNotFoundError:
         files = []
-    candidates += [Path(str(f.locate())).parent for f in files if f.name == "sweep.h"]
-    return next((folder for folder in candidates if (folder / "sweep.h").exists()), None)
+    candidates += [Path(str(f.locate())).parent for f in files if f.name == "kernel.h"]
+    return next((folder for folder in candidates if (folder / "kernel.h").exists()), None)
+
+
+@cache
+def _instruction_sets(folder: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """What ``flags.txt`` says: the bytes of a vector, and what such a kernel is compiled with."""
+    lines = (folder / "flags.txt").read_text(encoding="utf-8").splitlines()
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    found = {name: (int(size), tuple(flags)) for name, size, *flags in words}
+    _, every = found.pop("every")
+    return {name: (size, (*_COMMON, *every, *flags)) for name, (size, flags) in found.items()}
 
 
 def cache_folder() -> Path:
@@ -147,10 +146,17 @@ def unsupported_reason() -> str | None:
 
 
 def unit(struct_text: str, struct: str, instructions: str, number: str) -> str:
-    """The source of a library that holds one cell, for an instruction set and "float" or "double"."""
+    """The source of a library that holds one cell, for an instruction set and "float" or "double".
+
+    Raises:
+        CannotBuild: the C++ sources are not there.
+    """
+    folder = sources()
+    if folder is None:
+        raise CannotBuild(str(unsupported_reason()))
     lines = struct_text.splitlines()
     kept = [line for line in lines if not line.startswith(('#include "../', "#pragma once"))]
-    size = BYTES[instructions]
+    size, _ = _instruction_sets(folder)[instructions]
     return _UNIT.format(
         headers='#include "vector.h"',
         vector=f"Vec<T, {size} / sizeof(T)>" if size else "Serial<T>",
@@ -165,7 +171,7 @@ def build(source: str, instructions: str, what: str = "a cell") -> Path:
 
     Args:
         source: all of it.
-        instructions: the instruction set, a key of ``FLAGS``.
+        instructions: the instruction set, as ``flags.txt`` names it.
         what: what it holds, for those who wait.
 
     Raises:
@@ -174,7 +180,7 @@ def build(source: str, instructions: str, what: str = "a cell") -> Path:
     command, folder = compiler(), sources()
     if command is None or folder is None:
         raise CannotBuild(str(unsupported_reason()))
-    flags = (*_COMMON, *FLAGS[instructions])
+    _, flags = _instruction_sets(folder)[instructions]
     key = _key(source, command, flags, folder)
     place = _place()
     if place is None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from unrolled.compiler.schedule import Schedule
 from unrolled.compiler.staged import (
@@ -29,12 +30,12 @@ _INFIX = {
     "ge": (">=", 0, 1),
     "le": ("<=", 0, 1),
 }
-_HEADER = """\
+_STRUCT = """\
 // Compiled from {cell}.step by unrolled.compiler{note}
 #pragma once
 #include <array>
 
-#include "../inline.h"
+{includes}
 
 namespace {{
 
@@ -43,17 +44,23 @@ struct {struct} {{
   static constexpr const char* name = "{label}";
   static constexpr const char* projection = "{projection}";  // x weightᵀ + biases
   static constexpr const char* weight = "{weight}";
-  static constexpr bool transposed = {transposed};  // product = h {product}
+  static constexpr bool transposed = {transposed}
   static constexpr const char* vector_names = "{vector_names}";
-  static constexpr bool staged = false;
+  static constexpr bool staged = {staged};
   static constexpr int projected = {projected}, noise = {noise}, products = {products}, vectors = {vectors};
   static constexpr int states = {states}, kept = {kept}, grads = {grads};
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, {projected}> d_projected = {{{d_projected}}};
   static constexpr std::array<int, {products}> d_product = {{{d_product}}};
-  static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
+  static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};{tables}
 
-  // One vector of units of one lane.
+  // One vector of units of one sequence.
+{functions}
+}};
+
+}}  // namespace
+"""
+_FUNCTIONS = """\
   template <class V>
   static UNROLLED_INLINE void forward([[maybe_unused]] const V* projected,
                                       [[maybe_unused]] const V* noise,
@@ -73,11 +80,23 @@ struct {struct} {{
                                        [[maybe_unused]] const V* d_next,
                                        [[maybe_unused]] V* grad, V* d_state) {{
 {backward}
+  }}"""
+_TABLES = """
+  static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest};
+  static constexpr int staging = {staging}, sums = {sums};
+{tables}
+  static constexpr std::array<WeightGradient, {count}> weight_gradients = {{
+      {{{weight_gradients}}}}};"""
+_STAGE_FUNCTIONS = """\
+  template <int stage, class V, class Place>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {{
+{forward}
   }}
-}};
 
-}}  // namespace
-"""
+  template <int stage, class V, class Place>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {{
+{backward}
+  }}"""
 
 
 def struct_name(name: str) -> str:
@@ -125,51 +144,62 @@ def emit(
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"name: got {name!r}, expected lower case letters, digits and underscores")
-    if isinstance(schedule, StagedSchedule):
-        return _emit_stages(schedule, name, note, names, label or name, constants)
-    s, (stage,) = schedule, schedule.forward
-    vectors = [(vector, j) for vector, count in s.vectors.items() for j in range(count)]
+    s, staged = schedule, isinstance(schedule, StagedSchedule)
+    own = _stages(s, constants) if isinstance(s, StagedSchedule) else _single(s, constants)
+    names = names or Names(" ".join(s.projection), own["weight"], " ".join(s.vectors))
+    added = len(constants or ())
+    vectors = sum(s.vectors.values()) + added
+    own |= {"projection": names.projection, "weight": names.weight}
+    return _STRUCT.format(
+        **own,
+        cell=s.cell,
+        note=note or ".",
+        equations="\n".join(f"// {line}".rstrip() for line in s.equations),
+        struct=struct_name(name),
+        label=label or name,
+        vector_names=names.vectors if vectors else "",
+        staged=str(staged).lower(),
+        projected=s.projected,
+        noise=s.noise,
+        vectors=vectors,
+        kept=len(s.kept),
+        grads=len(s.grads),
+        d_projected=", ".join(map(str, s.d_projected)),
+        d_vector=", ".join(map(str, (*s.d_vector, *[-1] * added))),
+    )
+
+
+def _blocks(vectors: dict[str, int]) -> list[tuple[str, int]]:
+    """Each block of H of each vector, in the kernel's order."""
+    return [(vector, j) for vector, count in vectors.items() for j in range(count)]
+
+
+def _single(s: Schedule, constants: list[float] | None) -> dict[str, Any]:
+    """What a step of one product, or none, has of its own."""
+    (stage,) = s.forward
+    vectors = _blocks(s.vectors)
     leaves = {("vector", vector, j): f"vector[{k}]" for k, (vector, j) in enumerate(vectors)}
-    names = names or Names(" ".join(s.projection), stage.weight, " ".join(s.vectors))
 
     def leaf(unit: Unit) -> str:
         if unit.op == "constant":
             return _constant(unit, "vector[{}]", len(vectors), constants)
         return leaves.get((unit.op, unit.name, unit.index), f"{unit.op}[{unit.index}]")
 
-    forward = _body(_array("next", s.next) + _array("keep", s.kept), leaf, {})
-    backward = _body(
-        _array("grad", s.grads) + _array("d_state", s.d_state),
-        leaf,
-        {
-            **{unit: f"kept[{k}]" for k, unit in enumerate(s.kept)},
-            **{unit: f"next[{k}]" for k, unit in enumerate(s.next)},
-        },
-    )
-    return _HEADER.format(
-        cell=s.cell,
-        note=note or ".",
-        equations="\n".join(f"// {line}".rstrip() for line in s.equations),
-        struct=struct_name(name),
-        label=label or name,
-        projection=names.projection,
-        weight=names.weight,
-        transposed=str(stage.transposed).lower(),
-        product="weightᵀ" if stage.transposed else "weight",
-        vector_names=names.vectors if vectors or constants else "",
-        projected=s.projected,
-        noise=s.noise,
-        products=stage.products,
-        vectors=len(vectors) + len(constants or ()),
-        states=len(s.next),
-        kept=len(s.kept),
-        grads=len(s.grads),
-        d_projected=", ".join(map(str, s.d_projected)),
-        d_product=", ".join(map(str, s.d_product)),
-        d_vector=", ".join(map(str, (*s.d_vector, *[-1] * len(constants or ())))),
-        forward=forward,
-        backward=backward,
-    )
+    known = {unit: f"kept[{k}]" for k, unit in enumerate(s.kept)}
+    known |= {unit: f"next[{k}]" for k, unit in enumerate(s.next)}
+    return {
+        "includes": '#include "../inline.h"',
+        "weight": stage.weight,
+        "transposed": f"{stage.transposed};  // product = h weight{'ᵀ' * stage.transposed}".lower(),
+        "products": stage.products,
+        "d_product": ", ".join(map(str, s.d_product)),
+        "states": len(s.next),
+        "tables": "",
+        "functions": _FUNCTIONS.format(
+            forward=_body(_array("next", s.next) + _array("keep", s.kept), leaf, {}),
+            backward=_body(_array("grad", s.grads) + _array("d_state", s.d_state), leaf, known),
+        ),
+    }
 
 
 def _constant(unit: Unit, place: str, first: int, constants: list[float] | None) -> str:
@@ -230,69 +260,17 @@ def _body(
 
 # --- Steps of stages -----------------------------------------------------------------------------
 
-_STAGED = """\
-// Compiled from {cell}.step by unrolled.compiler{note}
-#pragma once
-#include <array>
 
-#include "../inline.h"
-#include "../step.h"
-
-namespace {{
-
-{equations}
-struct {struct} {{
-  static constexpr const char* name = "{label}";
-  static constexpr const char* projection = "{projection}";  // x weightᵀ + biases
-  static constexpr const char* weight = "{weight}";
-  static constexpr bool transposed = true;
-  static constexpr const char* vector_names = "{vector_names}";
-  static constexpr bool staged = true;
-  static constexpr int projected = {projected}, noise = {noise}, products = 0, vectors = {vectors};
-  static constexpr int states = {states}, kept = {kept}, grads = {grads};
-  // Which of the gradients belongs to each block; -1: none.
-  static constexpr std::array<int, {projected}> d_projected = {{{d_projected}}};
-  static constexpr std::array<int, 0> d_product = {{}};
-  static constexpr std::array<int, {vectors}> d_vector = {{{d_vector}}};
-  static constexpr int weight_blocks = {weight_blocks}, widest_product = {widest};
-  static constexpr int desk = {desk}, sums = {sums};
-{tables}
-  static constexpr std::array<WeightGradient, {weight_gradient_count}> weight_gradients = {{
-      {{{weight_gradients}}}}};
-
-  // One vector of units of one lane.
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {{
-{forward}
-  }}
-
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {{
-{backward}
-  }}
-}};
-
-}}  // namespace
-"""
-
-
-def _emit_stages(
-    s: StagedSchedule,
-    name: str,
-    note: str,
-    names: Names | None,
-    label: str,
-    constants: list[float] | None,
-) -> str:
-    names = names or Names(" ".join(s.projection), " ".join(s.weights), " ".join(s.vectors))
+def _stages(s: StagedSchedule, constants: list[float] | None) -> dict[str, Any]:
+    """What a step of stages has of its own."""
     starts = blocks_of(s.weights)
     grads = {unit: k for k, unit in enumerate(s.grads)}
     kept = {unit: k for k, unit in enumerate(s.kept)}
-    vectors = [(vector, j) for vector, count in s.vectors.items() for j in range(count)]
+    vectors = _blocks(s.vectors)
     tables = [
         line
         for title, part, places in (
-            ("forward", s.forward, s.forward.desk),
+            ("forward", s.forward, s.forward.staging),
             ("backward", s.backward, grads),
         )
         for line in _tables(title, part, places, s.weights, starts)
@@ -306,35 +284,27 @@ def _emit_stages(
         for part in (s.forward, s.backward)
         for stage in part.stages
     ]
-    forward = _bodies(s.forward, vectors, {}, constants)
-    backward = _bodies(s.backward, vectors, there, constants)
-    return _STAGED.format(
-        cell=s.cell,
-        note=note or ".",
-        equations="\n".join(f"// {line}".rstrip() for line in s.equations),
-        struct=struct_name(name),
-        label=label,
-        projection=names.projection,
-        weight=names.weight,
-        vector_names=names.vectors if vectors or constants else "",
-        projected=s.projected,
-        noise=s.noise,
-        vectors=len(vectors) + len(constants or ()),
-        states=s.states,
-        kept=len(s.kept),
-        grads=len(s.grads),
-        d_projected=", ".join(map(str, s.d_projected)),
-        d_vector=", ".join(map(str, (*s.d_vector, *[-1] * len(constants or ())))),
-        weight_blocks=sum(math.prod(shape) for shape in s.weights.values()),
-        widest=max(widths),
-        desk=max(len(s.forward.desk), len(s.backward.desk), 1),
-        sums=max(len(s.forward.sums), len(s.backward.sums)),
-        tables="\n".join(tables),
-        weight_gradient_count=len(gradients),
-        weight_gradients=", ".join(gradients),
-        forward=forward,
-        backward=backward,
-    )
+    return {
+        "includes": '#include "../inline.h"\n#include "../step.h"',
+        "weight": " ".join(s.weights),
+        "transposed": "true;",
+        "products": 0,
+        "d_product": "",
+        "states": s.states,
+        "tables": _TABLES.format(
+            weight_blocks=sum(math.prod(shape) for shape in s.weights.values()),
+            widest=max(widths),
+            staging=max(len(s.forward.staging), len(s.backward.staging), 1),
+            sums=max(len(s.forward.sums), len(s.backward.sums)),
+            tables="\n".join(tables),
+            count=len(gradients),
+            weight_gradients=", ".join(gradients),
+        ),
+        "functions": _STAGE_FUNCTIONS.format(
+            forward=_bodies(s.forward, vectors, {}, constants),
+            backward=_bodies(s.backward, vectors, there, constants),
+        ),
+    }
 
 
 def _tables(
@@ -408,13 +378,13 @@ def _bodies(
     done: list[str] = []
     for k, stage in enumerate(part.stages):
         here = known | {unit: f"at.product({i})" for unit, i in stage.blocks.items()}
-        results = [(f"at.set_desk({part.desk[unit]}, {{}});", unit) for unit in stage.desk]
+        results = [(f"at.set_staging({part.staging[unit]}, {{}});", unit) for unit in stage.staging]
         results += [(f"at.add_sum({part.sums[unit]}, {{}});", unit.args[0]) for unit in stage.sums]
         for name, values in stage.results.items():
             results += [(f"at.set_{name}({i}, {{}});", unit) for i, unit in values]
         body = _body(results, leaf, here, indent=6)
         done.append(f"    if constexpr (stage == {k}) {{\n{body}\n    }}" if body else "")
-        lasting = (unit for unit in stage.desk if unit.args or unit.op == "d_next")
-        known |= {unit: f"at.desk({part.desk[unit]})" for unit in lasting}
+        lasting = (unit for unit in stage.staging if unit.args or unit.op == "d_next")
+        known |= {unit: f"at.staging({part.staging[unit]})" for unit in lasting}
         known |= {unit: f"at.sum({part.sums[unit]})" for unit in stage.sums}
     return "\n".join(filter(None, done))

@@ -11,7 +11,7 @@ from unrolled.compiler.trace import Trace
 from unrolled.compiler.units import GATHERING, MASKS, Unit, ordered
 
 OPERANDS = 16
-"""The most blocks that a product's operand may have: the arrays of csrc/stages.h are as long."""
+"""The most blocks that a product's operand may have: the arrays of csrc/step.h are as long."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Stage:
     products: tuple[Multiplied, ...]
     blocks: dict[Unit, int]
     """Where each block that is read stands among all blocks of the products."""
-    desk: tuple[Unit, ...]
-    """What later stages read."""
+    staging: tuple[Unit, ...]
+    """What is handed to later stages."""
     sums: tuple[Unit, ...]
     """The operands of the sums over units that end with this stage."""
     results: dict[str, tuple[tuple[int, Unit], ...]]
@@ -75,7 +75,7 @@ class Pass:
     """The stages of the step, or of its gradient."""
 
     stages: tuple[Stage, ...]
-    desk: dict[Unit, int]
+    staging: dict[Unit, int]
     sums: dict[Unit, int]
 
 
@@ -112,8 +112,8 @@ class StagedSchedule:
                     lines.append(f"  product: {depth} blocks {across}, {product.outputs} blocks")
                 if stage.sums:
                     lines.append(f"  sums over units: {len(stage.sums)}")
-                if stage.desk:
-                    lines.append(f"  for later stages: {len(stage.desk)} blocks")
+                if stage.staging:
+                    lines.append(f"  for later stages: {len(stage.staging)} blocks")
                 for name, values in stage.results.items():
                     if values:
                         lines.append(f"  sets {name}: {', '.join(str(i) for i, _ in values)}")
@@ -446,7 +446,7 @@ def _divide(
     multiplied: dict[Unit, int] = {}  # the first stage in which a product reads it
     for k, here in enumerate(products):
         for product in here:
-            if forward and not _is_state(product.operand):  # it then stands on the desk
+            if forward and not _is_state(product.operand):  # it is then staged
                 for unit in product.operand:
                     if unit.value != 0:
                         multiplied.setdefault(unit, k)
@@ -454,7 +454,7 @@ def _divide(
     gathered = {unit: n for n, unit in enumerate(unit for here in sums for unit in here)}
 
     def home(unit: Unit) -> int:
-        """The stage that puts a value on the desk: its own; of what is always there, one before its use."""
+        """The stage that stages a value: its own; of what is always there, one before its use."""
         if unit.op == "d_next":
             return 0
         own = unit in level and unit.args
@@ -465,13 +465,13 @@ def _divide(
             Stage(
                 products=tuple(products[k]),
                 blocks=_places(products[k]),
-                desk=tuple(unit for unit in crossing if home(unit) == k),
+                staging=tuple(unit for unit in crossing if home(unit) == k),
                 sums=tuple(sums[k]),
                 results={name: tuple(values) for name, values in placed[k].items()},
             )
             for k in range(last + 1)
         ),
-        desk=crossing,
+        staging=crossing,
         sums=gathered,
     )
 

@@ -11,17 +11,21 @@ from typing import NamedTuple
 
 import torch
 
-VERSION = 6  # UNROLLED_VERSION in csrc/unrolled.h
+from unrolled.scan import interface
+
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
 
 class Kernel(NamedTuple):
-    """One compiled cell for one dtype; the numbers are those of ``unrolled_cell``."""
+    """One compiled cell for one dtype; the numbers are those of ``unrolled_cell``.
 
-    forward: Callable[[bytes], None]
-    backward: Callable[[bytes], None]
-    packed_bytes: Callable[[bytes], int]
-    work_bytes: Callable[[bytes, int], int]
+    Each function takes the address of an ``interface.Call``.
+    """
+
+    forward: Callable[[int], None]
+    backward: Callable[[int], None]
+    packed_bytes: Callable[[int], int]
+    work_bytes: Callable[[int, int], int]
     name: str
     biases: tuple[str, ...]
     vectors: str
@@ -31,49 +35,11 @@ class Kernel(NamedTuple):
     staged: bool
 
 
-class Entropy(NamedTuple):
-    """Softmax and cross-entropy for one dtype, as ``unrolled_entropy``."""
+class CrossEntropy(NamedTuple):
+    """Softmax and cross-entropy for one dtype, of the address of an ``interface.CrossEntropyCall``."""
 
-    run: Callable[[bytes], None]
-    work_bytes: Callable[[bytes], int]
-
-
-class _Entropy(ctypes.Structure):
-    _fields_ = [
-        ("run", ctypes.CFUNCTYPE(None, ctypes.c_char_p)),
-        ("work_bytes", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)),
-    ]
-
-
-class _Cell(ctypes.Structure):
-    _fields_ = [
-        *((field, ctypes.c_char_p) for field in ("name", "projection", "weight", "vector_names")),
-        *(
-            (field, ctypes.c_int64)
-            for field in (
-                "transposed",
-                "staged",
-                "noise",
-                "projected",
-                "products",
-                "vectors",
-                "states",
-                "kept",
-                "grads",
-                "weight_blocks",
-            )
-        ),
-    ]
-
-
-class _Kernel(ctypes.Structure):
-    _fields_ = [
-        ("cell", ctypes.POINTER(_Cell)),
-        ("forward", ctypes.CFUNCTYPE(None, ctypes.c_char_p)),
-        ("backward", ctypes.CFUNCTYPE(None, ctypes.c_char_p)),
-        ("packed_bytes", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)),
-        ("work_bytes", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64)),
-    ]
+    run: Callable[[int], None]
+    work_bytes: Callable[[int], int]
 
 
 def _path() -> Path | None:
@@ -112,17 +78,20 @@ def _load() -> ctypes.CDLL | str:
         version = loaded.unrolled_version()
     except (OSError, AttributeError) as error:
         return f"the kernel library {path} cannot be loaded ({error}); reinstall unrolled"
-    if version != VERSION:
-        return f"the kernel library {path} has interface {version}, expected {VERSION}; reinstall unrolled"
+    if version != interface.VERSION:
+        return (
+            f"the kernel library {path} has interface {version}, expected {interface.VERSION}; "
+            "reinstall unrolled"
+        )
     loaded.unrolled_built.restype = ctypes.c_char_p
     loaded.unrolled_supports.restype = ctypes.c_int64
     loaded.unrolled_supports.argtypes = [ctypes.c_char_p]
-    loaded.unrolled_kernel_at.restype = ctypes.POINTER(_Kernel)
+    loaded.unrolled_kernel_at.restype = ctypes.POINTER(interface.Kernel)
     loaded.unrolled_kernel_at.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64]
     loaded.unrolled_engine_of.restype = ctypes.c_void_p
     loaded.unrolled_engine_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
-    loaded.unrolled_entropy_of.restype = ctypes.POINTER(_Entropy)
-    loaded.unrolled_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
+    loaded.unrolled_cross_entropy_of.restype = ctypes.POINTER(interface.CrossEntropy)
+    loaded.unrolled_cross_entropy_of.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     loaded.unrolled_fma_peak.restype = ctypes.c_double
     loaded.unrolled_fma_peak.argtypes = [ctypes.c_char_p]
     loaded.unrolled_use_openmp.argtypes = [ctypes.c_void_p] * 3
@@ -212,9 +181,9 @@ def kernel(name: str, dtype: torch.dtype) -> Kernel:
     )
 
 
-def entropy(dtype: torch.dtype) -> Entropy:
+def cross_entropy(dtype: torch.dtype) -> CrossEntropy:
     """The cross-entropy for that dtype, of the instruction set in use."""
-    return _entropy(_in_use(), dtype)
+    return _cross_entropy(_in_use(), dtype)
 
 
 def _in_use() -> str:
@@ -222,9 +191,9 @@ def _in_use() -> str:
 
 
 @cache
-def _entropy(instructions: str, dtype: torch.dtype) -> Entropy:
-    native = _library().unrolled_entropy_of(instructions.encode(), dtype.itemsize).contents
-    return Entropy(native.run, native.work_bytes)
+def _cross_entropy(instructions: str, dtype: torch.dtype) -> CrossEntropy:
+    native = _library().unrolled_cross_entropy_of(instructions.encode(), dtype.itemsize).contents
+    return CrossEntropy(native.run, native.work_bytes)
 
 
 @cache
@@ -240,7 +209,7 @@ def _kernels(instructions: str, dtype: torch.dtype) -> dict[str, Kernel]:
     return found
 
 
-def _described(native: _Kernel) -> Kernel:
+def _described(native: interface.Kernel) -> Kernel:
     cell = native.cell.contents
     together = (cell.projected, cell.kept)
     return Kernel(
@@ -330,7 +299,7 @@ def _loaded(name: str, instructions: str, dtype: torch.dtype) -> Kernel | str:
         return str(error)
     try:
         loaded = build.load(path)
-        loaded.unrolled_own_kernel.restype = ctypes.POINTER(_Kernel)
+        loaded.unrolled_own_kernel.restype = ctypes.POINTER(interface.Kernel)
         loaded.unrolled_own_kernel.argtypes = [ctypes.c_void_p]
     except (OSError, AttributeError) as error:
         return f"the compiled cell {path} cannot be loaded: {error}"

@@ -1,13 +1,13 @@
-"""Calls of a kernel: tensors in, the C interface's fields, tensors out; as PyTorch operators, or a step.
+"""Calls of a kernel: tensors in, the C interface's call, tensors out; as PyTorch operators, or a step.
 
 Shapes and dtypes have been checked by ``unrolled.scan.native``, but for the values of lengths, which a
 compiled caller cannot know.
 """
 
 import math
-import struct
 import threading
 from collections.abc import Callable, Sequence
+from ctypes import Array, addressof
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,10 +15,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import State
-from unrolled.scan import library
-
-STATES = 4  # UNROLLED_STATES in csrc/unrolled.h
-FIELDS = struct.Struct(f"={8 + 14 + 2 * STATES + 1 + STATES + 3 + 4 * STATES + 5 + 2 * STATES}qd")
+from unrolled.scan import interface, library
 
 Optional = Tensor | None
 
@@ -74,7 +71,7 @@ _work_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
 
 def _sizes(
     kernel: library.Kernel,
-    fields: Callable[[], bytes],
+    call: interface.Call,
     key: tuple[object, ...],
     backward: bool,
     ragged: bool,
@@ -82,8 +79,11 @@ def _sizes(
     """Bytes of scratch and of packed weights that a call needs; the same for the same shapes."""
     found = None if ragged else _work_sizes.get(key)
     if found is None:
-        call = fields()
-        found = kernel.work_bytes(call, backward), 0 if backward else kernel.packed_bytes(call)
+        address = addressof(call)
+        found = (
+            kernel.work_bytes(address, backward),
+            0 if backward else kernel.packed_bytes(address),
+        )
         found = ((found[0] + 63) // 64 * 64, (found[1] + 63) // 64 * 64)
         if not ragged:  # with lengths it depends on each of them
             if len(_work_sizes) > 1000:
@@ -110,17 +110,15 @@ def _scratch(count: int) -> Tensor:
     return memory
 
 
-_NONE = [0] * STATES
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
-def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _four(tensors: Sequence[Tensor | None]) -> list[int]:
-    if not tensors:
-        return _NONE
-    return [0 if t is None else t.data_ptr() for t in tensors] + _NONE[len(tensors) :]
+def _point(pointers: "Array[Any]", tensors: Sequence[Tensor | None]) -> None:
+    """Let ``pointers`` be those of ``tensors``; what is beyond them stays null."""
+    for i, tensor in enumerate(tensors):
+        if tensor is not None:
+            pointers[i] = tensor.data_ptr()
 
 
 def _dense(tensor: Tensor | None) -> Tensor | None:
@@ -163,7 +161,7 @@ def _unpacked(batch_sizes: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
 
 
 class _Given:
-    """What both calls pass alike; holds every tensor whose address was taken."""
+    """A call with what both passes set alike; holds every tensor whose address was taken."""
 
     def __init__(
         self,
@@ -204,18 +202,21 @@ class _Given:
                 self.lengths, self.real = lengths, int(lengths.sum())
         self.resets = None if resets is None else resets.to("cpu", torch.uint8).contiguous()
         biases = {"bias_ih": self.bias_ih, "bias_hh": self.bias_hh}
-        added = [biases[n] for n in kernel.biases]
-        self.vectors = biases[kernel.vectors] if kernel.vectors else None
-        x_step, x_lane = _strides(self.x, batch_size)
         self.noise = noise if noise is None or noise.stride(-1) == 1 else noise.contiguous()
-        n_step, n_lane = (0, 0) if self.noise is None else _strides(self.noise, batch_size)
-        self.fields = [
-            *(self.x.data_ptr(), x_step, x_lane, _pointer(self.lengths)),
-            *(_pointer(self.offsets), _pointer(self.resets)),
-            *(_pointer(self.noise), n_step if noise is not None and len(noise) > 1 else 0, n_lane),
-            *(_pointer(self.weight_ih), *(_four(added)[:2])),
-            *(_pointer(self.weight_hh), _pointer(self.vectors), *_four(self.start)),
-        ]
+        self.call = call = interface.Call()
+        call.steps, call.batch, call.inputs, call.units = self.sizes
+        call.threads = torch.get_num_threads()
+        call.x = self.x.data_ptr()
+        call.x_step, call.x_batch = _strides(self.x, batch_size)
+        call.lengths, call.offsets = _pointer(self.lengths), _pointer(self.offsets)
+        call.resets = _pointer(self.resets)
+        if self.noise is not None:
+            step, call.noise_batch = _strides(self.noise, batch_size)
+            call.noise, call.noise_step = self.noise.data_ptr(), step if len(self.noise) > 1 else 0
+        call.weight_in, call.weight = _pointer(self.weight_ih), _pointer(self.weight_hh)
+        _point(call.bias, [biases[name] for name in kernel.biases])
+        call.vectors = _pointer(biases[kernel.vectors]) if kernel.vectors else None
+        _point(call.initial, self.start)
 
 
 def _rows(x: Tensor, weight_ih: Optional) -> int:
@@ -233,8 +234,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     """The states at every step, or the outputs alone; the final states; what is kept, if anything is."""
     *inputs, reverse, every, keep = arguments
     given = _Given(*inputs)
-    x = given.x
-    kernel, (_, batch_size, _, units) = given.kernel, given.sizes
+    kernel, (_, batch_size, _, units), x = given.kernel, given.sizes, given.x
     every = every or keep or kernel.staged  # whose stages read all states before the step
     states = [
         x.new_empty((*x.shape[:-1], units) if every or s == 0 else (batch_size, units))
@@ -242,24 +242,21 @@ def _forward(*arguments: Any) -> list[Tensor]:
     ]
     final = [x.new_empty(batch_size, units) for _ in range(kernel.states)]
     slots = (x.shape[:-1].numel(), kernel.slots, units)
-    number = torch.get_num_threads()
-    head = [*given.sizes, number, reverse, keep, 0, *given.fields, *_four(states), every]
-    head += _four(final)
-    tail = [*_NONE * 4, *[0] * 5, *_NONE * 2, 0.0]
-    key = (id(kernel), number, keep, every, *given.sizes)
-    work, packed = _sizes(
-        kernel, lambda: FIELDS.pack(*head, 0, 0, 0, *tail), key, False, given.lengths is not None
-    )
+    call = given.call
+    call.reverse, call.keep, call.every = reverse, keep, every
+    _point(call.states, states)
+    _point(call.finals, final)
+    key = (id(kernel), call.threads, keep, every, *given.sizes)
+    work, packed = _sizes(kernel, call, key, False, given.lengths is not None)
     shown = states if arguments[-2] or keep else states[:1]
-    if not keep:
-        scratch = _scratch(work + packed + math.prod(slots) * x.itemsize)
-        address = scratch.data_ptr()
-        kernel.forward(FIELDS.pack(*head, address + work + packed, address + work, address, *tail))
+    kept = x.new_empty(slots) if keep else None
+    scratch = _scratch(work + packed + (0 if keep else math.prod(slots) * x.itemsize))
+    call.work = address = scratch.data_ptr()
+    call.packed = address + work
+    call.kept = address + work + packed if kept is None else kept.data_ptr()
+    kernel.forward(addressof(call))
+    if kept is None:
         return [*shown, *final]
-    kept = x.new_empty(slots)
-    scratch = _scratch(work + packed)
-    address = scratch.data_ptr()
-    kernel.forward(FIELDS.pack(*head, kept.data_ptr(), address + work, address, *tail))
     if given.real < slots[0]:
         kept[given.real :].zero_()  # so that equal calls give equal tensors
     return [*shown, *final, kept]
@@ -282,23 +279,26 @@ def _backward(*arguments: Any) -> list[Tensor]:
     d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, *d_start = asked
     biases = {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
     summed = [d for d in (biases[n] for n in kernel.biases) if d is not None]
-    d_vectors = biases[kernel.vectors] if kernel.vectors else None
     found = [x.new_empty(steps, batch_size) for _ in range(kernel.states)] if norms else []
-    number = torch.get_num_threads()
-    strides = [(0, 0) if d is None else _strides(d, batch_size) for d in d_states]
-    strides += [(0, 0)] * (STATES - len(strides))
-    head = [*given.sizes, number, reverse, 1, 0, *given.fields, *_four(states), 1, *_NONE]
-    head += [kept.data_ptr(), 0]
-    tail = [*_four(d_states), *(s for s, _ in strides), *(s for _, s in strides), *_four(d_final)]
-    tail += [_pointer(d_x), _pointer(d_weight_ih), _pointer(summed[0] if summed else None)]
-    tail += [_pointer(d_weight_hh), _pointer(d_vectors), *_four(d_start), *_four(found)]
-    bound = clip or 0.0
-    key = (id(kernel), number, norms or clip is not None, *given.sizes)
-    work, _ = _sizes(
-        kernel, lambda: FIELDS.pack(*head, 0, *tail, bound), key, True, given.lengths is not None
-    )
+    call = given.call
+    call.reverse, call.keep, call.every, call.kept = reverse, True, True, kept.data_ptr()
+    _point(call.states, states)
+    _point(call.d_states, d_states)
+    for i, d in enumerate(d_states):
+        if d is not None:
+            call.d_step[i], call.d_batch[i] = _strides(d, batch_size)
+    _point(call.d_finals, d_final)
+    call.d_x, call.d_weight_in, call.d_weight = map(_pointer, (d_x, d_weight_ih, d_weight_hh))
+    call.d_bias = summed[0].data_ptr() if summed else None
+    call.d_vectors = _pointer(biases[kernel.vectors]) if kernel.vectors else None
+    _point(call.d_initial, d_start)
+    _point(call.norms, found)
+    call.clip = clip or 0.0
+    key = (id(kernel), call.threads, norms or clip is not None, *given.sizes)
+    work, _ = _sizes(kernel, call, key, True, given.lengths is not None)
     scratch = _scratch(work)
-    kernel.backward(FIELDS.pack(*head, scratch.data_ptr(), *tail, bound))
+    call.work = scratch.data_ptr()
+    kernel.backward(addressof(call))
     for other in summed[1:]:
         other.copy_(summed[0])
     return [*results, *found]
@@ -342,31 +342,27 @@ class Step:
             for turn in (0, 1)
         ]
         kept = empty(batch_size, kernel.slots, units)
-        sizes = self._given[0].sizes
-        tail = [*_NONE * 4, *[0] * 5, *_NONE * 2, 0.0]
-
-        def call(turn: int, ready: bool, packed: int, work: int) -> bytes:
-            states = self.states[1 - turn]
-            head = [*sizes, torch.get_num_threads(), 0, 0, ready, *self._given[turn].fields]
-            head += [*_four(states), 0, *_NONE, kept.data_ptr(), packed, work]
-            return FIELDS.pack(*head, *tail)
-
-        bare = call(0, False, 0, 0)
-        work = kernel.work_bytes(bare, 0)
-        scratch = torch.empty(work + kernel.packed_bytes(bare), dtype=torch.uint8, device="cpu")
-        address = scratch.data_ptr()
-        self._calls = [
-            [call(turn, ready, address + work, address) for turn in (0, 1)]
-            for ready in (False, True)
-        ]
+        self._calls = tuple(given.call for given in self._given)
+        self._addresses = tuple(map(addressof, self._calls))
+        for turn, call in enumerate(self._calls):
+            _point(call.states, self.states[1 - turn])
+            call.kept = kept.data_ptr()
+        work = kernel.work_bytes(self._addresses[0], 0)
+        packed = kernel.packed_bytes(self._addresses[0])
+        scratch = torch.empty(work + packed, dtype=torch.uint8, device="cpu")
+        for call in self._calls:
+            call.work, call.packed = scratch.data_ptr(), scratch.data_ptr() + work
         self._memory = (kept, scratch)
-        self._packed = False
+        self._is_packed = False
 
     def run(self) -> Tensor:
         """Take a step; the output is overwritten by the step after the next."""
         turn = self.turn
-        self.kernel.forward(self._calls[self._packed][turn])
-        self._packed = True
+        self.kernel.forward(self._addresses[turn])
+        if not self._is_packed:
+            self._is_packed = True
+            for call in self._calls:
+                call.packed_ready = 1
         self.turn = 1 - turn
         return self.outputs[1 - turn]
 

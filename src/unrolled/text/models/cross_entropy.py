@@ -1,16 +1,15 @@
 """Softmax over a vocabulary and its cross-entropy, by a kernel that never holds all the logits."""
 
-import struct
 from collections.abc import Sequence
+from ctypes import addressof
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.scan import Backend, check_backend, library, native, operators
+from unrolled.scan import Backend, check_backend, interface, library, native, operators
 
-FIELDS = struct.Struct("=13q")  # unrolled_entropy_call
 LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 
 
@@ -171,15 +170,20 @@ def _run(
         raise IndexError(
             f"targets: got {least} to {most}, expected from 0 to V - 1 = {len(weight) - 1}"
         )
-    kernel = library.entropy(x.dtype)
+    kernel = library.cross_entropy(x.dtype)
     results = _shapes(x, weight, bias, targets, wanted)
     x, weight, targets = x.contiguous(), weight.contiguous(), targets.contiguous()
     bias = None if bias is None else bias.contiguous()
-    losses, *gradients = (r.data_ptr() if r.numel() else 0 for r in results)
-    head = [*x.shape, len(weight), torch.get_num_threads(), x.data_ptr(), weight.data_ptr()]
-    head += [0 if bias is None else bias.data_ptr(), targets.data_ptr(), losses, *gradients]
-    scratch = operators._scratch(kernel.work_bytes(FIELDS.pack(*head, 0)))
-    kernel.run(FIELDS.pack(*head, scratch.data_ptr()))
+    call = interface.CrossEntropyCall()
+    call.rows, call.inputs = x.shape
+    call.classes, call.threads = len(weight), torch.get_num_threads()
+    call.x, call.weight, call.targets = x.data_ptr(), weight.data_ptr(), targets.data_ptr()
+    call.bias = None if bias is None else bias.data_ptr()
+    addresses = (r.data_ptr() if r.numel() else None for r in results)
+    call.losses, call.d_x, call.d_weight, call.d_bias = addresses
+    scratch = operators._scratch(kernel.work_bytes(addressof(call)))
+    call.work = scratch.data_ptr()
+    kernel.run(addressof(call))
     return results
 
 

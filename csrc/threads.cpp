@@ -1,4 +1,4 @@
-#include "team.h"
+#include "threads.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -30,26 +30,18 @@ namespace {
 std::atomic<void (*)(void (*)(void*), void*, unsigned, unsigned)> openmp_parallel{nullptr};
 std::atomic<int (*)()> openmp_thread_num{nullptr}, openmp_num_threads{nullptr};
 
-// OpenMP says only inside the region how many members it has, so the barrier cannot be made before.
+// OpenMP says only inside the region how many threads it has.
 struct OpenMPRegion {
   Job job;
   const void* data;
-  std::atomic<Barrier*> barrier{nullptr};
+  Barrier barrier;
 };
 
-void openmp_member(void* opaque) {
+void openmp_thread(void* opaque) {
   auto* region = static_cast<OpenMPRegion*>(opaque);
   const int id = openmp_thread_num.load()(), count = openmp_num_threads.load()();
-  Barrier* barrier = region->barrier.load(std::memory_order_acquire);
-  if (!barrier) {
-    auto* made = new Barrier(count);
-    if (region->barrier.compare_exchange_strong(barrier, made, std::memory_order_acq_rel)) {
-      barrier = made;
-    } else {
-      delete made;
-    }
-  }
-  region->job(Member{id, count, barrier}, region->data);
+  region->barrier.expect(count);
+  region->job(Thread{id, count, &region->barrier}, region->data);
 }
 
 // Our own threads, for where PyTorch's are not known: they sleep between regions, so that they never
@@ -68,7 +60,8 @@ class Pool {
   bool run(int count, Job job, const void* data) {
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy) return false;
-    Barrier barrier(count);
+    Barrier barrier;
+    barrier.expect(count);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(threads_.size()) < count - 1) {
@@ -80,7 +73,7 @@ class Pool {
       ++round_;
     }
     wake_.notify_all();
-    job(Member{0, count, &barrier}, data);
+    job(Thread{0, count, &barrier}, data);
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [this] { return left_ == 0; });
     return true;
@@ -93,11 +86,11 @@ class Pool {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return round_ != seen && id < count_; });
       seen = round_;
-      const Member member{id, count_, barrier_};
+      const Thread me{id, count_, barrier_};
       const Job job = job_;
       const void* data = data_;
       lock.unlock();
-      job(member, data);
+      job(me, data);
       lock.lock();
       if (--left_ == 0) done_.notify_one();
     }
@@ -120,18 +113,17 @@ void use_openmp(void* parallel, void* thread_num, void* num_threads) {
   openmp_parallel = reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(parallel);
 }
 
-void run_team(int threads, Job job, const void* data) {
+void run_parallel(int threads, Job job, const void* data) {
   if (threads > 1) {
     if (auto run = openmp_parallel.load()) {
-      OpenMPRegion region{job, data};
-      run(openmp_member, &region, static_cast<unsigned>(threads), 0);
-      delete region.barrier.load();
+      OpenMPRegion region{job, data, {}};
+      run(openmp_thread, &region, static_cast<unsigned>(threads), 0);
       return;
     }
     if (Pool::instance().run(threads, job, data)) return;
   }
-  Barrier alone(1);
-  job(Member{0, 1, &alone}, data);
+  Barrier alone;
+  job(Thread{0, 1, &alone}, data);
 }
 
 }  // namespace unrolled
