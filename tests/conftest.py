@@ -33,12 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def values_of(item: pytest.Function) -> dict[str, tuple[int, ...]]:
-    """Which values a case has, of each ``parametrize``."""
-    found = {}
-    for mark in item.iter_markers("parametrize"):
-        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
-        found[str(names)] = tuple(id(item.callspec.params[name.strip()]) for name in names)
-    return found
+    """Which values a case has, of each ``parametrize`` and of each fixture with parameters."""
+    marks = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    groups = [mark.replace(" ", "").split(",") if isinstance(mark, str) else mark for mark in marks]
+    params = item.callspec.params
+    groups += [[name] for name in params if not any(name in group for group in groups)]
+    return {",".join(group): tuple(id(params[name]) for name in group) for group in groups}
 
 
 @pytest.fixture(autouse=True)

@@ -195,6 +195,7 @@ def test_a_cells_kernel_may_be_made_in_the_call(monkeypatch: pytest.MonkeyPatch)
     assert_close_by_name({"y": got.y}, {"y": layer(x).y}, T)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("kind", ["LSTM", "zoneout", "own"])
 def test_all_that_a_call_can_be_given(kind: str, backend: str) -> None:

@@ -1083,6 +1083,7 @@ def test_a_budget_that_is_none_is_refused(memory: str, tmp_path: Path, call: Cal
     misused(call("train", "lm", "--out", tmp_path / "run", f"--memory={memory}"), "memory")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("options", [("--epochs", "1"), ("--minutes", "0.01")])
 @pytest.mark.parametrize(("memory", "got"), [("1KiB", "1024 B"), ("1", "1 B")])
 def test_too_small_a_budget_says_which_would_do(

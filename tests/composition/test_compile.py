@@ -153,6 +153,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning")
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a model"])
 @pytest.mark.parametrize("other", OTHERS)

@@ -103,6 +103,7 @@ CASES = [
 ]
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("case", CASES, ids=Case.described)
 @pytest.mark.parametrize("kind", DROP_INS)

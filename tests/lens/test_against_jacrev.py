@@ -229,6 +229,7 @@ def loss(y: Tensor, weight: Tensor) -> Tensor:
     return (weight * y + y.square()).sum()
 
 
+@pytest.mark.each_value
 @every_case
 @pytest.mark.parametrize("lengths", [[T, T, T], [T, 3, 1], [4, 2, 0]])
 def test_the_norms_of_every_state(name: str, lengths: list[int]) -> None:
@@ -303,6 +304,7 @@ def test_jacobians(name: str) -> None:
             )
 
 
+@pytest.mark.each_value
 @every_case
 @pytest.mark.parametrize("norm", ["rms", "spectral"])
 def test_lag_matrices(name: str, norm: lens.lags.Norm) -> None:
@@ -569,6 +571,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
 # --- The horizon -----------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("a", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("fraction", [0.01, 0.3])
 def test_the_horizon_of_a_known_decay(a: float, fraction: float) -> None:
@@ -601,6 +604,7 @@ def test_the_horizon_of_a_known_decay(a: float, fraction: float) -> None:
 # not depend on where it points), and the relative variance 2 / p at most, where J has rank 1.
 
 
+@pytest.mark.each_value
 @once_a_kind
 @pytest.mark.parametrize("probes", [32, 20_000])
 def test_estimated_lags_are_the_lags_within_their_error(name: str, probes: int) -> None:
@@ -648,6 +652,7 @@ def test_estimated_lags_have_no_bias(probes: int) -> None:
         assert mean == pytest.approx(exact, rel=SIGMAS * math.sqrt(2 / (probes * (steps - k))))
 
 
+@pytest.mark.each_value
 @once_a_kind
 @pytest.mark.parametrize("probes", [32, 20_000])
 def test_estimated_causes_are_the_causes_within_their_error(name: str, probes: int) -> None:
@@ -716,6 +721,7 @@ def truncated(oracle: Oracle, x: Tensor, weight: Tensor, k1: int, k2: int) -> Te
     return total
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("make", "kind"),
     [

@@ -76,6 +76,7 @@ CASES = [
 # --- Serial against finite differences -----------------------------------------------------------
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize(  # any two of the three in every combination
     ("lengths", "resets", "start"),
     [
@@ -109,6 +110,7 @@ def test_the_serial_gradients_are_those_of_finite_differences(
 # --- Each instruction set against serial, native against the reference ---------------------------
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @both_dtypes
 @pytest.mark.parametrize("case", CASES, ids=Case.described)
@@ -142,6 +144,7 @@ SHARED = [
 ]
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @both_dtypes
 @pytest.mark.parametrize("case", SHARED, ids=Case.described)
@@ -278,6 +281,7 @@ VIEWS: dict[str, tuple[tuple[int, ...], View]] = {  # the shape that becomes [5,
 }
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 0, 5])], ids=["full", "ragged"])
 @pytest.mark.parametrize("layout", VIEWS)

@@ -281,6 +281,7 @@ def test_of_h_t_equal_to_a_h_plus_x_the_gradient_k_steps_back_is_a_to_the_k(
     assert torch.equal(jacobian_start.flatten(), from_start)
 
 
+@pytest.mark.each_value
 # Elman with softplus only, whose second derivative is far from zero everywhere.
 @pytest.mark.parametrize("kind", ["softplus", "LSTM", "GRU"])
 @both_directions

@@ -59,6 +59,7 @@ def check_is(trainer: Trainer, expected: dict[str, Tensor], steps: int) -> None:
         assert error <= 3 * steps * torch.finfo(tensor.dtype).eps * size, name
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("decay", [0.1, 0.5, 0.999])  # below the warm-up, in it, above it
 def test_the_average_is_that_of_the_weights_after_each_step(

@@ -48,6 +48,7 @@ def whole(run: Run) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Any]]
     return bits(run.directory / WEIGHTS), bits(path), read_tensors(path)[1]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["cloze", "lm"])
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.02), ("sgd", 0.5)])
 def test_the_loss_falls(kind: str, optimizer: str, rate: float, tmp_path: Path) -> None:
@@ -301,6 +302,7 @@ def check_stopped(run: Run, caught: pytest.ExceptionInfo[RunError], step: int, w
         assert parameter.isfinite().all()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [1, 4, 8])
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_weights(

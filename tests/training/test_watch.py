@@ -417,6 +417,7 @@ def test_the_bar_has_the_worst_verdict(
 # What is not finite
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["cloze", "deep lstm", "truncated", "truncated, k2 above k1"])
 @pytest.mark.parametrize("every", [3, 4, None])
 def test_where_a_watched_training_broke_is_said(
