@@ -1,7 +1,8 @@
 """How many examples a test takes: few by default, many with ``UNROLLED_EXAMPLES=many``, as in CI."""
 
 import os
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from typing import TypeVar
 
@@ -30,3 +31,13 @@ def covering(cases: Sequence[Mapping[str, Hashable]], together: int = 1) -> list
         missing -= brought[best]
         taken.append(best)
     return sorted(taken)
+
+
+@contextmanager
+def rerun(command: str) -> Iterator[None]:
+    """What fails inside says by which command it alone is run again."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"rerun: {command}")
+        raise

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -113,7 +113,6 @@ def test_with_lengths_each_sequence_runs_as_if_alone(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=25, derandomize=True)
 def test_with_any_lengths_each_sequence_runs_as_if_alone(data: st.DataObject) -> None:
     T, kind = data.draw(st.integers(0, 6)), data.draw(st.sampled_from(sorted(CELLS)))
     lengths = data.draw(st.lists(st.integers(0, T), min_size=1, max_size=4))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.examples import some
 from tests.sentences import make_run
 from unrolled.errors import DataError, RunError
 from unrolled.text.data import Batch
@@ -384,7 +385,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_at_the_same_bits(
     shutil.copytree(run.directory, start)
     Trainer(run).train()
     expected = whole(run)
-    for k in range(1, 9) if options == "adam" else (1, 4, 6, 8):
+    for k in some(range(1, 9) if options == "adam" else (1, 4, 6, 8), 1, 6, 8):
         directory = tmp_path / str(k)
         shutil.copytree(start, directory)
         stopped = Run(directory)
