@@ -31,8 +31,6 @@ WHOLE = {
     "src/unrolled/scan/native.py": "which call a kernel takes, and its place in autograd; to be split next",
     "src/unrolled/scan/operators.py": "the call into C, which shares its field order with the header",
     "tests/bptt/test_carry.py": "one class, by its methods",
-    "tests/bptt/test_checkpointed.py": "two calls, by the kinds of layers",
-    "tests/cli/test_commands.py": "every command, end to end",
 }
 SOURCES = ("src", "csrc", "tools", "benchmarks", "examples", "tests")
 KINDS = {".py", ".h", ".cpp", ".js", ".css", ".html"}

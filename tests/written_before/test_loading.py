@@ -197,7 +197,7 @@ def test_a_saved_state_leads_to_the_same_results_and_gradients(name: str) -> Non
     expected = {f"result {k}": tensor for k, tensor in enumerate(written["results"])}
     got = {f"result {k}": tensor.detach() for k, tensor in enumerate(results)}
     if name != "stream":
-        results[0].square().sum().backward()
+        torch.autograd.backward(results[0].square().sum())
         names = [n for n, _ in layer.named_parameters()]
         expected |= dict(zip(names, written["gradients"], strict=True))
         got |= {n: p.grad for n, p in layer.named_parameters() if p.grad is not None}
