@@ -26,7 +26,7 @@ demo: $(STAMPS)/corpora  ## train a cloze model on Chinese sentences, measure it
 	@echo "      $(BIN)/unrolled generate runs/lm --prompt 'To be'"
 	@echo "      docs/tutorials/equations-to-code.md"
 
-test: $(STAMPS)/test  ## all tests, a process a core
+test: $(STAMPS)/test  ## all tests, a process a core; UNROLLED_EXAMPLES=many takes every case
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(STAMPS)/check docs  ## format, lint, types, docs build, generated kernels, sizes of files

@@ -224,7 +224,7 @@ class _Call(nn.Module):
         return _flat(self.call(self.module, *tensors))
 
 
-def _flat(nested: object) -> tuple[Tensor, ...]:
+def _flat(nested: Any) -> tuple[Tensor, ...]:
     """The tensors of nested tuples, in order."""
     if isinstance(nested, Tensor):
         return (nested,)
@@ -240,7 +240,8 @@ def as_function(
 
     def function(parameters: tuple[Tensor, ...], tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         named = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(called, named, tensors)
+        found: tuple[Tensor, ...] = torch.func.functional_call(called, named, tensors)
+        return found
 
     return function
 

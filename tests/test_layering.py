@@ -1,6 +1,7 @@
 """Imports point down only: from what is built to what it is built on."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,11 +95,30 @@ def test_an_arrow_up_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         test_every_arrow_points_down()
 
 
-def test_the_library_brings_nothing_of_text() -> None:
-    program = "import sys, unrolled; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+# One process, which imports one thing after another.
+IMPORTS = """
+import json, sys, torch
+of_torch = set(sys.modules)
+import unrolled
+of_library = set(sys.modules)
+import unrolled.compiler
+of_compiler = set(sys.modules)
+fill = [unrolled.fill.__module__, unrolled.text.models.Cloze.kind]
+print(json.dumps([*map(list, (of_torch, of_library, of_compiler)), fill]))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> list[list[str]]:
+    """The modules that are there with torch, then unrolled, then its compiler; and what fills."""
+    found = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    modules = set(found.stdout.split())
+    lists: list[list[str]] = json.loads(found.stdout)
+    return lists
+
+
+def test_the_library_brings_nothing_of_text(imported: list[list[str]]) -> None:
+    modules = set(imported[1])
     assert "unrolled.layers" in modules
     of_text = ("regex", "rjieba", "opencc", "safetensors", "filelock", "shtab", "altair")
     brought = {
@@ -107,12 +127,17 @@ def test_the_library_brings_nothing_of_text() -> None:
     assert not brought | modules.intersection(of_text)
 
 
+def test_neither_library_nor_compiler_imports_what_is_slow(imported: list[list[str]]) -> None:
+    """What PyTorch itself has imported is its own affair."""
+    brought = set(imported[2]) - set(imported[0])
+    assert "unrolled.compiler" in imported[2]
+    assert not brought & {"torch.fx.experimental.proxy_tensor", "networkx"}
+
+
 def test_the_library_exports_about_a_dozen_names() -> None:
     assert len(unrolled.__all__) <= 14
     assert all(hasattr(unrolled, name) for name in unrolled.__all__)
 
 
-def test_the_blank_is_filled_by_a_name_that_loads_the_rest() -> None:
-    program = "import unrolled; print(unrolled.fill.__module__, unrolled.text.models.Cloze.kind)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert found.stdout.split() == ["unrolled.text.pretrained", "cloze"], found.stderr
+def test_the_blank_is_filled_by_a_name_that_loads_the_rest(imported: list[list[str]]) -> None:
+    assert imported[3] == ["unrolled.text.pretrained", "cloze"]

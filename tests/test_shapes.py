@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.shapes import (
@@ -174,7 +174,6 @@ def test_any_other_state_is_refused(state: object, error: type[Exception], got: 
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=40, derandomize=True)
 def test_a_step_is_real_where_it_comes_before_the_length(data: st.DataObject) -> None:
     steps = data.draw(st.integers(0, 6))
     lengths = data.draw(st.lists(st.integers(0, steps), max_size=4))

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from benchmarks import vanishing
 
+from tests.examples import MANY
 from unrolled.scan import library
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
@@ -113,6 +114,7 @@ def test_the_output_that_is_shown_is_what_is_printed(measured: Measured) -> None
     check_shown(measured[1])
 
 
+@pytest.mark.skipif(not MANY, reason="runs the whole page again: UNROLLED_EXAMPLES=many")
 def test_it_is_the_same_with_the_simplest_kernels() -> None:
     with library.using("serial"):
         check_shown(vanishing.measured(TUTORIALS / "vanishing.md")[1])

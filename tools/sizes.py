@@ -28,8 +28,6 @@ WHOLE = {
     "src/unrolled/lens/trials.py": "the trials and what is said of them",
     "src/unrolled/scan/native.py": "which call a kernel takes, and its place in autograd; to be split next",
     "tests/bptt/test_carry.py": "one class, by its methods",
-    "tests/bptt/test_checkpointed.py": "two calls, by the kinds of layers",
-    "tests/cli/test_commands.py": "every command, end to end",
 }
 SOURCES = ("src", "csrc", "tools", "benchmarks", "examples", "tests")
 KINDS = {".py", ".h", ".cpp", ".js", ".css", ".html"}

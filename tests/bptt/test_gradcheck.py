@@ -97,6 +97,7 @@ def check_right(report: GradientCheck) -> None:
 # Right gradients
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_is_right(cell: type[Cell], backend) -> None:
@@ -107,6 +108,7 @@ def test_every_cell_is_right(cell: type[Cell], backend) -> None:
     assert row(report, "x").verdict == "ok"
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("steps, batch_size", [(1, 1), (7, 3), (50, 2)])
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("home", [torch.nn, unrolled])
@@ -263,6 +265,7 @@ def test_where_gradients_are_switched_off(mode) -> None:
 # Wrong gradients
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("error", [1e-5, -1e-5, 1.0])
 @pytest.mark.parametrize("cell", [cells.Elman, cells.LSTM, cells.GRU])
 @pytest.mark.parametrize("steps", [1, 7, 50])
@@ -276,6 +279,7 @@ def test_one_entry_off_by_1e_5_is_found(cell: type[Cell], steps: int, error: flo
         assert str(list(place)) in found.note or "random direction" in found.note
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["weight_ih", "weight_hh"])
 @pytest.mark.parametrize("gain", [0.1, 1.0, 1.5, 2.5])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.bptt.schedule import (
@@ -97,7 +97,6 @@ steps = st.one_of(st.integers(1, 12), st.integers(1, 20_000))
 shares = st.one_of(st.integers(0, 2**40), st.integers(0, 1000))
 
 
-@settings(deadline=None, max_examples=150)
 @given(steps, memories, shares)
 def test_a_plan_covers_the_sequence_within_its_budget(
     steps: int, memory: Memory, more: int
@@ -112,7 +111,6 @@ def test_a_plan_covers_the_sequence_within_its_budget(
         assert found.repeated() == 0
 
 
-@settings(deadline=None, max_examples=100)
 @given(steps, memories, st.data())
 def test_a_budget_that_is_too_small_is_refused_with_one_that_works(
     steps: int, memory: Memory, data: st.DataObject
@@ -127,7 +125,6 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_works(
     plan(steps, memory.least(), memory)
 
 
-@settings(deadline=None, max_examples=150)
 @given(steps, memories, shares, shares)
 def test_a_larger_budget_never_costs_more_than_a_few_percent(
     steps: int, memory: Memory, more: int, still_more: int

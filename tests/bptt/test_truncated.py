@@ -164,6 +164,7 @@ def check(family, cell, depth, k1, k2, *, resets=None, lengths=None, rate=None):
     assert_close_by_name(got, {"y": expected} | by_name(other), rounded)
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize(("k1", "k2"), PAIRS)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
@@ -116,7 +116,6 @@ def cuts(draw: st.DrawFn) -> tuple[list[int], int, int, dict[str, Any]]:
 
 
 @given(cuts(), st.sampled_from(["tensor", "numpy", "uint16", "tuple", "pickled"]))
-@settings(deadline=None, max_examples=150, derandomize=True)
 def test_every_row_is_its_piece_once_and_in_order(
     cut: tuple[list[int], int, int, dict[str, Any]], kind: str
 ) -> None:
@@ -152,7 +151,6 @@ def test_every_row_is_its_piece_once_and_in_order(
 
 
 @given(cuts(), st.data())
-@settings(deadline=None, max_examples=60, derandomize=True)
 def test_a_window_follows_from_its_number_alone(
     cut: tuple[list[int], int, int, dict[str, Any]], data: st.DataObject
 ) -> None:

@@ -122,6 +122,7 @@ def run(
 # --- Layer normalisation -------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("bias", [True, False])
 @every_cell
 def test_layer_norm_is_its_equations_in_every_value_and_gradient(kind: str, bias: bool) -> None:
@@ -152,6 +153,7 @@ def test_with_layer_norm_the_scale_of_either_weight_says_nothing(kind: str) -> N
     torch.testing.assert_close(scan(cell, x, state)[0][0], before, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("options", [{"layer_norm": True}, {"zoneout": 0.3}], ids=str)
 @pytest.mark.parametrize("kind", ["Elman", "LSTM", "GRU"])
 def test_first_and_second_derivatives_are_those_of_finite_differences(
@@ -183,6 +185,7 @@ def test_recurrent_dropout_masks_what_the_recurrent_weights_see_and_nothing_else
     assert_close_by_name(got, run(functools.partial(looped, mask=noise[0]), cell, x, state), T)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layer_norm", [False, True])
 @every_cell
 def test_zoneout_keeps_each_state_where_it_was_drawn_to(kind: str, layer_norm: bool) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.examples import MANY
 from unrolled.compiler import build
 
 SOURCE = """\
@@ -338,7 +339,7 @@ def _build(results, cache: str, meeting) -> None:
 
 
 def test_several_processes_at_once_compile_once_and_the_others_say_that_they_wait(cache):
-    count, context = 4, multiprocessing.get_context("spawn")
+    count, context = 4 if MANY else 3, multiprocessing.get_context("spawn")
     meeting, results = context.Barrier(count), context.Queue()
     arguments = (results, str(cache), meeting)
     processes = [context.Process(target=_build, args=arguments) for _ in range(count)]

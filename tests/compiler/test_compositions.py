@@ -11,6 +11,7 @@ from tests.compiler.interpret import B
 from tests.compiler.staged import Staged
 from tests.compiler.test_schedule import draw
 from tests.compiler.test_staged import by_autograd, by_schedule
+from tests.examples import MANY, rerun
 from unrolled.compiler import compiled, emit, schedule_stages, trace
 
 ONE = [
@@ -95,17 +96,44 @@ class Random(Staged):
         return torch.tanh(values[-1]), values[-2] + 0.5 * projected
 
 
-@pytest.mark.parametrize("seed", range(16))
+FILE = "tests/compiler/test_compositions.py"
+
+
+@pytest.mark.parametrize("seed", range(100 if MANY else 8))
 def test_steps_put_together_at_random(seed):
-    cell = Random(seed).double()
-    with torch.no_grad():  # so that no number is lost beside a greater one
-        for parameter in cell.parameters():
-            parameter.mul_(0.5)
-    given = draw(cell)
-    expected = by_autograd(cell, *given)
-    got = by_schedule(cell, *given, plan=schedule_stages)
-    assert_close_by_name(got, expected, 12**2)
-    assert emit(schedule_stages(trace(cell)), "cell")
+    check_random(seed)
+
+
+def check_random(seed):
+    """A step's numbers are those of autograd; or the line that runs it alone."""
+    test = f"{FILE}::test_steps_put_together_at_random[{seed}]"
+    with rerun(f"UNROLLED_EXAMPLES=many .venv/bin/python -m pytest '{test}'"):
+        cell = Random(seed).double()
+        with torch.no_grad():  # so that no number is lost beside a greater one
+            for parameter in cell.parameters():
+                parameter.mul_(0.5)
+        given = draw(cell)
+        expected = by_autograd(cell, *given)
+        got = by_schedule(cell, *given, plan=schedule_stages)
+        assert_close_by_name(got, expected, 12**2)
+        assert emit(schedule_stages(trace(cell)), "cell")
+
+
+def test_a_step_that_fails_says_how_to_run_it_alone(monkeypatch, request):
+    right = by_schedule
+
+    def wrong(*arguments, **options):
+        return {name: value + 1 for name, value in right(*arguments, **options).items()}
+
+    monkeypatch.setattr(f"{__name__}.by_schedule", wrong)
+    with pytest.raises(AssertionError) as caught:
+        check_random(3)
+    test = f"{FILE}::test_steps_put_together_at_random[3]"
+    (line,) = caught.value.__notes__
+    assert line == f"rerun: UNROLLED_EXAMPLES=many .venv/bin/python -m pytest '{test}'"
+    assert request.node.nodeid.split("::")[0] == FILE  # where it is found
+    monkeypatch.undo()
+    check_random(3)
 
 
 def two_products(self, projected, state):

@@ -114,6 +114,7 @@ def test_the_modes_of_the_process_are_as_before():
         assert torch.is_anomaly_enabled()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True}], ids=["plain", "normed"])
 def test_a_first_use_under_checkpoint_gives_the_reference_s_gradients(reentrant, options):

@@ -59,6 +59,7 @@ def test_of_every_cell(name):
     check(getattr(cells, name))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", ["Elman", "GRU", "LSTM"])
 def test_of_every_option(name, options):

@@ -326,6 +326,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Any]:
     return cache(lambda work: list(work(tmp_path_factory.mktemp(work.__name__))))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
 def test_what_is_there_works_as_under_ordinary_defaults(

@@ -15,6 +15,7 @@ import unrolled
 from tests.cells.papers import ResetFirst
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, DROP_INS, Model, input_of, make, named
+from tests.examples import some
 from unrolled import Recurrent, cells
 from unrolled.cells.facts import Onnx
 from unrolled.scan import library
@@ -58,7 +59,7 @@ class WithLengths(nn.Module):
         return tuple(self.layer(x, lengths=lengths))
 
 
-@pytest.mark.parametrize("kind", DROP_INS)
+@pytest.mark.parametrize("kind", some(DROP_INS, "LSTM"))
 def test_one_file_serves_any_number_of_steps_and_sequences(kind: str, tmp_path: Path) -> None:
     model = Model(make(kind)).eval()
     free = {"x": FREE}
@@ -69,7 +70,7 @@ def test_one_file_serves_any_number_of_steps_and_sequences(kind: str, tmp_path: 
         assert_close_by_name(exported(x), named(model(x)), steps)
 
 
-@pytest.mark.parametrize("kind", DROP_INS)
+@pytest.mark.parametrize("kind", some(DROP_INS, "RNN", "GRU"))
 def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: Path) -> None:
     layer = make(kind, depth=1, bias=False, batch_first=True).eval()
     tensors = 2 if kind == "LSTM" else 1
@@ -88,7 +89,7 @@ def test_an_initial_state_is_an_input_and_options_are_kept(kind: str, tmp_path: 
         assert_close_by_name(exported(*inputs), named(layer(*inputs)), steps)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", some(CELLS, "Recurrent LSTM"))
 def test_lengths_are_an_input_of_the_file(kind: str, tmp_path: Path) -> None:
     model = WithLengths(make(kind, depth=1)).eval()
     free = {"x": FREE, "lengths": {0: FREE[1]}}
@@ -115,7 +116,7 @@ class FromState(WithLengths):
         return tuple(self.layer(x, state, lengths=lengths))
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", some(CELLS, "Recurrent GRU", "Recurrent Elman"))
 def test_a_sequence_of_no_steps_ends_in_the_state_it_was_given(kind: str, tmp_path: Path) -> None:
     cell = getattr(cells, kind.split()[-1])
     layer = Recurrent(cell, 3, 5, depth=2, bidirectional=True).eval()

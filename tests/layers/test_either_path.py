@@ -37,6 +37,7 @@ def taken(
 KINDS = ("padded", "packed", "lengths", "resets", "one sequence", "no sequences", "no steps")
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("option", ["nothing", "clip", "watch", "both"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["RNN", "LSTM", "GRU"])
@@ -120,6 +121,7 @@ def masked(names: tuple[str, ...], *, batch_first: bool) -> dict[str, object]:
     return {name: value for name, value in (flags | {"lengths": LENGTHS}).items() if name in names}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize(

@@ -341,6 +341,7 @@ NOISY = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", NOISY)
 @pytest.mark.parametrize("cell", [cells.Elman, cells.LSTM, cells.GRU])
 def test_in_evaluation_nothing_is_dropped(cell: type[Cell], name: str) -> None:

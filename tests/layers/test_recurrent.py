@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,6 +103,7 @@ CASES = [
 ]
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("case", CASES, ids=Case.described)
 @pytest.mark.parametrize("kind", DROP_INS)
@@ -738,7 +739,6 @@ sizes = st.integers(1, 4)
     batch_first=st.booleans(),
     cell=st.sampled_from([cells.Elman, cells.LSTM, cells.GRU, Remembering]),
 )
-@settings(deadline=None, max_examples=40, derandomize=True)
 def test_the_shapes_are_those_of_the_alphabet(
     steps: int,
     batch_size: int,
@@ -764,7 +764,6 @@ def test_the_shapes_are_those_of_the_alphabet(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=25, derandomize=True)
 def test_sequences_know_nothing_of_each_other_nor_of_how_far_they_are_padded(
     data: st.DataObject,
 ) -> None:

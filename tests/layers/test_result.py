@@ -156,6 +156,7 @@ class Named(nn.Module):
         return result, result.final, result.states[0]
 
 
+@pytest.mark.each_value
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True, "residual": True}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -82,6 +82,7 @@ def run(
     return collect({"y": data} | named_state(final, "_n"), sources), packing
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("given", [True, False], ids=["state", "zeros"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -110,6 +111,7 @@ def test_equals_its_parent_in_every_output_state_and_gradient(
         assert ours is None or torch.equal(ours, theirs)
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize(("steps", "batch_size"), [(1, 1), (1, 5), (63, 1), (63, 5)])
 @pytest.mark.parametrize("hidden", [1, 7, 17, 33, 100])
@@ -595,6 +597,7 @@ def some_resets() -> Tensor:
     return resets
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64], ids=["float32", "float64"])
 @pytest.mark.parametrize("given", [True, False], ids=["state", "zeros"])

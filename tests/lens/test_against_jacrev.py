@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import unrolled
 from tests.compare import assert_close_by_name, parameters_by_torch_name, tolerance
+from tests.examples import some
 from unrolled import Recurrent, cells, lens
 from unrolled.layers.view import Layer
 from unrolled.lens.causes import causes_of
@@ -172,6 +173,22 @@ def _cases() -> dict[str, Case]:
 
 CASES = _cases()
 every_case = pytest.mark.parametrize("name", CASES)
+each_kind = pytest.mark.parametrize(
+    "name",
+    some(
+        CASES,
+        "torch RNN tanh",
+        "torch LSTM",
+        "torch GRU",
+        "Recurrent Elman relu, auto",
+        "Recurrent Elman sigmoid, reference",
+        "Recurrent LSTM, auto",
+        "Recurrent GRU, reference",
+        "drop-in layer RNN, reference",
+        "drop-in layer LSTM, auto",
+        "drop-in layer GRU, auto",
+    ),
+)
 once_a_kind = pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.backend != "auto"])
 
 
@@ -229,6 +246,7 @@ def loss(y: Tensor, weight: Tensor) -> Tensor:
     return (weight * y + y.square()).sum()
 
 
+@pytest.mark.each_value
 @every_case
 @pytest.mark.parametrize("lengths", [[T, T, T], [T, 3, 1], [4, 2, 0]])
 def test_the_norms_of_every_state(name: str, lengths: list[int]) -> None:
@@ -289,7 +307,7 @@ def test_the_rows_of_a_report_are_means_over_the_sequences(name: str) -> None:
 # --- Jacobians, lags, influence --------------------------------------------------------------------
 
 
-@every_case
+@each_kind
 def test_jacobians(name: str) -> None:
     layer, oracle, x = prepared(name)
     for scan in lens.recurrences(layer, x):
@@ -303,7 +321,8 @@ def test_jacobians(name: str) -> None:
             )
 
 
-@every_case
+@pytest.mark.each_value
+@each_kind
 @pytest.mark.parametrize("norm", ["rms", "spectral"])
 def test_lag_matrices(name: str, norm: lens.lags.Norm) -> None:
     layer, oracle, x = prepared(name)
@@ -326,7 +345,7 @@ def test_lag_matrices(name: str, norm: lens.lags.Norm) -> None:
         assert torch.equal(few.nan_to_num(-1), got[:, :2].nan_to_num(-1))
 
 
-@every_case
+@each_kind
 def test_influence(name: str) -> None:
     layer, oracle, x = prepared(name)
     by_sequence = [jacrev(lambda seen: oracle.run(seen)[0])(x[:, b]) for b in range(B)]
@@ -357,7 +376,7 @@ def by_step(oracle: Oracle, x: Tensor, place: Place) -> Tensor:
     return torch.stack(sequences, 1)
 
 
-@every_case
+@each_kind
 def test_lyapunov_exponents_and_the_condition_number(name: str) -> None:
     layer, oracle, x = prepared(name)
     for place in oracle.places:
@@ -490,7 +509,7 @@ def way_back(found: Apart, *, elman: bool) -> Way:
     return Way(*map(torch.stack, (growth, factors, shares, unsure)))
 
 
-@every_case
+@each_kind
 def test_causes(name: str) -> None:
     layer, oracle, x = prepared(name)
     is_elman = CASES[name].kind not in ("LSTM", "GRU")
@@ -523,7 +542,7 @@ def test_causes(name: str) -> None:
         assert product == pytest.approx(math.exp(found.growth), rel=ROUNDING)
 
 
-@every_case
+@each_kind
 def test_matrices_slopes_and_gates(name: str) -> None:
     layer, oracle, x = prepared(name)
     gates, slope = oracle.equations.gates, oracle.equations.slope
@@ -569,6 +588,7 @@ def test_matrices_slopes_and_gates(name: str) -> None:
 # --- The horizon -----------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("a", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("fraction", [0.01, 0.3])
 def test_the_horizon_of_a_known_decay(a: float, fraction: float) -> None:
@@ -601,6 +621,7 @@ def test_the_horizon_of_a_known_decay(a: float, fraction: float) -> None:
 # not depend on where it points), and the relative variance 2 / p at most, where J has rank 1.
 
 
+@pytest.mark.each_value
 @once_a_kind
 @pytest.mark.parametrize("probes", [32, 20_000])
 def test_estimated_lags_are_the_lags_within_their_error(name: str, probes: int) -> None:
@@ -648,6 +669,7 @@ def test_estimated_lags_have_no_bias(probes: int) -> None:
         assert mean == pytest.approx(exact, rel=SIGMAS * math.sqrt(2 / (probes * (steps - k))))
 
 
+@pytest.mark.each_value
 @once_a_kind
 @pytest.mark.parametrize("probes", [32, 20_000])
 def test_estimated_causes_are_the_causes_within_their_error(name: str, probes: int) -> None:
@@ -716,6 +738,7 @@ def truncated(oracle: Oracle, x: Tensor, weight: Tensor, k1: int, k2: int) -> Te
     return total
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("make", "kind"),
     [

@@ -187,6 +187,7 @@ def test_what_is_finite_is_not_broken() -> None:
 # --- Backward ------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @every_layer
 @pytest.mark.parametrize("direction", [0, 1])
 @pytest.mark.parametrize("value", [math.inf, math.nan])

@@ -92,6 +92,7 @@ def count(kinds):
     return {kind: kinds.count(kind) for kind in set(kinds)}
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("steps", [1, 3, 12])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -112,6 +113,7 @@ def test_every_part_is_there_once(kind, bidirectional, depth, steps):
     assert len(set(named)) == len(named) == S * (n + depth) + 2 * steps
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("steps", [1, 12])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("merge", [None, *MERGES])

@@ -170,6 +170,7 @@ def test_the_formula_is_the_layer(kind, depth, bidirectional):
     check(make(kind, depth, bidirectional=bidirectional))
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("residual", [False, True, "highway"])
 @pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul", "separate"])

@@ -66,6 +66,7 @@ def layer_directions(layer):
     return layer.directions if isinstance(layer, Recurrent) else 1 + layer.bidirectional
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_layer_differentiated_in_its_state(kind, bidirectional):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import unrolled
+from tests.examples import some
 from tests.lens.seeing import (
     B,
     D,
@@ -48,15 +49,18 @@ def broken_reports() -> dict[str, Lens]:
     return found
 
 
+@pytest.mark.each_value
+@pytest.mark.parametrize("suffix", ["html", "svg", "png"])
 @pytest.mark.parametrize("name", ["input", "backward", "weights", "none"])
-def test_reports_of_broken_models_are_saved(name: str, tmp_path: Path) -> None:
+def test_reports_of_broken_models_are_saved(name: str, suffix: str, tmp_path: Path) -> None:
     seen = broken_reports()[name]
     record, report = told(seen), seen.report()
     report.save(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == record
-    for suffix in ("html", "svg", "png"):
-        report.save(tmp_path / f"report.{suffix}")
-        assert (tmp_path / f"report.{suffix}").stat().st_size > 1000
+    report.save(tmp_path / f"report.{suffix}")
+    assert (tmp_path / f"report.{suffix}").stat().st_size > 1000
+    if suffix != "html":
+        return
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     (data,) = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
@@ -90,7 +94,9 @@ def test_an_unknown_suffix(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("suffix", ["json", "html", "svg", "png", "PNG"])
+@pytest.mark.parametrize(
+    "suffix", some(["json", "html", "svg", "png", "PNG"], "json", "html", "PNG")
+)
 def test_on_a_full_disk_what_was_saved_before_is_kept(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

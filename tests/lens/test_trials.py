@@ -126,6 +126,7 @@ def test_longest_is_that_of_the_batch_or_given() -> None:
 # --- A trial is what one gets by hand ------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("depth", "bidirectional"), [(1, False), (2, True)])
 @pytest.mark.parametrize(
     "make",

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
@@ -62,7 +62,6 @@ def test_every_entry_is_cut_and_others_stay() -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60, derandomize=True)
 def test_every_row_keeps_the_ratio_and_rows_below_are_left(data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from([(4, 3), (1, 1), (5,), (), (2, 3, 4)]))
     most, least = (
@@ -106,7 +105,6 @@ def test_each_unit_of_each_gate_is_a_row() -> None:
     norms=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30),
     percentile=st.floats(0, 100),
 )
-@settings(deadline=None, max_examples=80, derandomize=True)
 def test_the_bound_is_numpys_percentile_of_all_norms_so_far(
     norms: list[float], percentile: float
 ) -> None:

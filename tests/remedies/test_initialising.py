@@ -235,6 +235,7 @@ def test_what_is_known_in_closed_form() -> None:
     assert critical_gain(torch.tanh, 0.1)[0] < critical_gain(torch.tanh, 1.0)[0]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("variance", [0.3, 3.0])
 @pytest.mark.parametrize("level", [0, 1])
 def test_the_gradient_of_a_wide_network_neither_grows_nor_fades_over_100_steps(

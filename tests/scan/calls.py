@@ -95,6 +95,6 @@ def steps_of_rounding(cell: Cell, steps: int) -> int:
     (D + H + 2) / 4 + G·H / 4 + 25, which is the root of 68 there. Errors grow as the root of the
     steps, so that many times more steps allow for it.
     """
-    rows, hidden = cell.weight_hh.shape
+    rows, hidden = cell.get_parameter("weight_hh").shape
     width = cell.input_size + hidden + 2 + rows
     return math.ceil((steps + 1) * max(1, (width / 4 + 25) / 68)) - 1

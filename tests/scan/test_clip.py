@@ -89,6 +89,7 @@ def test_each_steps_gradient_is_clipped_before_it_goes_on(kind: str, backend: Ba
         assert_close_by_name(got, by_hand(cell, x.detach(), state, math.inf), T)
 
 
+@pytest.mark.each_value(2)
 @both_backends
 @options
 @every_cell
@@ -120,6 +121,7 @@ def test_the_kernel_clips_as_the_reference_does(kind: str, chosen: str) -> None:
         assert_close_by_name(got, expected, steps_of_rounding(cell, T))
 
 
+@pytest.mark.each_value
 @each_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @every_cell
@@ -132,6 +134,7 @@ def test_so_does_every_instruction_set(kind: str, dtype: torch.dtype, name: str)
     assert_close_by_name(got, expected, steps_of_rounding(cell, T))
 
 
+@pytest.mark.each_value
 @native
 @pytest.mark.parametrize("batch_size", [1, 5, 17])
 @pytest.mark.parametrize("threads", [2, 3])

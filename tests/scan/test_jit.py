@@ -84,6 +84,7 @@ def check(cell: Cell, x, state=None, *, steps=None, **options) -> None:
     assert_close_by_name(got, expected, allowed)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", CELLS)
 def test_every_number_is_the_reference_s(name, options):
@@ -93,6 +94,7 @@ def test_every_number_is_the_reference_s(name, options):
     check(cell, x, **OPTIONS[options])
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("sizes", [(5, 1, 3, 7), (3, 5, 2, 1), (1, 3, 1, 19), (2, 9, 3, 32)])
 @pytest.mark.parametrize("name", ["simple", "staged", "deep"])
 def test_at_any_size(name, sizes):

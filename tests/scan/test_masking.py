@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -112,7 +112,6 @@ def test_a_sequence_runs_as_if_the_steps_it_skips_were_not_there(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=25, derandomize=True)
 def test_with_any_mask_resets_and_lengths(data: st.DataObject) -> None:
     T, B = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 4))
     flags = st.lists(st.booleans(), min_size=T * B, max_size=T * B)

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.compare import as_function, assert_close_by_name, leaves, scanned
@@ -76,6 +74,7 @@ CASES = [
 # --- Serial against finite differences -----------------------------------------------------------
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize(  # any two of the three in every combination
     ("lengths", "resets", "start"),
     [
@@ -109,6 +108,7 @@ def test_the_serial_gradients_are_those_of_finite_differences(
 # --- Each instruction set against serial, native against the reference ---------------------------
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @both_dtypes
 @pytest.mark.parametrize("case", CASES, ids=Case.described)
@@ -142,6 +142,7 @@ SHARED = [
 ]
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @both_dtypes
 @pytest.mark.parametrize("case", SHARED, ids=Case.described)
@@ -279,6 +280,7 @@ VIEWS: dict[str, tuple[tuple[int, ...], View]] = {  # the shape that becomes [5,
 }
 
 
+@pytest.mark.each_value(2)
 @both_directions
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 0, 5])], ids=["full", "ragged"])
 @pytest.mark.parametrize("layout", VIEWS)
@@ -584,55 +586,7 @@ def test_of_h_t_equal_to_a_h_plus_x_the_gradient_and_its_norm_k_steps_back_are_a
     assert torch.equal(norms[0].flatten(), powers.abs())
 
 
-# --- Any shape, any options ----------------------------------------------------------------------
-
-
-@given(data=st.data())
-@settings(deadline=None, max_examples=120, derandomize=True)
-def test_with_any_shape_and_any_options_it_is_the_reference(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(sorted(CELLS)))
-    T, B, D = (data.draw(st.integers(1, most)) for most in (7, 9, 5))
-    H = data.draw(st.one_of(st.integers(1, 40), st.sampled_from([64, 65, 100])))
-    dtype = data.draw(st.sampled_from([FLOAT32, FLOAT64]))
-    bias, start, reverse, every, ragged, reset = (data.draw(st.booleans()) for _ in range(6))
-    cell, x, state = make(kind, T, B, D, H, dtype=dtype, bias=bias)
-    names = ["x", *(["h_0", "c_0"][: len(state)] if start else []), *dict(cell.named_parameters())]
-    lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B)) if ragged else None
-    options = {
-        "lengths": None if lengths is None else torch.tensor(lengths),
-        "resets": torch.rand(T, B) < data.draw(st.sampled_from([0.1, 0.5, 1])) if reset else None,
-        "reverse": reverse,
-        "return_states": every,
-        "wanted": data.draw(st.sets(st.sampled_from(names), min_size=1)),
-    }
-    if data.draw(st.booleans()):
-        x, options["view"] = x.transpose(0, 1).contiguous(), lambda x: x.transpose(0, 1)
-    given_state = state if start else None
-    torch.set_num_threads(data.draw(st.integers(1, 3)))
-    got = run(cell, x, given_state, **options)
-    torch.set_num_threads(1)
-    expected = run(cell, x, given_state, backend="reference", **options)
-    assert_close_by_name(got, expected, steps_of_rounding(cell, T))
-
-
-@given(data=st.data())
-@settings(deadline=None, max_examples=30, derandomize=True)
-def test_with_any_shape_and_any_options_every_instruction_set_agrees(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(sorted(CELLS)))
-    T, B, D, H = (data.draw(st.integers(1, most)) for most in (6, 20, 40, 70))
-    dtype = data.draw(st.sampled_from([FLOAT32, FLOAT64]))
-    cell, x, state = make(kind, T, B, D, H, dtype=dtype, bias=data.draw(st.booleans()))
-    options = {
-        "lengths": torch.randint(0, T + 1, (B,)) if data.draw(st.booleans()) else None,
-        "resets": torch.rand(T, B) < 0.3 if data.draw(st.booleans()) else None,
-        "reverse": data.draw(st.booleans()),
-    }
-    with library.using("serial"):
-        expected = run(cell, x, state, **options)
-    for name in library.built():
-        with library.using(name):
-            got = run(cell, x, state, **options)
-        assert_close_by_name(got, expected, steps_of_rounding(cell, T))
+# --- Rounding -------------------------------------------------------------------------------------
 
 
 def test_a_wider_cell_may_round_more_and_a_wrong_number_is_found_even_so() -> None:

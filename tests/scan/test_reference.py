@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -132,7 +132,6 @@ def test_with_lengths_each_sequence_runs_as_if_alone(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=25, derandomize=True)
 def test_with_any_lengths_each_sequence_runs_as_if_alone(data: st.DataObject) -> None:
     T, kind = data.draw(st.integers(0, 6)), data.draw(st.sampled_from(sorted(CELLS)))
     lengths = data.draw(st.lists(st.integers(0, T), min_size=1, max_size=4))
@@ -313,6 +312,7 @@ def test_of_h_t_equal_to_a_h_plus_x_the_gradient_k_steps_back_is_a_to_the_k(
     assert torch.equal(jacobian_start.flatten(), from_start)
 
 
+@pytest.mark.each_value
 # Elman with softplus only, whose second derivative is far from zero everywhere.
 @pytest.mark.parametrize("kind", ["softplus", "LSTM", "GRU"])
 @both_directions

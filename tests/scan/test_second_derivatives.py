@@ -27,6 +27,7 @@ create_graph = pytest.mark.parametrize("create_graph", [False, True], ids=["firs
 BACKENDS: tuple[Backend, Backend] = ("native", "reference")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 3])], ids=["full", "ragged"])
 @both_directions
 @every_cell
@@ -326,6 +327,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("case", NOTHING)
 @pytest.mark.parametrize("cell", [cells.GRU, cells.LSTM, cells.LRU, Leaky, SideBySide])
 def test_of_sequences_without_steps_too(cell: type[Cell], case: str) -> None:

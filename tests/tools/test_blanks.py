@@ -236,6 +236,7 @@ def test_each_confidence_is_in_the_bin_that_holds_it(sure: float) -> None:
 # The temperature that fits
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("joint", [1.0, 0.85])
 @pytest.mark.parametrize("temperature", [0.5, 0.73, 1.0, 1.37, 2.9])
 def test_a_known_temperature_is_found(temperature: float, joint: float) -> None:

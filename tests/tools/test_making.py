@@ -15,8 +15,8 @@ from unrolled.training import Run, Trainer
 def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a model of a text of 900 sentences is made, with recipes of its size."""
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(corpus(900)), encoding="utf-8")
-    small = {"data": str(text), "hidden": 16, "embedding": 8, "epochs": 3, "min_count": 1}
+    text.write_text("\n".join(corpus(600)), encoding="utf-8")
+    small = {"data": str(text), "hidden": 16, "embedding": 8, "epochs": 2, "min_count": 1}
     monkeypatch.setattr(program, "RECIPES", {"zh": {**small, "words": True}, "en": small})
     monkeypatch.setattr(program, "BLANKS", 20)
     return tmp_path

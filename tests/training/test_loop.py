@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.examples import some
 from tests.sentences import make_run
 from unrolled.errors import DataError, RunError
 from unrolled.text.data import Batch
@@ -48,6 +49,7 @@ def whole(run: Run) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Any]]
     return bits(run.directory / WEIGHTS), bits(path), read_tensors(path)[1]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["cloze", "lm"])
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.02), ("sgd", 0.5)])
 def test_the_loss_falls(kind: str, optimizer: str, rate: float, tmp_path: Path) -> None:
@@ -301,6 +303,7 @@ def check_stopped(run: Run, caught: pytest.ExceptionInfo[RunError], step: int, w
         assert parameter.isfinite().all()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [1, 4, 8])
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_weights(
@@ -382,7 +385,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_at_the_same_bits(
     shutil.copytree(run.directory, start)
     Trainer(run).train()
     expected = whole(run)
-    for k in range(1, 9) if options == "adam" else (1, 4, 6, 8):
+    for k in some(range(1, 9) if options == "adam" else (1, 4, 6, 8), 1, 6, 8):
         directory = tmp_path / str(k)
         shutil.copytree(start, directory)
         stopped = Run(directory)

@@ -27,7 +27,7 @@ from unrolled.text.models import KINDS, TokenModel
 from unrolled.text.models.filling import check_scoring
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import unpacked
-from unrolled.training.settings import Settings
+from unrolled.training.settings import Settings, renamed
 from unrolled.version import __version__
 
 FORMAT = 1
@@ -67,7 +67,7 @@ class Run:
             if self.kind not in KINDS:
                 raise ValueError(f"kind: got {self.kind!r}, expected one of {', '.join(KINDS)}")
             self.tokenizer = Tokenizer(**config["text"])
-            self.command: dict[str, Any] = dict(config["command"])
+            self.command: dict[str, Any] = renamed(config["command"])
             self.longest = check_size("longest", self.command["longest"])
             self.model_config: dict[str, Any] = dict(config["model"])
             self.settings = Settings.of_record(config["training"])

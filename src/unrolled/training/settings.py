@@ -105,9 +105,8 @@ class Settings:
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Settings":
-        """Those that a run was written with; one of 0.1's first days has ``batch_size`` under "lanes"."""
-        renamed = {"lanes": "batch_size"}
-        return cls(**{renamed.get(name, name): value for name, value in dict(record).items()})
+        """Those that a run was written with."""
+        return cls(**renamed(record))
 
     def with_steps(self, steps: int) -> "Settings":
         """The same with another number of steps."""
@@ -124,3 +123,9 @@ class Settings:
     def evaluates(self, step: int) -> bool:
         """Whether the model is evaluated after ``step`` steps: ``evaluations`` times, evenly spread."""
         return step * self.evaluations // self.steps > (step - 1) * self.evaluations // self.steps
+
+
+def renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record by today's names; one of 0.1's first days has ``batch_size`` under "lanes"."""
+    names = {"lanes": "batch_size"}
+    return {names.get(name, name): value for name, value in dict(record).items()}

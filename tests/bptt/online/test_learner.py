@@ -159,6 +159,7 @@ def test_the_count_of_tensors_sees_one_that_is_kept():
     assert living() == before + len(kept)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["dense", "by unit"])
 @every_learner
 def test_learning_online_lowers_the_loss(kind, name):

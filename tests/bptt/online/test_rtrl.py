@@ -57,6 +57,7 @@ def check_every_loss(layer, learner, sizes, resets=None):
         assert_close_by_name(got, want, done)
 
 
+@pytest.mark.each_value(2)
 @pytest.mark.parametrize("sizes", [[1] * T, [1, 3, 2]])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("name", COUPLED + ELEMENTWISE)

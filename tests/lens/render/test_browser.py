@@ -158,6 +158,7 @@ def test_the_browser_tells_what_a_page_complains_of_and_asks_for(
     assert "http" in wrong.requests()
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_everything_is_drawn_and_nothing_is_asked_for(opened: Any, scheme: str, width: int) -> None:
@@ -305,6 +306,7 @@ def test_it_opens_at_the_last_step_that_is_read(opened: Any) -> None:
     assert "Step 5 is selected" in shown.text("#said")  # what was chosen stays
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("steps", [5, 70, 300])
 def test_the_pictures_by_step_share_an_axis_whose_labels_are_apart(

@@ -14,6 +14,7 @@ import vl_convert
 from torch import nn
 
 import unrolled.lens.render
+from tests.examples import some
 from tests.lens.render import records
 from unrolled import Recurrent, cells, lens
 from unrolled.errors import MissingExtraError
@@ -186,7 +187,16 @@ def test_a_click_on_a_step_selects_it() -> None:
     assert step == {"name": "step", "expr": f"pick.t ? pick.t[0] : {STEPS - 1}"}
 
 
-@pytest.mark.parametrize("name", [name for name in records.STRANGE if name != "nothing ran"])
+@pytest.mark.parametrize(
+    "name",
+    some(
+        [name for name in records.STRANGE if name != "nothing ran"],
+        "nothing but null",
+        "the largest numbers",
+        "hostile text",
+        "a layer that comes later",
+    ),
+)
 def test_whatever_comes_is_drawn(name: str) -> None:
     found, _ = records.STRANGE[name]()
     svg = drawn(charts.chart(found))

@@ -320,6 +320,7 @@ def settled_by_hand(parts: Parts, text: str, rounds: int) -> tuple[list[Blank], 
     return blanks, words, moved  # type: ignore[return-value]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("words", [True, False], ids=["words", "tokens"])
 @pytest.mark.parametrize("rounds", [1, 2, 20])
 def test_blanks_settle_one_after_the_other_as_by_hand(
@@ -578,6 +579,7 @@ def assert_same(got: object, expected: object) -> None:
         assert [c.probability for c in one.candidates] == wanted
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("together", "read", "largest"),
     [(256, 1 << 14, 1 << 20), (3, 1 << 14, 1 << 20), (256, 90, 1 << 20), (4, 1, 1), (1, 300, 700)],

@@ -191,6 +191,7 @@ def test_a_config_of_before_the_options_makes_the_model_it_made(kind: type[Token
     )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
 def test_with_all_options_every_parameter_learns_and_evaluation_is_certain(
     kind: type[TokenModel], cell: str

@@ -73,6 +73,7 @@ def same(got: Why, expected: tuple[float, list[float]], dtype: torch.dtype) -> b
     ] == pytest.approx(influences, abs=bound)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("together", [1, 20, 1 << 16])
 @pytest.mark.parametrize("unit", ["char", "word"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -118,6 +119,7 @@ def test_the_other_blanks_hold_what_fill_chose(parts: Parts) -> None:
 # Words of several tokens
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("together", [1, 20, 1 << 16])
 @pytest.mark.parametrize("candidate", ["b", "ba", "add", "cabd"])
 def test_influences_on_a_word_are_differences_of_the_products_of_its_steps(
