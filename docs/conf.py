@@ -1,6 +1,8 @@
 """Sphinx settings; ``make docs`` builds, and every warning is an error."""
 
+import latex2mathml.converter
 import unrolled
+from docutils import nodes
 
 project = "unrolled"
 copyright = "the unrolled contributors"
@@ -10,7 +12,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "**/.*"]
 smartquotes = False  # U' and ... are equations here
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give shapes, which say more than Tensor
@@ -20,6 +22,9 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"unrolled {version}"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+html_math_renderer = "mathml"
 
 
 def _keep_equations_as_written(_app, _what, _name, _obj, _options, lines):
@@ -31,6 +36,32 @@ def _keep_equations_as_written(_app, _what, _name, _obj, _options, lines):
             lines[k:k] = ["::", ""]
 
 
+def _mathml(node, display):
+    """LaTeX as MathML, which browsers typeset themselves: no script, and nothing from elsewhere.
+
+    Raises:
+        ValueError: there is a command that latex2mathml does not know; it would print it as it stands.
+    """
+    latex = node.astext()
+    found = latex2mathml.converter.convert(latex, display=display)
+    if "\\" in found or "<mi>&</mi>" in found:
+        raise ValueError(
+            f"formula: {latex!r} cannot be typeset, write it in simpler LaTeX: {found}"
+        )
+    return found.replace("&#x022A4;", "&#x1D5B3;")  # a transpose is an upright T, no "true"
+
+
+def _inline_formula(translator, node):
+    translator.body.append(_mathml(node, "inline"))
+    raise nodes.SkipNode
+
+
+def _display_formula(translator, node):
+    translator.body.append(f'<div class="math">{_mathml(node, "block")}</div>\n')
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (_inline_formula, None), (_display_formula, None))
     # before napoleon, which turns "Args:" into directives with indented blocks of their own
     app.connect("autodoc-process-docstring", _keep_equations_as_written, priority=400)
