@@ -1,8 +1,11 @@
 """Sphinx settings; ``make docs`` builds, and every warning is an error."""
 
+import re
+
 import latex2mathml.converter
-import unrolled
 from docutils import nodes
+
+import unrolled
 
 project = "unrolled"
 copyright = "the unrolled contributors"
@@ -40,15 +43,26 @@ def _mathml(node, display):
     """LaTeX as MathML, which browsers typeset themselves: no script, and nothing from elsewhere.
 
     Raises:
-        ValueError: there is a command that latex2mathml does not know; it would print it as it stands.
+        ValueError: latex2mathml does not know a command, and printed it as it stands.
     """
-    latex = node.astext()
-    found = latex2mathml.converter.convert(latex, display=display)
+    found = latex2mathml.converter.convert(node.astext(), display=display)
     if "\\" in found or "<mi>&</mi>" in found:
-        raise ValueError(
-            f"formula: {latex!r} cannot be typeset, write it in simpler LaTeX: {found}"
-        )
-    return found.replace("&#x022A4;", "&#x1D5B3;")  # a transpose is an upright T, no "true"
+        raise ValueError(f"formula: got {node.astext()!r}, expected simpler LaTeX")
+    for pattern, better in BETTER:
+        found = re.sub(pattern, better, found)
+    return found
+
+
+BETTER = (
+    (r"<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'),  # a norm's bars
+    (r"<mo>(/|&#x02202;)</mo>", r'<mo lspace="0" rspace="0">\1</mo>'),
+    (r"&#x022A4;", "&#x1D5B3;"),  # a transpose, no "true"
+    (r"<msup>(<mi>\w</mi>)<mi>(&#x02032;)</mi></msup>", r'\1<mo lspace="0.1em" rspace="0">\2</mo>'),
+    (
+        r"<msubsup>(<mi>\w</mi>)(.*?)<mi>(&#x02032;)</mi></msubsup>",
+        r'<msub><mrow>\1<mo lspace="0.1em" rspace="0">\3</mo></mrow>\2</msub>',
+    ),
+)
 
 
 def _inline_formula(translator, node):
