@@ -15,7 +15,7 @@ from unrolled.training.loop import OPTIMIZER_STATE, PROGRESS
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "run-directory.md"
 NAMED = set(re.findall(r"`([^`\n]+)`", PAGE.read_text(encoding="utf-8")))
-SMALL = ("--epochs", "1", "--hidden", "4", "--batch-tokens", "100", "--threads", "1")
+SMALL = ("--epochs", "1", "--hidden", "4", "--threads", "1")
 
 
 def unnamed(names: set[str]) -> set[str]:
