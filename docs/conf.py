@@ -66,7 +66,8 @@ BETTER = (
 
 
 def _inline_formula(translator, node):
-    translator.body.append(_mathml(node, "inline"))
+    found = _mathml(node, "inline") + node.get("after", "")
+    translator.body.append(f'<span class="math">{found}</span>')
     raise nodes.SkipNode
 
 
@@ -75,7 +76,17 @@ def _display_formula(translator, node):
     raise nodes.SkipNode
 
 
+def _keep_with_what_follows(_app, doctree, _name):
+    """A formula and the sign after it stand in one line: none begins with "，" or "-th"."""
+    for formula in doctree.findall(nodes.math):
+        text = formula.next_node(descend=False, siblings=True)
+        if isinstance(text, nodes.Text) and (sign := re.match(r"[，。、；：）,.;:)]+|-\w+", text)):
+            formula["after"] = sign[0]
+            formula.parent.replace(text, nodes.Text(text[sign.end() :]))
+
+
 def setup(app):
+    app.connect("doctree-resolved", _keep_with_what_follows)
     app.add_html_math_renderer("mathml", (_inline_formula, None), (_display_formula, None))
     # before napoleon, which turns "Args:" into directives with indented blocks of their own
     app.connect("autodoc-process-docstring", _keep_equations_as_written, priority=400)
