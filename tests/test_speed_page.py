@@ -1,6 +1,7 @@
 """The tables of the guide to speed are those that its JSON gives."""
 
 import json
+import re
 
 import pytest
 from benchmarks.layers import page
@@ -62,3 +63,20 @@ def test_a_report_gives_what_the_tables_show() -> None:
     assert "| 0.25 to 0.5 | of the time of full lengths |" in shown["ragged"]
     assert "| 2.5 |" in shown["model"]
     assert "| zoneout | 1.1 |" in shown["options"] and "7" not in shown["options"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_says_the_same_to_two_figures(name: str) -> None:
+    text = (page.GUIDES.parents[1] / name).read_text(encoding="utf-8")
+    means = {
+        (r["against"], r["cell"]): r["ratio"]
+        for r in FIGURES["layers"]["means"]
+        if r["section"] == "training"
+    }
+    rows = re.findall(
+        r"^\| `?(torch\.nn|JAX)`?[,，、] ?AVX-512 \| (\S+) \| (\S+) \| (\S+) \|$", text, re.M
+    )
+    assert [peer for peer, *_ in rows] == ["torch.nn", "JAX"]
+    for peer, *ratios in rows:
+        for cell, ratio in zip(page.CELLS, ratios, strict=True):
+            assert abs(float(ratio) - means[peer, cell]) < 0.051
