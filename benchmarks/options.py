@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{f'{ratio:.2f}' if name in options else '':>10}  {path}",
                     flush=True,
                 )
-                results.write(given.json, {"rows": rows})
+                results.write(given.json, {"machine": results.machine(), "rows": rows})
                 if option.judged and ratio > AT_MOST:
                     missed.append(f"{cell} {size}, {name}: {ratio:.2f} of {AT_MOST}")
     print("\nmissed: " + ("; ".join(missed) or "nothing"))

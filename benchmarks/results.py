@@ -3,8 +3,13 @@
 import argparse
 import itertools
 import json
+import platform
+import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from unrolled.files import replace
 from unrolled.text.data import sentences
@@ -29,6 +34,31 @@ def write(path: Path | None, found: Any) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def machine() -> dict[str, Any]:
+    """For JSON: what measured, when and how: the date, the command, processor, threads of PyTorch."""
+    main = sys.modules["__main__"].__spec__
+    program = "" if main is None else main.name.removesuffix(".__main__")
+    words = sys.argv[1:]
+    if "--json" in words:  # which says nothing of what was measured
+        at = words.index("--json")
+        del words[at : at + 2]
+    return {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python -m", program, *words]),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def few_sentences(corpus: str, folder: Path) -> list[str]:

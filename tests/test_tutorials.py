@@ -35,6 +35,11 @@ def pictures(text: str) -> list[str]:
     return re.findall(r"^!\[.+\]\((\S+)\)$", text, re.M)
 
 
+def formulas(text: str) -> list[str]:
+    """What stands displayed between $$ and $$."""
+    return re.findall(r"^\$\$\n(.+)\n\$\$$", text, re.M)
+
+
 def bare(code: str) -> str:
     """``code`` without comments and docstrings; a session as it is."""
     if code.startswith(">>>"):
@@ -74,12 +79,14 @@ def test_both_languages_have_the_same_code_and_pictures(name: str) -> None:
             one, other = (re.sub(r"\s+#.*$", "", text, flags=re.M) for text in (one, other))
         assert one == other
     assert pictures(english) == pictures(chinese)
+    assert formulas(english) == formulas(chinese)
     for mark in ("## ", "### ", "| ", "- "):
         marked = [re.findall(f"^{re.escape(mark)}", text, re.M) for text in (english, chinese)]
         assert len(marked[0]) == len(marked[1]), mark
 
 
 def test_a_difference_is_seen() -> None:
+    assert formulas("a\n\n$$\nb = c\n$$\n\n`$$`") == ["b = c"]
     assert bare("f(1)  # one") == bare("f(1)") != bare("f(2)")
     assert bare('def f():\n    """One."""\n    g()') == bare("def f():\n    g()")
     assert same_output("x  0.12 5e-05 3", "x 0.13 6e-05 3")

@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,7 +134,7 @@ def row_json(row: Row, peaks: Peaks) -> dict[str, Any]:
 def describe(threads: int, numpy_set: bool) -> dict[str, Any]:
     """What measured: processor, threads, versions."""
     return {
-        "processor": processor(),
+        **results.machine(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -144,15 +143,6 @@ def describe(threads: int, numpy_set: bool) -> dict[str, Any]:
         "threads of JAX": f"a pool of its own, asked for {threads} by NPROC",
         "threads of NumPy": f"{threads}" if numpy_set else "not known: not PyPI's OpenBLAS",
     }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
