@@ -1,7 +1,7 @@
 """What a recurrent layer of any kind is to the rest of the library, and the loop that all kinds share."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,6 @@ from unrolled.cells import State
 from unrolled.scan import Backend, ScanOptions, ScanResult, Watcher
 from unrolled.scan.operators import Weights
 from unrolled.shapes import Lengths, Shape
-
-if TYPE_CHECKING:
-    from unrolled.layers.recurrent import Recurrent
 
 Hidden = Tensor | Sequence[Tensor]
 """A state as a layer is given it."""
@@ -88,9 +85,6 @@ class RecurrentLayer(Protocol):
 
     def joined(self, level: int, outputs: Sequence[Tensor], read: Sequence[Tensor]) -> list[Tensor]:
         """What a level gives: its directions' ``outputs`` merged, and joined to what it ``read``."""
-
-    def as_recurrent(self) -> "Recurrent":
-        """A ``Recurrent`` that shares its very weights, time first."""
 
     def unsupported_reasons(
         self,

@@ -5,18 +5,19 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from unrolled.layers.base import RecurrentLayer
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.torch_layers import DROP_INS, TorchLayer
 from unrolled.layers.torch_view import TorchView, without_parametrizations
 
 Layer = Recurrent | nn.RNNBase
 """A recurrent layer as its owner has it."""
+View = Recurrent | TorchView
+"""Each is a ``RecurrentLayer``, and has ``as_recurrent``: one that shares its very weights, time first."""
 _NAMES = ("RNN", "LSTM", "GRU")
 NOT_SWAPPED = "it is not swapped; unrolled.accelerate(model) does it"
 
 
-def layer_of(module: object) -> RecurrentLayer | None:
+def layer_of(module: object) -> View | None:
     """``module`` as ``RecurrentLayer``; ``None`` if it is none whose state and weights are known."""
     if isinstance(module, torch.jit.ScriptModule):
         return None
@@ -28,7 +29,7 @@ def layer_of(module: object) -> RecurrentLayer | None:
     return None
 
 
-def viewed(module: nn.Module) -> RecurrentLayer:
+def viewed(module: nn.Module) -> View:
     """``layer_of`` a module that is known to have one."""
     layer = layer_of(module)
     assert layer is not None
