@@ -99,7 +99,7 @@ def test_an_input_of_another_shape_is_refused(shape: tuple[int, ...], batch_firs
     match = f"^x: got shape {re.escape(str(list(shape)))}, expected {re.escape(expected)}"
     with pytest.raises(ValueError, match=match) as refusal:
         check_input(torch.zeros(shape), 3, batch_first=batch_first)
-    # The advice is for one sequence without sequences, and would mislead elsewhere.
+    # The advice is for one sequence [T, D], and would mislead elsewhere.
     assert ("unsqueeze" in str(refusal.value)) == (len(shape) == 2)
 
 

@@ -7,7 +7,7 @@ import torch
 
 import unrolled
 from tests.compare import assert_close_by_name
-from unrolled import cells
+from unrolled import Recurrent, cells, layers
 from unrolled.scan import native
 
 KINDS = {"RNN": unrolled.RNN, "LSTM": unrolled.LSTM, "GRU": unrolled.GRU}
@@ -78,6 +78,14 @@ def test_replaced_weights_take_effect():
     layer.load_state_dict(other.state_dict(), assign=True)
     expected, _ = other(x[2:], start)
     assert_close_by_name({"y": stepped(stream, x[2:])}, {"y": expected.detach()}, 3)
+
+
+def test_a_layer_in_the_form_of_torch_has_a_method_for_it() -> None:
+    for layer in (unrolled.GRU(4, 7), torch.nn.GRU(4, 7), torch.nn.Linear(4, 7), 3):
+        with pytest.raises(TypeError, match=rf"^layer: got {type(layer).__name__}, expected a Rec"):
+            layers.Stream(layer)
+    for layer in (unrolled.GRU(4, 7), Recurrent(cells.GRU, 4, 7)):
+        assert layer.stream().layer is layer
 
 
 def test_what_cannot_be_streamed_is_refused():

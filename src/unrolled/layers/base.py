@@ -162,7 +162,7 @@ def stacked(
     return streams, finals, every
 
 
-SET_ASIDE = ['backend="reference" is set']
+SET_ASIDE = 'backend="reference" is set'
 """Why a layer that could take the native path does not."""
 
 

@@ -401,7 +401,7 @@ class Recurrent(nn.Module):
             x, state, *_ = self.checked(x, state, lengths, resets, mask)
             tensors = [x, *tensors, *(state or ())]
         if self.backend == "reference":
-            return SET_ASIDE
+            return [SET_ASIDE]
         missing = native.missing()
         reasons = [] if missing is None else [missing]
         dtype = tensors[0].dtype if tensors else torch.get_default_dtype()

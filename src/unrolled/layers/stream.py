@@ -47,10 +47,11 @@ class Stream:
         [1, 2, 3]
 
     Args:
-        layer: of one direction; ``stream()`` of a ``Recurrent`` or a drop-in layer gives it.
+        layer: of one direction; ``layer.stream(batch_size)`` says which.
         batch_size: B, the sequences stepped together at first.
 
     Raises:
+        TypeError: ``layer`` is a layer of ``torch.nn``, or none.
         ValueError: the layer is bidirectional: its backward direction needs the future.
         RuntimeError: the layer has ``backend="native"``, and the kernels cannot run it.
     """
@@ -61,9 +62,15 @@ class Stream:
     """The number of the sequence in each row of x, y and the state."""
 
     def __init__(self, layer: RecurrentLayer, batch_size: int = 1) -> None:
+        if not hasattr(layer, "bare_kernels"):
+            raise TypeError(
+                f"layer: got {type(layer).__name__}, expected a Recurrent; a drop-in layer has "
+                "layer.stream(batch_size), and unrolled.accelerate makes one of torch.nn's"
+            )
         if layer.directions == 2:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
-        self.layer = layer
+        self.layer = layer.module
+        self._view = layer
         self.ids = list(range(check_size("batch_size", batch_size)))
         self._joined = batch_size  # how many ever joined
         self._room = batch_size  # how many rows there is memory for
@@ -92,11 +99,11 @@ class Stream:
         Raises:
             ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
         """
-        first = self.layer.batch_first
-        check_dense("x", x, f"[{self.batch_size}, {self.layer.input_size}]")
+        first = self._view.batch_first
+        check_dense("x", x, f"[{self.batch_size}, {self._view.input_size}]")
         is_chunk = x.dim() == 3
         given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
-        row = [self.batch_size, self.layer.input_size]
+        row = [self.batch_size, self._view.input_size]
         if list(given.shape[1:]) != row:
             chunk = [row[0], "T", row[1]] if first else ["T", *row]
             expected = f"{row}, or {chunk} for a chunk".replace("'", "")
@@ -117,7 +124,7 @@ class Stream:
         """``resets`` as ``[T, B]``."""
         if not is_chunk and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(0)
-        first = is_chunk and self.layer.batch_first
+        first = is_chunk and self._view.batch_first
         return check_resets(resets, steps, self.batch_size, batch_first=first)
 
     def _with_resets(self, x: Tensor, resets: Tensor) -> Tensor:
@@ -136,15 +143,15 @@ class Stream:
             return self._by_steps(x[0]).unsqueeze(0)
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)
-        x = x.transpose(0, 1) if self.layer.batch_first else x
-        with _evaluating(self.layer.module):
-            y, final = self.layer.module(x, self.layer.as_given(self.state))
+        x = x.transpose(0, 1) if self._view.batch_first else x
+        with _evaluating(self.layer):
+            y, final = self.layer(x, self._view.as_given(self.state))
         self._write(slice(0, self.batch_size), as_tuple(final))
-        return cast(Tensor, y.transpose(0, 1) if self.layer.batch_first else y)
+        return cast(Tensor, y.transpose(0, 1) if self._view.batch_first else y)
 
     def _by_steps(self, x: Tensor) -> Tensor:
         """One step ``[B, D]`` by the kernels, layer by layer."""
-        layer, batch_size = self.layer, self.batch_size
+        layer, batch_size = self._view, self.batch_size
         self._steps[0].x[:batch_size] = x
         for level, step in enumerate(self._steps):
             if level and not self._is_chained:
@@ -164,7 +171,7 @@ class Stream:
 
     @state.setter
     def state(self, state: Sequence[Tensor]) -> None:
-        given = check_state(state, self.layer.state_shapes(self.batch_size), self._like)
+        given = check_state(state, self._view.state_shapes(self.batch_size), self._like)
         self._write(slice(0, self.batch_size), tuple(s.detach() for s in given))
 
     def state_dict(self) -> Saved:
@@ -178,7 +185,7 @@ class Stream:
             TypeError, ValueError: it is of a layer with another state.
         """
         ids = saved["ids"].tolist()
-        check_state(saved["state"], self.layer.state_shapes(len(ids)), self._like)
+        check_state(saved["state"], self._view.state_shapes(len(ids)), self._like)
         if len(ids) > self._room:
             self._renew(len(ids))
         self.ids = ids
@@ -231,7 +238,7 @@ class Stream:
     @torch.no_grad()
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
-        layer = self.layer
+        layer = self._view
         with _evaluating(layer.module):
             reasons = layer.unsupported_reasons()
             kernels = [] if reasons else layer.bare_kernels()
@@ -244,7 +251,7 @@ class Stream:
         self._seen = self._signature()
         self._is_chained, self._width = layer.is_chained, layer.output_size
         self._state = tuple(
-            self._like.new_zeros(shape) for shape in self.layer.state_shapes(self._room)
+            self._like.new_zeros(shape) for shape in self._view.state_shapes(self._room)
         )
         self._steps: list[Step] = []
         for name, weights in filter(None, kernels):
@@ -265,7 +272,7 @@ class Stream:
         """What holds the weights that the kernels read."""
         # modules() takes longer than a small kernel, and most owners have none but themselves
         return [
-            p for own in self.layer.holders() for p in (own.modules() if own._modules else (own,))
+            p for own in self._view.holders() for p in (own.modules() if own._modules else (own,))
         ]
 
     def _tensors(self) -> State:
@@ -273,7 +280,7 @@ class Stream:
         if not self._steps:
             return self._state
         states = [step.state for step in self._steps]
-        return self.layer.by_layer(states)
+        return self._view.by_layer(states)
 
     def _write(self, rows: slice | Tensor, state: State) -> None:
         """Write a state of some rows, in the layer's own form."""
@@ -281,14 +288,14 @@ class Stream:
             for target, s in zip(self._state, state, strict=True):
                 target[:, rows] = s
             return
-        for step, own in zip(self._steps, self.layer.by_scan(state), strict=True):
+        for step, own in zip(self._steps, self._view.by_scan(state), strict=True):
             for target, s in zip(step.state, own, strict=True):
                 target[rows] = s
 
     def _fresh(self, batch_size: int) -> State:
         """The state in which so many sequences begin."""
         with torch.no_grad():
-            return self.layer.fresh_state(batch_size, self._like)
+            return self._view.fresh_state(batch_size, self._like)
 
 
 @contextmanager

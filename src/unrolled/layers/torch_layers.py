@@ -90,8 +90,8 @@ class TorchLayer(nn.RNNBase):
         Raises:
             TypeError: ``input`` or ``hx`` is not of the kind above, or the state or a weight of another
                 dtype.
-            ValueError: ``lengths`` or ``resets`` with a ``PackedSequence``, one sequence without
-                sequences, or ``proj_size``.
+            ValueError: ``lengths`` or ``resets`` with a ``PackedSequence``, one sequence ``[T, D]``,
+                or ``proj_size``.
             ValueError, RuntimeError: a shape, dtype or device does not fit, as in ``torch.nn``.
             RuntimeError: ``backend="native"``, and the kernels cannot take this call.
         """
@@ -178,12 +178,10 @@ class TorchLayer(nn.RNNBase):
         """Scan the packed rows as they are, with the state in the order of the packed sequences."""
         data, batch_sizes, order, back = packed
         state = as_state(hx)
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        expected = (rows, int(batch_sizes[0]), self.hidden_size)
         self.check_packed(packed, state)
-        check_packed(batch_sizes, expected[1], len(data))
+        check_packed(batch_sizes, int(batch_sizes[0]), len(data))
         if not state:
-            state = [data.new_zeros(expected)] * (2 if self.mode == "LSTM" else 1)
+            state = TorchView(self).fresh_state(int(batch_sizes[0]), data)
         elif order is not None:
             state = [s.index_select(1, order) for s in state]
         y, final = self._stacked(data, state, scan, options._replace(batch_sizes=batch_sizes))
@@ -223,17 +221,13 @@ class TorchLayer(nn.RNNBase):
         native.check_weights(kernel, given, x.shape[-1], self.hidden_size, names)
         if options.segmenter is None:
             return run(kernel, x, state, given, options)
-        fresh = partial(self._fresh, x)
+        fresh = partial(TorchView(self).fresh_scan, x.shape[1], x)
         sweep = partial(_run_over, run, kernel, given)
         return options.segmenter(sweep, x, state, options, weights=weights[k], fresh=fresh)
 
-    def _fresh(self, x: Tensor) -> State:
-        """The state in which the sequences of ``x`` ``[T, B, D]`` begin, of one scan."""
-        return (x.new_zeros(x.shape[1], self.hidden_size),) * (2 if self.mode == "LSTM" else 1)
-
     def _as_hidden(self, state: Sequence[Tensor]) -> Any:
         """A state as ``torch.nn`` gives it: a pair for LSTM, else the tensor itself."""
-        return tuple(state) if self.mode == "LSTM" else state[0]
+        return TorchView(self).as_given(state)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """This layer one step a call, without gradient, for ``batch_size`` sequences at once."""

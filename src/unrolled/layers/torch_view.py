@@ -97,6 +97,10 @@ class TorchView:
     def as_given(self, state: Sequence[Tensor]) -> Any:
         return tuple(state) if self.layer.mode == "LSTM" else state[0]
 
+    def fresh_scan(self, batch_size: int, like: Tensor) -> State:
+        """The state in which so many sequences begin, of one scan: ``[B, H]`` each."""
+        return tuple(like.new_zeros(shape[1:]) for shape in self.state_shapes(batch_size))
+
     def by_layer(self, scans: Sequence[State]) -> State:
         if len(scans) == 1:
             return tuple(s.unsqueeze(0) for s in scans[0])
@@ -147,7 +151,7 @@ class TorchView:
             if lengths is not None or resets is not None:
                 checked_masks(self.layer, x, lengths, resets)
         if self.backend == "reference":
-            return SET_ASIDE
+            return [SET_ASIDE]
         return unsupported_reasons(self.layer, weights_of(settled(self.layer)), x, state)
 
     def why_unwatched(self) -> str | None:

@@ -53,7 +53,7 @@ class Text:
         self.put(line, middle, _product(label))
 
     def upwards(self, edge: Edge) -> None:
-        """An arrow to the row above, or the one above that; round a corner between two lanes."""
+        """An arrow to the row above, or the one above that; round a corner between two sides."""
         a, b, label = edge
         low, high = self.lines[a.row] + 1, self.lines[b.row] - 1
         column = self.column(b if b.side else a)
