@@ -116,7 +116,7 @@ def stacked(
     watcher: Watcher | None,
     drop_inputs: Callable[[Tensor], Tensor] | None = None,
     drop_outputs: Callable[[Tensor], Tensor] | None = None,
-    output: Callable[[int, State], Tensor] = lambda _, states: states[0],
+    output: Callable[[int, State], Tensor] | None = None,
 ) -> tuple[list[Tensor], list[State], list[State]]:
     """Depth × directions of scans over ``x`` ``[T, B, D]``, or over packed rows.
 
@@ -129,22 +129,23 @@ def stacked(
         watcher: is told of each.
         drop_inputs: what happens to what a level reads, if anything.
         drop_outputs: to what a level but the last gives.
-        output: of scan k, from what it returns at every step.
+        output: of scan k, from what it returns at every step; by default the first of it.
 
     Returns:
         What the last level gives: one tensor, or one for each direction; the final state of each scan;
         and what each returned at every step.
     """
-    if torch.compiler.is_compiling():
+    if watcher is not None and torch.compiler.is_compiling():
         watcher = None
+    depth, directions = layer.depth, layer.directions
     streams = [x]  # what the next level reads: one for both directions, or one for each
     finals: list[State] = []
     every: list[State] = []
-    for level in range(layer.depth):
+    for level in range(depth):
         seen = streams if drop_inputs is None else [drop_inputs(stream) for stream in streams]
         outputs = []
-        for direction in range(layer.directions):
-            k = level * layer.directions + direction
+        for direction in range(directions):
+            k = level * directions + direction
             here = options._replace(reverse=True) if direction else options
             read, start = seen[min(direction, len(seen) - 1)], starts[k]
             if watcher is not None:
@@ -155,9 +156,9 @@ def stacked(
                 watcher.ends(k, states[0])
             finals.append(final)
             every.append(states)
-            outputs.append(output(k, states))
+            outputs.append(states[0] if output is None else output(k, states))
         streams = layer.joined(level, outputs, streams)
-        if drop_outputs is not None and level < layer.depth - 1:
+        if drop_outputs is not None and level < depth - 1:
             streams = [drop_outputs(stream) for stream in streams]
     return streams, finals, every
 

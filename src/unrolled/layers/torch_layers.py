@@ -32,6 +32,7 @@ from unrolled.layers.torch_view import (
 )
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
 from unrolled.scan import (
+    DEFAULTS,
     Backend,
     ScanOptions,
     ScanResult,
@@ -128,13 +129,14 @@ class TorchLayer(nn.RNNBase):
             )
             if is_plain and not (is_watched or is_ours):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        options = ScanOptions(clip=self.clip)
+        view = TorchView(self)
+        options = DEFAULTS if self.clip is None else ScanOptions(clip=self.clip)
         if not is_whole:
             counts, begins = checked_masks(self, input, lengths, resets)
             options = options._replace(lengths=counts, resets=begins, segmenter=self.segmenter)
         scan = partial(self._scan, run, weights)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, scan, options)
+            return self._forward_packed(view, input, hx, scan, options)
 
         state = as_state(hx)
         shape, rows = input.shape, len(weights)
@@ -147,13 +149,13 @@ class TorchLayer(nn.RNNBase):
             return super().forward(input, hx)  # raises torch.nn's own error
         if not batch:
             start = [s.unsqueeze(1) for s in state]
-            y, final = self._stacked(input.unsqueeze(1), start, scan, options)
-            return y.squeeze(1), self._as_hidden([s.squeeze(1) for s in final])
+            y, final = self._stacked(view, input.unsqueeze(1), start, scan, options)
+            return y.squeeze(1), view.as_given([s.squeeze(1) for s in final])
         if self.batch_first:
-            y, final = self._stacked(input.transpose(0, 1), state, scan, options)
-            return y.transpose(0, 1), self._as_hidden(final)
-        y, final = self._stacked(input, state, scan, options)
-        return y, self._as_hidden(final)
+            y, final = self._stacked(view, input.transpose(0, 1), state, scan, options)
+            return y.transpose(0, 1), view.as_given(final)
+        y, final = self._stacked(view, input, state, scan, options)
+        return y, view.as_given(final)
 
     def outside_graphs(
         self,
@@ -168,12 +170,18 @@ class TorchLayer(nn.RNNBase):
     def check_packed(self, packed: PackedSequence, state: Sequence[Tensor]) -> None:
         """Refuse packed rows, or a state, of another shape, as torch.nn does of some of its layers."""
         if state:
-            self.check_forward_args(packed.data, self._as_hidden(state), packed.batch_sizes)
+            hx = TorchView(self).as_given(state)
+            self.check_forward_args(packed.data, hx, packed.batch_sizes)
         else:
             self.check_input(packed.data, packed.batch_sizes)
 
     def _forward_packed(
-        self, packed: PackedSequence, hx: Hidden | None, scan: Run, options: ScanOptions
+        self,
+        view: TorchView,
+        packed: PackedSequence,
+        hx: Hidden | None,
+        scan: Run,
+        options: ScanOptions,
     ) -> tuple[PackedSequence, Any]:
         """Scan the packed rows as they are, with the state in the order of the packed sequences."""
         data, batch_sizes, order, back = packed
@@ -181,22 +189,26 @@ class TorchLayer(nn.RNNBase):
         self.check_packed(packed, state)
         check_packed(batch_sizes, int(batch_sizes[0]), len(data))
         if not state:
-            state = TorchView(self).fresh_state(int(batch_sizes[0]), data)
+            state = view.fresh_state(int(batch_sizes[0]), data)
         elif order is not None:
             state = [s.index_select(1, order) for s in state]
-        y, final = self._stacked(data, state, scan, options._replace(batch_sizes=batch_sizes))
+        y, final = self._stacked(view, data, state, scan, options._replace(batch_sizes=batch_sizes))
         if back is not None:
             final = tuple(s.index_select(1, back) for s in final)
-        return PackedSequence(y, batch_sizes, order, back), self._as_hidden(final)
+        return PackedSequence(y, batch_sizes, order, back), view.as_given(final)
 
     def _stacked(
-        self, x: Tensor, state: Sequence[Tensor], scan: Run, options: ScanOptions
+        self,
+        view: TorchView,
+        x: Tensor,
+        state: Sequence[Tensor],
+        scan: Run,
+        options: ScanOptions,
     ) -> tuple[Tensor, State]:
         """Depth × directions of scans over ``x`` ``[T, B, D]``, or over packed rows.
 
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
-        view = TorchView(self)
         starts: Sequence[State | None]
         starts = view.by_scan(state) or [None] * (view.depth * view.directions)
         drop = partial(F.dropout, p=self.dropout) if self.dropout and self.training else None
@@ -224,10 +236,6 @@ class TorchLayer(nn.RNNBase):
         fresh = partial(TorchView(self).fresh_scan, x.shape[1], x)
         sweep = partial(_run_over, run, kernel, given)
         return options.segmenter(sweep, x, state, options, weights=weights[k], fresh=fresh)
-
-    def _as_hidden(self, state: Sequence[Tensor]) -> Any:
-        """A state as ``torch.nn`` gives it: a pair for LSTM, else the tensor itself."""
-        return TorchView(self).as_given(state)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """This layer one step a call, without gradient, for ``batch_size`` sequences at once."""

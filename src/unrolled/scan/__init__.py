@@ -10,6 +10,7 @@ from unrolled.scan import native, reference
 from unrolled.scan.computed import called, computed, has_hooks
 from unrolled.scan.masking import Masking
 from unrolled.scan.options import (
+    DEFAULTS,
     Backend,
     ScanOptions,
     ScanResult,
@@ -31,6 +32,7 @@ from unrolled.shapes import (
 )
 
 __all__ = [
+    "DEFAULTS",
     "Backend",
     "ScanOptions",
     "ScanResult",
@@ -42,8 +44,6 @@ __all__ = [
     "reasons_of_resets",
     "scan",
 ]
-
-DEFAULTS = ScanOptions()
 
 
 def reasons_of_resets(cell: Cell, resets: Tensor | None) -> list[str]:

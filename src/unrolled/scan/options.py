@@ -76,6 +76,9 @@ class ScanOptions(NamedTuple):  # made in a third of the time that a frozen data
         )
 
 
+DEFAULTS = ScanOptions()
+
+
 class Sweep(Protocol):
     """All steps of a scan, ``[T, B, D]``, from a state."""
 
