@@ -22,7 +22,8 @@ from benchmarks import results
 from benchmarks.layers.tables import SMALLEST, Sizes
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, library, scan
+from unrolled.scan import ScanOptions, scan
+from unrolled.scan.native import library
 
 SIZES: Sizes = ((100, 16, 64), (100, 64, 256))
 AT_LEAST = {SIZES[0]: 10.0, SIZES[1]: 3.0}

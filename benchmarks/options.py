@@ -22,7 +22,7 @@ from benchmarks import results
 from benchmarks.cells import seconds
 from benchmarks.layers.tables import SMALLEST
 from unrolled import Recurrent, cells, explain
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 SIZES = ((100, 32, 128), (100, 16, 64))
 CHECKED = (12, 5, 24)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 SIDE = 2048
 SGEMM = ("torch.mm", "numpy.matmul")

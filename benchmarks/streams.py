@@ -22,7 +22,7 @@ from benchmarks.layers.measuring import PAUSE, Problem, Row, compare, timed
 from benchmarks.layers.peers import installed, show_absent
 from benchmarks.peaks import FMA, SIDE, Peaks
 from unrolled.layers.stream import Stream
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 H = 128
 INPUTS = 3

@@ -10,7 +10,7 @@ import torch
 
 from unrolled.compiler.header import class_name
 from unrolled.compiler.trace import STATES
-from unrolled.scan import interface, library
+from unrolled.scan.native import interface, library
 
 ROOT = Path(__file__).parent.parent
 HEADER = (ROOT / "csrc" / "unrolled.h").read_text()
@@ -22,7 +22,8 @@ STEP = """
 import os, sys
 import torch
 from unrolled import Recurrent, cells
-from unrolled.scan import library, native
+from unrolled.scan import native
+from unrolled.scan.native import library
 
 for path in sys.argv[1:]:
     os.environ["UNROLLED_LIBRARY"] = path

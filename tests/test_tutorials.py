@@ -11,7 +11,7 @@ import pytest
 from benchmarks import vanishing
 
 from tests.examples import MANY
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 NAMES = [

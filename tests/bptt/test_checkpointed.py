@@ -16,7 +16,7 @@ from unrolled import Recurrent, bptt, cells
 from unrolled.bptt.schedule import parse
 from unrolled.cells import Cell, State
 from unrolled.layers.torch_layers import TorchLayer
-from unrolled.scan import jit
+from unrolled.scan.native import jit
 
 T, B, D, H = 11, 3, 4, 5
 Named = dict[str, Tensor]

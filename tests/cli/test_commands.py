@@ -13,7 +13,8 @@ import torch
 import unrolled
 from tests.cli.conftest import SMALL, Call, Done
 from tests.sentences import write_corpus
-from unrolled.scan import library, native
+from unrolled.scan import native
+from unrolled.scan.native import library
 from unrolled.training import Run, Scores
 from unrolled.training.callbacks import TIME
 from unrolled.training.run import TRAINING, WEIGHTS

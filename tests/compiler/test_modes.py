@@ -13,7 +13,8 @@ from tests.compare import assert_close_by_name
 from tests.compiler.interpret import Own
 from unrolled import Recurrent
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import jit, native
+from unrolled.scan import native
+from unrolled.scan.native import jit
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="there are no kernels")
 

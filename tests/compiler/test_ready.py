@@ -10,7 +10,8 @@ from unrolled import Recurrent, cells
 from unrolled.cells import Cell
 from unrolled.cells.cell import GatedCell
 from unrolled.compiler import build
-from unrolled.scan import jit, library, native
+from unrolled.scan import native
+from unrolled.scan.native import jit, library
 
 pytestmark = pytest.mark.skipif(
     native.missing() is not None or library.instruction_set() == "serial",

@@ -25,7 +25,7 @@ from tests.composition.layers import (
 from tests.examples import some
 from unrolled import accelerate, explain
 from unrolled.layers import quantize
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 # Dynamo makes an instance of every autograd.Function that it traces, and where a graph ends it reads
 # the gradient of a tensor that has none: PyTorch warns of both, though they are its own doing.

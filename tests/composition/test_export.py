@@ -9,7 +9,7 @@ from torch.export import Dim
 
 from tests.compare import assert_close_by_name
 from tests.composition.layers import CELLS, DROP_INS, NATIVE, Model, input_of, make, named
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 pytestmark = [
     pytest.mark.skipif(library.missing() is not None, reason="no native library"),

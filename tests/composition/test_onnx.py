@@ -18,7 +18,7 @@ from tests.composition.layers import CELLS, DROP_INS, Model, input_of, make, nam
 from tests.examples import some
 from unrolled import Recurrent, cells
 from unrolled.cells.facts import Onnx
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 pytestmark = [
     pytest.mark.skipif(library.missing() is not None, reason="no native library"),

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.compare import LSTM_HAS_AUTOCAST, assert_close_by_name, check_derivatives
 from tests.composition.layers import DROP_INS, EVERY, NATIVE, Model, input_of, make, named, values
 from unrolled import Recurrent, explain, layers
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 every = pytest.mark.parametrize("kind", EVERY)
 FLOAT64 = torch.float64

@@ -15,7 +15,7 @@ from tests.compare import assert_close_by_name, collect
 from unrolled import Recurrent, cells
 from unrolled.bptt import checkpointed
 from unrolled.remedies import AutoClip, clip_norm_, clip_ratio_, clip_states_, clip_value_
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 EPS = torch.finfo(torch.float64).eps
 native = pytest.mark.skipif(library.missing() is not None, reason="no native library")

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.compare import assert_close_by_name
 from tests.examples import rerun
 from tests.scan.calls import CELLS, make, run, steps_of_rounding
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 
 class Drawn(NamedTuple):

@@ -12,7 +12,7 @@ from tests.examples import MANY
 from tests.scan import at_random
 from tests.scan.at_random import Drawn, check, main
 from tests.scan.calls import CELLS
-from unrolled.scan import library
+from unrolled.scan.native import library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -11,7 +11,8 @@ from tests.compiler.interpret import Traces
 from tests.compiler.staged import Deep, Normed, SideBySide
 from tests.scan.calls import CELLS, make, run, steps_of_rounding
 from unrolled.cells import Cell, MinGRU, State
-from unrolled.scan import Backend, ScanOptions, library, scan
+from unrolled.scan import Backend, ScanOptions, scan
+from unrolled.scan.native import library
 
 OWN = {"simple": Traces, "staged": SideBySide, "deep": Deep, "normed": Normed}
 T, B = 6, 4

@@ -17,7 +17,8 @@ from tests.scan.calls import run, steps_of_rounding
 from unrolled import Recurrent
 from unrolled.cells import Cell
 from unrolled.compiler import build
-from unrolled.scan import ScanOptions, jit, library, native, scan
+from unrolled.scan import ScanOptions, native, scan
+from unrolled.scan.native import jit, library
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason="there are no kernels")
 

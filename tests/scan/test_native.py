@@ -12,7 +12,8 @@ from tests.compare import as_function, assert_close_by_name, leaves, scanned
 from tests.scan.calls import CELLS, View, make, run, steps_of_rounding
 from unrolled import cells
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, interface, library, operators, scan
+from unrolled.scan import ScanOptions, scan
+from unrolled.scan.native import interface, library, operators
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -21,7 +21,8 @@ from tests.compare import (
 from tests.scan.calls import CELLS, make
 from unrolled import Recurrent, cells
 from unrolled.cells import State
-from unrolled.scan import ScanOptions, library, native, scan
+from unrolled.scan import ScanOptions, native, scan
+from unrolled.scan.native import library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -11,7 +11,8 @@ from tests.compare import assert_close_by_name, leaves, scanned
 from tests.scan.calls import make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, interface, library, operators, scan
+from unrolled.scan import ScanOptions, scan
+from unrolled.scan.native import interface, library, operators
 
 needs_library = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -16,7 +16,8 @@ from tests.compiler.staged import SideBySide
 from tests.scan.calls import CELLS, make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell
-from unrolled.scan import Backend, ScanOptions, library, reference, scan
+from unrolled.scan import Backend, ScanOptions, reference, scan
+from unrolled.scan.native import library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.compare import assert_close_by_name
 from tests.scan.calls import make, run, steps_of_rounding
 from unrolled.cells import Cell, State
-from unrolled.scan import ScanOptions, library, operators, scan
+from unrolled.scan import ScanOptions, scan
+from unrolled.scan.native import library, operators
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 

@@ -8,7 +8,8 @@ import torch
 
 from unrolled.cli.language import is_chinese, translated
 from unrolled.cli.printing import padded, print_json
-from unrolled.scan import library, native
+from unrolled.scan import native
+from unrolled.scan.native import library
 from unrolled.text.data import CORPORA
 from unrolled.text.pretrained import CREDIT, NAMES
 from unrolled.version import __version__

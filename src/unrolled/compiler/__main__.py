@@ -10,7 +10,7 @@ from unrolled.compiler.header import structures
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "csrc" / "generated"
 HEADER = ROOT / "csrc" / "unrolled.h"
-INTERFACE = ROOT / "src" / "unrolled" / "scan" / "interface.py"
+INTERFACE = ROOT / "src" / "unrolled" / "scan" / "native" / "interface.py"
 
 
 def files() -> dict[Path, str]:

@@ -40,9 +40,9 @@ from unrolled.scan import (
     Watcher,
     check_backend,
     native,
-    onnx,
 )
-from unrolled.scan.operators import Weights, check_packed, constant_in_graphs
+from unrolled.scan.native import onnx
+from unrolled.scan.native.operators import Weights, check_packed, constant_in_graphs
 from unrolled.shapes import Lengths, check_dense, check_like
 
 Run = Callable[..., ScanResult]

@@ -9,7 +9,8 @@ from torch.library import opcheck
 from torch.nn import functional as F
 
 from tests.compare import assert_close_by_name, collect, leaves
-from unrolled.scan import Backend, library
+from unrolled.scan import Backend
+from unrolled.scan.native import library
 from unrolled.text.models import cross_entropy as module
 from unrolled.text.models import linear_cross_entropy
 from unrolled.text.models.cross_entropy import token_losses

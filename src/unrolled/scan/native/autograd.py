@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import jit, onnx, reference
+from unrolled.scan import reference
+from unrolled.scan.native import jit, onnx
 from unrolled.scan.native.kernels import (
     KINDS,
     cell_over,
@@ -21,7 +22,7 @@ from unrolled.scan.native.kernels import (
     kind_of,
     weights_of,
 )
-from unrolled.scan.operators import Optional, Weights, backward_operator, forward_operator
+from unrolled.scan.native.operators import Optional, Weights, backward_operator, forward_operator
 from unrolled.scan.options import ScanOptions, ScanResult
 
 MASKS = ("lengths", "resets", "batch_sizes", "noise")

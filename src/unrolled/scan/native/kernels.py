@@ -13,9 +13,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
-from unrolled.scan import jit, library, onnx
 from unrolled.scan.computed import hooked
-from unrolled.scan.operators import Weights, constant_in_graphs
+from unrolled.scan.native import jit, library, onnx
+from unrolled.scan.native.operators import Weights, constant_in_graphs
 
 KINDS: dict[str, type[GatedCell]] = {str(kind.kernel): kind for kind in (Elman, LSTM, GRU)}
 

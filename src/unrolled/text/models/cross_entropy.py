@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.scan import Backend, check_backend, interface, library, native, operators
+from unrolled.scan import Backend, check_backend, native
+from unrolled.scan.native import interface, library, operators
 
 LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 

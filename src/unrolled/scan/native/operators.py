@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import State
-from unrolled.scan import interface, library
+from unrolled.scan.native import interface, library
 
 Optional = Tensor | None
 

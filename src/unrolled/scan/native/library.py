@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from unrolled.scan import interface
+from unrolled.scan.native import interface
 
 PREFERENCE = ("avx512", "avx2", "neon", "serial")
 
