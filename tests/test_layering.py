@@ -20,7 +20,7 @@ FLOORS = (
     ("compiler",),
     ("scan",),
     ("layers",),
-    ("bptt", "remedies"),
+    ("bptt", "remedies", "diagrams"),
     ("lens",),
     ("",),  # the package itself, by what it imports at once
     ("text.data",),

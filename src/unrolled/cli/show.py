@@ -5,9 +5,9 @@ import argparse
 from unrolled import lens
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import note, tell
+from unrolled.diagrams.formula import MOST_STEPS
 from unrolled.errors import CallError
 from unrolled.layers import Recurrent
-from unrolled.lens.formula import MOST_STEPS
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,6 +1,7 @@
 """Any recurrent layer of a model, as ``RecurrentLayer``."""
 
 from collections.abc import Iterator
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -8,16 +9,19 @@ from torch import nn
 from unrolled.layers.recurrent import Recurrent
 from unrolled.layers.torch_layers import DROP_INS, TorchLayer
 from unrolled.layers.torch_view import TorchView, without_parametrizations
+from unrolled.scan.computed import alias, computed
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 Layer = Recurrent | nn.RNNBase
 """A recurrent layer as its owner has it."""
-View = Recurrent | TorchView
+AnyLayer = Recurrent | TorchView
 """Each is a ``RecurrentLayer``, and has ``as_recurrent``: one that shares its very weights, time first."""
 _NAMES = ("RNN", "LSTM", "GRU")
 NOT_SWAPPED = "it is not swapped; unrolled.accelerate(model) does it"
 
 
-def layer_of(module: object) -> View | None:
+def layer_of(module: object) -> AnyLayer | None:
     """``module`` as ``RecurrentLayer``; ``None`` if it is none whose state and weights are known."""
     if isinstance(module, torch.jit.ScriptModule):
         return None
@@ -29,7 +33,7 @@ def layer_of(module: object) -> View | None:
     return None
 
 
-def viewed(module: nn.Module) -> View:
+def viewed(module: nn.Module) -> AnyLayer:
     """``layer_of`` a module that is known to have one."""
     layer = layer_of(module)
     assert layer is not None
@@ -71,3 +75,37 @@ def why_no_drop_in(layer: nn.Module) -> str | None:
     if "forward" in vars(layer):
         return "its forward has been replaced"
     return None
+
+
+def in_evaluation(layer: Layer) -> Recurrent:
+    """A ``Recurrent`` over the very numbers of ``layer``, time first, in evaluation, untrained."""
+    return viewed(computed(_detached(layer))).as_recurrent()
+
+
+def checked_layer(layer: nn.Module) -> Layer:
+    """``layer``, or an error unless its equations are known here."""
+    kind = type(layer).__name__
+    expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"
+    view = layer_of(layer)
+    if view is None:
+        advice = "; name one inside, as in model.encoder" if isinstance(layer, nn.Module) else ""
+        raise TypeError(f"layer: got {kind}, {expected}{advice}")
+    if not view.masks and (reason := why_no_drop_in(layer)):
+        raise TypeError(f"layer: got {kind}, {expected}; {reason}")
+    if size := getattr(layer, "proj_size", 0):
+        raise ValueError(f"layer: got proj_size={size}, expected 0; use Recurrent with projection=")
+    return cast(Layer, layer)
+
+
+def _detached(module: Kind) -> Kind:
+    """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
+    view = alias(module)
+    view.training = False
+    view._parameters = cast(
+        dict[str, nn.Parameter | None],
+        {name: None if p is None else p.detach() for name, p in module._parameters.items()},
+    )
+    view._modules = {
+        name: None if part is None else _detached(part) for name, part in module._modules.items()
+    }
+    return view

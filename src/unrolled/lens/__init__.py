@@ -1,10 +1,10 @@
 """Seeing through time: where a gradient goes in a recurrent layer, step by step, and why."""
 
+from unrolled.diagrams import Drawing, draw
+from unrolled.diagrams.formula import Formula, expand
 from unrolled.lens.breaks import Broken
 from unrolled.lens.causes import Causes, Gate, Matrix, Slopes, causes
-from unrolled.lens.drawing import Drawing, draw
 from unrolled.lens.flow import Flow
-from unrolled.lens.formula import Formula, expand
 from unrolled.lens.lags import horizon, influence, lag_matrix
 from unrolled.lens.lyapunov import log_condition, lyapunov
 from unrolled.lens.recurrence import Recurrence, recurrences

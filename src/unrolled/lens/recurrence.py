@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from unrolled.cells import Cell, State
 from unrolled.layers.base import weight_of
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.view import Layer, layer_of, viewed, why_no_drop_in
+from unrolled.layers.view import checked_layer, in_evaluation
 from unrolled.scan import ScanOptions, scan
-from unrolled.scan.computed import alias, computed
 from unrolled.shapes import check_input, check_size
 
 # How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
 ROOM = 2**23
-
-Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @contextmanager
@@ -205,42 +202,7 @@ def evaluated(layer: nn.Module, x: Tensor) -> tuple[Recurrent, Tensor]:
             f"x: got shape {list(x.shape)}, expected at least one step and one sequence"
         )
     x = x.detach().clone()  # one made in inference mode could not be differentiated in
-    return as_recurrent(checked), x.transpose(0, 1) if checked.batch_first else x
-
-
-def as_recurrent(layer: Layer) -> Recurrent:
-    """A ``Recurrent`` over the very weights of ``layer``, time first, in evaluation, untrained."""
-    return viewed(computed(_in_evaluation(layer))).as_recurrent()
-
-
-def checked_layer(layer: nn.Module) -> Layer:
-    """``layer``, or an error unless its equations are known here."""
-    kind = type(layer).__name__
-    expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"
-    view = layer_of(layer)
-    if view is None:
-        advice = "; name one inside, as in model.encoder" if isinstance(layer, nn.Module) else ""
-        raise TypeError(f"layer: got {kind}, {expected}{advice}")
-    if not view.masks and (reason := why_no_drop_in(layer)):
-        raise TypeError(f"layer: got {kind}, {expected}; {reason}")
-    if size := getattr(layer, "proj_size", 0):
-        raise ValueError(f"layer: got proj_size={size}, expected 0; use Recurrent with projection=")
-    return cast(Layer, layer)
-
-
-def _in_evaluation(module: Kind) -> Kind:
-    """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
-    view = alias(module)
-    view.training = False
-    view._parameters = cast(
-        dict[str, nn.Parameter | None],
-        {name: None if p is None else p.detach() for name, p in module._parameters.items()},
-    )
-    view._modules = {
-        name: None if part is None else _in_evaluation(part)
-        for name, part in module._modules.items()
-    }
-    return view
+    return in_evaluation(checked), x.transpose(0, 1) if checked.batch_first else x
 
 
 def _as_steps(

@@ -9,7 +9,7 @@ from unrolled.cells import Elman
 from unrolled.cells.cell import Cell, GatedCell
 from unrolled.cells.elman import Activation
 from unrolled.cells.facts import Retain
-from unrolled.layers.view import View, layer_of
+from unrolled.layers.view import AnyLayer, layer_of
 from unrolled.scan.computed import computed_names
 
 
@@ -92,7 +92,7 @@ def cells_of(layer: nn.Module, *, lenient: bool = False) -> Iterator[CellWeights
             )
 
 
-def check_layer(layer: object) -> View:
+def check_layer(layer: object) -> AnyLayer:
     """``layer`` as ``RecurrentLayer``, or an error unless it is one."""
     view = layer_of(layer)
     if view is None:

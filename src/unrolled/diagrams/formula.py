@@ -8,7 +8,7 @@ from torch import nn
 
 from unrolled.cells import Cell, Elman
 from unrolled.cells.cell import GatedCell
-from unrolled.lens.recurrence import as_recurrent, checked_layer
+from unrolled.layers.view import checked_layer, in_evaluation
 from unrolled.scan.native import kind_of
 from unrolled.shapes import check_size
 
@@ -55,7 +55,7 @@ class Names:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        view = as_recurrent(checked_layer(layer))
+        view = in_evaluation(checked_layer(layer))
         self.cells = cast(Sequence[Cell], view.cells)
         self.depth, self.directions, self.merge = view.depth, view.directions, view.merge
         self.is_projected, self.residual = view.projections is not None, view.residual

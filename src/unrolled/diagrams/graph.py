@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from unrolled.cells import GatedCell
-from unrolled.lens.formula import Names, Symbol
+from unrolled.diagrams.formula import Names, Symbol
 
 Label = tuple[Symbol, ...]
 

@@ -3,8 +3,8 @@
 import math
 from html import escape
 
-from unrolled.lens.drawing.graph import Edge, Graph, Label, Node
-from unrolled.lens.formula import Symbol
+from unrolled.diagrams.formula import Symbol
+from unrolled.diagrams.graph import Edge, Graph, Label, Node
 from unrolled.scan.native import kind_of
 
 MARGIN = 12.0

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from torch import nn
 
+from unrolled.diagrams.ascii import Text
+from unrolled.diagrams.formula import MOST_STEPS, Names
+from unrolled.diagrams.graph import Graph
+from unrolled.diagrams.svg import Svg
+from unrolled.errors import MissingExtraError
 from unrolled.files import replace
-from unrolled.lens.drawing.graph import Graph
-from unrolled.lens.drawing.svg import Svg
-from unrolled.lens.drawing.text import Text
-from unrolled.lens.formula import MOST_STEPS, Names
 from unrolled.shapes import check_size
 
 WIDTH = 80  # of a terminal
@@ -41,10 +42,10 @@ class Drawing:
         if suffix == ".svg":
             replace(path, self.svg.encode())
         elif suffix == ".png":
-            from unrolled.lens.render import require
-
-            require()
-            import vl_convert
+            try:
+                import vl_convert
+            except ModuleNotFoundError:
+                raise MissingExtraError("a .png picture", "vl-convert-python", "report") from None
 
             replace(path, vl_convert.svg_to_png(self.svg, scale=2))
         else:

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from unrolled.lens.drawing.graph import Edge, Graph, Label, Node
+from unrolled.diagrams.graph import Edge, Graph, Label, Node
 
 
 class Text:
