@@ -13,7 +13,7 @@ from tests.scan.calls import CELLS, View, make, run, steps_of_rounding
 from unrolled import cells
 from unrolled.cells import Cell, State
 from unrolled.scan import ScanOptions, scan
-from unrolled.scan.native import interface, library, operators
+from unrolled.scan.native import calls, interface, library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -199,7 +199,7 @@ def test_a_call_has_all_the_memory_it_needs_whatever_was_called_before(
 
 def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Bytes of scratch, granted and needed, of every call from now on; none is short of them."""
-    granted, sizes = [], operators._sizes
+    granted, sizes = [], calls._sizes
 
     def watched(
         kernel: library.Kernel,
@@ -214,8 +214,8 @@ def _granted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         granted.extend(zip(got, needed, strict=True))
         return needed
 
-    monkeypatch.setattr(operators, "_sizes", watched)
-    monkeypatch.setattr(operators, "_work_sizes", {})
+    monkeypatch.setattr(calls, "_sizes", watched)
+    monkeypatch.setattr(calls, "_work_sizes", {})
     return granted
 
 

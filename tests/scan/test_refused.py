@@ -12,7 +12,7 @@ from tests.scan.calls import make
 from unrolled import Recurrent, cells
 from unrolled.cells import Cell, State
 from unrolled.scan import ScanOptions, scan
-from unrolled.scan.native import interface, library, operators
+from unrolled.scan.native import calls, interface, library
 
 needs_library = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -363,7 +363,7 @@ def test_the_default_device_is_not_where_a_kernel_looks_for_memory(
 
     expected = gradients()
     monkeypatch.setattr(library, "kernel", _guarded(library.kernel))
-    monkeypatch.setattr(operators, "_work_sizes", {})
+    monkeypatch.setattr(calls, "_work_sizes", {})
     with torch.device("meta"):
         with torch.no_grad():
             (y,), _ = scan(cell, x, state, ScanOptions(backend="native"))

@@ -14,7 +14,7 @@ from tests.compare import assert_close_by_name
 from tests.scan.calls import make, run, steps_of_rounding
 from unrolled.cells import Cell, State
 from unrolled.scan import ScanOptions, scan
-from unrolled.scan.native import library, operators
+from unrolled.scan.native import calls, library
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
@@ -47,29 +47,29 @@ Call = tuple[tuple[Cell, Tensor, State], dict[str, Tensor | bool]]
 
 def _different_calls() -> list[Call]:
     """Eight calls which share nothing, some alike in shape and some not."""
-    calls: list[Call] = []
+    chosen: list[Call] = []
     for k, kind in enumerate(["LSTM", "GRU", "LSTM", "RNN tanh", "LSTM", "GRU", "RNN relu", "GRU"]):
         T, B, H = (20, 13, 65) if k % 2 else (24, 2, 100)
         lengths = torch.randint(0, T + 1, (B,)) if k > 3 else torch.full((B,), T)
         resets = torch.rand(T, B) < 0.2
         options = {"lengths": lengths, "resets": resets, "reverse": k % 3 == 0}
-        calls.append((make(kind, T, B, 7, H, dtype=torch.float32), options))
-    return calls
+        chosen.append((make(kind, T, B, 7, H, dtype=torch.float32), options))
+    return chosen
 
 
 @any_threads
 def test_several_python_threads_at_once_each_get_their_own_answer(threads: int) -> None:
-    calls = _different_calls()
-    expected = [run(*given, backend="reference", **options) for given, options in calls]
+    chosen = _different_calls()
+    expected = [run(*given, backend="reference", **options) for given, options in chosen]
 
     def call(k: int) -> tuple[int, dict[str, Tensor]]:
         torch.set_num_threads(threads)  # it holds for the Python thread that says it
-        given, options = calls[k % len(calls)]
-        return k % len(calls), run(*given, **options)
+        given, options = chosen[k % len(chosen)]
+        return k % len(chosen), run(*given, **options)
 
     with ThreadPoolExecutor(4) as pool:
-        for k, got in pool.map(call, range(5 * len(calls))):
-            (cell, x, _), _ = calls[k]
+        for k, got in pool.map(call, range(5 * len(chosen))):
+            (cell, x, _), _ = chosen[k]
             assert_close_by_name(got, expected[k], steps_of_rounding(cell, len(x)))
 
 
@@ -115,7 +115,7 @@ def test_other_python_threads_run_while_a_kernel_does(monkeypatch: pytest.Monkey
             time.sleep(1e-3)
 
     monkeypatch.setattr(library, "kernel", watched)
-    monkeypatch.setattr(operators, "_work_sizes", {})
+    monkeypatch.setattr(calls, "_work_sizes", {})
     usual = sys.getswitchinterval()
     other = threading.Thread(target=tick)
     other.start()

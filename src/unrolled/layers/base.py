@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unrolled.cells import State
 from unrolled.scan import Backend, ScanOptions, ScanResult, Watcher
-from unrolled.scan.native.operators import Weights
+from unrolled.scan.native.calls import Weights
 from unrolled.shapes import Lengths, Shape
 
 Hidden = Tensor | Sequence[Tensor]

@@ -26,7 +26,7 @@ from unrolled.scan import (
     scan,
 )
 from unrolled.scan.computed import alias, computed, settled
-from unrolled.scan.native.operators import Weights
+from unrolled.scan.native.calls import Weights
 from unrolled.shapes import (
     Lengths,
     Shape,

@@ -42,7 +42,7 @@ from unrolled.scan import (
     native,
 )
 from unrolled.scan.native import onnx
-from unrolled.scan.native.operators import Weights, check_packed, constant_in_graphs
+from unrolled.scan.native.calls import Weights, check_packed, constant_in_graphs
 from unrolled.shapes import Lengths, check_dense, check_like
 
 Run = Callable[..., ScanResult]

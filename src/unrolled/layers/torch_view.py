@@ -14,7 +14,7 @@ from unrolled.layers.base import SET_ASIDE, Hidden
 from unrolled.layers.recurrent import Recurrent
 from unrolled.scan import Backend, native
 from unrolled.scan.computed import computed, settled
-from unrolled.scan.native.operators import Weights
+from unrolled.scan.native.calls import Weights
 from unrolled.shapes import Lengths, Shape, check_dense, check_lengths, check_resets
 
 Groups = list[list[Tensor]]

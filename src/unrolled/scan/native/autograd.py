@@ -14,6 +14,7 @@ from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell
 from unrolled.scan import reference
 from unrolled.scan.native import jit, onnx
+from unrolled.scan.native.calls import Optional, Weights, backward_operator, forward_operator
 from unrolled.scan.native.kernels import (
     KINDS,
     cell_over,
@@ -22,7 +23,6 @@ from unrolled.scan.native.kernels import (
     kind_of,
     weights_of,
 )
-from unrolled.scan.native.operators import Optional, Weights, backward_operator, forward_operator
 from unrolled.scan.options import ScanOptions, ScanResult
 
 MASKS = ("lengths", "resets", "batch_sizes", "noise")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from unrolled.cells import Cell, State
 from unrolled.scan.native import library
-from unrolled.scan.native.operators import Weights
+from unrolled.scan.native.calls import Weights
 from unrolled.shapes import check_projected, real_steps
 
 if TYPE_CHECKING:  # imported by whoever compiles

@@ -15,7 +15,7 @@ from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.scan.computed import hooked
 from unrolled.scan.native import jit, library, onnx
-from unrolled.scan.native.operators import Weights, constant_in_graphs
+from unrolled.scan.native.calls import Weights, constant_in_graphs
 
 KINDS: dict[str, type[GatedCell]] = {str(kind.kernel): kind for kind in (Elman, LSTM, GRU)}
 

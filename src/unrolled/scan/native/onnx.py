@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unrolled.cells import State
 from unrolled.cells.cell import GatedCell
-from unrolled.scan.native.operators import Weights, constant_in_graphs
+from unrolled.scan.native.calls import Weights, constant_in_graphs
 from unrolled.scan.options import ScanOptions, ScanResult
 
 _WITHOUT = ("resets", "batch_sizes", "noise", "return_states", "norms")  # of ONNX's operators

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.scan import Backend, check_backend, native
-from unrolled.scan.native import interface, library, operators
+from unrolled.scan.native import calls, interface, library
 
 LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 
@@ -182,7 +182,7 @@ def _run(
     call.bias = None if bias is None else bias.data_ptr()
     addresses = (r.data_ptr() if r.numel() else None for r in results)
     call.losses, call.d_x, call.d_weight, call.d_bias = addresses
-    scratch = operators._scratch(kernel.work_bytes(addressof(call)))
+    scratch = calls.scratch(kernel.work_bytes(addressof(call)))
     call.work = scratch.data_ptr()
     kernel.run(addressof(call))
     return results

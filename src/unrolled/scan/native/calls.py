@@ -96,7 +96,7 @@ _SCRATCH = threading.local()
 _SCRATCH_KEPT = 128 * 2**20
 
 
-def _scratch(count: int) -> Tensor:
+def scratch(count: int) -> Tensor:
     """So many bytes for one call of this thread.
 
     The same memory serves call after call, since page faults of new memory cost more than what is
@@ -250,8 +250,8 @@ def _forward(*arguments: Any) -> list[Tensor]:
     work, packed = _sizes(kernel, call, key, False, given.lengths is not None)
     shown = states if arguments[-2] or keep else states[:1]
     kept = x.new_empty(slots) if keep else None
-    scratch = _scratch(work + packed + (0 if keep else math.prod(slots) * x.itemsize))
-    call.work = address = scratch.data_ptr()
+    memory = scratch(work + packed + (0 if keep else math.prod(slots) * x.itemsize))
+    call.work = address = memory.data_ptr()
     call.packed = address + work
     call.kept = address + work + packed if kept is None else kept.data_ptr()
     kernel.forward(addressof(call))
@@ -296,8 +296,8 @@ def _backward(*arguments: Any) -> list[Tensor]:
     call.clip = clip or 0.0
     key = (id(kernel), call.threads, norms or clip is not None, *given.sizes)
     work, _ = _sizes(kernel, call, key, True, given.lengths is not None)
-    scratch = _scratch(work)
-    call.work = scratch.data_ptr()
+    memory = scratch(work)
+    call.work = memory.data_ptr()
     kernel.backward(addressof(call))
     for other in summed[1:]:
         other.copy_(summed[0])
@@ -349,10 +349,10 @@ class Step:
             call.kept = kept.data_ptr()
         work = kernel.work_bytes(self._addresses[0], 0)
         packed = kernel.packed_bytes(self._addresses[0])
-        scratch = torch.empty(work + packed, dtype=torch.uint8, device="cpu")
+        memory = torch.empty(work + packed, dtype=torch.uint8, device="cpu")
         for call in self._calls:
-            call.work, call.packed = scratch.data_ptr(), scratch.data_ptr() + work
-        self._memory = (kept, scratch)
+            call.work, call.packed = memory.data_ptr(), memory.data_ptr() + work
+        self._memory = (kept, memory)
         self._is_packed = False
 
     def run(self) -> Tensor:
