@@ -15,9 +15,8 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.shakespeare import K, trained
-from unrolled.training import evaluate_continuous
-from unrolled.training.feeds import WindowFeed, windows_of
-from unrolled.training.measures import TokenWindow
+from unrolled.text.feeds import WindowFeed, windows_of
+from unrolled.text.measures import TokenWindow, evaluate_continuous
 
 
 class Cut(WindowFeed):

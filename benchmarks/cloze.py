@@ -27,7 +27,7 @@ from benchmarks.ngram import TwoSided
 from unrolled.text.data import Dataset
 from unrolled.text.data.vocabulary import END, SPECIALS
 from unrolled.text.models import Cloze, LanguageModel, TokenModel, fill
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 
 CORPUS = "tatoeba-zh"
 BLANKS = 500
@@ -102,20 +102,20 @@ def measure(
 
 def trained(
     directory: Path, kind: str, data: list[str], minutes: float, seed: int, options: list[str]
-) -> tuple[Run, float]:
+) -> tuple[TextRun, float]:
     """A run made by the command, and the seconds that the whole command took (0 if it was there)."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "unrolled", "train", kind, "--data", *data, "--resume"]
     command += ["--minutes", str(minutes), "--seed", str(seed), "--out", str(directory), *options]
     subprocess.run(command, check=True)
-    return Run(directory), round(time.perf_counter() - start, 1)
+    return TextRun(directory), round(time.perf_counter() - start, 1)
 
 
 def size(model: TokenModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def same_size(run: Run, parameters: int) -> int:
+def same_size(run: TextRun, parameters: int) -> int:
     """The hidden units with which a forward-only model has at least as many parameters."""
     hidden = run.model_config["hidden_size"]
     while size(LanguageModel(**{**run.model_config, "hidden_size": hidden})) < parameters:
@@ -174,7 +174,7 @@ def blanks(data: Dataset, split: str, scorer: Scorer) -> dict[str, Any]:
     return means(sums)
 
 
-def network(model: Cloze, run: Run, rescoring: float) -> Scorer:
+def network(model: Cloze, run: TextRun, rescoring: float) -> Scorer:
     """The log-probabilities that ``fill`` gives a blank."""
     tokens = run.vocabulary.tokens
 
@@ -192,7 +192,7 @@ def network(model: Cloze, run: Run, rescoring: float) -> Scorer:
     return scorer
 
 
-def candidates(model: Cloze, run: Run, text: str) -> str:
+def candidates(model: Cloze, run: TextRun, text: str) -> str:
     found = fill(model, run.vocabulary, run.tokenizer, text).blanks[0].candidates
     return "  ".join(f"{c.text} {c.probability:.3f}" for c in found)
 

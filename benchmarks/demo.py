@@ -26,8 +26,10 @@ from benchmarks.cloze import CORPUS, SENTENCES
 from benchmarks.everyday.__main__ import judged, network
 from unrolled.cli import runs
 from unrolled.cli.train import begin_run
+from unrolled.text.measures import evaluate
 from unrolled.text.models import Cloze, fill
-from unrolled.training import Run, Trainer, evaluate
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 from unrolled.training.files import read_json
 from unrolled.training.run import beginning, locked, place_of_a_run
 from unrolled.training.settings import OPEN_WARM_UP, WARM_UP
@@ -97,17 +99,17 @@ def measure(
         show(f"all seeds, {steps:,} steps", together(rows, seeds, steps))
 
 
-def begin(directory: Path, sources: list[str], words: bool, seed: int) -> Run:
+def begin(directory: Path, sources: list[str], words: bool, seed: int) -> TextRun:
     """The run in ``directory``; it is begun as ``unrolled train cloze`` does, if there is none."""
-    if Run.exists(directory):
-        return Run(directory)
+    if TextRun.exists(directory):
+        return TextRun(directory)
     with place_of_a_run(directory, is_new=True), beginning(directory):
         given = {"kind": "cloze", "data": sources, "words": words}
         given |= {"seed": seed, "threads": 1, "epochs": 1.0}
         return begin_run(directory, given)
 
 
-def trained(run: Run, steps: int) -> dict[str, Any]:
+def trained(run: TextRun, steps: int) -> dict[str, Any]:
     """Train ``run`` on, to ``steps``: what a run of so many steps would have come to."""
     torch.set_num_threads(1)
     with locked(run.directory):

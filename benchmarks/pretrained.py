@@ -17,7 +17,7 @@ from benchmarks.cloze import CORPUS, characters, ngram_characters, size, two_sid
 from unrolled.cli.runs import data_of
 from unrolled.text.data import sentences
 from unrolled.text.pretrained import load
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 
 REVIEWS = "reviews-zh"
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.write(given.json, rows)
         for named in given.runs:
             name, _, path = named.partition("=")
-            run = Run(Path(path))
+            run = TextRun(Path(path))
             if run.vocabulary.tokens != bundled.run.vocabulary.tokens:
                 parser.error(
                     f"--runs: {path} has another vocabulary, expected that of the bundled model"

@@ -8,15 +8,17 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from unrolled.text.data import Dataset, Tokenizer, sentences
+from unrolled.text.feeds import WindowFeed, feed_of
 from unrolled.text.models import LanguageModel
-from unrolled.training import Run, Settings, Trainer, steps_of, write_data
-from unrolled.training.feeds import WindowFeed
+from unrolled.text.run import TextRun, write_data
+from unrolled.training import Settings, Trainer, steps_of
 
 K, BATCH_SIZE, PASSAGE, LONGEST = 35, 24, 128, 200
 SCENES = 10_000  # lines
@@ -54,7 +56,7 @@ def trained(
             longest=LONGEST, min_count=2, passage=PASSAGE,
         )  # fmt: skip
         settings = Settings(
-            seed=seed, steps=1, epochs=None, minutes=minutes, batch_tokens=832, optimizer="adam",
+            seed=seed, steps=1, epochs=None, minutes=minutes, batch_steps=832, optimizer="adam",
             learning_rate=1e-2, schedule="linear", weight_decay=0.0, clip=1.0, evaluations=4,
             patience=4, threads=torch.get_num_threads(), bptt="truncated", k1=K, k2=K,
             batch_size=BATCH_SIZE,
@@ -65,8 +67,10 @@ def trained(
             **(SMALLEST if smallest else SIZES),
         }
         torch.manual_seed(seed)
-        settings = settings.with_steps(steps_of(LanguageModel(**sizes), data, settings))
-        run = Run.create(
+        settings = settings.with_steps(
+            steps_of(LanguageModel(**sizes), settings, partial(feed_of, data=data))
+        )
+        run = TextRun.create(
             directory, kind="lm", vocabulary=vocabulary, tokenizer=tokenizer, model_config=sizes,
             settings=settings, command={"kind": "lm", "longest": LONGEST, "passage": PASSAGE},
         )  # fmt: skip

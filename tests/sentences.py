@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.text.data import Tokenizer
-from unrolled.training import Run, Settings, write_data
+from unrolled.text.run import TextRun, write_data
+from unrolled.training import Settings
 
 SUBJECTS = ("我", "你", "他", "她", "老师", "学生", "妈妈", "爸爸")
 TIMES = ("今天", "明天", "昨天", "早上", "晚上")
@@ -57,7 +58,7 @@ def make_run(
     model: dict[str, Any] | None = None,
     passage: int | None = None,
     **settings: Any,
-) -> Run:
+) -> TextRun:
     """A small run over the grammar, not yet trained; with ``passage`` on the text as one."""
     directory.mkdir(parents=True)
     tokenizer = Tokenizer("char")
@@ -68,7 +69,7 @@ def make_run(
         "steps": 8,
         "epochs": None,
         "minutes": None,
-        "batch_tokens": 300,
+        "batch_steps": 300,
         "optimizer": "adam",
         "learning_rate": 0.01,
         "schedule": "linear",
@@ -80,7 +81,7 @@ def make_run(
     }
     if passage is not None:
         chosen |= {"bptt": "truncated", "k1": 7, "k2": 7, "batch_size": 4}
-    return Run.create(
+    return TextRun.create(
         directory,
         kind=kind,
         vocabulary=vocabulary,

@@ -18,7 +18,8 @@ from unrolled.errors import RunError
 from unrolled.layers import Result
 from unrolled.text.models import Cloze
 from unrolled.text.models.filling import BLANK
-from unrolled.training import Run, Trainer
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 
 DAY = Sentence("A day has ____ hours.", ("24", "Many"))
 
@@ -120,7 +121,7 @@ TOY = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> TextRun:
     sizes = {"hidden_size": 24, "embedding_size": 12, "dropout": 0.0}
     run = make_run(
         tmp_path_factory.mktemp("everyday") / "run",
@@ -130,7 +131,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def call(run: Run, directory: Path, *options: str) -> dict[str, object]:
+def call(run: TextRun, directory: Path, *options: str) -> dict[str, object]:
     path = directory / "figures.json"
     program.main([str(run.directory), "--json", str(path), *options])
     found = json.loads(path.read_text())
@@ -139,7 +140,10 @@ def call(run: Run, directory: Path, *options: str) -> dict[str, object]:
 
 
 def test_the_network_and_its_peer_are_scored_on_the_list(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: TextRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(program, "read", lambda name: TOY if name == "zh" else [])
     found = call(run, tmp_path)
@@ -159,7 +163,10 @@ def test_the_network_and_its_peer_are_scored_on_the_list(
 
 
 def test_misses_are_printed_only_when_asked_for(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: TextRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(program, "read", lambda _: TOY)
     call(run, tmp_path)
@@ -174,7 +181,10 @@ def test_misses_are_printed_only_when_asked_for(
 
 
 def test_a_vocabulary_that_meets_nothing_has_no_share_of_it(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: TextRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(program, "read", lambda _: TOY[2:3])
     row = call(run, tmp_path)["network"]
@@ -183,7 +193,7 @@ def test_a_vocabulary_that_meets_nothing_has_no_share_of_it(
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_is_read_whole(run: Run, tmp_path: Path, name: str) -> None:
+def test_a_list_is_read_whole(run: TextRun, tmp_path: Path, name: str) -> None:
     found = call(run, tmp_path, "--list", name)
     tokens = set(run.vocabulary.tokens)
     assert (found["list"], found["sentences"]) == (name, 100)
@@ -210,7 +220,7 @@ def test_the_help_says_that_the_list_is_a_test_set(capsys: pytest.CaptureFixture
     "text", ["____我今天。", "我今天____", "我 ＿＿＿ 书，ＡＢ", "<blank>了", "x____y"]
 )
 def test_the_peer_reads_the_numbers_that_the_network_reads(
-    run: Run, text: str, monkeypatch: pytest.MonkeyPatch
+    run: TextRun, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
     model = run.model()
@@ -230,7 +240,7 @@ def test_the_peer_reads_the_numbers_that_the_network_reads(
     assert numbers[place] == 1
 
 
-def test_the_peer_proposes_five_tokens_and_no_special_one(run: Run) -> None:
+def test_the_peer_proposes_five_tokens_and_no_special_one(run: TextRun) -> None:
     guess = program.ngram(run, program.built(run))
     for text in ("____", "他____书", "零____零"):
         found = guess(text)

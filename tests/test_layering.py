@@ -23,11 +23,11 @@ FLOORS = (
     ("bptt", "remedies", "diagrams"),
     ("lens",),
     ("",),  # the package itself, by what it imports at once
+    ("training",),
     ("text.data",),
     ("text.models",),
-    ("training",),
-    ("text.pretrained",),
     ("text",),
+    ("text.pretrained",),
     ("cli",),
     ("__main__",),
 )

@@ -17,7 +17,7 @@ from unrolled.cli import runs
 from unrolled.text.data.vocabulary import END, SPECIALS, UNKNOWN
 from unrolled.text.models import Cloze, fill
 from unrolled.text.models.filling import BLANK, MARK
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 
 Guess = Callable[[str], list[str]]  # the candidates for the blank of a text, best first
 
@@ -93,7 +93,7 @@ def network(chosen: runs.Chosen[Cloze]) -> Guess:
     return guess
 
 
-def built(run: Run, *, smallest: bool = False) -> TwoSided:
+def built(run: TextRun, *, smallest: bool = False) -> TwoSided:
     """The peer, of the run's training split; if ``smallest``, of a few sentences."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -104,7 +104,7 @@ def built(run: Run, *, smallest: bool = False) -> TwoSided:
     return peer
 
 
-def ngram(run: Run, peer: TwoSided) -> Guess:
+def ngram(run: TextRun, peer: TwoSided) -> Guess:
     """What the peer proposes; like the network it proposes no special token."""
 
     def guess(text: str) -> list[str]:
@@ -115,7 +115,7 @@ def ngram(run: Run, peer: TwoSided) -> Guess:
     return guess
 
 
-def numbered(run: Run, text: str) -> tuple[list[int], int]:
+def numbered(run: TextRun, text: str) -> tuple[list[int], int]:
     """The numbers of ``text``, with its start, its end and any token for its blank; the blank's place."""
     tokenizer, vocabulary = run.tokenizer, run.vocabulary
     marked = tokenizer.normalise(BLANK.sub(MARK, text))

@@ -15,7 +15,8 @@ from tests.cli.conftest import SMALL, Call, Done
 from tests.sentences import write_corpus
 from unrolled.scan import native
 from unrolled.scan.native import library
-from unrolled.training import Run, Scores
+from unrolled.text.measures import TokenScores
+from unrolled.text.run import TextRun
 from unrolled.training.callbacks import TIME
 from unrolled.training.run import TRAINING, WEIGHTS
 
@@ -185,7 +186,7 @@ def test_evaluate_prints_the_scores_of_the_test_split(cloze_run: Path, call: Cal
 def test_evaluate_json_agrees_with_the_library(cloze_run: Path, call: Call) -> None:
     got = json.loads(call("evaluate", cloze_run, "--json").out)
     assert set(got) == {"nats", "top1", "top5", "tokens", "perplexity", "split"}
-    run = Run(cloze_run)
+    run = TextRun(cloze_run)
     scores = unrolled.training.evaluate(run.model(), run.dataset().batches("test", 1))
     assert got["nats"] == pytest.approx(scores.nats, rel=1e-5)
     assert (got["top1"], got["top5"]) == pytest.approx((scores.top1, scores.top5))
@@ -301,7 +302,7 @@ def test_resuming_from_a_damaged_state_gets_one_line_and_changes_nothing(
 def test_scores_that_are_not_finite_are_null_in_json(
     nats: float, lm_run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.cli.evaluate.evaluate", lambda *_: Scores(nats, 0.5, 0.5, 2))
+    monkeypatch.setattr("unrolled.cli.evaluate.evaluate", lambda *_: TokenScores(nats, 0.5, 0.5, 2))
     done = call("evaluate", lm_run, "--json")
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import SMALL, Call, trained
 from tests.cli.test_commands import contents, failed
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.files import read_tensors
 from unrolled.training.run import TRAINING
 
@@ -35,7 +35,7 @@ def test_a_table_has_what_differs_and_what_came_of_it(runs: list[Path], call: Ca
     for run, line in zip(runs, (first, second), strict=False):
         scores = json.loads(call("evaluate", run, "--json").out)
         assert line.split()[-3:] == [f"{scores[name]:.4f}" for name in ("nats", "top1", "top5")]
-        assert f"  {Run(run).weights_notes()['validation_nats']:.4f}  " in line
+        assert f"  {TextRun(run).weights_notes()['validation_nats']:.4f}  " in line
     assert [contents(run) for run in runs] == before
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import SMALL, Call
 from tests.cli.test_commands import QUICK, failed
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.run import BEGINNING, LOCK
 
 MINIMAL = """
@@ -38,7 +38,7 @@ def test_a_file_holds_the_options_of_every_command_and_the_call_wins(
     file.write_text(MINIMAL.format(data=corpus_file), "utf-8")
     done = call("train", "lm", "--config", file, "--hidden", 9, "--out", out)
     assert (done.code, done.err) == (0, "")
-    run = Run(out)
+    run = TextRun(out)
     assert (run.model_config["hidden_size"], run.model_config["embedding_size"]) == (9, 8)
     assert (run.settings.learning_rate, run.settings.memory) == (0.02, 8 << 20)
     assert run.settings.remedy == {"chrono_bias": 30, "clip_states": 1.0}
@@ -48,7 +48,7 @@ def test_a_file_holds_the_options_of_every_command_and_the_call_wins(
     failed(again, 2, "--hidden: got 16", "begun with 9")
     minutes = ("--minutes", 0.004, "--out", tmp_path / "other")
     assert call("train", "lm", "--config", file, *minutes).code == 0
-    assert Run(tmp_path / "other").settings.epochs is None
+    assert TextRun(tmp_path / "other").settings.epochs is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_train_can_print_json_alone_or_nothing(
     train = ("train", "lm", "--data", corpus_file, *QUICK)
     done = call(*train, "--out", tmp_path / "a", "--json")
     found = json.loads(done.out)
-    run = Run(tmp_path / "a")
+    run = TextRun(tmp_path / "a")
     assert (found["step"], found["steps"]) == (run.settings.steps, run.settings.steps)
     assert found["validation_nats"] == run.weights_notes()["validation_nats"]
     assert sum(found["sentences"].values()) == 500 and found["seconds"] > 0

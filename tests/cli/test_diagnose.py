@@ -19,7 +19,7 @@ from unrolled import Recurrent, cells, watch
 from unrolled.cli import main
 from unrolled.cli.show import CELLS
 from unrolled.errors import RunError
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.run import TRAINING, WEIGHTS
 
 RECORD = ["rows", "notes", "broken", "clipping"]
@@ -111,8 +111,8 @@ def test_a_run_is_looked_at_on_its_validation_split(
     directory: Path = request.getfixturevalue(f"{kind}_run")
     before = contents(directory)
     record = record_of(call("diagnose", directory, "--json"))
-    run = Run(directory)
-    batches = run.dataset().batches("validation", run.settings.batch_tokens)
+    run = TextRun(directory)
+    batches = run.dataset().batches("validation", run.settings.batch_steps)
     batch = list(batches)[len(batches) // 2]
     model = run.model()
     with watch(model) as seen:

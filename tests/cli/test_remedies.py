@@ -14,17 +14,18 @@ import torch
 from tests.cli.conftest import SMALL, Call
 from tests.cli.test_commands import contents, failed, misused
 from unrolled import cells, remedies
+from unrolled.text.baselines import Bigrams
 from unrolled.text.models import KINDS
-from unrolled.training import Run, Trainer
-from unrolled.training.baselines import Bigrams
-from unrolled.training.treatment import REMEDIES
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
+from unrolled.training.remedies import REMEDIES
 
 QUICK = (*SMALL, "--epochs", "0.2", "--evaluations", "1")
 
 
 def begun(run: Path) -> Any:
     """The layers with which the run began."""
-    return Trainer(Run(run)).model.layers
+    return Trainer(TextRun(run)).model.layers
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_a_run_begins_with_the_remedy_and_goes_on_with_it(
     options = ("--data", corpus_file, *QUICK, "--cell", cell, "--remedy", given, "--seed", 4)
     done = call(*train, *options)
     assert (done.code, done.err) == (0, "")
-    run = Run(out)
+    run = TextRun(out)
     config = run.model_config
     torch.manual_seed(4)
     layers = expected(KINDS["lm"](**{**config, "cell": cell}).layers)
@@ -71,7 +72,7 @@ def test_another_activation_is_part_of_the_model(
     out = tmp_path / "run"
     options = (*QUICK, "--cell", "elman", "--remedy", "with_activation=relu")
     assert call("train", "cloze", "--data", corpus_file, "--out", out, *options).code == 0
-    assert [cell.activation for cell in Run(out).model().layers.cells] == ["relu", "relu"]
+    assert [cell.activation for cell in TextRun(out).model().layers.cells] == ["relu", "relu"]
     assert call("evaluate", out).code == 0
 
 
@@ -84,7 +85,7 @@ def test_a_gradient_is_clipped_as_the_remedy_says(
     out = tmp_path / "run"
     done = call("train", "lm", "--data", corpus_file, "--out", out, *QUICK, "--remedy", given)
     assert done.code == 0, done.err
-    trainer = Trainer(Run(out))
+    trainer = Trainer(TextRun(out))
     name, _, most = given.partition("=")
     bound = trainer.settings.clip
     for _, item in islice(trainer.feed.from_step(0), 2):
@@ -112,7 +113,7 @@ def test_autoclip_goes_on_from_the_norms_that_it_saw(
 ) -> None:
     options = (*SMALL, "--epochs", 1, "--remedy", "autoclip=50", "--remedy", "clip_states=0.1")
     assert call("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *options).code == 0
-    trainer = Trainer(Run(tmp_path / "run"))
+    trainer = Trainer(TextRun(tmp_path / "run"))
     assert trainer.model.layers.clip == 0.1
     trainer.restore()
     history = trainer.clipper.state_dict()["history"]
@@ -172,7 +173,7 @@ def test_help_lists_every_remedy(call: Call) -> None:
 
 def fading(run: Path) -> None:
     """Make the layers of a run forget at once."""
-    found = Run(run)
+    found = TextRun(run)
     model = found.model()
     with torch.no_grad():
         for cell in model.layers.cells:
@@ -210,7 +211,7 @@ def test_a_run_that_fades_and_has_not_learnt_is_told_the_command_of_a_new_one(
     assert command in call("diagnose", out).out
     assert call(*shlex.split(command)[1:]).code == 0
     (new,) = set(tmp_path.iterdir()) - {out}
-    began, run = Run(new), Run(out)
+    began, run = TextRun(new), TextRun(out)
     differing = {k for k, v in began.command.items() if run.command[k] != v}
     assert differing == {"remedy"} and began.model_config["dropout"] == 0.3
     assert f"--remedy {next(iter(began.settings.remedy))}" == name.partition("=")[0]

@@ -20,9 +20,12 @@ from tests.cli.conftest import SMALL, Call
 from tests.cli.test_commands import QUICK, contents, failed, misused, nothing_in
 from tests.sentences import corpus, write_corpus
 from unrolled.cli.train import DECISIVE, RECIPES
+from unrolled.text import feeds
 from unrolled.text.data import Batch
+from unrolled.text.measures import TokenScores
 from unrolled.text.models import LanguageModel
-from unrolled.training import Run, Scores, Trainer, feeds
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 from unrolled.training.callbacks import TIME
 from unrolled.training.files import read_tensors
 from unrolled.training.run import LOCK, TRAINING, WEIGHTS
@@ -50,7 +53,7 @@ def test_every_kind_unit_and_cell_trains_and_is_used(
     )
     assert (done.code, done.err) == (0, "")
     assert "best on the validation split" in done.out
-    run = Run(out)
+    run = TextRun(out)
     assert (run.kind, run.tokenizer.unit, run.model_config["cell"]) == (kind, unit, cell)
     used = call("fill", out, "我今天____一本书。") if kind == "cloze" else call("generate", out)
     assert (used.code, used.err) == (0, "")
@@ -76,7 +79,7 @@ def test_options_reach_the_model_and_the_training(
         *("--min-count", 3, "--max-vocabulary", 30, "--longest", 12, "--evaluations", 2),
     )
     assert done.code == 0, done.err
-    run = Run(tmp_path / "run")
+    run = TextRun(tmp_path / "run")
     expected = {"hidden_size": 16, "embedding_size": 8, "depth": 2, "dropout": 0.3}
     expected |= {"token_dropout": 0.2, "tied": False, "vocabulary_size": 30}
     assert run.model_config.items() >= expected.items()
@@ -100,7 +103,7 @@ def test_the_layers_options_are_part_of_the_run(
     assert (done.code, done.err) == (0, "")
     expected = {"variational_dropout": 0.2, "weight_drop": 0.3, "zoneout": 0.1}
     expected |= {"residual": True, "layer_norm": True}
-    run = Run(out)
+    run = TextRun(out)
     assert run.model_config.items() >= expected.items()
     assert run.command.items() >= expected.items()
     layers = run.model().layers
@@ -143,7 +146,7 @@ def test_each_kind_has_its_recipe_and_the_help_tells_it(
 ) -> None:
     out, given = tmp_path / "run", ("--epochs", 0.01, "--dropout", 0.07)
     assert call("train", kind, "--data", corpus_file, "--out", out, *given).code == 0
-    run, options = Run(out), {n: default for n, (default, _, _) in DECISIVE.items()}
+    run, options = TextRun(out), {n: default for n, (default, _, _) in DECISIVE.items()}
     options |= RECIPES.get(kind, {}) | {"dropout": 0.07}
     shown = " ".join(call("train", "--help").out.split())
     for name in RECIPES["cloze"]:
@@ -167,7 +170,7 @@ def test_a_run_begun_by_another_recipe_goes_on_as_it_was_begun(
     resume = ("train", "cloze", "--out", out, "--resume")
     failed(call(*resume, "--average", 0.9999), 2, "--average: got 0.9999", "begun with 0.0")
     failed(call(*resume, "--schedule", "inverse-sqrt"), 2, "--schedule", "begun with linear")
-    settings = Run(out).settings
+    settings = TextRun(out).settings
     assert (settings.schedule, settings.average) == ("linear", 0.0)
 
 
@@ -179,13 +182,13 @@ def test_a_training_that_ends_while_it_learns_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     scores = iter(nats)
-    monkeypatch.setattr(feeds, "evaluate", lambda *_: Scores(next(scores), 0.5, 0.5, 10))
+    monkeypatch.setattr(feeds, "evaluate", lambda *_: TokenScores(next(scores), 0.5, 0.5, 10))
     command = ("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
     done = call(*command, "--evaluations", 3)
     assert done.code == 0, done.err
     assert ("more --epochs" in done.out) == said
     if said:
-        steps = Run(tmp_path / "run").settings.steps
+        steps = TextRun(tmp_path / "run").settings.steps
         last = steps - (2 * steps + 2) // 3  # from one evaluation to the next
         assert f"still learning, by 0.250 nats in the last {last} steps" in done.out
 
@@ -197,7 +200,7 @@ def test_a_training_that_has_not_read_all_of_its_text_says_so(
         "train", "cloze", "--data", corpus_file, "--out", tmp_path / "run", *SMALL, "--epochs", 0.5
     )
     assert done.code == 0, done.err
-    trainer = Trainer(Run(tmp_path / "run"))
+    trainer = Trainer(TextRun(tmp_path / "run"))
     share = trainer.settings.steps / len(trainer.feed)
     assert f"it has read {share:.0%} of the training text" in done.out and 0.4 < share < 0.6
     assert "still learning" not in done.out
@@ -207,7 +210,7 @@ def test_minutes_are_recorded_as_steps(corpus_file: Path, tmp_path: Path, call: 
     out = tmp_path / "run"
     done = call("train", "lm", "--data", corpus_file, "--out", out, *SMALL, "--minutes", 0.004)
     assert done.code == 0, done.err
-    settings = Run(out).settings
+    settings = TextRun(out).settings
     assert settings.minutes == 0.004 and settings.steps >= 1
     assert f"trained for {settings.steps} of {settings.steps} steps" in done.out
 
@@ -235,7 +238,7 @@ def test_standard_input_several_files_and_gz_are_read(
     sources = (tmp_path / "a.txt", "-", tmp_path / "b.gz")
     done = call("train", "cloze", "--data", *sources, "--out", tmp_path / "run", *QUICK)
     assert done.code == 0, done.err
-    data = Run(tmp_path / "run").dataset()
+    data = TextRun(tmp_path / "run").dataset()
     assert sum(map(data.sentences, ("train", "validation", "test"))) == 300
 
 
@@ -269,7 +272,7 @@ def test_a_named_corpus_is_credited_and_simplified(
     done = call("train", "cloze", "--data", "tatoeba-zh", "--out", tmp_path / "run", *QUICK)
     assert done.code == 0, done.err
     assert "CC-BY 2.0 FR" in done.out and "Tatoeba" in done.out
-    run = Run(tmp_path / "run")
+    run = TextRun(tmp_path / "run")
     assert run.tokenizer.simplify
     assert {"师", "这"} <= set(run.vocabulary.tokens) and "師" not in run.vocabulary.numbers
 
@@ -619,7 +622,7 @@ def test_a_model_larger_than_memory_gets_one_line(
     corpus_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What PyTorch raises: no machine has 256 TiB.
-    monkeypatch.setattr(Run, "new_model", lambda _: torch.empty(2**46))
+    monkeypatch.setattr(TextRun, "new_model", lambda _: torch.empty(2**46))
     done = call("train", "lm", "--data", corpus_file, "--out", tmp_path / "run", *QUICK)
     failed(done, 1, "out of memory")
 
@@ -649,7 +652,7 @@ def test_a_language_model_reads_the_text_as_one(
     k1 = dict(zip(options[::2], options[1::2], strict=True))["--k1"]
     back = dict(zip(options[::2], options[1::2], strict=True)).get("--k2", k1)
     assert f"every {k1} tokens back through {back}" in done.out
-    run = Run(tmp_path / "run")
+    run = TextRun(tmp_path / "run")
     assert (run.settings.bptt, run.settings.k1, run.settings.k2) == (
         "truncated",
         int(k1),

@@ -20,8 +20,10 @@ from unrolled import Recurrent, bptt, cells, lens, remedies
 from unrolled.lens.causes import causes_of
 from unrolled.lens.lags import estimated_lags
 from unrolled.text import pretrained
+from unrolled.text.measures import evaluate
 from unrolled.text.models import Cloze, fill, why
-from unrolled.training import Run, Trainer, evaluate
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 
 # What torch says of its own LSTM, which has no fast path for them.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
@@ -294,7 +296,7 @@ def trained(place: Path) -> Iterator[Any]:
     for kind in ("cloze", "lm"):
         run = make_run(place / kind, kind=kind, steps=3, average=0.9, count=60)
         yield Trainer(run).train(watch_every=2).best
-        run = Run(run.directory)
+        run = TextRun(run.directory)
         Trainer(run).restore()
         model = run.model()
         yield list(model.state_dict().values())

@@ -8,7 +8,8 @@ from tools.pretrain import __main__ as program
 
 from tests.sentences import corpus
 from unrolled.text.models import fill
-from unrolled.training import Run, Trainer
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 
 
 @pytest.fixture
@@ -39,14 +40,14 @@ def test_what_is_made_is_a_run_that_fills_blanks_and_is_as_good_as_its_figures(
     ]
     printed = capsys.readouterr().out
     figures = json.loads(printed[printed.index("{\n") :])
-    run = Run(making / "bundled" / "zh")
+    run = TextRun(making / "bundled" / "zh")
     assert run.filling["temperature"] == figures["temperature"] > 0
     assert figures["bytes"] == sum(map(len, files.values()))
     assert figures["test"]["blanks"]["blanks"] == 20
     model = run.model()
     result = fill(model, run.vocabulary, run.tokenizer, "老师昨天____了一杯咖啡。", **run.filling)
     assert len(result.blanks) == 1
-    unrounded = Run(making / "runs" / "zh").model()
+    unrounded = TextRun(making / "runs" / "zh").model()
     pairs = zip(model.state_dict().values(), unrounded.state_dict().values(), strict=True)
     for one, other in pairs:
         assert 0 <= float((one - other).abs().max()) <= float(other.abs().max()) / 254 * (1 + 1e-5)

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 from tests.examples import some
 from tests.sentences import make_run
-from tests.training.test_feeds import CONTINUOUS
+from tests.text.test_feeds import CONTINUOUS
 from tests.training.test_loop import Diary, bits, told_scores, whole
 from unrolled.cli import main
 from unrolled.errors import RunError
-from unrolled.training import Run, Scores, Settings, Step, Trainer, feeds, steps_of
+from unrolled.text import feeds
+from unrolled.text.feeds import feed_of
+from unrolled.text.measures import TokenScores
+from unrolled.text.run import TextRun
+from unrolled.training import Settings, Step, Trainer, steps_of
 from unrolled.training.averaging import average_into
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.run import CONFIG, TRAINING, WEIGHTS, weights_of
@@ -120,14 +125,14 @@ def test_the_average_is_what_is_evaluated_and_kept(kind: str, tmp_path: Path) ->
         tmp_path / "run", average=0.9, learning_rate=0.05, evaluations=4, patience=9, **KINDS[kind]
     )
     trainer = Trainer(run)
-    found: list[tuple[Scores, Scores, dict[str, bytes]]] = []
+    found: list[tuple[TokenScores, TokenScores, dict[str, bytes]]] = []
 
     class Evaluations(Diary):
-        def evaluated(self, step: int, scores: Scores) -> None:
+        def evaluated(self, step: int, scores: TokenScores) -> None:
             super().evaluated(step, scores)
             model = run.new_model()
             model.load_state_dict(trainer.kept.state_dict())
-            again = feeds.feed_of(model, trainer.data, run.settings).scores()
+            again = feeds.feed_of(model, run.settings, trainer.data).scores()
             found.append((again, trainer.feed.scores(), {
                 n: w.numpy().tobytes() for n, w in copies(trainer.kept).items()}))  # fmt: skip
 
@@ -179,7 +184,7 @@ def test_a_run_from_before_there_was_an_average_goes_on(tmp_path: Path) -> None:
     config = json.loads((run.directory / CONFIG).read_text("utf-8"))
     del config["training"]["average"]
     (run.directory / CONFIG).write_text(json.dumps(config), "utf-8")
-    old = Run(run.directory)
+    old = TextRun(run.directory)
     assert old.settings == run.settings and old.settings.average == 0
     with pytest.raises(Diary.StoppedError):
         Trainer(old).train((Diary(stop_at=5),), checkpoint_seconds=0)
@@ -214,7 +219,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_at_the_same_bits(
     for k in some(range(1, 9) if options == "cloze" else (1, 4, 6, 8), 1, 6, 8):
         directory = tmp_path / str(k)
         shutil.copytree(start, directory)
-        stopped = Run(directory)
+        stopped = TextRun(directory)
         with pytest.raises(Diary.StoppedError):
             Trainer(stopped).train((Diary(stop_at=k),), checkpoint_seconds=0)
         assert read_tensors(directory / TRAINING)[1]["step"] == k - 1
@@ -347,7 +352,7 @@ def test_minutes_allow_for_it_and_leave_the_model_as_it_was(tmp_path: Path) -> N
     run = make_run(tmp_path / "run", minutes=0.004, average=0.9)
     model = run.new_model()
     before = copies(model)
-    assert steps_of(model, run.dataset(), run.settings) >= 1
+    assert steps_of(model, run.settings, partial(feed_of, data=run.dataset())) >= 1
     assert all(before[n].equal(w) for n, w in copies(model).items())
 
 
@@ -359,7 +364,7 @@ def test_the_option_reaches_the_training_and_is_held_to(
     given = ["train", "lm", "--data", str(text), "--out", str(tmp_path / "run"), "--epochs", "1"]
     given += ["--hidden", "8", "--embedding", "8", "--threads", "1"]
     assert main([*given, "--average", "0.9"]) == 0
-    assert Run(tmp_path / "run").settings.average == 0.9
+    assert TextRun(tmp_path / "run").settings.average == 0.9
     assert main([*given, "--resume"]) == 0
     assert main([*given, "--resume", "--average", "0.8"]) == 2
     assert "--average: got 0.8, but the run" in capsys.readouterr().err

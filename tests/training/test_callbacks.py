@@ -12,7 +12,8 @@ import torch
 
 from tests.sentences import make_run
 from unrolled.errors import MissingExtraError, RunError
-from unrolled.training import Outcome, Scores, Step, Trainer
+from unrolled.text.measures import TokenScores
+from unrolled.training import Outcome, Step, Trainer
 from unrolled.training.callbacks import JsonLog, ProgressLines, logs, progress_bar
 
 STEPS = 25
@@ -59,7 +60,7 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
 def test_every_line_is_on_the_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with logs(log=log) as (told,):
-        told.evaluated(3, Scores(1.0, 0.5, 0.75, 8))
+        told.evaluated(3, TokenScores(1.0, 0.5, 0.75, 8))
         assert json.loads(log.read_text())["validation"]["top5"] == 0.75
 
 
@@ -90,7 +91,7 @@ def test_a_log_that_cannot_be_opened_is_named(place: str, tmp_path: Path) -> Non
 def test_a_log_on_a_full_disk_is_named() -> None:
     with pytest.raises(RunError, match="/dev/full: cannot be written"):  # noqa: SIM117
         with logs(log=Path("/dev/full")) as (told,):
-            told.evaluated(1, Scores(1.0, 0.0, 0.0, 1))
+            told.evaluated(1, TokenScores(1.0, 0.0, 0.0, 1))
 
 
 def test_a_log_whose_disk_fills_up_is_named() -> None:
@@ -99,7 +100,7 @@ def test_a_log_whose_disk_fills_up_is_named() -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     log = JsonLog(Full(), Path("the.log"))
-    step = Step(step=10, epoch=0, loss=1, gradient_norm=1, learning_rate=1, tokens=1)
+    step = Step(step=10, epoch=0, loss=1, gradient_norm=1, learning_rate=1, count=1, unit="tokens")
     with pytest.raises(RunError, match=r"the\.log: cannot be written .No space left"):
         log.step(step)
 
@@ -149,8 +150,8 @@ def test_on_a_terminal_there_is_a_bar(
     monkeypatch.setenv("TERM", "xterm")
     with progress_bar(10, 4) as told:
         for k in range(5, 8):
-            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 100))
-        told[0].evaluated(7, Scores(1.5, 0.5, 0.5, 10))
+            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 100, "tokens"))
+        told[0].evaluated(7, TokenScores(1.5, 0.5, 0.5, 10))
         told[0].step(Step(8, 0, 2.0, 0.25, 0.1, 100))
     shown = capsys.readouterr().err
     for part in ("8/10", "loss 2.000", "validation 1.500", "0.25", "tokens/s"):
@@ -166,9 +167,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
         said = []
         for k in range(1, 101):
             now = 1.5 * k
-            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300))
+            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300, "tokens"))
             if k == 2:
-                told[0].evaluated(k, Scores(1.5, 0.5, 0.5, 10))
+                told[0].evaluated(k, TokenScores(1.5, 0.5, 0.5, 10))
             if shown := capsys.readouterr().err:
                 said.append((k, shown))
     assert [k for k, _ in said] == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]  # a hundredth each
@@ -179,7 +180,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     with progress_bar(10_000, 0) as told:  # where a hundredth takes long, every minute
         for k in range(1, 101):
             now += 1.5
-            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300))
+            told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 300, "tokens"))
     assert capsys.readouterr().err.count("\n") == 2
 
 
@@ -189,5 +190,5 @@ def test_a_line_of_the_log_is_written_to_its_end() -> None:
             return super().write(data[:5])
 
     file = Trickle()
-    JsonLog(file, Path("the.log")).evaluated(1, Scores(1.0, 0.0, 0.0, 1))
+    JsonLog(file, Path("the.log")).evaluated(1, TokenScores(1.0, 0.0, 0.0, 1))
     assert file.getvalue().endswith(b"}}\n") and json.loads(file.getvalue())["step"] == 1

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import torch
 from tests.examples import some
 from tests.sentences import make_run
 from unrolled.errors import DataError, RunError
+from unrolled.text import feeds
 from unrolled.text.data import Batch
-from unrolled.training import Run, Scores, Settings, Step, Trainer, feeds, loop, steps_of
+from unrolled.text.feeds import feed_of
+from unrolled.text.measures import TokenScores
+from unrolled.text.run import TextRun
+from unrolled.training import Settings, Step, Trainer, loop, steps_of
 from unrolled.training import settings as settings_module
 from unrolled.training.files import read_tensors
 from unrolled.training.run import TRAINING, WEIGHTS, weights_of
@@ -28,14 +33,14 @@ class Diary:
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
         self.steps: list[Step] = []
-        self.scores: list[tuple[int, Scores]] = []
+        self.scores: list[tuple[int, TokenScores]] = []
 
     def step(self, step: Step) -> None:
         self.steps.append(step)
         if step.step == self.stop_at:
             raise self.StoppedError
 
-    def evaluated(self, step: int, scores: Scores) -> None:
+    def evaluated(self, step: int, scores: TokenScores) -> None:
         self.scores.append((step, scores))
 
 
@@ -43,7 +48,7 @@ def bits(path: Path) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in read_tensors(path)[0].items()}
 
 
-def whole(run: Run) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Any]]:
+def whole(run: TextRun) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Any]]:
     """All that a training leaves: the best weights, the last state, the progress."""
     path = run.directory / TRAINING
     return bits(run.directory / WEIGHTS), bits(path), read_tensors(path)[1]
@@ -76,7 +81,7 @@ def test_steps_epochs_and_tokens_are_counted(tmp_path: Path) -> None:
     Trainer(run).train((diary,))
     assert [s.step for s in diary.steps] == list(range(1, 14))
     assert [s.epoch for s in diary.steps] == [k // an_epoch for k in range(13)]
-    assert sum(s.tokens for s in diary.steps[:an_epoch]) == len(data.tokens["train"])
+    assert sum(s.count for s in diary.steps[:an_epoch]) == len(data.tokens["train"])
 
 
 @pytest.mark.parametrize("clip", [0.01, 0.2, 1e6])
@@ -104,7 +109,7 @@ def test_the_gradients_norm_is_at_most_clip_and_its_direction_is_kept(
 
 
 def settings(**options: Any) -> Settings:
-    given = {"seed": 0, "steps": 8, "epochs": None, "minutes": None, "batch_tokens": 300}
+    given = {"seed": 0, "steps": 8, "epochs": None, "minutes": None, "batch_steps": 300}
     given |= {"optimizer": "adam", "learning_rate": 1.0, "schedule": "linear", "clip": 1.0}
     given |= {"weight_decay": 0.0, "evaluations": 2, "patience": 3, "threads": 1}
     return Settings(**(given | options))
@@ -160,7 +165,7 @@ def test_a_training_without_regard_to_its_end_passes_through_all_shorter_ones(
         }
 
     class AfterSeven(Diary):
-        def evaluated(self, step: int, scores: Scores) -> None:
+        def evaluated(self, step: int, scores: TokenScores) -> None:
             super().evaluated(step, scores)
             if step == 7:
                 found.append((state(), bits(long.directory / WEIGHTS)))
@@ -205,7 +210,7 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
 def told_scores(monkeypatch: pytest.MonkeyPatch, *nats: float) -> None:
     """Let every evaluation have the next of ``nats`` as its result."""
     given = iter(nats)
-    monkeypatch.setattr(feeds, "evaluate", lambda *_: Scores(next(given), 0.5, 0.5, 10))
+    monkeypatch.setattr(feeds, "evaluate", lambda *_: TokenScores(next(given), 0.5, 0.5, 10))
 
 
 def test_it_stops_early_after_patience_evaluations_without_a_gain(
@@ -234,7 +239,7 @@ def test_the_weights_kept_are_those_of_the_best_evaluation(
     at_best: dict[str, bytes] = {}
 
     class Copy(Diary):
-        def evaluated(self, step: int, scores: Scores) -> None:
+        def evaluated(self, step: int, scores: TokenScores) -> None:
             if scores.nats == 2.0:
                 named = trainer.model.named_parameters()
                 at_best.update({n: p.detach().numpy().tobytes() for n, p in named})
@@ -294,7 +299,9 @@ def test_without_a_training_split_it_says_so(tmp_path: Path) -> None:
 # What is not finite
 
 
-def check_stopped(run: Run, caught: pytest.ExceptionInfo[RunError], step: int, what: str) -> None:
+def check_stopped(
+    run: TextRun, caught: pytest.ExceptionInfo[RunError], step: int, what: str
+) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert what in message and f"at step {step} of" in message and str(run.directory) in message
@@ -388,7 +395,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_at_the_same_bits(
     for k in some(range(1, 9) if options == "adam" else (1, 4, 6, 8), 1, 6, 8):
         directory = tmp_path / str(k)
         shutil.copytree(start, directory)
-        stopped = Run(directory)
+        stopped = TextRun(directory)
         with pytest.raises(Diary.StoppedError):
             Trainer(stopped).train((Diary(stop_at=k),), checkpoint_seconds=0)
         assert read_tensors(directory / TRAINING)[1]["step"] == k - 1
@@ -404,7 +411,7 @@ def test_stopped_many_times_between_checkpoints_it_ends_at_the_same_bits(tmp_pat
     start = tmp_path / "start"
     shutil.copytree(run.directory, start)
     Trainer(run).train()
-    stopped = Run(start)
+    stopped = TextRun(start)
     for k in (2, 3, 6, 7, 11, 11, 17, 20):
         trainer = Trainer(stopped)
         trainer.restore()
@@ -460,7 +467,7 @@ def test_epochs_are_so_many_times_the_batches(epochs: float, tmp_path: Path) -> 
     run = make_run(tmp_path / "run", epochs=epochs)
     data = run.dataset()
     expected = max(1, round(epochs * len(data.batches("train", 300))))
-    assert steps_of(run.new_model(), data, run.settings) == expected
+    assert steps_of(run.new_model(), run.settings, partial(feed_of, data=data)) == expected
 
 
 def test_minutes_are_turned_into_steps_and_leave_model_and_chance_as_they_were(
@@ -485,7 +492,7 @@ def test_minutes_are_turned_into_steps_and_leave_model_and_chance_as_they_were(
         monkeypatch.setattr(loop, "time", Clock())
         given = make_run(tmp_path / str(minutes), minutes=minutes).settings
         state = torch.get_rng_state()
-        found.append(steps_of(model, run.dataset(), given))
+        found.append(steps_of(model, given, partial(feed_of, data=run.dataset())))
         assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
@@ -497,4 +504,4 @@ def test_minutes_are_turned_into_steps_and_leave_model_and_chance_as_they_were(
 def test_neither_epochs_nor_minutes_is_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with pytest.raises(ValueError, match="neither epochs nor minutes"):
-        steps_of(run.new_model(), run.dataset(), run.settings)
+        steps_of(run.new_model(), run.settings, partial(feed_of, data=run.dataset()))

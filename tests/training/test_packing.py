@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.sentences import make_run
 from unrolled.errors import RunError
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.packing import packed, unpacked
 from unrolled.training.run import CONFIG, WEIGHTS, weights_of
@@ -119,20 +119,20 @@ def test_scales_that_do_not_fit_are_named(damage: Change) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> TextRun:
     run = make_run(tmp_path_factory.mktemp("run") / "run", count=60, model={"words": True})
     run.save_weights(run.new_model(), {"step": 3})
     return run
 
 
 @pytest.fixture
-def run(plain: Run) -> Run:
+def run(plain: TextRun) -> TextRun:
     """A run whose weights are packed, and may be damaged."""
     write_tensors(plain.directory / WEIGHTS, packed(weights_of(plain.new_model())), {"step": 3})
     return plain
 
 
-def test_a_run_of_packed_weights_is_what_it_was_up_to_their_error(run: Run) -> None:
+def test_a_run_of_packed_weights_is_what_it_was_up_to_their_error(run: TextRun) -> None:
     torch.manual_seed(7)
     original = run.new_model()
     run.save_weights(original, {"step": 3})
@@ -186,7 +186,7 @@ def test_a_run_of_packed_weights_is_what_it_was_up_to_their_error(run: Run) -> N
         ),
     ],
 )
-def test_damaged_packed_weights_name_the_file(change: Change, part: str, run: Run) -> None:
+def test_damaged_packed_weights_name_the_file(change: Change, part: str, run: TextRun) -> None:
     run.model()  # whole before
     tensors, notes = read_tensors(run.directory / WEIGHTS)
     change(tensors)
@@ -200,12 +200,12 @@ def test_damaged_packed_weights_name_the_file(change: Change, part: str, run: Ru
 # How a run fills blanks
 
 
-def with_filling(run: Run, value: object) -> Run:
+def with_filling(run: TextRun, value: object) -> TextRun:
     path = run.directory / CONFIG
     config = json.loads(path.read_text("utf-8"))
     try:
         path.write_text(json.dumps(config | {"filling": value}), "utf-8")
-        return Run(run.directory)
+        return TextRun(run.directory)
     finally:
         path.write_text(json.dumps(config), "utf-8")
 
@@ -213,7 +213,7 @@ def with_filling(run: Run, value: object) -> Run:
 @pytest.mark.parametrize(
     "value", [{}, {"temperature": 1.23}, {"rescoring": 0.25, "temperature": 2}, {"rescoring": 0.1}]
 )
-def test_a_run_says_how_its_model_fills(value: dict[str, float], plain: Run) -> None:
+def test_a_run_says_how_its_model_fills(value: dict[str, float], plain: TextRun) -> None:
     assert plain.filling == {}
     assert with_filling(plain, value).filling == value
 
@@ -236,7 +236,7 @@ def test_a_run_says_how_its_model_fills(value: dict[str, float], plain: Run) -> 
     ],
     ids=str,
 )
-def test_another_way_of_filling_is_refused(value: object, plain: Run) -> None:
+def test_another_way_of_filling_is_refused(value: object, plain: TextRun) -> None:
     with pytest.raises(RunError) as caught:
         with_filling(plain, value)
     message = str(caught.value)
@@ -245,7 +245,7 @@ def test_another_way_of_filling_is_refused(value: object, plain: Run) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, "temperature", ["temperature"], [[1, 2, 3]], True])
-def test_what_is_no_way_of_filling_names_the_config(value: object, plain: Run) -> None:
+def test_what_is_no_way_of_filling_names_the_config(value: object, plain: TextRun) -> None:
     with pytest.raises(RunError, match="not the config of a run") as caught:
         with_filling(plain, value)
     assert str(plain.directory / CONFIG) in str(caught.value)

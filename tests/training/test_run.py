@@ -13,7 +13,8 @@ import torch
 
 from tests.sentences import make_run
 from unrolled.errors import CallError, DataError, RunError
-from unrolled.training import Run, Trainer, prepare_directory, write_data
+from unrolled.text.run import TextRun, write_data
+from unrolled.training import Trainer, prepare_directory
 from unrolled.training.files import read_tensors, write_tensors
 from unrolled.training.run import (
     BEGINNING,
@@ -42,7 +43,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def load(directory: Path) -> None:
     """All that a command reads of a run."""
-    run = Run(directory)
+    run = TextRun(directory)
     run.model()
     run.dataset()
     Trainer(run).restore()
@@ -67,8 +68,8 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_a_run_is_what_was_put_into_it(run: Path) -> None:
     load(run)
-    again = Run(run)
-    assert Run(str(run)).directory == again.directory == run
+    again = TextRun(run)
+    assert TextRun(str(run)).directory == again.directory == run
     assert (again.kind, again.settings.steps, again.tokenizer.unit) == ("cloze", 2, "char")
     assert not again.model().training
     names = {CONFIG, VOCABULARY, WEIGHTS, TRAINING, DATA}
@@ -203,8 +204,8 @@ def test_a_model_that_cannot_be_is_refused(key: str, value: object, run: Path) -
     [
         ("steps", "8"),
         ("steps", 0),
-        ("batch_tokens", None),
-        ("batch_tokens", "many"),
+        ("batch_steps", None),
+        ("batch_steps", "many"),
         ("optimizer", "adagrad"),
         ("schedule", "zigzag"),
         ("learning_rate", "fast"),
@@ -223,7 +224,7 @@ def test_settings_that_cannot_be_are_refused_before_training(
     before = (run / WEIGHTS).read_bytes()
     with pytest.raises((RunError, DataError)) as caught:
         load(run)
-        trainer = Trainer(Run(run))
+        trainer = Trainer(TextRun(run))
         trainer.train()
     assert "\n" not in str(caught.value) and str(run) in str(caught.value)
     assert (run / WEIGHTS).read_bytes() == before
@@ -288,7 +289,7 @@ def test_data_of_another_vocabulary_are_refused_in_one_line(run: Path) -> None:
     path = run / DATA / "train.tokens"
     path.write_bytes(b"\xff\xff" * (path.stat().st_size // 2))
     with pytest.raises((RunError, DataError)) as caught:
-        Trainer(Run(run)).train()
+        Trainer(TextRun(run)).train()
     assert "\n" not in str(caught.value)
 
 
@@ -318,7 +319,7 @@ def test_a_training_state_of_another_run_is_named(
     write_tensors(run / TRAINING, *change(*read_tensors(run / TRAINING)))
     with pytest.raises(RunError) as caught:
         edit(run / CONFIG, lambda config: config["training"].update(steps=4))
-        trainer = Trainer(Run(run))
+        trainer = Trainer(TextRun(run))
         trainer.restore()
         trainer.train()
     assert str(run / TRAINING) in str(caught.value) and "\n" not in str(caught.value)

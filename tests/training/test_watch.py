@@ -21,7 +21,8 @@ from unrolled import watch
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
 from unrolled.lens.numbers import plain
-from unrolled.training import Run, Trainer
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer
 from unrolled.training.callbacks import logs, progress_bar
 from unrolled.training.history import PAGE, RECORDS, figures, history, write_page
 
@@ -58,7 +59,7 @@ def kept(directory: Path) -> dict[int, dict[str, Any]]:
     return {row["step"]: row["record"] for row in rows}
 
 
-def trained(run: Run, every: int, stop_at: int | None = None) -> Seen:
+def trained(run: TextRun, every: int, stop_at: int | None = None) -> Seen:
     """Train ``run`` on, watched, its history kept."""
     trainer, diary = Trainer(run), Seen(stop_at)
     trainer.restore()

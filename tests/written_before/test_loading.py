@@ -16,7 +16,8 @@ from unrolled import bptt
 from unrolled.cells import LSTM
 from unrolled.cli import main
 from unrolled.lens.render import form
-from unrolled.training import Run, Step, Trainer
+from unrolled.text.run import TextRun
+from unrolled.training import Step, Trainer
 from unrolled.training.files import read_tensors
 from unrolled.training.history import PAGE, RECORDS, write_page
 from unrolled.training.run import TRAINING
@@ -28,7 +29,7 @@ NUMBERS = json.loads((HERE / "numbers.json").read_text("utf-8"))
 
 
 def test_a_run_of_each_kind_was_written() -> None:
-    runs = {path.parent.name: Run(path.parent) for path in HERE.glob("*/config.json")}
+    runs = {path.parent.name: TextRun(path.parent) for path in HERE.glob("*/config.json")}
     assert runs.keys() == NUMBERS.keys()
     assert {(run.kind, run.settings.bptt) for run in runs.values()} == {
         ("cloze", "whole"),
@@ -71,7 +72,7 @@ class Losses:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_run_is_taken_up_with_the_losses_that_followed_then(name: str, tmp_path: Path) -> None:
     expected = NUMBERS[name]["losses"]
-    trainer = Trainer(Run(shutil.copytree(HERE / name, tmp_path / "run")))
+    trainer = Trainer(TextRun(shutil.copytree(HERE / name, tmp_path / "run")))
     trainer.restore()
     assert trainer.step == trainer.settings.steps // 2
     diary = Losses(len(expected))
@@ -85,7 +86,7 @@ def test_a_run_is_taken_up_with_the_losses_that_followed_then(name: str, tmp_pat
 @pytest.mark.parametrize("lost", ["optimizer", "feed"])
 def test_that_would_be_seen_if_a_state_were_lost(lost: str, tmp_path: Path) -> None:
     expected = NUMBERS["truncated"]["losses"]
-    trainer = Trainer(Run(shutil.copytree(HERE / "truncated", tmp_path / "run")))
+    trainer = Trainer(TextRun(shutil.copytree(HERE / "truncated", tmp_path / "run")))
     trainer.restore()
     if lost == "optimizer":
         for state in trainer.optimizer.state.values():
@@ -101,10 +102,10 @@ def test_that_would_be_seen_if_a_state_were_lost(lost: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_command_takes_a_run_up(name: str, tmp_path: Path) -> None:
     run = shutil.copytree(HERE / name, tmp_path / "run")
-    kind = Run(run).kind
-    same = ["--batch-size", "3"] if Run(run).settings.bptt == "truncated" else []
+    kind = TextRun(run).kind
+    same = ["--batch-size", "3"] if TextRun(run).settings.bptt == "truncated" else []
     assert main(["train", kind, "--out", str(run), "--resume", "--quiet", *same]) == 0
-    assert Trainer(Run(run)).settings.steps == read_tensors(run / TRAINING)[1]["step"]
+    assert Trainer(TextRun(run)).settings.steps == read_tensors(run / TRAINING)[1]["step"]
 
 
 def test_the_history_of_a_watched_run_goes_on(tmp_path: Path) -> None:

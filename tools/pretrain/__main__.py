@@ -19,11 +19,12 @@ import torch
 from tools.pretrain.blanks import at, drawn, fitted_temperature, guessed, reliability
 from unrolled.cli import main as unrolled
 from unrolled.text import pretrained
+from unrolled.text.measures import evaluate
 from unrolled.text.models.candidates import Tokens
 from unrolled.text.models.filling import RESCORING
 from unrolled.text.models.forms import word_of
 from unrolled.text.pretrained import CREDIT, NAMES
-from unrolled.training import Run, evaluate
+from unrolled.text.run import TextRun
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
 from unrolled.training.packing import packed
 from unrolled.training.run import CONFIG, VOCABULARY, WEIGHTS
@@ -66,7 +67,7 @@ BLANKS = 2_000  # of a split
 KEPT = ("format", "kind", "unrolled", "text", "model", "training", "command")
 
 
-def train(name: str, directory: Path, epochs: float | None) -> Run:
+def train(name: str, directory: Path, epochs: float | None) -> TextRun:
     """The run of the model ``name``, trained to its end."""
     options = {**SHARED, **RECIPES[name]} | ({"epochs": epochs} if epochs else {})
     arguments = ["train", "cloze", "--resume", "--out", str(directory)]
@@ -77,10 +78,10 @@ def train(name: str, directory: Path, epochs: float | None) -> Run:
     code = unrolled(arguments)
     if code:
         raise SystemExit(code)
-    return Run(directory)
+    return TextRun(directory)
 
 
-def write(run: Run, directory: Path) -> dict[str, Any]:
+def write(run: TextRun, directory: Path) -> dict[str, Any]:
     """Write the model of ``run`` into ``directory``, and return its figures, of what was written."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors, notes = read_tensors(run.directory / WEIGHTS)
@@ -90,7 +91,7 @@ def write(run: Run, directory: Path) -> dict[str, Any]:
     config = {name: config[name] for name in KEPT} | {"credit": CREDIT}
     write_json(directory / CONFIG, config)
 
-    model, data = Run(directory).model(), run.dataset()
+    model, data = TextRun(directory).model(), run.dataset()
     figures: dict[str, Any] = {}
     temperature = 1.0
 

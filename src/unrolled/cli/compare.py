@@ -17,7 +17,7 @@ from unrolled.cli.train import DECISIVE
 from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
 from unrolled.text.data.dataset import SPLITS
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.callbacks import seconds_of
 from unrolled.training.files import read_tensors
 from unrolled.training.loop import evaluations_of
@@ -53,7 +53,7 @@ def command(arguments: argparse.Namespace) -> None:
         from unrolled.lens.render import require
 
         require()
-    runs = [Run(path) for path in arguments.runs]
+    runs = [TextRun(path) for path in arguments.runs]
     records = [_record(run, arguments.split) for run in runs]
     differing = _differing(records)
     if len({(tuple(run.vocabulary.tokens), run.tokenizer) for run in runs}) > 1:
@@ -73,7 +73,7 @@ def command(arguments: argparse.Namespace) -> None:
         say(f"the page: {arguments.html}")
 
 
-def _record(run: Run, split: str) -> dict[str, Any]:
+def _record(run: TextRun, split: str) -> dict[str, Any]:
     """What there is to compare of a run, as plain data."""
     path = run.directory / TRAINING
     notes: dict[str, Any] = read_tensors(path)[1] if path.exists() else {}
@@ -100,13 +100,13 @@ def _record(run: Run, split: str) -> dict[str, Any]:
     }
 
 
-def read_best(run: Run) -> float | None:
+def read_best(run: TextRun) -> float | None:
     """The best loss on the validation split, if there is one."""
     nats = run.weights_notes().get("validation_nats")
     return nats if isinstance(nats, float) else None
 
 
-def _scores(run: Run, split: str) -> dict[str, Any] | None:
+def _scores(run: TextRun, split: str) -> dict[str, Any] | None:
     """Those of the run on its own text, if that is there."""
     with tempfile.TemporaryDirectory() as directory:
         try:

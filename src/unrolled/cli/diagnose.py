@@ -29,14 +29,14 @@ from unrolled.cli.train import again
 from unrolled.errors import CallError, DataError
 from unrolled.layers import Recurrent
 from unrolled.lens import Report
+from unrolled.text.baselines import Bigrams
 from unrolled.text.data import Batch, Dataset
 from unrolled.text.data.dataset import SPLITS
+from unrolled.text.feeds import evaluation_windows
+from unrolled.text.measures import real
 from unrolled.text.models import LanguageModel, TokenModel
 from unrolled.text.models.token_model import DEEPEST, WIDEST
-from unrolled.training import Run
-from unrolled.training.baselines import Bigrams
-from unrolled.training.feeds import evaluation_windows
-from unrolled.training.measures import real
+from unrolled.text.run import TextRun
 
 # The options of a bare network, and their defaults; the parser leaves out what was not given.
 BARE: dict[str, Any] = {
@@ -64,7 +64,7 @@ class Question(NamedTuple):
     measure: str
     """What the loss is."""
     batch: tuple[Tensor, ...]
-    run: Run | None = None
+    run: TextRun | None = None
     """Of which the model is, if it was trained by a command."""
     plain: float | None = None
     """The loss where each token is told from the one before it alone."""
@@ -214,7 +214,7 @@ def _run(options: dict[str, Any], directory: Path) -> Question:
         lag = run.settings.k2 if run.settings.bptt == "truncated" else None
         whole |= {"plain": plain, "lag": lag}
         return Question(*about, _of_window, NATS, window, **whole)
-    batches = data.batches(split, run.settings.batch_tokens)
+    batches = data.batches(split, run.settings.batch_steps)
     rows = list(batches.rows())  # from short to long
     tokens, lengths, _ = batches.read(rows[len(rows) // 2])
     ends = lengths - (1 if model.kind == "cloze" else 0)  # which does not predict </s>

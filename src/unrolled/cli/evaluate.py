@@ -10,9 +10,9 @@ from unrolled.cli.printing import print_json, tell
 from unrolled.cli.runs import add_model, check_split, chosen, data_of
 from unrolled.text.data import Dataset
 from unrolled.text.data.dataset import SPLITS
+from unrolled.text.feeds import evaluation_windows
+from unrolled.text.measures import TokenScores, evaluate, evaluate_continuous
 from unrolled.text.models import LanguageModel, TokenModel
-from unrolled.training import Scores, evaluate, evaluate_continuous
-from unrolled.training.feeds import evaluation_windows
 
 BATCH_TOKENS = 4096
 
@@ -43,7 +43,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.set_defaults(command=command)
 
 
-def scored(model: TokenModel, data: Dataset, split: str) -> Scores:
+def scored(model: TokenModel, data: Dataset, split: str) -> TokenScores:
     """The scores of ``model`` on a split, read as the text was encoded."""
     if isinstance(model, LanguageModel) and data.is_continuous:
         return evaluate_continuous(model, evaluation_windows(data, split))

@@ -10,7 +10,7 @@ from typing import Any
 from unrolled import cells
 from unrolled.bptt.schedule import parse as parse_memory
 from unrolled.cells import Cell
-from unrolled.training.treatment import read as read_remedy
+from unrolled.training.remedies import read as read_remedy
 
 
 class Collecting(argparse.Action):

@@ -16,7 +16,7 @@ from unrolled.text.data.dataset import SPLITS
 from unrolled.text.models import TokenModel
 from unrolled.text.pretrained import NAMES
 from unrolled.text.pretrained import load as load_pretrained
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 from unrolled.training.run import DATA
 
 M = TypeVar("M", bound=TokenModel)
@@ -26,14 +26,14 @@ class Chosen(NamedTuple, Generic[M]):
     """What a command works with; ``name`` is what it is called."""
 
     name: str
-    run: Run
+    run: TextRun
     model: M
     tokenizer: Tokenizer
 
 
-def load(directory: Path, wanted: type[M]) -> tuple[Run, M]:
+def load(directory: Path, wanted: type[M]) -> tuple[TextRun, M]:
     """The run in ``directory`` and its model, which must be of the class ``wanted``."""
-    run = Run(directory)
+    run = TextRun(directory)
     model = run.model()
     if not isinstance(model, wanted):
         raise RunError(
@@ -68,7 +68,7 @@ def chosen(directory: Path | None, model: str | None, default: str, wanted: type
     return Chosen(str(directory), run, trained, run.tokenizer)
 
 
-def data_of(run: Run, sources: list[str] | None, directory: Path) -> Dataset:
+def data_of(run: TextRun, sources: list[str] | None, directory: Path) -> Dataset:
     """The text that the run was trained on, or other ``sources``, encoded in ``directory`` if need be."""
     if not sources and (run.directory / DATA).exists():
         return run.dataset()
@@ -86,7 +86,7 @@ def check_split(data: Dataset, split: str) -> None:
     )
 
 
-def encoded(run: Run, sources: list[str], directory: Path) -> Dataset:
+def encoded(run: TextRun, sources: list[str], directory: Path) -> Dataset:
     """Other text, in the run's own tokens, written to ``directory``."""
     data, _ = Dataset.write(
         directory,
@@ -112,12 +112,12 @@ OPTIONS = {
 }
 
 
-def longest_of(data: Dataset, split: str, run: Run) -> int:
+def longest_of(data: Dataset, split: str, run: TextRun) -> int:
     """Tokens of the longest sequence of a split, as the run reads it."""
     return run.settings.k2 if data.is_continuous else int(np.diff(data.offsets[split]).max())
 
 
-def with_options(report: Report, run: Run | None, longest: int) -> Report:
+def with_options(report: Report, run: TextRun | None, longest: int) -> Report:
     """``report`` with its remedies as options of ``unrolled train``, except those that the run had.
 
     Without a run it has none. ``longest``: the steps of the task's longest dependency.
@@ -131,7 +131,7 @@ def with_options(report: Report, run: Run | None, longest: int) -> Report:
     return replace(report, rows=tuple(rows))
 
 
-def _options(verdict: Verdict, run: Run, longest: int) -> Iterator[Remedy]:
+def _options(verdict: Verdict, run: TextRun, longest: int) -> Iterator[Remedy]:
     for remedy in verdict.remedies:
         name = remedy.name.removeprefix("remedies.").split(", remedies.")[0]
         option = OPTIONS.get(name, "").format(longest=max(2, longest))

@@ -31,21 +31,15 @@ from unrolled.text.data import CORPORA, Tokenizer, sentences
 from unrolled.text.data.corpora import listed
 from unrolled.text.data.dataset import SPLITS
 from unrolled.text.data.vocabulary import SPECIALS
+from unrolled.text.feeds import feed_of
 from unrolled.text.models import KINDS
 from unrolled.text.models.token_model import CELLS, DEEPEST, OF_THE_LAYERS, WIDEST
-from unrolled.training import (
-    Run,
-    Settings,
-    Trainer,
-    steps_of,
-    write_data,
-)
+from unrolled.text.run import TextRun, write_data
+from unrolled.training import Settings, Trainer, steps_of
 from unrolled.training.callbacks import clock, logs, progress_bar, seconds_of
 from unrolled.training.history import PAGE, history
 from unrolled.training.loop import HEADROOM
-from unrolled.training.run import beginning, place_of_a_run
-from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
-from unrolled.training.treatment import (
+from unrolled.training.remedies import (
     CLIPPING,
     NETWORK,
     REMEDIES,
@@ -54,6 +48,8 @@ from unrolled.training.treatment import (
     forms,
     reshaped,
 )
+from unrolled.training.run import beginning, place_of_a_run
+from unrolled.training.settings import BPTT, OPTIMIZERS, SCHEDULES
 
 K1 = 35
 TRUNCATED = ("k1", "k2", "batch_size", "passage")  # options of --bptt truncated alone
@@ -226,10 +222,10 @@ def train(arguments: argparse.Namespace) -> None:
         followers = stack.enter_context(
             logs(log=options.get("log"), tensorboard=options.get("tensorboard"))
         )
-        resumed = "resume" in options and Run.exists(directory)
+        resumed = "resume" in options and TextRun.exists(directory)
         stack.enter_context(place_of_a_run(directory, is_new=not resumed))
         if resumed:
-            run = Run(directory)
+            run = TextRun(directory)
             _refuse_changes(run, options)
         else:
             with beginning(directory):
@@ -292,7 +288,7 @@ def _say_if_short(trainer: Trainer) -> None:
             )
 
 
-def begin_run(directory: Path, options: dict[str, Any]) -> Run:
+def begin_run(directory: Path, options: dict[str, Any]) -> TextRun:
     """A new run in the empty ``directory``: the text encoded, the number of steps known.
 
     ``options`` are those that were given, by name, and ``kind``; others are as in the kind's recipe, or
@@ -359,21 +355,21 @@ def begin_run(directory: Path, options: dict[str, Any]) -> Run:
         **({"words": True} if complete["words"] else {}),
     }
     model_config |= reshaped(complete["remedy"])
-    fields = (f for f in Settings.__dataclass_fields__ if f != "steps")
-    settings = Settings(**{name: complete[name] for name in fields}, steps=1)
+    by_name = {**complete, "steps": 1, "batch_steps": complete["batch_tokens"]}
+    settings = Settings(**{name: by_name[name] for name in Settings.__dataclass_fields__})
     torch.manual_seed(settings.seed)
     try:
-        model = begun(options["kind"], model_config, settings)
+        model = begun(KINDS[options["kind"]], model_config, settings)
     except (TypeError, ValueError) as error:
         if not settings.remedy:
             raise
         raise CallError(f"--remedy: {error}") from None
-    settings = settings.with_steps(steps_of(model, data, settings))
+    settings = settings.with_steps(steps_of(model, settings, partial(feed_of, data=data)))
     through = ""
     if settings.bptt == "truncated":
         through = f", every {settings.k1} tokens back through {settings.k2}"
     say(f"training: {settings.steps:,} steps, {settings.threads} threads{through}")
-    return Run.create(
+    return TextRun.create(
         directory,
         kind=options["kind"],
         vocabulary=vocabulary,
@@ -384,7 +380,7 @@ def begin_run(directory: Path, options: dict[str, Any]) -> Run:
     )
 
 
-def again(run: Run, more: Sequence[str]) -> str:
+def again(run: TextRun, more: Sequence[str]) -> str:
     """The command that trains a run as ``run`` was trained, with the options ``more``, beside it."""
     began = run.command
     parts = ["unrolled", "train", run.kind, "--data", *began["data"]]
@@ -424,7 +420,7 @@ def _memory_that_is_too_small(options: dict[str, Any]) -> Iterator[None]:
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
     """Refuse options that do not go together."""
-    if "resume" in options and Run.exists(options["out"]):
+    if "resume" in options and TextRun.exists(options["out"]):
         return  # all are held against those that the run was begun with
     _refuse_remedies(options)
     if options.get("words") and (options["kind"], options.get("unit", "char")) != ("cloze", "char"):
@@ -487,7 +483,7 @@ def _told(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _refuse_changes(run: Run, options: dict[str, Any]) -> None:
+def _refuse_changes(run: TextRun, options: dict[str, Any]) -> None:
     """Refuse options that differ from those the run was begun with."""
     defaults = {name: default for name, (default, _, _) in DECISIVE.items()}  # of what came later
     for name, began in {**defaults, **run.command}.items():

@@ -1,12 +1,12 @@
-"""Text: corpora and tokens, models over tokens, and those that come with the package."""
+"""Text: corpora and tokens, models over tokens, their runs, and those that come with the package."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrolled.text import data, models, pretrained
+    from unrolled.text import data, feeds, measures, models, pretrained, run
 
-__all__ = ["data", "models", "pretrained"]
+__all__ = ["data", "feeds", "measures", "models", "pretrained", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,22 @@
-"""Training: the loop, its measures, the run directory."""
+"""Training: the loop, run directories, checkpoints, whatever the data."""
 
+from unrolled.training.feed import Feed
 from unrolled.training.loop import Callback, Outcome, Step, Trainer, steps_of
-from unrolled.training.measures import Scores, evaluate, evaluate_continuous
-from unrolled.training.run import Run, prepare_directory, write_data
+from unrolled.training.model import Model
+from unrolled.training.run import Run, prepare_directory
+from unrolled.training.scores import Scores
 from unrolled.training.settings import Settings
 
 __all__ = [
+    "Callback",
+    "Feed",
+    "Model",
     "Outcome",
     "Run",
     "Scores",
     "Settings",
     "Step",
     "Trainer",
-    "Callback",
-    "steps_of",
-    "evaluate",
-    "evaluate_continuous",
     "prepare_directory",
-    "write_data",
+    "steps_of",
 ]

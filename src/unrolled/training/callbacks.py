@@ -19,7 +19,7 @@ from unrolled.lens import Report
 from unrolled.training.files import append, read_json, write_json
 from unrolled.training.history import figures
 from unrolled.training.loop import Callback, Step
-from unrolled.training.measures import Scores
+from unrolled.training.scores import Scores
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,20 +30,20 @@ EVERY, AT_LEAST = 10.0, 60.0  # seconds between two lines
 
 
 class Speed:
-    """Tokens a second since it was made."""
+    """What is read a second since it was made."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.tokens = 0
+        self.count = 0
 
     def after(self, step: Step) -> float:
-        """Tokens a second, ``step`` included."""
-        self.tokens += step.tokens
-        return self.tokens / max(time.monotonic() - self.start, 1e-9)
+        """How much a second, ``step`` included."""
+        self.count += step.count
+        return self.count / max(time.monotonic() - self.start, 1e-9)
 
 
 class ProgressBar:
-    """A bar with loss, gradient norm, tokens a second and the time left."""
+    """A bar with loss, gradient norm, what is read a second and the time left."""
 
     def __init__(
         self, progress: Progress, steps: int, done: int, told: Callable[[str], str] = str
@@ -60,12 +60,12 @@ class ProgressBar:
         self.loss = step.loss if self.loss is None else 0.98 * self.loss + 0.02 * step.loss
         figures = (
             f"loss {self.loss:.3f}{self.validation}  |gradient| {step.gradient_norm:.2f}  "
-            f"{self.verdict}{self.speed.after(step):,.0f} tokens/s"
+            f"{self.verdict}{self.speed.after(step):,.0f} {step.unit}/s"
         )
         self.progress.update(self.task, completed=step.step, figures=self.told(figures))
 
     def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, the step is on the bar
-        self.validation = f" (validation {scores.nats:.3f})"
+        self.validation = f" (validation {scores.loss:.3f})"
 
     def seen(self, step: int, report: Report) -> None:  # noqa: ARG002
         worst = report.verdict
@@ -99,12 +99,12 @@ class ProgressLines:
         left = (now - self.speed.start) * (self.steps - step.step) / (step.step - self.first)
         text = (
             f"step {step.step:,} of {self.steps:,}: loss {self.loss:.3f}{self.validation}, "
-            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} tokens/s, {_clock(left)} left"
+            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} {step.unit}/s, {_clock(left)} left"
         )
         print(self.told(text), file=self.file, flush=True)
 
     def evaluated(self, step: int, scores: Scores) -> None:  # noqa: ARG002, it is in the next line
-        self.validation = f" (validation {scores.nats:.3f})"
+        self.validation = f" (validation {scores.loss:.3f})"
 
     def seen(self, step: int, report: Report) -> None:
         """Nothing: the log has the reports."""
@@ -132,7 +132,10 @@ class JsonLog:
     def step(self, step: Step) -> None:
         speed = self.speed.after(step)
         if step.step % LOG_EVERY == 0:
-            self._write({**asdict(step), "tokens_per_second": round(speed, 1)})
+            row = asdict(step)
+            unit = row.pop("unit")
+            row |= {unit: row.pop("count"), f"{unit}_per_second": round(speed, 1)}
+            self._write(row)
 
     def evaluated(self, step: int, scores: Scores) -> None:
         self._write({"step": step, "validation": asdict(scores)})
@@ -156,11 +159,11 @@ class TensorBoard:
         if step.step % LOG_EVERY == 0:
             for name in ("loss", "gradient_norm", "learning_rate"):
                 self.writer.add_scalar(f"training/{name}", getattr(step, name), step.step)
-            self.writer.add_scalar("training/tokens_per_second", speed, step.step)
+            self.writer.add_scalar(f"training/{step.unit}_per_second", speed, step.step)
 
     def evaluated(self, step: int, scores: Scores) -> None:
-        for name in ("nats", "top1", "top5"):
-            self.writer.add_scalar(f"validation/{name}", getattr(scores, name), step)
+        for name, value in scores.figures().items():
+            self.writer.add_scalar(f"validation/{name}", value, step)
 
     def seen(self, step: int, report: Report) -> None:
         for scan, values in figures(report).items():

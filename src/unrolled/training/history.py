@@ -13,7 +13,7 @@ from unrolled.lens import Report
 from unrolled.lens.numbers import plain
 from unrolled.training.files import append, replace
 from unrolled.training.loop import Callback, Step
-from unrolled.training.measures import Scores
+from unrolled.training.scores import Scores
 
 RECORDS, PAGE = "lens.jsonl", "lens.html"
 BEGINS = re.compile(rb'\{"step": (\d{1,18}), "record": \{')  # a line of ``History``

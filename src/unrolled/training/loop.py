@@ -1,4 +1,4 @@
-"""The training loop: BPTT over sentences or windows, clipping, a schedule, evaluation, early stop.
+"""The training loop: BPTT over what a feed gives, clipping, a schedule, evaluation, early stop.
 
 Whatever a step draws at random follows from (seed, step) alone, and the order of the batches from
 (seed, epoch). So a run that was stopped at any moment and resumed from its last checkpoint ends at
@@ -16,18 +16,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from unrolled.errors import DataError, RunError
+from unrolled.errors import RunError
 from unrolled.lens import Lens, Report, watch
 from unrolled.shapes import check_size
-from unrolled.text.data import Dataset
-from unrolled.text.models import TokenModel
 from unrolled.training.averaging import average_into
-from unrolled.training.feeds import feed_of
+from unrolled.training.feed import Feed
 from unrolled.training.files import read_tensors, write_tensors
-from unrolled.training.measures import Scores
+from unrolled.training.model import Model
+from unrolled.training.remedies import Clipper, begun
 from unrolled.training.run import TRAINING, WEIGHTS, Run, check_fit, finite, in_float32, weights_of
+from unrolled.training.scores import Scores
 from unrolled.training.settings import Settings
-from unrolled.training.treatment import Clipper, begun
 
 CALIBRATION_SECONDS = 6.0
 HEADROOM = 1.25  # of a budget of memory, over what the first batches need
@@ -35,14 +34,18 @@ HEADROOM = 1.25  # of a budget of memory, over what the first batches need
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training did. ``gradient_norm`` is that before clipping."""
+    """What one step of training did. ``gradient_norm`` is that before clipping.
+
+    ``count``: how much it read, of ``unit``.
+    """
 
     step: int
     epoch: int
     loss: float
     gradient_norm: float
     learning_rate: float
-    tokens: int
+    count: int
+    unit: str
 
 
 class Callback(Protocol):
@@ -78,14 +81,10 @@ class Trainer:
         self.run = run
         self.settings = run.settings
         self.data = run.dataset()
-        if not self.data.sentences("train"):
-            raise DataError(
-                f"{run.directory}: no sentence in the training split; more text is needed"
-            )
         torch.manual_seed(self.settings.seed)
         with in_float32(), torch.device("cpu"):  # as its data
             if self.settings.remedy:
-                self.model = begun(run.kind, run.model_config, self.settings).train()
+                self.model = begun(run.kinds[run.kind], run.model_config, self.settings).train()
             else:
                 self.model = run.new_model().train()
         self.clipper = Clipper(self.model, self.settings)
@@ -93,8 +92,8 @@ class Trainer:
         if self.settings.average:
             self.models["average"] = copy.deepcopy(self.model)
         self.kept = self.models.get("average", self.model)
-        self.feed = feed_of(self.model, self.data, self.settings)
-        self.judge = feed_of(self.kept, self.data, self.settings)
+        self.feed = run.feed(self.model, self.data)
+        self.judge = run.feed(self.kept, self.data)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.step = 0
         self.best = math.inf
@@ -139,7 +138,7 @@ class Trainer:
                 callback.step(done)
             if settings.evaluates(self.step):
                 scores = self._evaluate()
-                if scores.tokens:
+                if scores.count:
                     for callback in callbacks:
                         callback.evaluated(self.step, scores)
             elif time.monotonic() - saved < checkpoint_seconds or not self._finite():
@@ -160,8 +159,8 @@ class Trainer:
         )
         fed = self.feed.state_dict() if watch_every else None
         with watch(self.model) if is_watched else nullcontext() as lens:
-            nats, size = self._backward(item, lens)
-        for name, value in (("loss", nats), ("gradient's norm", size)):
+            loss, size = self._backward(item, lens)
+        for name, value in (("loss", loss), ("gradient's norm", size)):
             if not math.isfinite(value):
                 if fed is not None and lens is None:
                     lens = self._once_more(item, fed)
@@ -171,7 +170,7 @@ class Trainer:
         if settings.average:
             average_into(self.kept, self.model, settings.average, number)
         self.step = number
-        return Step(number, epoch, nats, size, rate, self.feed.tokens(item)), report
+        return Step(number, epoch, loss, size, rate, self.feed.count(item), self.feed.unit), report
 
     def _backward(self, item: Any, lens: Lens | None = None) -> tuple[float, float]:
         """The gradient of an item, clipped; its loss, and the norm before clipping."""
@@ -194,13 +193,14 @@ class Trainer:
     def _evaluate(self) -> Scores:
         """Score the validation split; keep the weights if they are the best so far."""
         scores = self.judge.scores()
-        if scores.tokens:
-            self.evaluations.append([self.step, scores.nats, scores.top1, scores.top5])
-        if not (self._finite() if scores.tokens == 0 else math.isfinite(scores.nats)):
-            raise self._diverged("loss on the validation split", scores.nats, self.step)
-        if scores.tokens == 0 or scores.nats < self.best:  # nothing to validate on: keep the latest
-            self.best, self.worse = scores.nats if scores.tokens else math.inf, 0
-            self.run.save_weights(self.kept, {"step": self.step, "validation_nats": scores.nats})
+        if scores.count:
+            self.evaluations.append([self.step, *scores.figures().values()])
+        if not (self._finite() if scores.count == 0 else math.isfinite(scores.loss)):
+            raise self._diverged("loss on the validation split", scores.loss, self.step)
+        if scores.count == 0 or scores.loss < self.best:  # nothing to validate on: keep the latest
+            self.best, self.worse = scores.loss if scores.count else math.inf, 0
+            notes = {"step": self.step, f"validation_{scores.measure}": scores.loss}
+            self.run.save_weights(self.kept, notes)
         else:
             self.worse += 1
             self.stopped_early = (
@@ -301,15 +301,16 @@ class Trainer:
 
 
 def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
-    """The evaluations that a checkpoint notes: of each the step, nats per token, top-1, top-5.
+    """The evaluations that a checkpoint notes: of each the step, and the figures of its ``Scores``.
 
     Raises:
         TypeError, ValueError: they are not such.
     """
     evaluations: list[list[float]] = [list(row) for row in notes.get("evaluations", [])]
     for row in evaluations:
-        if len(row) != 4 or not all(isinstance(value, int | float) for value in row):
-            raise ValueError(f"evaluations: got {row!r}, expected four numbers")
+        expected = max(2, len(evaluations[0]))
+        if len(row) != expected or not all(isinstance(value, int | float) for value in row):
+            raise ValueError(f"evaluations: got {row!r}, expected {expected} numbers")
     return evaluations
 
 
@@ -339,21 +340,28 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def steps_of(model: TokenModel, data: Dataset, settings: Settings) -> int:
+def steps_of(
+    model: Model, settings: Settings, feed_of: Callable[[Any, Settings], Feed[Any]]
+) -> int:
     """How many steps ``settings.epochs`` make, or fit into ``settings.minutes``.
 
     Minutes are turned into steps by training a copy of the model for a few seconds; that, and the
     time for evaluations, is allowed for. The model and PyTorch's source of chance stay as they were.
+
+    Args:
+        model: with its initial weights.
+        settings: of the training; their ``steps`` do not count.
+        feed_of: what a model reads with such settings.
 
     Raises:
         ValueError: the gradient does not fit into ``settings.memory``.
     """
     trial = copy.deepcopy(model).train()
     kept = copy.deepcopy(trial) if settings.average else trial
-    feed = feed_of(trial, data, settings)
+    feed = feed_of(trial, settings)
     if settings.memory is not None:  # too little is to be known before the run is one
         tight = replace(settings, memory=max(1, int(settings.memory / HEADROOM)))
-        first = feed_of(trial, data, tight)
+        first = feed_of(trial, tight)
         with torch.random.fork_rng(devices=[]):
             first.loss(next(first.from_step(0))[1])
     if settings.epochs is not None:

@@ -1,31 +1,29 @@
 """A run directory: everything a trained model needs, and everything to go on training it.
 
-config.json            what the run is: model, text, training
-vocabulary.json        the tokens
+config.json            what the run is: model, data, training
 weights.safetensors    the best weights so far on the validation split
 training.safetensors   the latest weights, their average if there is one, the optimizer's state, the step
-data/                  the encoded splits
+vocabulary.json        the tokens, of text
+data/                  the splits
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unrolled.errors import CallError, DataError, RunError
-from unrolled.files import sync
-from unrolled.shapes import check_size
-from unrolled.text.data import Dataset, Tokenizer, Vocabulary
-from unrolled.text.models import KINDS, TokenModel
-from unrolled.text.models.filling import check_scoring
+from unrolled.errors import CallError, RunError
+from unrolled.training.feed import Feed
 from unrolled.training.files import read_json, read_tensors, write_json, write_tensors
+from unrolled.training.model import Model
 from unrolled.training.packing import unpacked
 from unrolled.training.settings import Settings, renamed
 from unrolled.version import __version__
@@ -37,86 +35,78 @@ DRAWING = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
 BEGINNING, LOCK = ".beginning", ".lock"  # a run that is not yet one; a run at work
 
 
-class Run:
-    """A run directory that holds a model.
+class Run(ABC):
+    """A run directory that holds a model; an application says in a subclass what else is in it.
 
     Args:
-        directory: made by ``Run.create``, which is what ``unrolled train`` calls.
+        directory: made by ``create``, which is what ``unrolled train`` calls.
 
     Raises:
         RunError: it is no run directory, of a newer format, or damaged.
     """
 
+    kinds: ClassVar[Mapping[str, Callable[..., Any]]]
+    """What such a run may hold: each kind of model by its name."""
+
     def __init__(self, directory: Path | str) -> None:
         self.directory = directory = Path(directory)
-        if not directory.is_dir():
-            raise RunError(f"{directory}: no such directory; 'unrolled train' makes one")
-        if not self.exists(directory):
-            raise RunError(f"{directory}: {_instead_of_a_run(directory)}")
-        config = read_json(directory / CONFIG)
-        version = config.get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise RunError(
-                f"{directory}: run format {version} is newer than {FORMAT}, the newest that unrolled "
-                f"{__version__} reads; upgrade unrolled"
-            )
+        config = read_config(directory)
         try:
-            if version != FORMAT:
-                raise ValueError(f"format: got {version!r}, expected {FORMAT}")
             self.kind: str = config["kind"]
-            if self.kind not in KINDS:
-                raise ValueError(f"kind: got {self.kind!r}, expected one of {', '.join(KINDS)}")
-            self.tokenizer = Tokenizer(**config["text"])
+            if self.kind not in self.kinds:
+                raise ValueError(
+                    f"kind: got {self.kind!r}, expected one of {', '.join(self.kinds)}"
+                )
             self.command: dict[str, Any] = renamed(config["command"])
-            self.longest = check_size("longest", self.command["longest"])
             self.model_config: dict[str, Any] = dict(config["model"])
             self.settings = Settings.of_record(config["training"])
-            self.passage: int | None = None
-            if self.settings.bptt == "truncated":
-                self.passage = check_size("passage", self.command["passage"])
-            self.filling: dict[str, Any] = dict(config.get("filling", {}))  # options of ``fill``
-            check_scoring(**self.filling)
+            self.read(config)
             with _without_values():  # takes no memory, whatever the sizes
                 self.new_model()
-            size: int = self.model_config["vocabulary_size"]
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise RunError(f"{directory / CONFIG}: not the config of a run ({error})") from None
-        tokens = read_json(directory / VOCABULARY).get("tokens")
-        try:
-            if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
-                raise ValueError("tokens: expected a list of strings")
-            self.vocabulary = Vocabulary(tokens)
-        except ValueError as error:
-            raise RunError(f"{directory / VOCABULARY}: not a vocabulary ({error})") from None
-        if size != len(self.vocabulary):
-            raise RunError(
-                f"{directory}: {VOCABULARY} has {len(self.vocabulary)} tokens, but {CONFIG} says "
-                f"{size}; the files are not of one run"
-            )
+
+    @abstractmethod
+    def read(self, config: Mapping[str, Any]) -> None:
+        """Keep what else ``config.json`` has.
+
+        Raises:
+            KeyError, TypeError, ValueError: it does not have that.
+        """
+
+    @abstractmethod
+    def dataset(self) -> Any:
+        """The splits that the run is trained and evaluated on."""
+
+    @abstractmethod
+    def feed(self, model: Any, data: Any) -> Feed[Any]:
+        """What ``model`` reads of ``data`` in training, as ``settings`` ask for.
+
+        Raises:
+            DataError: there is nothing to train on.
+        """
 
     @classmethod
-    def create(
+    def written(
         cls,
         directory: Path,
         *,
         kind: str,
-        vocabulary: Vocabulary,
-        tokenizer: Tokenizer,
         model_config: Mapping[str, Any],
         settings: Settings,
         command: Mapping[str, Any],
-    ) -> "Run":
-        """Write the files that define a run; ``config.json`` last, since it makes the directory one.
+        **about: Any,
+    ) -> Self:
+        """Write ``config.json``, which makes ``directory`` a run, after all other files.
 
         ``command`` records the options it was begun with: for the record, and to hold a later
-        ``--resume`` to them.
+        ``--resume`` to them. ``about``: what else ``read`` is to find.
         """
-        write_json(directory / VOCABULARY, {"tokens": vocabulary.tokens})
         config = {
             "format": FORMAT,
             "kind": kind,
             "unrolled": __version__,
-            "text": asdict(tokenizer),
+            **about,
             "model": dict(model_config),
             "training": asdict(settings),
             "command": dict(command),
@@ -130,12 +120,12 @@ class Run:
         """Whether ``directory`` already is a run."""
         return (directory / CONFIG).exists()
 
-    def new_model(self) -> TokenModel:
+    def new_model(self) -> Any:
         """The model with fresh weights."""
         with in_float32():
-            return KINDS[self.kind](**self.model_config)
+            return self.kinds[self.kind](**self.model_config)
 
-    def model(self) -> TokenModel:
+    def model(self) -> Any:
         """The model with the best weights, ready for use (in eval mode)."""
         path = self.directory / WEIGHTS
         tensors, _ = read_tensors(path)
@@ -144,7 +134,7 @@ class Run:
         except ValueError as error:
             raise RunError(f"{path}: {error}; the weights are damaged") from None
         with _without_values():
-            model = self.new_model()
+            model: Model = self.new_model()
         check_fit(model, tensors, path)
         model.load_state_dict(tensors, strict=False, assign=True)
         model.tie()
@@ -159,13 +149,33 @@ class Run:
         """What was noted with the best weights: the step, and the loss on the validation split if any."""
         return read_tensors(self.directory / WEIGHTS)[1]
 
-    def dataset(self) -> Dataset:
-        """The encoded splits."""
-        return Dataset(self.directory / DATA, len(self.vocabulary))
-
     def save_weights(self, model: nn.Module, notes: Mapping[str, Any]) -> None:
         """Replace the weights to be used by ``model``'s."""
         write_tensors(self.directory / WEIGHTS, weights_of(model), notes)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """What ``config.json`` of a run says; its ``kind`` says of which application the run is.
+
+    Raises:
+        RunError: there is no run, or one of another format.
+    """
+    if not directory.is_dir():
+        raise RunError(f"{directory}: no such directory; 'unrolled train' makes one")
+    if not Run.exists(directory):
+        raise RunError(f"{directory}: {_instead_of_a_run(directory)}")
+    config = read_json(directory / CONFIG)
+    version = config.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise RunError(
+            f"{directory}: run format {version} is newer than {FORMAT}, the newest that unrolled "
+            f"{__version__} reads; upgrade unrolled"
+        )
+    if version != FORMAT:
+        raise RunError(
+            f"{directory / CONFIG}: not the config of a run (format: got {version!r}, expected {FORMAT})"
+        )
+    return config
 
 
 class _Unfilled(TorchFunctionMode):
@@ -277,7 +287,7 @@ def _instead_of_a_run(directory: Path) -> str:
         return f"cannot be read ({error.strerror or error})"
     if BEGINNING in names:
         return (
-            "the start of a run that was stopped before its text was encoded; the same "
+            "the start of a run that was stopped before its data was encoded; the same "
             "'unrolled train' command begins it anew"
         )
     there = f"no run: it holds {', '.join(names[:3])}{', …' * (len(names) > 3)}, but no {CONFIG}"
@@ -306,25 +316,6 @@ def discard_beginning(directory: Path) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in (VOCABULARY, f".{VOCABULARY}.partial", f".{CONFIG}.partial", BEGINNING):
         (directory / name).unlink(missing_ok=True)
-
-
-def write_data(
-    directory: Path, sentences: Iterable[str], tokenizer: Tokenizer, **options: Any
-) -> tuple[Dataset, Vocabulary]:
-    """Encode ``sentences`` into the run directory, whole or not at all."""
-    partial, final = directory / f".{DATA}.partial", directory / DATA
-    try:
-        partial.mkdir()
-        _, vocabulary = Dataset.write(partial, sentences, tokenizer, **options)
-        for path in partial.iterdir():
-            sync(path)
-        partial.replace(final)
-        sync(directory)
-        return Dataset(final, len(vocabulary)), vocabulary
-    except OSError as error:
-        raise DataError(f"{partial}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -44,10 +44,11 @@ class Settings:
     ``steps`` follows from ``epochs``, or from ``minutes`` by a calibration at the start; from then on
     only ``steps`` counts, so that a resumed run does not depend on the clock.
 
-    ``bptt``: "whole" sentences in batches, or "truncated": the text as one, in ``batch_size`` rows, every
-    ``k1`` tokens, back through ``k2``. ``memory``: bytes that the gradient may take, if they are limited.
-    ``average``: the decay of the average of the weights that is kept for use; 0: none. ``remedy``: what
-    it begins with, by the names of ``training.treatment.REMEDIES``, each with its value or ``None``.
+    ``bptt``: "whole" sequences in batches of up to ``batch_steps`` steps with padding, or "truncated":
+    the data as one, in ``batch_size`` rows, every ``k1`` steps, back through ``k2``. ``memory``: bytes
+    that the gradient may take, if they are limited. ``average``: the decay of the average of the weights
+    that is kept for use; 0: none. ``remedy``: what it begins with, by the names of
+    ``training.remedies.REMEDIES``, each with its value or ``None``.
 
     Raises:
         TypeError, ValueError: a field is of another type, or out of its range.
@@ -57,7 +58,7 @@ class Settings:
     steps: int
     epochs: float | None
     minutes: float | None
-    batch_tokens: int
+    batch_steps: int
     optimizer: str
     learning_rate: float
     schedule: str
@@ -77,7 +78,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_size("seed", self.seed, least=0, most=2**31 - 1)
         check_size("threads", self.threads, most=1024)
-        for name in ("steps", "batch_tokens", "evaluations", "patience", "k1", "k2", "batch_size"):
+        for name in ("steps", "batch_steps", "evaluations", "patience", "k1", "k2", "batch_size"):
             check_size(name, getattr(self, name), most=2**53)
         for name in ("learning_rate", "clip", "epochs", "minutes", "weight_decay"):
             value = getattr(self, name)
@@ -106,7 +107,8 @@ class Settings:
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Settings":
         """Those that a run was written with."""
-        return cls(**renamed(record))
+        names = {"batch_tokens": "batch_steps"}  # of 0.1's first days
+        return cls(**{names.get(name, name): value for name, value in renamed(record).items()})
 
     def with_steps(self, steps: int) -> "Settings":
         """The same with another number of steps."""

@@ -16,6 +16,7 @@ from unrolled.shapes import check_fraction, check_size, real_steps
 from unrolled.text.data.dataset import Batch
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN
 from unrolled.text.models.cross_entropy import linear_cross_entropy
+from unrolled.training.model import Model
 
 WIDEST, DEEPEST = 1 << 16, 256
 CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
@@ -38,7 +39,7 @@ class Prediction(NamedTuple):
     targets: Tensor
 
 
-class TokenModel(nn.Module, ABC):
+class TokenModel(Model, ABC):
     """Embedding → recurrent layers → softmax over the vocabulary.
 
     Between the layers and the softmax stands the output function g of the primer's y_t = g(V A_t):

@@ -14,7 +14,7 @@ from unrolled.text.data.text import HAN
 from unrolled.text.models import Cloze, Filled
 from unrolled.text.models import fill as fill_by
 from unrolled.text.models.filling import MARK, share_unknown
-from unrolled.training import Run
+from unrolled.text.run import TextRun
 
 NAMES = ("zh", "en")
 CREDIT = (
@@ -30,7 +30,7 @@ class Pretrained:
     """A bundled model, ready for use, and the run that it is of."""
 
     name: str
-    run: Run
+    run: TextRun
     model: Cloze
 
     @property
@@ -70,7 +70,7 @@ def load(name: str) -> Pretrained:
     """
     if name not in NAMES:
         raise CallError(f"model: got {name!r}, expected one of {', '.join(NAMES)}")
-    run = Run(Path(__file__).parent / name)
+    run = TextRun(Path(__file__).parent / name)
     model = run.model()
     assert isinstance(model, Cloze)
     return Pretrained(name, run, model)

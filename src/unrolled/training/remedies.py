@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unrolled import remedies
 from unrolled.cells.elman import ACTIVATIONS
 from unrolled.remedies.initialising import LONGEST
-from unrolled.text.models import KINDS, TokenModel
+from unrolled.training.model import Model
 from unrolled.training.settings import Settings
 
 Value = float | str | None
@@ -139,14 +139,17 @@ def reshaped(chosen: Mapping[str, Value]) -> dict[str, Any]:
     return {}
 
 
-def begun(kind: str, config: Mapping[str, Any], settings: Settings) -> TokenModel:
-    """A model with its initial weights, as ``settings.remedy`` make them.
+M = TypeVar("M", bound=Model)
+
+
+def begun(make: Callable[..., M], config: Mapping[str, Any], settings: Settings) -> M:
+    """A model of ``config`` with its initial weights, as ``settings.remedy`` make them.
 
     Raises:
         TypeError, ValueError: a remedy is not for such a network.
     """
     swap = next((name for name in ("as_gru", "as_lstm") if name in settings.remedy), None)
-    model = KINDS[kind](**(config if swap is None else {**config, "cell": "elman"}))
+    model = make(**(config if swap is None else {**config, "cell": "elman"}))
     if swap is not None:
         gate_bias = settings.remedy[swap]
         made = getattr(remedies, swap)(model.layers, **_given("gate_bias", gate_bias))
@@ -155,7 +158,7 @@ def begun(kind: str, config: Mapping[str, Any], settings: Settings) -> TokenMode
     return treated(model, settings)
 
 
-def treated(model: TokenModel, settings: Settings) -> TokenModel:
+def treated(model: M, settings: Settings) -> M:
     """``model``, whose layers are given the weights and the clipping that ``settings.remedy`` ask for."""
     for name, value in settings.remedy.items():
         sets = REMEDIES[name].sets

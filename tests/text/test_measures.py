@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from unrolled.text.data import Batch
+from unrolled.text.measures import TokenScores, evaluate
 from unrolled.text.models import Cloze, Prediction
-from unrolled.training import Scores, evaluate
 
 V = 9
 
@@ -69,7 +69,7 @@ def test_nothing_scores_nan() -> None:
 
 
 def test_perplexity_overflows_to_infinity() -> None:
-    assert Scores(1e6, 0, 0, 1).perplexity == math.inf
+    assert TokenScores(1e6, 0, 0, 1).perplexity == math.inf
 
 
 @pytest.mark.parametrize("training", [True, False])

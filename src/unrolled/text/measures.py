@@ -13,18 +13,21 @@ from unrolled.shapes import real_steps
 from unrolled.text.data import Batch
 from unrolled.text.data.vocabulary import START
 from unrolled.text.models import LanguageModel, Prediction, TokenModel
+from unrolled.training.scores import Scores
 
 TokenWindow = Window[tuple[Tensor, ...]]
 """Tokens ``[T, B]`` of a continuous text, and each one's successor."""
 
 
 @dataclass(frozen=True)
-class Scores:
+class TokenScores(Scores):
     """Means over ``tokens`` predicted tokens; NaN over none.
 
     ``nats``: cross-entropy per token; ``top1`` and ``top5``: the share of tokens that are the most
     probable one, or among the five most probable.
     """
+
+    measure, unit = "nats", "tokens"
 
     nats: float
     top1: float
@@ -37,12 +40,12 @@ class Scores:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
 
-def evaluate(model: TokenModel, batches: Iterable[Batch]) -> Scores:
+def evaluate(model: TokenModel, batches: Iterable[Batch]) -> TokenScores:
     """The scores of ``model`` in eval mode; the mode it was in is restored."""
     return _scores(model, (model.predict(batch) for batch in batches))
 
 
-def evaluate_continuous(model: LanguageModel, windows: Iterable[TokenWindow]) -> Scores:
+def evaluate_continuous(model: LanguageModel, windows: Iterable[TokenWindow]) -> TokenScores:
     """The same on a text read on and on, from window to window in the state in which it stopped.
 
     ``</s>`` is predicted as in ``evaluate``, ``<s>`` never. No state is shared with the training.
@@ -73,7 +76,7 @@ def ragged(window: TokenWindow) -> Tensor | None:
 
 
 @torch.no_grad()
-def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> Scores:
+def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> TokenScores:
     was_training = model.training
     model.eval()
     nats, top1, top5, tokens = 0.0, 0, 0, 0
@@ -89,5 +92,5 @@ def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> Scores:
     finally:
         model.train(was_training)
     if tokens == 0:
-        return Scores(math.nan, math.nan, math.nan, 0)
-    return Scores(nats / tokens, top1 / tokens, top5 / tokens, tokens)
+        return TokenScores(math.nan, math.nan, math.nan, 0)
+    return TokenScores(nats / tokens, top1 / tokens, top5 / tokens, tokens)

@@ -1,9 +1,8 @@
-"""What a training reads, step by step, and the loss that it takes of it."""
+"""What a training reads of a text: sentences, or windows of the text as one."""
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -11,100 +10,49 @@ from unrolled.bptt import Carry, Truncated, checkpointed_loss
 from unrolled.bptt.windows import Windows, make_windows
 from unrolled.errors import DataError, RunError
 from unrolled.text.data import Batch, Dataset
-from unrolled.text.models import LanguageModel, TokenModel
-from unrolled.training.measures import (
-    Scores,
+from unrolled.text.measures import (
+    TokenScores,
     TokenWindow,
     evaluate,
     evaluate_continuous,
     ragged,
     real,
 )
+from unrolled.text.models import LanguageModel, TokenModel
+from unrolled.training.feed import Feed
 from unrolled.training.settings import Settings
 
 VALIDATION_BATCHES = 400  # of a split, at most, at every evaluation
 EVALUATION_BATCH_SIZE, EVALUATION_STEPS = 16, 128  # of a continuous text
 
-Item = TypeVar("Item")
-
-
-class Feed(ABC, Generic[Item]):
-    """The items of a training in their order, which follows from (seed, epoch) alone.
-
-    Args:
-        model: that is trained.
-        data: the encoded splits.
-        settings: how it is trained.
-    """
-
-    def __init__(self, model: TokenModel, data: Dataset, settings: Settings) -> None:
-        self.model, self.data, self.settings = model, data, settings
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many items an epoch has."""
-
-    @abstractmethod
-    def epoch(self, number: int, first: int) -> Iterator[Item]:
-        """The items of an epoch, from the one with the number ``first`` on."""
-
-    @abstractmethod
-    def loss(self, item: Item) -> Tensor:
-        """The mean cross-entropy of an item, in nats per token."""
-
-    @abstractmethod
-    def tokens(self, item: Item) -> int:
-        """How many tokens an item has."""
-
-    @abstractmethod
-    def scores(self, most: int = VALIDATION_BATCHES) -> Scores:
-        """The scores on the validation split, of ``most`` batches at most."""
-
-    @abstractmethod
-    def evaluations(self) -> int:
-        """How many batches ``scores`` reads."""
-
-    def from_step(self, step: int) -> Iterator[tuple[int, Item]]:
-        """The items from a step of the training on, without an end, each with its epoch."""
-        first, skipped = divmod(step, len(self))
-        for number in itertools.count(first):
-            for item in self.epoch(number, skipped):
-                yield number, item
-            skipped = 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What is carried from step to step, as tensors by name."""
-        return {}
-
-    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Continue from what ``state_dict`` returned."""
-        if saved:
-            raise ValueError(f"{', '.join(saved)}: expected none, sentences know nothing of others")
-
 
 class Sentences(Feed[Batch]):
     """Batches of whole sentences: full BPTT over each."""
 
+    unit = "tokens"
+    model: TokenModel
+    data: Dataset
+
     def __len__(self) -> int:
-        return len(self.data.batches("train", self.settings.batch_tokens))
+        return len(self.data.batches("train", self.settings.batch_steps))
 
     def epoch(self, number: int, first: int) -> Iterator[Batch]:
         order = (self.settings.seed, number)
-        batches = self.data.batches("train", self.settings.batch_tokens, shuffle=order)
+        batches = self.data.batches("train", self.settings.batch_steps, shuffle=order)
         return (batches.read(rows) for rows in itertools.islice(batches.rows(), first, None))
 
     def loss(self, item: Batch) -> Tensor:
         return self.model.loss(item, memory=self.settings.memory)
 
-    def tokens(self, item: Batch) -> int:
+    def count(self, item: Batch) -> int:
         return int(item.lengths.sum())
 
-    def scores(self, most: int = VALIDATION_BATCHES) -> Scores:
-        batches = self.data.batches("validation", self.settings.batch_tokens, shuffle=(0, 0))
-        return evaluate(self.model, itertools.islice(batches, most))
+    def scores(self, most: int | None = None) -> TokenScores:
+        batches = self.data.batches("validation", self.settings.batch_steps, shuffle=(0, 0))
+        return evaluate(self.model, itertools.islice(batches, most or VALIDATION_BATCHES))
 
     def evaluations(self) -> int:
-        count = len(self.data.batches("validation", self.settings.batch_tokens))
+        count = len(self.data.batches("validation", self.settings.batch_steps))
         return min(count, VALIDATION_BATCHES)
 
 
@@ -114,7 +62,9 @@ class WindowFeed(Feed[TokenWindow]):
     The state is carried from window to window, and begins anew with each passage.
     """
 
+    unit = "tokens"
     model: LanguageModel
+    data: Dataset
 
     def __init__(self, model: TokenModel, data: Dataset, settings: Settings) -> None:
         if not isinstance(model, LanguageModel):
@@ -151,12 +101,13 @@ class WindowFeed(Feed[TokenWindow]):
             total = self.model.total_of(self.truncated(tokens, **masks), targets, counted)
         return total / counted.sum().clamp(min=1)
 
-    def tokens(self, item: TokenWindow) -> int:
+    def count(self, item: TokenWindow) -> int:
         return int(item.lengths.sum())
 
-    def scores(self, most: int = VALIDATION_BATCHES) -> Scores:
+    def scores(self, most: int | None = None) -> TokenScores:
+        windows = evaluation_windows(self.data, "validation")
         return evaluate_continuous(
-            self.model, itertools.islice(evaluation_windows(self.data, "validation"), most)
+            self.model, itertools.islice(windows, most or VALIDATION_BATCHES)
         )
 
     def evaluations(self) -> int:
@@ -181,7 +132,7 @@ class _States(nn.Module):
         return self.model.states(tokens, memory=self.memory)
 
 
-def feed_of(model: TokenModel, data: Dataset, settings: Settings) -> Feed[Any]:
+def feed_of(model: TokenModel, settings: Settings, data: Dataset) -> Feed[Any]:
     """The feed that ``settings`` ask for."""
     kind: type[Feed[Any]] = WindowFeed if settings.bptt == "truncated" else Sentences
     return kind(model, data, settings)

@@ -1,6 +1,7 @@
 """Continuous text: read in order, with the state carried, through the loss that is asked for."""
 
 import shutil
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from tests.training.test_loop import Diary, whole
 from unrolled.bptt import Carry
 from unrolled.errors import DataError, RunError
 from unrolled.text.data.vocabulary import START
+from unrolled.text.feeds import WindowFeed, evaluation_windows, feed_of, windows_of
+from unrolled.text.measures import evaluate_continuous, real
 from unrolled.text.models import LanguageModel
-from unrolled.training import Run, Trainer, evaluate_continuous, steps_of
-from unrolled.training.feeds import WindowFeed, evaluation_windows, feed_of, windows_of
+from unrolled.text.run import TextRun
+from unrolled.training import Trainer, steps_of
 from unrolled.training.files import read_tensors
-from unrolled.training.measures import real
 from unrolled.training.run import TRAINING
 
 CONTINUOUS: dict[str, Any] = {"kind": "lm", "passage": 6, "count": 200}
 
 
-def plain(run: Run) -> LanguageModel:
+def plain(run: TextRun) -> LanguageModel:
     """The run's model in float64, without dropout."""
     model = run.new_model().double().eval()
     assert isinstance(model, LanguageModel)
@@ -102,7 +104,7 @@ def test_the_gradients_of_an_epoch_are_those_of_truncated_bptt(k2: int, tmp_path
     )
     data = run.dataset()
     model = plain(run).train()
-    feed = feed_of(model, data, run.settings)
+    feed = feed_of(model, run.settings, data)
     windows = list(feed.epoch(0, 0))
     for window in windows:
         feed.loss(window).backward()
@@ -152,7 +154,7 @@ def test_with_a_budget_the_same_gradients(k2: int, tmp_path: Path) -> None:
         )
         torch.manual_seed(0)
         model = plain(run).train()
-        feed = feed_of(model, data, settings)
+        feed = feed_of(model, settings, data)
         losses = []
         whole_windows = (w for w in feed.epoch(0, 0) if len(w.resets) == 20)
         for window in whole_windows:  # without a budget the last one goes back into the one before
@@ -203,14 +205,14 @@ def test_stopped_and_resumed_it_ends_at_the_same_bits(options: str, tmp_path: Pa
     start = tmp_path / "start"
     shutil.copytree(run.directory, start)
     assert (
-        5 < len(feed_of(run.new_model(), run.dataset(), run.settings)) < 24
+        5 < len(feed_of(run.new_model(), run.settings, run.dataset())) < 24
     )  # past an epoch's end
     Trainer(run).train()
     expected = whole(run)
     for k in some((1, 2, 3, 9, 13, 20, 24), 1, 9, 24):
         directory = tmp_path / str(k)
         shutil.copytree(start, directory)
-        stopped = Run(directory)
+        stopped = TextRun(directory)
         with pytest.raises(Diary.StoppedError):
             Trainer(stopped).train((Diary(stop_at=k),), checkpoint_seconds=0)
         assert read_tensors(directory / TRAINING)[1]["step"] == k - 1
@@ -244,13 +246,15 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert diary.steps[0].loss > by_frequency  # what knows only how often each token comes
     assert sum(s.loss for s in diary.steps[-5:]) / 5 < by_frequency - 0.3
     assert outcome.best < by_frequency - 0.3
-    assert {s.tokens for s in diary.steps[:5]} == {112}
+    assert {s.count for s in diary.steps[:5]} == {112}
 
 
 def test_steps_are_counted_by_windows(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", **CONTINUOUS, epochs=2.0)
     model, data = run.new_model(), run.dataset()
-    assert steps_of(model, data, run.settings) == 2 * len(windows_of(data, "train", 4, 7))
+    assert steps_of(model, run.settings, partial(feed_of, data=data)) == 2 * len(
+        windows_of(data, "train", 4, 7)
+    )
 
 
 def test_a_cloze_model_is_refused(tmp_path: Path) -> None:
@@ -262,7 +266,7 @@ def test_a_cloze_model_is_refused(tmp_path: Path) -> None:
 def test_too_little_text_is_refused_with_what_would_do(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", **CONTINUOUS, k1=3000, k2=3000)
     with pytest.raises(DataError, match="train split: steps: got 3000, expected at most"):
-        len(feed_of(run.new_model(), run.dataset(), run.settings))
+        len(feed_of(run.new_model(), run.settings, run.dataset()))
 
 
 def test_text_that_was_encoded_by_sentences_is_refused(tmp_path: Path) -> None:
@@ -280,7 +284,7 @@ def test_a_split_without_text_has_no_windows(tmp_path: Path) -> None:
 
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", **CONTINUOUS)
-    feed = feed_of(run.new_model(), run.dataset(), run.settings)
+    feed = feed_of(run.new_model(), run.settings, run.dataset())
     assert isinstance(feed, WindowFeed)
     feed.loss(next(feed.epoch(0, 0)))
     other = Carry(torch.nn.LSTM(3, 4))
