@@ -15,7 +15,7 @@ from tests.cli.conftest import SMALL, Call, Done
 from tests.sentences import write_corpus
 from unrolled.scan import native
 from unrolled.scan.native import library
-from unrolled.text.measures import TokenScores
+from unrolled.text.measures import TokenScores, evaluate
 from unrolled.text.run import TextRun
 from unrolled.training.callbacks import TIME
 from unrolled.training.run import TRAINING, WEIGHTS
@@ -187,7 +187,7 @@ def test_evaluate_json_agrees_with_the_library(cloze_run: Path, call: Call) -> N
     got = json.loads(call("evaluate", cloze_run, "--json").out)
     assert set(got) == {"nats", "top1", "top5", "tokens", "perplexity", "split"}
     run = TextRun(cloze_run)
-    scores = unrolled.training.evaluate(run.model(), run.dataset().batches("test", 1))
+    scores = evaluate(run.model(), run.dataset().batches("test", 1))
     assert got["nats"] == pytest.approx(scores.nats, rel=1e-5)
     assert (got["top1"], got["top5"]) == pytest.approx((scores.top1, scores.top5))
     assert got["tokens"] == scores.tokens > 50

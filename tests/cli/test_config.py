@@ -142,7 +142,7 @@ def test_a_start_that_fails_leaves_the_place_as_it_was(
     [
         ([], "an empty directory, expected a run"),
         ([LOCK], "an empty directory, expected a run"),
-        ([LOCK, BEGINNING], "the start of a run that was stopped before its text was encoded"),
+        ([LOCK, BEGINNING], "the start of a run that was stopped before its data was encoded"),
         (["a.txt", "b.txt"], "no run: it holds a.txt, b.txt, but no config.json"),
     ],
 )

@@ -152,7 +152,7 @@ def test_on_a_terminal_there_is_a_bar(
         for k in range(5, 8):
             told[0].step(Step(k, 0, 2.0, 0.25, 0.1, 100, "tokens"))
         told[0].evaluated(7, TokenScores(1.5, 0.5, 0.5, 10))
-        told[0].step(Step(8, 0, 2.0, 0.25, 0.1, 100))
+        told[0].step(Step(8, 0, 2.0, 0.25, 0.1, 100, "tokens"))
     shown = capsys.readouterr().err
     for part in ("8/10", "loss 2.000", "validation 1.500", "0.25", "tokens/s"):
         assert part in shown

@@ -172,9 +172,8 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"{__version__} reads; upgrade unrolled"
         )
     if version != FORMAT:
-        raise RunError(
-            f"{directory / CONFIG}: not the config of a run (format: got {version!r}, expected {FORMAT})"
-        )
+        why = f"format: got {version!r}, expected {FORMAT}"
+        raise RunError(f"{directory / CONFIG}: not the config of a run ({why})")
     return config
 
 
