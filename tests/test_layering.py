@@ -24,9 +24,9 @@ FLOORS = (
     ("lens",),
     ("",),  # the package itself, by what it imports at once
     ("training",),
-    ("text.data",),
-    ("text.models",),
-    ("text",),
+    ("text.data", "series.data"),
+    ("text.models", "series.models"),
+    ("text", "series"),
     ("text.pretrained",),
     ("cli",),
     ("__main__",),

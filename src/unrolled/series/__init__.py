@@ -1,0 +1,1 @@
+"""From a table of measurements to forecasts, classes and tags."""

@@ -1,0 +1,264 @@
+"""What was understood of a table: its columns and their roles, its times, its gaps and splits."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unrolled.errors import CallError
+from unrolled.series.data import calendar
+from unrolled.series.data.frequency import Frequency
+from unrolled.series.data.times import Clock
+
+Names = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column is what.
+
+    Args:
+        time: the column of times; ``None``: the rows of a series are its steps, in order.
+        series: the columns that name a series; none: the table is one series.
+        targets: the columns to forecast.
+        known: columns that are known ahead, such as holidays.
+        past: columns that are known up to now, such as weather.
+        static: columns that do not change within a series; a column of ``series`` may be one too.
+        categories: those of ``known``, ``past`` and ``static`` that are no quantities though they are numbers.
+
+    Raises:
+        CallError: no target, or a column with two roles.
+    """
+
+    time: str | None
+    targets: tuple[str, ...]
+    series: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.time is not None and not isinstance(self.time, str):
+            raise CallError(f"time: got {self.time!r}, expected the name of a column")
+        for role in ("targets", "series", "known", "past", "static", "categories"):
+            object.__setattr__(self, role, _names(role, getattr(self, role)))
+        if not self.targets:
+            raise CallError("targets: got none, expected the columns to forecast (--target)")
+        taken: dict[str, str] = {}
+        for name, role in self.of_columns():
+            both = {taken.get(name, role), role}
+            if name in taken and both != {"series", "static"}:
+                raise CallError(
+                    f"{role}: got {name!r}, which is given as {taken[name]} too; expected one role for a column"
+                )
+            taken[name] = role
+        for name in self.categories:
+            if taken.get(name) not in ("known", "past", "static"):
+                raise CallError(f"categories: got {name!r}, expected a column of known, past or static")
+
+    def of_columns(self) -> list[tuple[str, str]]:
+        """Each column with its role, in order."""
+        found = [] if self.time is None else [(self.time, "time")]
+        for role in ("series", "targets", "known", "past", "static"):
+            found += [(name, role.removesuffix("s") if role == "targets" else role) for name in getattr(self, role)]
+        return found
+
+
+def _names(role: str, given: Names | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
+        raise CallError(f"{role}: got {given!r}, expected names of columns")
+    return tuple(given)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its role, its type ("number", "category", "time", "key"), and what was seen in it.
+
+    ``levels``: of a category, in the order of their codes, from 1. ``missing``: the share of the steps
+    without a value. ``least`` and ``most``: of numbers. ``is_whole``: whether all of them are.
+    """
+
+    name: str
+    role: str
+    type: str
+    missing: float = 0.0
+    levels: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    is_whole: bool = False
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it counts: whole numbers from 0."""
+        return self.is_whole and self.least is not None and self.least >= 0
+
+    @property
+    def embedding(self) -> int:
+        """The size of an embedding of its levels, after fastai: 1.6 n^0.56, at most 50."""
+        return min(50, round(1.6 * (len(self.levels) + 1) ** 0.56))
+
+    @property
+    def told(self) -> str:
+        """What was seen in it, in words."""
+        if self.type == "category":
+            shown = ", ".join(self.levels[:4]) + (", …" if len(self.levels) > 4 else "")
+            return f"{len(self.levels):,} levels: {shown}"
+        if self.least is None or self.most is None:
+            return "no value" if self.type == "number" else ""
+        if self.least == self.most:
+            return f"always {self.least:g}"
+        return f"{self.least:g} to {self.most:g}{', counts' if self.is_count else ''}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was understood of a table, and what new tables are held to.
+
+    ``columns``: all that have a role. ``clock``: the kind of its times. ``frequency``: ``None`` if they are
+    irregular. ``unit``: nanoseconds of a usual step, or steps of a counter. ``season``: steps of one.
+    ``cycles``: of the calendar, as features. ``series``, ``rows``, ``steps``: how many; steps are rows and
+    gaps. ``first``, ``last``: times. ``shares``: of each series' steps that are held out, for validation
+    and test. ``least``: the steps that each held-out part has at least. ``splits``: steps of
+    training, validation, test. ``notes``: what a reader should know.
+    """
+
+    columns: tuple[Column, ...]
+    clock: Clock
+    frequency: Frequency | None
+    unit: int
+    season: int
+    cycles: tuple[str, ...]
+    series: int
+    rows: int
+    steps: int
+    first: int
+    last: int
+    shares: tuple[float, float]
+    least: int
+    splits: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
+
+    def of_role(self, role: str, type: str | None = None) -> list[Column]:
+        """The columns of a role, and of a type."""
+        return [c for c in self.columns if c.role == role and type in (None, c.type)]
+
+    def column(self, name: str) -> Column:
+        """The column of a name; of one with two roles, that which is not the key."""
+        found = [c for c in self.columns if c.name == name]
+        if not found:
+            near = difflib.get_close_matches(name, [c.name for c in self.columns], 1)
+            raise CallError(f"column: got {name!r}, expected one of the plan{near and f'; did you mean {near[0]!r}?'}")
+        return found[-1]
+
+    @property
+    def roles(self) -> Roles:
+        """The roles of its columns."""
+        names = {role: tuple(c.name for c in self.of_role(role)) for role in ("series", "target", "known", "past", "static")}
+        times = self.of_role("time")
+        return Roles(
+            times[0].name if times else None, names.pop("target"), **names,
+            categories=tuple(c.name for c in self.columns if c.type == "category"),
+        )  # fmt: skip
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the targets, in the order of their columns in ``Series.targets``."""
+        return [c.name for c in self.of_role("target")]
+
+    @property
+    def past(self) -> list[str]:
+        """The names of the columns of ``Series.past``."""
+        return [c.name for c in self.of_role("past", "number")]
+
+    @property
+    def known(self) -> list[str]:
+        """The names of the columns of ``Series.known``: numbers of the table, then those of the calendar."""
+        return [c.name for c in self.of_role("known", "number")] + calendar.names(self.cycles)
+
+    @property
+    def static(self) -> list[str]:
+        """The names of the columns of ``Series.static``."""
+        return [c.name for c in self.of_role("static", "number")]
+
+    def categories(self, role: str) -> list[Column]:
+        """The categories of "past", "known" or "static", in the order of their codes' columns."""
+        return self.of_role(role, "category")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        record = asdict(self)
+        record["frequency"] = None if self.frequency is None else str(self.frequency)
+        record["clock"] = self.clock.record()
+        return record
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Plan":
+        """That which ``record`` gave, also by way of JSON."""
+        record = dict(record)
+        columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in record.pop("columns"))
+        frequency = record.pop("frequency")
+        tuples = {name: tuple(record.pop(name)) for name in ("cycles", "shares", "splits", "notes")}
+        return cls(
+            columns=columns,
+            clock=Clock.of_record(record.pop("clock")),
+            frequency=None if frequency is None else Frequency.of(frequency),
+            **tuples,
+            **record,
+        )
+
+    HEAD = ("column", "role", "type", "missing", "values")
+
+    def rows_of_columns(self) -> list[tuple[str, str, str, str, str]]:
+        """A row of ``HEAD`` for each column."""
+        return [(c.name, c.role, c.type, _share(c.missing), c.told) for c in self.columns]
+
+    def facts(self) -> list[str]:
+        """What is said of the whole table, a line each."""
+        usual = self.clock.is_calendar
+        often = f"every {self.frequency}" if self.frequency else f"irregular, usually every {duration(self.unit, usual)}"
+        first, last = self.clock.text(self.first), self.clock.text(self.last)
+        zone = f" ({self.clock.zone})" if self.clock.zone else ""
+        gaps = self.steps - self.rows
+        lines = [
+            f"{self.series:,} series of {self.rows:,} rows{f' and {gaps:,} missing steps' if gaps else ''}",
+            f"{often}, from {first} to {last}{zone}; season: {self.season:,} steps",
+        ]
+        if self.cycles:
+            lines.append(f"features of the calendar: {', '.join(self.cycles)}")
+        names = ("training", "validation", "test")
+        lines.append("steps: " + ", ".join(f"{n:,} for {name}" for n, name in zip(self.splits, names, strict=True)))
+        return [*lines, *self.notes]
+
+    def __str__(self) -> str:
+        rows = [self.HEAD, *self.rows_of_columns()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*table, *self.facts()])
+
+
+def _share(share: float) -> str:
+    if share == 0:
+        return "none"
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def duration(nanoseconds: int, is_time: bool = True) -> str:
+    """A time in its largest whole unit, or one that is near.
+
+    >>> duration(90 * 10**9), duration(86_400 * 10**9)
+    ('90 seconds', '1 day')
+    """
+    if not is_time:
+        return str(nanoseconds)
+    from unrolled.series.data.frequency import DAY, SIZES
+
+    for unit, size in [("day", DAY), *reversed(SIZES.items())]:
+        count = nanoseconds / size
+        if count >= 2 or count == 1 or unit == "nanosecond":
+            return f"{count:.4g} {unit}{'' if count == 1 else 's'}"
+    return "0"
