@@ -6,6 +6,7 @@ as large and brings no encodings, pandas is larger together with what it needs f
 
 import codecs
 import csv
+import gzip
 import io
 import re
 import sys
@@ -23,6 +24,7 @@ DELIMITERS = (",", ";", "\t", "|")
 SAMPLE = 1 << 16  # bytes by which a file's kind is told
 PARQUET = (".parquet", ".pq")
 NAMES = "the names of the columns in the first row"
+GZIP = b"\x1f\x8b"
 OTHERS = {
     b"PK\x03\x04": "a zip archive, as .xlsx is",
     b"\xd0\xcf\x11\xe0": "a document of Microsoft Office",
@@ -75,11 +77,13 @@ def _opener(path: str | Path) -> Callable[[], Any]:
     """A function that opens the unpacked bytes at ``path`` from their beginning."""
     arrow = extra("pyarrow")
     if str(path) != "-":
-        return lambda: arrow.input_stream(str(path), compression="detect")
+        with Path(path).open("rb") as file:
+            kind = "gzip" if file.read(2) == GZIP else "detect"
+        return lambda: arrow.input_stream(str(path), compression=kind)
     if sys.stdin is None:
         raise DataError("standard input: closed, expected a table")
     whole = sys.stdin.buffer.read()
-    kind = "gzip" if whole.startswith(b"\x1f\x8b") else None
+    kind = "gzip" if whole.startswith(GZIP) else None
     return lambda: arrow.input_stream(io.BytesIO(whole), compression=kind)
 
 
@@ -200,7 +204,7 @@ def _refuse_csv(
                 if row and len(row) != cells:
                     shown = delimiter.join(row)[:60]
                     raise DataError(
-                        f"{name}: row {number} has {len(row)} cells, expected {cells} as the first row: {shown!r}; "
+                        f"{name}: row {number}: got {len(row)} cells, expected {cells} as the first row: {shown!r}; "
                         "a cell that holds what stands between cells is to be quoted"
                     )
     raise DataError(f"{name}: cannot be read ({error})") from None
@@ -252,22 +256,26 @@ def write_table(path: str | Path, columns: Mapping[str, Any] | Any) -> None:
         raise CallError(f"{name}: expected a name that ends in .csv, .csv.gz, .tsv or .parquet")
     source = table_of(columns)
     table = arrow.table({column: source.arrow(column) for column in source.names})
-    buffer = io.BytesIO()
     if name.endswith(PARQUET):
-        extra("pyarrow.parquet").write_table(table, buffer)
+        buffer = io.BytesIO()
+        extra("pyarrow.parquet").write_table(table, arrow.PythonFile(buffer, mode="w"))
+        content = buffer.getvalue()
     else:
-        writer = extra("pyarrow.csv")
-        options = writer.WriteOptions(
-            delimiter="\t" if plain.endswith(".tsv") else ",", quoting_style="needed", quoting_header="needed"
-        )
-        kind = "gzip" if name.endswith(".gz") else None
-        with arrow.output_stream(buffer, compression=kind) as file:
-            writer.write_csv(table, file, options)
-            file.flush()
-            content = None if kind else buffer.getvalue()
-        if content is not None:
-            buffer = io.BytesIO(content)
+        content = _as_csv(table, "\t" if plain.endswith(".tsv") else ",")
     if name == "-":
-        sys.stdout.write(buffer.getvalue().decode())
+        sys.stdout.write(content.decode())
         return
-    files.replace(Path(path), buffer.getvalue())
+    files.replace(Path(path), gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+
+
+def _as_csv(table: Any, delimiter: str) -> bytes:
+    arrow, writer = extra("pyarrow"), extra("pyarrow.csv")
+    for style in ("none", "needed"):  # quotes, if any cell or name needs them
+        buffer = io.BytesIO()
+        options = writer.WriteOptions(delimiter=delimiter, quoting_style=style, quoting_header=style)
+        try:
+            writer.write_csv(table, buffer, options)
+        except arrow.ArrowInvalid:
+            continue
+        return buffer.getvalue()
+    raise AssertionError

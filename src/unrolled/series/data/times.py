@@ -116,13 +116,16 @@ class Clock:
         if self.form == "quarter":
             months = local.astype("datetime64[M]").astype(np.int64)
             return arrow.array([f"{1970 + m // 12}Q{m % 12 // 3 + 1}" for m in months.tolist()])
-        zoned = "%z" in self.form or "Z" in self.form.rpartition("%")[2]
-        if zoned:
-            zone = "UTC" if "%z" not in self.form else self.zone or "UTC"
+        form = self.form.replace("%:z", "%z")
+        if form.endswith(("%z", "Z")):
+            zone = self.zone or "UTC" if form.endswith("%z") else "UTC"
             stamps = compute.cast(_zoned(times, zone), arrow.timestamp(_finest(times), zone), safe=False)
         else:
             stamps = compute.cast(arrow.array(local), arrow.timestamp(_finest(times)), safe=False)
-        return compute.strftime(stamps, self.form, locale="C")
+        texts = compute.strftime(stamps, form, locale="C")
+        if "%:z" in self.form:
+            texts = compute.replace_substring_regex(texts, r"(\d{2})$", r":\1")
+        return texts
 
 
 def _finest(times: Integers) -> str:
@@ -327,8 +330,6 @@ def _of_clock_texts(table: Table, name: str, cells: Any, zone: str | None) -> tu
         return times, Clock("datetime", zone, form)
     is_utc = set(distinct) <= {"Z", "+00:00", "+0000"}
     own = "UTC" if is_utc or len(distinct) > 1 else f"{distinct[0][:3]}:{distinct[0][-2:]}"
-    if "%z" in form and len(distinct) > 1 and zone is None:
-        form = form.replace("%z", "Z")
     return times, Clock("datetime", zone or own, form)
 
 
@@ -340,7 +341,7 @@ def _form(text: str) -> str:
     assert parts is not None
     separator, date = parts[4], "%Y-%m-%d" if text[4] == "-" else "%Y/%m/%d"
     end = "" if parts[9] is None else parts[9].strip()
-    end = "Z" if end in ("Z", "UTC") else "%z" if end else ""
+    end = "Z" if end in ("Z", "UTC") else "%:z" if ":" in end else "%z" if end else ""
     minutes = ":%M" if parts[6] else ""
     return f"{date}{separator}%H{minutes}{':%S' if parts[7] else ''}{end}"
 
