@@ -2,10 +2,11 @@
 
 from unrolled.series.data.frames import Table, frame_like, table_of
 from unrolled.series.data.frequency import Frequency
-from unrolled.series.data.panel import Panel, Series, split_bounds
-from unrolled.series.data.plan import Column, Plan, Roles
-from unrolled.series.data.reading import panel_of
+from unrolled.series.data.panel import Panel, Series, panel_of, split_bounds, split_of_keys
+from unrolled.series.data.plan import Column, Plan
+from unrolled.series.data.roles import Roles
 from unrolled.series.data.scale import RunningScale, Scaling, running_scale
+from unrolled.series.data.sequences import Sequences, ragged, sequence_roles, sequences_of
 from unrolled.series.data.tables import read_table, write_table
 
 __all__ = [
@@ -16,13 +17,18 @@ __all__ = [
     "Roles",
     "RunningScale",
     "Scaling",
+    "Sequences",
     "Series",
     "Table",
     "frame_like",
     "panel_of",
+    "ragged",
     "read_table",
     "running_scale",
+    "sequence_roles",
+    "sequences_of",
     "split_bounds",
+    "split_of_keys",
     "table_of",
     "write_table",
 ]

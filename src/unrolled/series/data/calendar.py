@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.series.data.clock import Clock
 from unrolled.series.data.frequency import DAY, SIZES, first_days, months_of
-from unrolled.series.data.times import Clock
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -33,7 +33,11 @@ def cycles(clock: Clock, step: int, span: int, season: int = 1) -> tuple[str, ..
     """
     if not clock.is_calendar:
         return (SEASON,) if season > 1 and span >= TIMES_SEEN * season * step else ()
-    found = [name for name, (length, least) in CYCLES.items() if step < least and span >= TIMES_SEEN * length]
+    found = [
+        name
+        for name, (length, least) in CYCLES.items()
+        if step < least and span >= TIMES_SEEN * length
+    ]
     return tuple(found)
 
 
@@ -42,10 +46,12 @@ def names(chosen: tuple[str, ...]) -> list[str]:
     return [f"{side} {name}" for name in chosen for side in ("sin", "cos")]
 
 
-def features(times: Integers, clock: Clock, chosen: tuple[str, ...], *, step: int = 1, season: int = 1) -> Floats:
+def features(
+    times: Integers, clock: Clock, chosen: tuple[str, ...], *, step: int = 1, season: int = 1
+) -> Floats:
     """The features of the ``chosen`` cycles at ``times`` ``[N]``: ``[N, 2 K]``, sine and cosine of each.
 
-    A year is read by the day of the year, whatever the step; a month and a year have the days that they have.
+    The month of the year is read by the day, and each month and year has the days that it has.
     """
     columns = []
     local = clock.local(times)
@@ -68,5 +74,3 @@ def features(times: Integers, clock: Clock, chosen: tuple[str, ...], *, step: in
         angle = 2 * np.pi * phase
         columns += [np.sin(angle), np.cos(angle)]
     return np.stack(columns, axis=1) if columns else np.zeros((len(times), 0))
-
-

@@ -6,6 +6,7 @@ its role is known.
 """
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -19,36 +20,45 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # What stands in a cell of text that holds no number.
-MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "NaT", "<NA>", ".")
+MISSING = (
+    "", ".", "-", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NaT",
+    "NULL", "Null", "null", "None",
+)  # fmt: skip
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 COMMAS = r"^[+-]?\d+(,\d+)?$"
+TRUTHS = {"true": 1.0, "false": 0.0}
 LARGEST = 1e30  # beyond it a square leaves float32, in which networks calculate
-LEVELS_OF_NUMBERS = 0.5  # the share of a text's levels that are numbers from which it is meant as numbers
+MEANT = 0.5  # the share of a text's levels that are numbers from which it is meant as numbers
+SHOWN = 12  # names in a message
 
 
-def extra(package: str, purpose: str = "reading tables") -> Any:
-    """A module of the extra ``series``.
+def extra(module: str) -> Any:
+    """A module of a package that the extra ``series`` brings.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        return import_module(package)
+        return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != package.partition(".")[0]:
+        package = module.partition(".")[0]
+        if error.name != package:
             raise
-        raise MissingExtraError(purpose, error.name, "series") from None
+        raise MissingExtraError("a table", package, "series") from None
 
 
 class Table:
-    """Columns by name, of ``rows`` rows.
+    """Columns by name, each of ``rows`` cells.
 
     Args:
-        columns: an Arrow array each, or a function that makes one when it is asked for.
-        rows: how many rows it has.
-        name: what messages call it: a file's name, or ``"the frame"``.
-        first_row: the number by which messages call the first row; 2 in a file with a header.
-        commas: whether a comma may stand for the decimal point.
+        columns: of each an Arrow array, or a function that gives one when it is asked for.
+        rows: how many rows there are.
+        name: what messages call the table.
+        first_row: the number that messages give to the first row.
+        numbers: those that they give to each row, where some are left out.
+        commas: whether a comma may be the decimal point.
+        file: the CSV file that it comes from.
+        delimiter: what stands between the cells there.
     """
 
     def __init__(
@@ -56,16 +66,16 @@ class Table:
         columns: Mapping[str, Any],
         rows: int,
         *,
-        name: str,
+        name: str = "the frame",
         first_row: int = 0,
         numbers: Integers | None = None,
         commas: bool = False,
-        path: str | None = None,
+        file: str | None = None,
         delimiter: str = ",",
     ) -> None:
-        self.name, self.rows, self.first_row, self.commas = name, rows, first_row, commas
-        self.path, self.delimiter, self._numbers = path, delimiter, numbers
-        self._columns = dict(columns)
+        self.name, self.rows, self.notes = name, rows, list[str]()
+        self._columns, self._first_row, self._numbers = dict(columns), first_row, numbers
+        self._commas, self._file, self._delimiter = commas, file, delimiter
 
     @property
     def names(self) -> list[str]:
@@ -76,28 +86,34 @@ class Table:
         return name in self._columns
 
     def row(self, index: int) -> str:
-        """How messages call a row: as its file counts, or from 0 in a frame."""
-        return f"row {self._numbers[index] if self._numbers is not None else int(index) + self.first_row}"
+        """How messages call a row: as its file counts, or in a frame from 0."""
+        number = index + self._first_row if self._numbers is None else self._numbers[index]
+        return f"row {number}"
 
     def sorting(self, names: Sequence[str]) -> str:
         """How to sort it by columns, for a message."""
-        if self.path is not None:
-            places = " ".join(f"-k{k},{k}" for k in (self.names.index(name) + 1 for name in names))
-            return (
-                f"for example with: (head -n 1 {self.path}; tail -n +2 {self.path} | "
-                f"sort -t '{self.delimiter}' {places}) > sorted.csv"
-            )
-        return f"with sort_values({list(names)}) of pandas or sort({list(names)}) of polars"
+        if self._file is None:
+            listed_names = list(names)
+            return f"with sort_values({listed_names}) of pandas or sort({listed_names}) of polars"
+        file, by = (
+            shlex.quote(self._file),
+            " ".join(
+                f"-k{place},{place}" for place in (self.names.index(name) + 1 for name in names)
+            ),
+        )
+        delimiter = r"$'\t'" if self._delimiter == "\t" else shlex.quote(self._delimiter)
+        rest = f"tail -n +2 {file} | sort -t {delimiter} {by}"
+        return f"for example with: (head -n 1 {file}; {rest}) > sorted.csv"
 
-    def check_names(self, names: Iterable[str], purpose: str) -> None:
+    def check_names(self, names: Iterable[str], role: str) -> None:
         """Refuse a name that is no column, with the nearest that is one."""
         for name in names:
             if name not in self._columns:
                 near = difflib.get_close_matches(name, self._columns, 1, 0.5)
                 advice = f"; did you mean {near[0]!r}?" if near else ""
                 raise DataError(
-                    f"{self.name}: no column {name!r} ({purpose}); "
-                    f"columns: {_listed(self._columns)}{advice}"
+                    f"{self.name}: no column {name!r} ({role}), expected one of "
+                    f"{listed(self._columns)}{advice}"
                 )
 
     def arrow(self, name: str) -> Any:
@@ -106,63 +122,66 @@ class Table:
         if callable(column):
             try:
                 column = column()
-            except Exception as error:  # each library has errors of its own for a column of mixed kinds
+            except Exception as error:  # each library has its own for a column of several kinds
                 raise DataError(
-                    f"{self.name}: the column {name!r} cannot be read ({error}); expected values of one kind"
+                    f"{self.name}: the column {name!r} cannot be read ({error}), expected values of "
+                    "one kind"
                 ) from None
-            self._columns[name] = column
+        arrow = extra("pyarrow")
+        if isinstance(column, arrow.ChunkedArray):
+            column = column.combine_chunks()
+        if arrow.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+            column = column.cast(column.type.value_type)
+        self._columns[name] = column
         return column
 
     def kind(self, name: str) -> str:
-        """What a column holds: ``"number"``, ``"boolean"``, ``"time"``, ``"text"`` or Arrow's name of the type."""
-        types = extra("pyarrow").types
-        kind = self.arrow(name).type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
+        """What a column holds: "number", "boolean", "time", "text", "null", or its type in Arrow."""
+        types, kind = extra("pyarrow").types, self.arrow(name).type
+        if types.is_dictionary(kind) or _is_text(kind):
+            return "text"
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return "number"
-        if types.is_boolean(kind):
-            return "boolean"
         if types.is_timestamp(kind) or types.is_date(kind):
             return "time"
-        if _is_text(kind):
-            return "text"
-        return str(kind)
+        return "boolean" if types.is_boolean(kind) else str(kind)
+
+    def cells(self, name: str) -> Any:
+        """A column of text without spaces around it, and null where a cell holds nothing."""
+        arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
+        text = arrow.large_string()
+        cells = compute.utf8_trim_whitespace(self.arrow(name).cast(text))
+        is_missing = compute.is_in(cells, arrow.array(MISSING, text))
+        return compute.if_else(is_missing, arrow.scalar(None, text), cells)
 
     def is_numbers(self, name: str) -> bool:
-        """Whether a column is of numbers: also text that is meant as numbers, of which a few cells are not."""
-        kind = self.kind(name)
-        if kind != "text":
-            return kind in ("number", "boolean", "null")
-        cells, _ = self._cells(name)
-        compute = extra("pyarrow.compute")
-        levels = compute.unique(cells.drop_null())
-        if not len(levels):
+        """Whether a column is meant as numbers: of text, if at least half of its levels are some."""
+        if self.kind(name) != "text":
+            return self.kind(name) in ("number", "boolean", "null")
+        cells, compute = self.cells(name), extra("pyarrow.compute")
+        if self._read(cells) is not None:
             return True
-        numbers = compute.match_substring_regex(levels, NUMBER)
-        if self.commas:
-            numbers = compute.or_(numbers, compute.match_substring_regex(levels, COMMAS))
-        share = compute.mean(numbers).as_py()
-        return bool(share >= LEVELS_OF_NUMBERS) or _are_truths(levels)
+        levels = compute.unique(cells.drop_null())
+        fits = compute.match_substring_regex(levels, NUMBER)
+        return bool(compute.mean(fits).as_py() >= MEANT)
 
-    def numbers(self, name: str, purpose: str = "") -> Floats:
-        """A column as numbers ``[N]``, NaN where one is missing.
+    def numbers(self, name: str, role: str) -> Floats:
+        """A column as numbers ``[N]``, NaN where one is missing; true is 1, false is 0.
 
         Raises:
-            DataError: a cell is no number, is infinite, or larger than ``LARGEST``.
+            DataError: a cell is no number, or larger than ``LARGEST``.
         """
-        column, compute = self.arrow(name), extra("pyarrow.compute")
-        kind, what = self.kind(name), f"the column {name!r}{purpose and f' ({purpose})'}"
         arrow = extra("pyarrow")
+        kind, what = self.kind(name), f"the column {name!r} ({role})"
         if kind == "text":
-            column = self._parsed(name, what)
+            column = self._parsed(name, what, role)
         elif kind == "boolean":
-            column = compute.cast(column, arrow.uint8())
-        elif kind not in ("number", "null"):
+            column = self.arrow(name).cast(arrow.uint8())
+        elif kind in ("number", "null"):
+            column = self.arrow(name)
+        else:
             raise DataError(f"{self.name}: {what} is of type {kind}, expected numbers")
-        if arrow.types.is_dictionary(column.type):
-            column = compute.cast(column, column.type.value_type)
-        values = np.array(compute.cast(column, arrow.float64(), safe=False).to_numpy(zero_copy_only=False))
+        values = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
         wrong = np.abs(values) > LARGEST
         if wrong.any():
             at = int(wrong.argmax())
@@ -170,138 +189,151 @@ class Table:
                 f"{self.name}: {self.row(at)}: {what} has {values[at]:g}, expected a number of at most "
                 f"{LARGEST:g}; leave the cell empty if it is unknown"
             )
-        return values.astype(np.float64, copy=False)
+        return np.array(values, dtype=np.float64)
 
-    def _cells(self, name: str) -> tuple[Any, Any]:
-        """Text without spaces around it, null where it holds nothing; and the text as it is."""
+    def _read(self, cells: Any) -> Any:
+        """Cells as numbers, or ``None`` if some are none."""
         arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
-        text = self.arrow(name)
-        if arrow.types.is_dictionary(text.type):
-            text = compute.cast(text, arrow.string())
-        text = compute.cast(text, arrow.large_string())
-        cells = compute.utf8_trim_whitespace(text)
-        missing = compute.is_in(cells, arrow.array(MISSING, arrow.large_string()))
-        return compute.if_else(missing, arrow.scalar(None, arrow.large_string()), cells), text
-
-    def _parsed(self, name: str, what: str) -> Any:
-        arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
-        cells, text = self._cells(name)
         try:
-            return compute.cast(cells, arrow.float64())
+            return cells.cast(arrow.float64())
         except arrow.ArrowInvalid:
             pass
-        if self.commas:
-            with_commas = compute.match_substring_regex(cells, COMMAS)
-            if compute.all(with_commas).as_py():
-                return compute.cast(compute.replace_substring(cells, ",", "."), arrow.float64())
-        levels = compute.unique(cells.drop_null())
-        if _are_truths(levels):
-            return compute.cast(compute.equal(compute.utf8_lower(cells), "true"), arrow.uint8())
-        fine = compute.match_substring_regex(cells, NUMBER)
-        fine = np.asarray(compute.fill_null(fine, True).to_numpy(zero_copy_only=False), dtype=bool)
-        at = int((~fine).argmax())
+        if self._commas and compute.all(compute.match_substring_regex(cells, COMMAS)).as_py():
+            return compute.replace_substring(cells, ",", ".").cast(arrow.float64())
+        lower = compute.utf8_lower(cells)
+        if compute.all(compute.is_in(lower.drop_null(), arrow.array(TRUTHS, lower.type))).as_py():
+            return compute.equal(lower, arrow.scalar("true", lower.type)).cast(arrow.uint8())
+        return None
+
+    def _parsed(self, name: str, what: str, role: str) -> Any:
+        compute = extra("pyarrow.compute")
+        cells = self.cells(name)
+        numbers = self._read(cells)
+        if numbers is not None:
+            return numbers
+        fits = compute.fill_null(compute.match_substring_regex(cells, NUMBER), True)
+        at = int((~np.asarray(fits.to_numpy(zero_copy_only=False), dtype=bool)).argmax())
+        advice = "" if role == "target" else f"; if it is a category, say so: categories={name!r}"
         raise DataError(
-            f"{self.name}: {self.row(at)}: {what} has {text[at].as_py()!r}, expected a number; "
-            "correct the cell, or leave it empty if it is unknown"
+            f"{self.name}: {self.row(at)}: {what} has {cells[at].as_py()!r}, expected a number, or an "
+            f"empty cell if it is unknown{advice}"
         )
 
     def levels(self, name: str) -> tuple[Integers, list[str]]:
-        """A column as codes ``[N]``, -1 where it is missing, and the text of each, in order of appearance."""
+        """A column as codes ``[N]``, -1 where a cell is empty, and the text of each, as they appear."""
         arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
         column = self.arrow(name)
-        if isinstance(column, arrow.ChunkedArray):
-            column = column.combine_chunks()
-            if isinstance(column, arrow.ChunkedArray):
-                column = arrow.concat_arrays(column.chunks)
         if arrow.types.is_dictionary(column.type):
-            column = compute.cast(column, column.type.value_type)
-        if arrow.types.is_floating(column.type):
-            column = compute.if_else(compute.is_nan(column), None, column)
+            column = column.cast(column.type.value_type)
+        if _is_text(column.type):
+            is_empty = compute.equal(column, arrow.scalar("", column.type))
+            column = compute.if_else(is_empty, arrow.scalar(None, column.type), column)
+        elif arrow.types.is_floating(column.type):
+            column = compute.if_else(
+                compute.is_nan(column), arrow.scalar(None, column.type), column
+            )
         encoded = compute.dictionary_encode(column)
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        texts = [_text(value) for value in encoded.dictionary.to_pylist()]
-        if _is_text(column.type) and "" in texts:
-            codes[codes == texts.index("")] = -1
-        return codes, texts
+        return codes, [_text(value) for value in encoded.dictionary.to_pylist()]
 
 
 def table_of(frame: Any, name: str = "the frame") -> Table:
-    """A frame, or a mapping from names to arrays, as a ``Table``; a ``Table`` stays what it is.
+    """A frame, or a mapping from names to arrays, as a ``Table``; a ``Table`` is itself.
+
+    The named levels of pandas's index are columns too.
 
     Raises:
-        CallError: it is neither.
-        DataError: two columns have one name, or columns differ in length.
+        CallError: it is none of these.
+        DataError: two columns have one name, or differ in length, or a cell is of another kind.
     """
     if isinstance(frame, Table):
         return frame
-    arrow = extra("pyarrow")
     if isinstance(frame, Mapping):
-        columns = {str(key): _array(name, str(key), values) for key, values in frame.items()}
-        lengths = {key: len(values) for key, values in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise DataError(f"{name}: columns of different lengths: {lengths}")
-        return Table(columns, next(iter(lengths.values()), 0), name=name)
-    narwhals = extra("narwhals")
-    try:
-        known = narwhals.from_native(frame, eager_only=True)
-    except TypeError:
-        if hasattr(frame, "collect"):
-            raise CallError(f"{name}: got a lazy {type(frame).__name__}; give it as .collect()") from None
-        raise CallError(
-            f"{name}: got {type(frame).__name__}, expected a frame of pandas, polars or PyArrow, "
-            "or a mapping from names to arrays"
-        ) from None
-    except narwhals.exceptions.NarwhalsError as error:
-        raise DataError(f"{name}: {error}") from None
+        columns = {str(key): _array(values, str(key), name) for key, values in frame.items()}
+        lengths = {len(values) for values in columns.values()}
+        if len(lengths) > 1:
+            told = ", ".join(f"{key} {len(values)}" for key, values in columns.items())
+            raise DataError(f"{name}: got columns of different lengths ({told}), expected the same")
+        return Table(columns, max(lengths, default=0), name=name)
+    known = _narwhals_frame(frame, name)
     if known.implementation.is_pandas_like():
         native = known.to_native()
         named = [level for level in native.index.names if level is not None]
         if named and not set(named) & set(native.columns):
-            known = narwhals.from_native(native.reset_index(), eager_only=True)
-    return Table(
-        {str(column): (lambda c=column: _converted(known[c], arrow)) for column in known.columns},
-        len(known),
-        name=name,
-    )
+            known = _narwhals_frame(native.reset_index(), name)
+    columns = {str(column): _reader(known, column) for column in known.columns}
+    return Table(columns, len(known), name=name)
 
 
-def _array(table: str, name: str, values: Any) -> Any:
+def _narwhals_frame(frame: Any, name: str) -> Any:
+    narwhals = extra("narwhals")
+    try:
+        return narwhals.from_native(frame, eager_only=True)
+    except TypeError:
+        if hasattr(frame, "collect"):
+            kind = f"a lazy {type(frame).__name__}; give what its collect() gives"
+        else:
+            kind = (
+                f"{type(frame).__name__}, expected a frame of pandas, polars or PyArrow, or a mapping from "
+                "names to arrays"
+            )
+        raise CallError(f"{name}: got {kind}") from None
+    except narwhals.exceptions.NarwhalsError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def _reader(frame: Any, column: Any) -> Any:
+    """A function that gives a narwhals frame's column as an Arrow array."""
+
+    def read() -> Any:
+        series = frame[column]
+        native = series.to_native()
+        if str(getattr(native, "dtype", "")).startswith("period"):
+            narwhals = extra("narwhals")
+            series = narwhals.from_native(native.dt.to_timestamp(), series_only=True)
+        return series.to_arrow()
+
+    return read
+
+
+def _array(values: Any, name: str, table: str) -> Any:
+    """Values as an Arrow array, NaN and ``None`` as missing."""
     arrow = extra("pyarrow")
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        raise DataError(f"{table}: the column {name!r} has shape {list(values.shape)}, expected one dimension")
-    if isinstance(values, np.ndarray) and values.dtype.kind == "U":
-        values = values.astype(object)
+    if isinstance(values, arrow.Array | arrow.ChunkedArray):
+        return values
+    shape = getattr(values, "shape", (0,))
+    if len(shape) != 1:
+        raise DataError(
+            f"{table}: the column {name!r} has shape {list(shape)}, expected one dimension"
+        )
     try:
         return arrow.array(values, from_pandas=True)
     except (arrow.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"{table}: the column {name!r} cannot be read ({error}); expected values of one kind") from None
-
-
-def _converted(series: Any, arrow: Any) -> Any:
-    native = series.to_native()
-    if str(getattr(native, "dtype", "")).startswith("period"):
-        native = native.dt.to_timestamp()
-        series = extra("narwhals").from_native(native, series_only=True)
-    column = series.to_arrow()
-    if isinstance(column, arrow.ChunkedArray) and column.num_chunks == 1:
-        return column.chunk(0)
-    return column
+        raise DataError(
+            f"{table}: the column {name!r} cannot be read ({error}); expected values of one kind"
+        ) from None
 
 
 def frame_like(example: Any, columns: Mapping[str, Any]) -> Any:
-    """``columns``, NumPy or Arrow arrays by name, as a frame of the library that ``example`` is of.
+    """NumPy or Arrow arrays by name, as a frame of the library that ``example`` is of.
 
-    For a mapping, a mapping of NumPy arrays.
+    Of a mapping a mapping of NumPy arrays; of a ``Table`` a table of PyArrow.
     """
     arrow = extra("pyarrow")
-    table = arrow.table({name: _array("columns", name, values) for name, values in columns.items()})
+    table = arrow.table({name: _array(values, name, "columns") for name, values in columns.items()})
     if isinstance(example, Mapping):
         return {name: table[name].to_numpy() for name in table.column_names}
     if isinstance(example, Table):
         return table
-    narwhals = extra("narwhals")
-    known = narwhals.from_native(example, eager_only=True)
-    return narwhals.from_arrow(table, backend=known.implementation).to_native()
+    backend = _narwhals_frame(example, "the frame").implementation
+    return extra("narwhals").from_arrow(table, backend=backend).to_native()
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, not too many of them."""
+    every = list(names)
+    more = len(every) - SHOWN
+    return ", ".join(every[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_text(kind: Any) -> bool:
@@ -309,18 +341,6 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _are_truths(levels: Any) -> bool:
-    """Whether all of the text is "true" or "false", in any case."""
-    return len(levels) > 0 and {text.lower() for text in levels[:5].to_pylist()} <= {"true", "false"} and len(levels) <= 4
-
-
 def _text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
-    """Some of ``names``, for a message."""
-    shown = list(names)
-    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+    """A value as the text of a level; a whole number is written without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

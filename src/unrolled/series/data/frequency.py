@@ -28,23 +28,24 @@ DAYS = {"day": 1, "week": 7}
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 UNITS = ("step", *SIZES, "day", "business day", "week", "month", "month end", "quarter", "year")
 
-# What others call them, pandas's old and new aliases among them.
+# What others call them, pandas's aliases among them, in small letters but where these mean another.
 ALIASES = {
     "ns": "nanosecond", "us": "microsecond", "ms": "millisecond",
-    "s": "second", "sec": "second", "min": "minute", "t": "minute", "h": "hour",
-    "d": "day", "b": "business day", "w": "week", "m": "month", "me": "month end",
-    "q": "quarter", "qs": "quarter", "y": "year", "a": "year", "ys": "year", "as": "year",
-    "hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month", "quarterly": "quarter",
-    "yearly": "year", "annual": "year", "minutely": "minute", "secondly": "second",
+    "s": "second", "sec": "second", "secondly": "second",
+    "min": "minute", "minutely": "minute", "h": "hour", "hourly": "hour",
+    "d": "day", "daily": "day", "b": "business day", "w": "week", "weekly": "week",
+    "monthly": "month", "q": "quarter", "qs": "quarter", "quarterly": "quarter",
+    "y": "year", "a": "year", "ys": "year", "as": "year", "yearly": "year", "annual": "year",
 }  # fmt: skip
-PANDAS = {"MS": "month", "M": "month end", "ME": "month end", "QE": "3 month end", "Q": "3 month end",
-          "YE": "12 month end", "A": "12 month end", "Y": "12 month end", "L": "millisecond", "T": "minute",
-          "S": "second", "H": "hour"}  # fmt: skip
+OF_PANDAS = {
+    "MS": (1, "month"), "M": (1, "month end"), "ME": (1, "month end"), "QE": (3, "month end"),
+    "YE": (12, "month end"), "L": (1, "millisecond"), "T": (1, "minute"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Frequency:
-    """``count`` ``unit``s from one step to the next: "1 hour", "30 minutes", "1 month end", "1 step" of a counter.
+    """So many units from one step to the next: "1 hour", "30 minutes", "1 step" of a counter.
 
     Raises:
         CallError: the unit is not known, or the count is below 1.
@@ -72,9 +73,9 @@ class Frequency:
         if not parts:
             raise CallError(f"frequency: got {text!r}, expected {_EXPECTED}")
         count, unit = int(parts[1] or 1), parts[2]
-        if unit in PANDAS:
-            inner = cls.of(PANDAS[unit]) if PANDAS[unit][0].isdigit() else cls(PANDAS[unit])
-            return cls(inner.unit, count * inner.count)
+        if unit in OF_PANDAS:
+            times, unit = OF_PANDAS[unit]
+            return cls(unit, count * times)
         unit = unit.lower()
         for known in (unit, unit.removesuffix("s")):
             known = ALIASES.get(known, known)
@@ -106,7 +107,14 @@ class Frequency:
         if self.unit in SIZES:
             whole = DAY if self.size >= SIZES["minute"] else SIZES["hour"]
             return whole // self.size if whole % self.size == 0 else 1
-        steps = {"day": 7, "business day": 5, "week": 52, "month": 12, "month end": 12, "quarter": 4}
+        steps = {
+            "day": 7,
+            "business day": 5,
+            "week": 52,
+            "month": 12,
+            "month end": 12,
+            "quarter": 4,
+        }
         whole = steps.get(self.unit, 1)
         return whole // self.count if whole % self.count == 0 else 1
 
@@ -162,7 +170,8 @@ class Frequency:
 
 
 _EXPECTED = (
-    "one such as 'hour', '30 minutes', 'day', 'business day', 'week', 'month', 'month end', 'quarter', 'year', "
+    "one such as 'hour', '30 minutes', 'day', 'business day', 'week', 'month', 'month end', "
+    "'quarter', 'year', "
     "or the number of a counter's steps"
 )
 

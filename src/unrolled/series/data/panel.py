@@ -1,13 +1,30 @@
 """A table as arrays: each series with its steps, gaps filled in, and its future."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.errors import DataError
+from unrolled.series.data import calendar
+from unrolled.series.data.clock import Clock
+from unrolled.series.data.covariates import UNKNOWN, Covariates
+from unrolled.series.data.frames import listed, table_of
+from unrolled.series.data.frequency import Frequency
 from unrolled.series.data.plan import Plan
+from unrolled.series.data.roles import Roles
+from unrolled.series.data.rows import Groups, Rows, grouped, timed
+from unrolled.series.data.steps import (
+    INFER,
+    Layout,
+    frequency_of,
+    held_frequency,
+    steps_of,
+    usual_gap,
+)
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -44,10 +61,13 @@ class Panel(Sequence[Series]):
     ``lengths`` ``[N]``: the steps T of each history; ``future``: the steps F after each. ``offsets``
     ``[N + 1]``: where each series begins in the arrays, whose first dimension is all steps,
     T + F of each series; those of targets and past are NaN, or 0, in the future.
-    ``key_columns``: the values of each key column, ``[N]``, as Arrow arrays of the table's types.
+    ``clock``: what its times are, and how they are written; the table's own, which may write them
+    otherwise than that of the plan. ``key_columns``: the values of each key column, ``[N]``, as Arrow
+    arrays of the table's types. ``labels`` ``[N]``: as the table has them, if it has a label.
     """
 
     plan: Plan
+    clock: Clock
     keys: list[tuple[str, ...]]
     lengths: Integers
     future: int
@@ -61,7 +81,8 @@ class Panel(Sequence[Series]):
     known_codes: Integers
     static: Floats
     static_codes: Integers
-    key_columns: dict[str, Any] = field(default_factory=dict)
+    key_columns: dict[str, Any]
+    labels: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -96,15 +117,177 @@ class Panel(Sequence[Series]):
         """Where training and validation end in each history: ``[N, 2]``; test ends with it.
 
         The targets at steps before the first number are for training, those from the second on for test.
+        Of series with a label each is for one of the three as a whole, by the hash of its key.
         """
-        return split_bounds(self.lengths, self.plan.shares, self.plan.least)
+        if not self.plan.has_label:
+            return split_bounds(self.lengths, self.plan.shares, self.plan.least)
+        part = split_of_keys(self.keys, self.plan.shares)
+        return np.stack([self.lengths * (part == 0), self.lengths * (part < 2)], axis=1)
+
+
+def panel_of(
+    frame: Any,
+    roles: Roles | Plan,
+    *,
+    future: Any = None,
+    horizon: int = 0,
+    frequency: str | int | Frequency | None = INFER,
+    season: int | None = None,
+    zone: str | None = None,
+    shares: tuple[float, float] = (0.1, 0.1),
+    least: int = 1,
+) -> Panel:
+    """The series of a table as arrays, with the plan that they follow, ``Panel.plan``.
+
+    A history ends with the last value of any target. Rows after it hold what is known of the future.
+
+    Args:
+        frame: a frame, a mapping from names to arrays, or a ``Table``.
+        roles: which column is what, and a plan is made; or a plan, to which the table is held: its
+            columns, types and frequency. Series and levels may be new.
+        future: more rows, with known columns and without targets.
+        horizon: the steps F after each history; their known columns have to be there.
+        frequency: "hour", "30 minutes", …; ``"infer"``: from the times; ``None``: irregular. A plan
+            has its own.
+        season: the steps of a season, if not the usual one of the frequency.
+        zone: where times without a zone are local, and in which the calendar is read.
+        shares: of each series' steps, held out for validation and test.
+        least: the steps that a held-out part has at least.
+
+    Raises:
+        DataError: the table cannot be used as it is; the text names row and series.
+        CallError: an argument cannot be served.
+    """
+    plan = roles if isinstance(roles, Plan) else None
+    roles = roles.roles if isinstance(roles, Plan) else roles
+    table = table_of(frame)
+    rows = Rows(table, None if future is None else table_of(future, "the future"), roles)
+    groups = grouped(rows)
+    clock, times = timed(rows, groups, plan.clock.zone if plan else zone)
+    if plan is None:
+        step = frequency_of(frequency, rows, groups, clock, times)
+    else:
+        step = held_frequency(plan, rows, groups, clock, times)
+    steps = steps_of(rows, groups, clock, times, step)
+    unit = plan.unit if plan else usual_gap(groups, times, step)
+    targets, lengths = _targets(rows, groups, steps)
+    notes = _left_out(rows, groups, lengths, plan)
+    if notes:
+        keep = lengths > 0
+        stays = keep[groups.of_row]
+        groups, lengths = groups.kept(keep), lengths[keep]
+        steps, times, targets = steps[stays], times[stays], targets[stays]
+    layout = Layout.of(groups, steps, lengths, horizon)
+    all_times = layout.times(groups, clock, times, step, unit)
+    layout.require_future(rows, groups, clock, all_times)
+    covariates = Covariates(rows, groups, layout, plan)
+    values: dict[str, Any] = {"targets": layout.scattered(targets, np.nan)}
+    for role in ("past", "known"):
+        values[role], values[f"{role}_codes"] = covariates.stepped(role)
+    values["static"], values["static_codes"] = covariates.static()
+    values["labels"] = covariates.labels()
+    if plan is None:
+        span = int((times[groups.ends] - times[groups.starts]).max())
+        season = season or (step.season if step is not None else 1)
+        plan = Plan(
+            columns=covariates.described(values),
+            clock=clock,
+            frequency=step,
+            unit=unit,
+            season=season,
+            cycles=calendar.cycles(clock, unit, span, season),
+            series=len(groups.keys),
+            rows=len(layout.rows),
+            steps=layout.count,
+            first=int(times.min()),
+            last=int(times.max()),
+            shares=shares,
+            least=least,
+            splits=_split(groups.keys if roles.label else None, lengths, shares, least),
+            notes=(*notes, *_notes(rows, lengths)),
+        )
+    features = calendar.features(all_times, clock, plan.cycles, step=plan.unit, season=plan.season)
+    values["known"] = np.concatenate([values["known"], features], axis=1)
+    if horizon:
+        future_steps = layout.is_future
+        values["targets"][future_steps] = np.nan
+        values["past"][future_steps] = np.nan
+        values["past_codes"][future_steps] = UNKNOWN
+    return Panel(
+        plan=plan,
+        clock=clock,
+        keys=groups.keys,
+        lengths=lengths,
+        future=horizon,
+        offsets=layout.offsets,
+        times=all_times,
+        gaps=layout.gaps(all_times, step, unit),
+        key_columns={name: table.arrow(name).take(groups.firsts) for name in roles.series},
+        **values,
+    )
+
+
+def _targets(rows: Rows, groups: Groups, steps: Integers) -> tuple[Floats, Integers]:
+    """The targets of each row, by series, and the steps of each history: up to its last target."""
+    if not rows.roles.targets:
+        return np.empty((len(steps), 0)), steps[groups.ends] + 1
+    columns = [rows.numbers(name, "target")[groups.order] for name in rows.roles.targets]
+    targets = np.stack(columns, axis=1)
+    is_there = ~np.isnan(targets).all(axis=1)
+    return targets, np.maximum.reduceat(np.where(is_there, steps + 1, 0), groups.starts)
+
+
+def _left_out(rows: Rows, groups: Groups, lengths: Integers, plan: Plan | None) -> list[str]:
+    """A note on the series that have no target at all; at prediction, or if all are, an error."""
+    empty = np.flatnonzero(lengths == 0)
+    if not len(empty):
+        return []
+    targets = ", ".join(map(repr, rows.roles.targets))
+    if len(empty) == len(lengths):
+        raise DataError(
+            f"{rows.table.name}: the column {targets} (target) has no value, expected numbers"
+        )
+    some = ", ".join(" / ".join(groups.keys[k]) for k in empty[:3]) + ", …" * (len(empty) > 3)
+    if plan is not None:
+        raise DataError(
+            f"{rows.table.name}: {len(empty):,} series without a value of {targets}: {some}; "
+            "expected a history to forecast from; leave them out"
+        )
+    return [f"left out: {len(empty):,} series without a value of {targets}: {some}"]
+
+
+def _notes(rows: Rows, lengths: Integers) -> list[str]:
+    """What a reader should know of a table that is used as it is."""
+    notes = list(rows.table.notes)
+    short = int((lengths == 1).sum())
+    if short:
+        notes.append(f"{short:,} series of one step, of which nothing is learned")
+    taken = {name for name, _ in rows.roles.of_columns()}
+    unused = [name for name in rows.table.names if name not in taken]
+    if unused:
+        notes.append(f"not used: {listed(unused)}")
+    return notes
+
+
+def _split(
+    keys: list[tuple[str, ...]] | None,
+    lengths: Integers,
+    shares: tuple[float, float],
+    least: int,
+) -> tuple[int, int, int]:
+    """The steps of training, validation and test, over all series; with ``keys`` the series."""
+    if keys is not None:
+        train, validation, test = np.bincount(split_of_keys(keys, shares), minlength=3).tolist()
+        return train, validation, test
+    train, validation = split_bounds(lengths, shares, least).sum(axis=0).tolist()
+    return train, validation - train, int(lengths.sum()) - validation
 
 
 def split_bounds(lengths: Integers, shares: tuple[float, float], least: int) -> Integers:
     """Where training and validation end in series of so many steps: ``[N, 2]``.
 
-    Validation and test are the last ``shares`` of a series, of at least ``least`` steps each. A series of which
-    less than three times as many would be left for training is for training as a whole.
+    Validation and test are the last ``shares`` of a series, of at least ``least`` steps each. A series
+    of which less than three times as many would be left for training is for training as a whole.
 
     >>> split_bounds(np.array([100, 5]), (0.1, 0.1), 4).tolist()
     [[80, 90], [5, 5]]
@@ -117,3 +300,28 @@ def split_bounds(lengths: Integers, shares: tuple[float, float], least: int) -> 
     is_short = lengths - parts[0] - parts[1] < 3 * least
     validation, test = (np.where(is_short, 0, part) for part in parts)
     return np.stack([lengths - validation - test, lengths - test], axis=1)
+
+
+def split_of_keys(keys: Sequence[tuple[str, ...]], shares: tuple[float, float]) -> Integers:
+    """The part that each series is for, ``[N]``: 0 training, 1 validation, 2 test.
+
+    By the hash of its key, so that it stays where it is when others come. Of three series or more none
+    of the parts is empty, if it has a share: one goes over from training.
+
+    >>> split_of_keys([("a",), ("b",), ("c",), ("d",)], (0.25, 0.25)).tolist()
+    [0, 0, 0, 0]
+    """
+    places = np.array([_place(key) for key in keys])
+    bounds = np.cumsum([1 - sum(shares), shares[0]])
+    parts = np.searchsorted(bounds, places, side="right")
+    for part, share in enumerate(shares, start=1):
+        rest = np.flatnonzero(parts == 0)
+        if share > 0 and not (parts == part).any() and len(rest) > 1 and len(keys) > 2:
+            parts[rest[np.argmax(places[rest])]] = part
+    return parts.astype(np.int64)
+
+
+def _place(key: tuple[str, ...]) -> float:
+    """From 0 to 1, by the hash of a key."""
+    digest = hashlib.blake2b("\x1f".join(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,78 +1,18 @@
 """What was understood of a table: its columns and their roles, its times, its gaps and splits."""
 
 import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from unrolled.errors import CallError
 from unrolled.series.data import calendar
+from unrolled.series.data.clock import Clock
 from unrolled.series.data.frequency import Frequency
-from unrolled.series.data.times import Clock
+from unrolled.series.data.roles import Roles
 
-Names = str | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which column is what.
-
-    Args:
-        time: the column of times; ``None``: the rows of a series are its steps, in order.
-        series: the columns that name a series; none: the table is one series.
-        targets: the columns to forecast.
-        known: columns that are known ahead, such as holidays.
-        past: columns that are known up to now, such as weather.
-        static: columns that do not change within a series; a column of ``series`` may be one too.
-        categories: those of ``known``, ``past`` and ``static`` that are no quantities though they are numbers.
-
-    Raises:
-        CallError: no target, or a column with two roles.
-    """
-
-    time: str | None
-    targets: tuple[str, ...]
-    series: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-    past: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.time is not None and not isinstance(self.time, str):
-            raise CallError(f"time: got {self.time!r}, expected the name of a column")
-        for role in ("targets", "series", "known", "past", "static", "categories"):
-            object.__setattr__(self, role, _names(role, getattr(self, role)))
-        if not self.targets:
-            raise CallError("targets: got none, expected the columns to forecast (--target)")
-        taken: dict[str, str] = {}
-        for name, role in self.of_columns():
-            both = {taken.get(name, role), role}
-            if name in taken and both != {"series", "static"}:
-                raise CallError(
-                    f"{role}: got {name!r}, which is given as {taken[name]} too; expected one role for a column"
-                )
-            taken[name] = role
-        for name in self.categories:
-            if taken.get(name) not in ("known", "past", "static"):
-                raise CallError(f"categories: got {name!r}, expected a column of known, past or static")
-
-    def of_columns(self) -> list[tuple[str, str]]:
-        """Each column with its role, in order."""
-        found = [] if self.time is None else [(self.time, "time")]
-        for role in ("series", "targets", "known", "past", "static"):
-            found += [(name, role.removesuffix("s") if role == "targets" else role) for name in getattr(self, role)]
-        return found
-
-
-def _names(role: str, given: Names | None) -> tuple[str, ...]:
-    if given is None:
-        return ()
-    if isinstance(given, str):
-        return (given,)
-    if not isinstance(given, Iterable) or not all(isinstance(name, str) for name in given):
-        raise CallError(f"{role}: got {given!r}, expected names of columns")
-    return tuple(given)
+ROLES = ("time", "series", "target", "known", "past", "static", "label")
 
 
 @dataclass(frozen=True)
@@ -112,7 +52,8 @@ class Column:
             return "no value" if self.type == "number" else ""
         if self.least == self.most:
             return f"always {self.least:g}"
-        return f"{self.least:g} to {self.most:g}{', counts' if self.is_count else ''}"
+        counts = ", counts" if self.is_count and self.role == "target" else ""
+        return f"{self.least:g} to {self.most:g}{counts}"
 
 
 @dataclass(frozen=True)
@@ -143,27 +84,39 @@ class Plan:
     splits: tuple[int, int, int]
     notes: tuple[str, ...] = ()
 
-    def of_role(self, role: str, type: str | None = None) -> list[Column]:
+    def of_role(self, role: str, kind: str | None = None) -> list[Column]:
         """The columns of a role, and of a type."""
-        return [c for c in self.columns if c.role == role and type in (None, c.type)]
+        return [c for c in self.columns if c.role == role and kind in (None, c.type)]
 
     def column(self, name: str) -> Column:
         """The column of a name; of one with two roles, that which is not the key."""
         found = [c for c in self.columns if c.name == name]
         if not found:
             near = difflib.get_close_matches(name, [c.name for c in self.columns], 1)
-            raise CallError(f"column: got {name!r}, expected one of the plan{near and f'; did you mean {near[0]!r}?'}")
+            raise CallError(
+                f"column: got {name!r}, expected one of the plan{near and f'; did you mean {near[0]!r}?'}"
+            )
         return found[-1]
 
     @property
     def roles(self) -> Roles:
         """The roles of its columns."""
-        names = {role: tuple(c.name for c in self.of_role(role)) for role in ("series", "target", "known", "past", "static")}
-        times = self.of_role("time")
+        names = {role: tuple(c.name for c in self.of_role(role)) for role in ROLES}
         return Roles(
-            times[0].name if times else None, names.pop("target"), **names,
+            time=next(iter(names["time"]), None),
+            targets=names["target"],
+            series=names["series"],
+            known=names["known"],
+            past=names["past"],
+            static=names["static"],
             categories=tuple(c.name for c in self.columns if c.type == "category"),
-        )  # fmt: skip
+            label=next(iter(names["label"]), None),
+        )
+
+    @property
+    def has_label(self) -> bool:
+        """Whether something is to be told of each series."""
+        return bool(self.of_role("label"))
 
     @property
     def targets(self) -> list[str]:
@@ -177,7 +130,7 @@ class Plan:
 
     @property
     def known(self) -> list[str]:
-        """The names of the columns of ``Series.known``: numbers of the table, then those of the calendar."""
+        """The names of the columns of ``Series.known``: of the table, then of the calendar."""
         return [c.name for c in self.of_role("known", "number")] + calendar.names(self.cycles)
 
     @property
@@ -200,7 +153,9 @@ class Plan:
     def of_record(cls, record: dict[str, Any]) -> "Plan":
         """That which ``record`` gave, also by way of JSON."""
         record = dict(record)
-        columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in record.pop("columns"))
+        columns = tuple(
+            Column(**{**c, "levels": tuple(c["levels"])}) for c in record.pop("columns")
+        )
         frequency = record.pop("frequency")
         tuples = {name: tuple(record.pop(name)) for name in ("cycles", "shares", "splits", "notes")}
         return cls(
@@ -219,25 +174,31 @@ class Plan:
 
     def facts(self) -> list[str]:
         """What is said of the whole table, a line each."""
-        usual = self.clock.is_calendar
-        often = f"every {self.frequency}" if self.frequency else f"irregular, usually every {duration(self.unit, usual)}"
-        first, last = self.clock.text(self.first), self.clock.text(self.last)
-        zone = f" ({self.clock.zone})" if self.clock.zone else ""
         gaps = self.steps - self.rows
+        often = f"every {self.frequency}"
+        if self.frequency is None:
+            often = f"irregular, usually every {self.clock.duration(self.unit)}"
+        first, last = self.clock.texts(np.array([self.first, self.last]))
+        zone = f" ({self.clock.zone})" if self.clock.zone else ""
+        parts = zip(self.splits, ("training", "validation", "test"), strict=True)
         lines = [
-            f"{self.series:,} series of {self.rows:,} rows{f' and {gaps:,} missing steps' if gaps else ''}",
-            f"{often}, from {first} to {last}{zone}; season: {self.season:,} steps",
+            f"{self.series:,} series of {self.rows:,} rows"
+            + (f", and {gaps:,} missing steps between them" if gaps else ""),
+            f"{often}, from {first} to {last}{zone}"
+            + (f"; a season of {self.season:,} steps" if self.season > 1 else ""),
+            f"features of the calendar: {', '.join(self.cycles) or 'none'}",
+            f"{'series' if self.has_label else 'steps'}: "
+            + ", ".join(f"{count:,} for {part}" for count, part in parts),
         ]
-        if self.cycles:
-            lines.append(f"features of the calendar: {', '.join(self.cycles)}")
-        names = ("training", "validation", "test")
-        lines.append("steps: " + ", ".join(f"{n:,} for {name}" for n, name in zip(self.splits, names, strict=True)))
         return [*lines, *self.notes]
 
     def __str__(self) -> str:
         rows = [self.HEAD, *self.rows_of_columns()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
         return "\n".join([*table, *self.facts()])
 
 
@@ -245,20 +206,3 @@ def _share(share: float) -> str:
     if share == 0:
         return "none"
     return f"{share:.1%}" if share >= 0.001 else "<0.1%"
-
-
-def duration(nanoseconds: int, is_time: bool = True) -> str:
-    """A time in its largest whole unit, or one that is near.
-
-    >>> duration(90 * 10**9), duration(86_400 * 10**9)
-    ('90 seconds', '1 day')
-    """
-    if not is_time:
-        return str(nanoseconds)
-    from unrolled.series.data.frequency import DAY, SIZES
-
-    for unit, size in [("day", DAY), *reversed(SIZES.items())]:
-        count = nanoseconds / size
-        if count >= 2 or count == 1 or unit == "nanosecond":
-            return f"{count:.4g} {unit}{'' if count == 1 else 's'}"
-    return "0"

@@ -86,7 +86,10 @@ class RunningScale:
 
     def state_dict(self) -> dict[str, list[list[float]]]:
         """All that it has seen, as numbers."""
-        return {"sums": [list(sums) for sums in self._sums], "now": [list(now) for now in self._now]}
+        return {
+            "sums": [list(sums) for sums in self._sums],
+            "now": [list(now) for now in self._now],
+        }
 
     def load_state_dict(self, saved: Mapping[str, list[list[float]]]) -> None:
         """Go on from what ``state_dict`` gave."""

@@ -37,11 +37,11 @@ MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF
 
 
 def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
-    """The table in a file: CSV with commas, semicolons, tabs or bars, or Parquet; ``-``: CSV of standard input.
+    """The table in a file: CSV with commas, semicolons, tabs or bars, or Parquet; ``-``: standard input.
 
     What ends in ``.gz``, ``.bz2`` or ``.zst`` is unpacked. In a file without commas between its cells
-    a comma may be the decimal point. Cells stay text until it is known what they are to be. Rows are counted as a
-    spreadsheet does: the names are row 1.
+    a comma may be the decimal point. Cells stay text until it is known what they are to be. Rows are
+    counted as a spreadsheet does: the names are row 1.
 
     Args:
         path: the file.
@@ -57,7 +57,8 @@ def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
             codecs.lookup(encoding)
         except LookupError:
             raise CallError(
-                f"encoding: got {encoding!r}, expected one that Python knows, such as 'cp1252' or 'gb18030'"
+                f"encoding: got {encoding!r}, expected one that Python knows, such as 'cp1252' or "
+                "'gb18030'"
             ) from None
     arrow = extra("pyarrow")
     try:
@@ -70,7 +71,9 @@ def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise DataError(
+            f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def _opener(path: str | Path) -> Callable[[], Any]:
@@ -92,9 +95,12 @@ def _parquet(path: str | Path, name: str) -> Table:
         raise DataError(f"{name}: got Parquet, expected CSV; give the file by its name")
     parquet = extra("pyarrow.parquet")
     whole = parquet.read_table(str(path))
-    table = table_of(whole, name)
-    table.first_row = 1
-    return table
+    return Table(
+        {column: whole[column] for column in whole.column_names},
+        whole.num_rows,
+        name=name,
+        first_row=1,
+    )
 
 
 def _csv(
@@ -108,7 +114,9 @@ def _csv(
     text = _decoded(head, encoding, name)
     if not text.strip():
         raise DataError(f"{name}: empty, expected a table with {NAMES}")
-    delimiter = _delimiter(text, "\t" if (path or "").removesuffix(".gz").endswith(".tsv") else None)
+    delimiter = _delimiter(
+        text, "\t" if (path or "").removesuffix(".gz").endswith(".tsv") else None
+    )
     names = _names(text, delimiter, name)
     arrow, reader = extra("pyarrow"), extra("pyarrow.csv")
     options: dict[str, Any] = {
@@ -122,12 +130,15 @@ def _csv(
             quoted_strings_can_be_null=True,
         ),
     }
+    if not text.rstrip().strip("\ufeff").count("\n") and len(head) < SAMPLE:
+        none = arrow.array([], arrow.large_string())
+        return Table(dict.fromkeys(names, none), 0, name=name, first_row=2)
     reading = {"column_names": names, "skip_rows": 1, "encoding": encoding}
     try:
         with opened() as file:
             found = reader.read_csv(file, read_options=reader.ReadOptions(**reading), **options)
     except (arrow.ArrowInvalid, UnicodeDecodeError) as error:
-        _refuse_csv(opened, error, name, encoding, delimiter, len(names), text)
+        _refuse_csv(opened, error, name, encoding, delimiter, len(names))
     rows, numbers = _without_blanks(found)
     columns = {column: rows[column] for column in rows.column_names}
     return Table(
@@ -137,7 +148,7 @@ def _csv(
         first_row=2,
         numbers=numbers,
         commas=delimiter != ",",
-        path=path,
+        file=path,
         delimiter=delimiter,
     )
 
@@ -147,15 +158,20 @@ def _decoded(head: bytes, encoding: str, name: str) -> str:
     try:
         text: str = decoder.decode(head)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: {_wrong_encoding(head[: error.start].count(10) + 1, encoding)}") from None
+        raise DataError(
+            f"{name}: {_wrong_encoding(head[: error.start].count(10) + 1, encoding)}"
+        ) from None
     if "\0" in text:
-        raise DataError(f"{name}: binary, expected CSV or Parquet; of UTF-16, say so: encoding='utf-16'")
+        raise DataError(
+            f"{name}: binary, expected CSV or Parquet; of UTF-16, say so: encoding='utf-16'"
+        )
     return text.removeprefix("\ufeff")
 
 
 def _wrong_encoding(row: int, encoding: str) -> str:
     return (
-        f"row {row} is not {encoding.upper()}; name the encoding, such as encoding='cp1252' (Western Europe), "
+        f"row {row} is not {encoding.upper()}; name the encoding, such as encoding='cp1252' (Western "
+        "Europe), "
         "'gb18030' (Chinese) or 'shift_jis' (Japanese), or save the file as UTF-8"
     )
 
@@ -168,13 +184,21 @@ def _delimiter(text: str, given: str | None) -> str:
     best, most = ",", 0
     for delimiter in DELIMITERS:
         counts = [len(row) for row in csv.reader(lines[:-1] or lines, delimiter=delimiter) if row]
-        if counts and counts[0] > 1 and counts.count(counts[0]) >= 0.9 * len(counts) and counts[0] > most:
+        if (
+            counts
+            and counts[0] > 1
+            and counts.count(counts[0]) >= 0.9 * len(counts)
+            and counts[0] > most
+        ):
             best, most = delimiter, counts[0]
     return best
 
 
 def _names(text: str, delimiter: str, name: str) -> list[str]:
-    row = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])]
+    row = [
+        cell.strip()
+        for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    ]
     if not row:
         raise DataError(f"{name}: row 1 is blank, expected {NAMES}")
     if all(re.fullmatch(r"[-+\d.,eE]+", cell) for cell in row):
@@ -187,7 +211,12 @@ def _names(text: str, delimiter: str, name: str) -> list[str]:
 
 
 def _refuse_csv(
-    opened: Callable[[], Any], error: Exception, name: str, encoding: str, delimiter: str, cells: int, text: str
+    opened: Callable[[], Any],
+    error: Exception,
+    name: str,
+    encoding: str,
+    delimiter: str,
+    cells: int,
 ) -> None:
     """Say what is wrong with a file that could not be read, and in which row."""
     if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
@@ -204,7 +233,8 @@ def _refuse_csv(
                 if row and len(row) != cells:
                     shown = delimiter.join(row)[:60]
                     raise DataError(
-                        f"{name}: row {number}: got {len(row)} cells, expected {cells} as the first row: {shown!r}; "
+                        f"{name}: row {number}: got {len(row)} cells, expected {cells} as the first "
+                        f"row: {shown!r}; "
                         "a cell that holds what stands between cells is to be quoted"
                     )
     raise DataError(f"{name}: cannot be read ({error})") from None
@@ -226,7 +256,7 @@ class _Raw(io.RawIOBase):
 
 
 def _without_blanks(table: Any) -> tuple[Any, Any]:
-    """The table without rows of which every cell is empty; and the numbers of the rows, if some are left out."""
+    """The table without blank rows; and the numbers of those that stay, if some do not."""
     compute = extra("pyarrow.compute")
     if table.num_columns == 1 or not all(column.null_count for column in table.columns):
         return table, None
@@ -240,10 +270,10 @@ def _without_blanks(table: Any) -> tuple[Any, Any]:
 
 
 def write_table(path: str | Path, columns: Mapping[str, Any] | Any) -> None:
-    """Write a frame, or arrays by name, to a file, whole or not at all: Parquet, or CSV; ``-``: standard output.
+    """Write a frame, or arrays by name, to a file, whole or not at all; ``-``: standard output.
 
-    The name's end says which: ``.parquet``, ``.csv``, ``.tsv``, the last two with ``.gz`` too. A missing number
-    is an empty cell.
+    The name's end says how: ``.parquet``, ``.csv``, ``.tsv``, the last two with ``.gz`` too. A
+    missing number is an empty cell.
 
     Raises:
         CallError: the name's end is another.
@@ -272,7 +302,9 @@ def _as_csv(table: Any, delimiter: str) -> bytes:
     arrow, writer = extra("pyarrow"), extra("pyarrow.csv")
     for style in ("none", "needed"):  # quotes, if any cell or name needs them
         buffer = io.BytesIO()
-        options = writer.WriteOptions(delimiter=delimiter, quoting_style=style, quoting_header=style)
+        options = writer.WriteOptions(
+            delimiter=delimiter, quoting_style=style, quoting_header=style
+        )
         try:
             writer.write_csv(table, buffer, options)
         except arrow.ArrowInvalid:
