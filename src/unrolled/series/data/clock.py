@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unrolled.errors import CallError
 from unrolled.series.data.frames import extra
-from unrolled.series.data.frequency import DAY, SIZES
+from unrolled.series.data.frequency import DAY, SIZES, Frequency
 
 Integers = NDArray[np.int64]
 Kind = Literal["datetime", "date", "counter", "fractions", "order"]
@@ -110,6 +110,10 @@ class Clock:
             return str(time)
         unit, size = next((unit, size) for unit, size in LARGEST_FIRST if time >= size)
         return f"{time / size:.4g} {unit}{'' if time == size else 's'}"
+
+    def step(self, frequency: Frequency) -> str:
+        """A step in words: "30 minutes"; of a counter its size."""
+        return self.duration(frequency.count) if frequency.unit == "step" else str(frequency)
 
     def written(self, times: Integers) -> Any:
         """Times as an Arrow array of the type that the table's column has, written as they are there."""

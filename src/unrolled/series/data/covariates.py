@@ -57,12 +57,12 @@ class Covariates:
         values, codes = [], []
         for name in numbers:
             found = self.rows.numbers(name, "static")[order]
-            values.append(self._constant(name, found, ~np.isnan(found), np.nan))
+            values.append(self._constant(name, "static", found, ~np.isnan(found), np.nan))
         for name in categories:
             coded = self._coded(name)[order]
             raw = self.rows.levels(name)[0][order]
-            self._constant(name, raw, raw >= 0, -1)  # also of levels that are all unknown
-            codes.append(self._constant(name, coded, raw >= 0, UNKNOWN))
+            self._constant(name, "static", raw, raw >= 0, -1)  # also of levels that are all unknown
+            codes.append(self._constant(name, "static", coded, raw >= 0, UNKNOWN))
         return _columns(values, count, np.float64), _columns(codes, count, np.int64)
 
     def labels(self) -> NDArray[Any] | None:
@@ -75,6 +75,7 @@ class Covariates:
         if name is None:
             return None
         order, groups = self.groups.order, self.groups
+        found: NDArray[Any]
         if self.is_category(name):
             self._coded(name)
             found = self.rows.levels(name)[0][order]
@@ -82,7 +83,7 @@ class Covariates:
         else:
             found = self.rows.numbers(name, "label")[order]
             there = ~np.isnan(found)
-        self._constant(name, found, there, -1)
+        self._constant(name, "label", found, there, -1)
         at = np.minimum.reduceat(np.where(there, np.arange(len(found)), len(found)), groups.starts)
         lacking = np.flatnonzero(at == len(found))
         if len(lacking):
@@ -141,7 +142,9 @@ class Covariates:
             found
         ]
 
-    def _constant(self, name: str, values: Any, there: NDArray[np.bool_], missing: float) -> Any:
+    def _constant(
+        self, name: str, role: str, values: Any, there: NDArray[np.bool_], missing: float
+    ) -> Any:
         """The one value of each series, ``missing`` if it has none."""
         groups = self.groups
         rows = np.where(there, np.arange(len(values)), len(values))
@@ -154,11 +157,10 @@ class Covariates:
             row = int(wrong.argmax())
             series = int(groups.of_row[row])
             raise DataError(
-                f"{self.rows.at(int(groups.order[row]))}: the column {name!r} (static) has another "
-                "value than in "
-                f"{self.rows.table.row(int(groups.order[at[series]]))}, in {groups.name(series)}; "
-                "expected one value a "
-                "series; of one that changes, say past or known"
+                f"{self.rows.at(int(groups.order[row]))}: the column {name!r} ({role}) has another value "
+                f"than in {self.rows.table.row(int(groups.order[at[series]]))}, in "
+                f"{groups.name(series)}; expected one value a series"
+                + ("; of a column that changes, say past or known" if role == "static" else "")
             )
         return found
 

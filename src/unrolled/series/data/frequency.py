@@ -59,7 +59,7 @@ class Frequency:
             raise CallError(f"frequency: got {self.count} {self.unit}, expected {_EXPECTED}")
 
     @classmethod
-    def of(cls, text: "str | int | Frequency") -> "Frequency":
+    def of(cls, text: "str | float | Frequency") -> "Frequency":
         """That which ``text`` names: "hour", "30 minutes", "business day", or pandas's "30min", "MS", "W".
 
         >>> Frequency.of("30min"), Frequency.of("monthly"), str(Frequency.of("2 weeks"))
@@ -69,7 +69,7 @@ class Frequency:
             return text
         if isinstance(text, int) and not isinstance(text, bool):
             return cls("step", text)
-        parts = re.fullmatch(r"\s*(\d*)\s*([A-Za-z. ]+?)\s*(-[A-Za-z]+)?\s*", str(text))
+        parts = re.fullmatch(r"\s*(\d*)\s*([A-Za-z ]+?)\s*(?:-[A-Za-z]+)?\s*", str(text))
         if not parts:
             raise CallError(f"frequency: got {text!r}, expected {_EXPECTED}")
         count, unit = int(parts[1] or 1), parts[2]

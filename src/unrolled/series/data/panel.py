@@ -131,7 +131,7 @@ def panel_of(
     *,
     future: Any = None,
     horizon: int = 0,
-    frequency: str | int | Frequency | None = INFER,
+    frequency: str | float | Frequency | None = INFER,
     season: int | None = None,
     zone: str | None = None,
     shares: tuple[float, float] = (0.1, 0.1),

@@ -40,7 +40,7 @@ class Column:
     @property
     def embedding(self) -> int:
         """The size of an embedding of its levels, after fastai: 1.6 n^0.56, at most 50."""
-        return min(50, round(1.6 * (len(self.levels) + 1) ** 0.56))
+        return min(50, round(1.6 * float(len(self.levels) + 1) ** 0.56))
 
     @property
     def told(self) -> str:
@@ -157,7 +157,9 @@ class Plan:
             Column(**{**c, "levels": tuple(c["levels"])}) for c in record.pop("columns")
         )
         frequency = record.pop("frequency")
-        tuples = {name: tuple(record.pop(name)) for name in ("cycles", "shares", "splits", "notes")}
+        tuples: dict[str, Any] = {
+            name: tuple(record.pop(name)) for name in ("cycles", "shares", "splits", "notes")
+        }
         return cls(
             columns=columns,
             clock=Clock.of_record(record.pop("clock")),
@@ -175,9 +177,9 @@ class Plan:
     def facts(self) -> list[str]:
         """What is said of the whole table, a line each."""
         gaps = self.steps - self.rows
-        often = f"every {self.frequency}"
-        if self.frequency is None:
-            often = f"irregular, usually every {self.clock.duration(self.unit)}"
+        often = f"irregular, usually every {self.clock.duration(self.unit)}"
+        if self.frequency is not None:
+            often = f"every {self.clock.step(self.frequency)}"
         first, last = self.clock.texts(np.array([self.first, self.last]))
         zone = f" ({self.clock.zone})" if self.clock.zone else ""
         parts = zip(self.splits, ("training", "validation", "test"), strict=True)

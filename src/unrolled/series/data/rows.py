@@ -122,8 +122,7 @@ def grouped(rows: Rows) -> Groups:
         if (part < 0).any():
             raise DataError(
                 f"{rows.at(int((part < 0).argmax()))}: the column {name!r} (series) is empty, "
-                "expected the "
-                "name of a series"
+                "expected the name of a series"
             )
         codes = codes * len(texts) + part
         parts.append((part, texts))
@@ -143,8 +142,7 @@ def grouped(rows: Rows) -> Groups:
         series = int(firsts.argmax())
         raise DataError(
             f"{rows.at(int(firsts[series]))}: {groups.name(series)} has no history, expected rows of "
-            "it in "
-            f"{rows.table.name}"
+            f"it in {rows.table.name}"
         )
     return groups
 
@@ -185,14 +183,12 @@ def _refuse_disorder(rows: Rows, groups: Groups, clock: Clock, times: Integers) 
     if first == second:
         raise DataError(
             f"{rows.at(now)}: {name} has {first} a second time, after {rows.table.row(before)}; "
-            "expected each time "
-            f"once{_advice_for_twice(rows, clock)}"
+            f"expected each time once{_advice_for_twice(rows, clock)}"
         )
     columns = [*rows.roles.series, str(rows.roles.time)]
     raise DataError(
         f"{rows.at(now)}: {name} goes back from {first} to {second}; expected times that rise within "
-        "a series; "
-        f"sort it, {rows.table.sorting(columns)}"
+        f"a series; sort it, {rows.table.sorting(columns)}"
     )
 
 
@@ -203,8 +199,7 @@ def _advice_for_twice(rows: Rows, clock: Clock) -> str:
     ]
     others = [name for name in others if not rows.table.is_numbers(name)]
     if not rows.roles.series and others:
-        return "; of a table with several series, say which column tells them apart: "
-        f"series={others[0]!r}"
+        return f"; if there are several series, say which column tells them apart: series={others[0]!r}"
     if clock.kind == "datetime" and clock.zone is None:
         return "; if a clock was set back there, say where: zone='Europe/Berlin'"
     return "; drop one of the two, or take their mean"

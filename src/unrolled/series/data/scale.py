@@ -39,15 +39,16 @@ def running_scale(values: ArrayLike) -> Scaling:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
         raise ValueError(f"values: got shape {list(values.shape)}, expected [T, Y]")
+    if not len(values):
+        return Scaling(values.copy(), values.copy())
     observed = ~np.isnan(values)
     count = np.cumsum(observed, axis=0)
-    begins = observed.argmax(axis=0)
-    first = values[begins, np.arange(values.shape[1])] if len(values) else np.zeros(values.shape[1])
+    first = values[observed.argmax(axis=0), np.arange(values.shape[1])]
     first = np.where(np.isnan(first), 0.0, first)
     n = np.maximum(count, 1).astype(np.float64)
     deviation = np.where(observed, values - first, 0.0)
     mean = np.cumsum(deviation, axis=0) / n
-    before = np.vstack([np.zeros((1, values.shape[1])), mean[:-1]])[: len(values)]
+    before = np.vstack([np.zeros((1, values.shape[1])), mean[:-1]])
     terms = np.maximum((deviation - before) * (deviation - mean), 0.0)
     squares = np.cumsum(np.where(observed, terms, 0.0), axis=0)
     magnitude = np.cumsum(np.where(observed, np.abs(values), 0.0), axis=0) / n

@@ -49,7 +49,7 @@ def sequences_of(
     frame: Any,
     roles: Roles | Plan,
     *,
-    frequency: str | int | Frequency | None = INFER,
+    frequency: str | float | Frequency | None = INFER,
     zone: str | None = None,
     shares: tuple[float, float] = (0.1, 0.1),
 ) -> Sequences:
@@ -70,7 +70,7 @@ def sequences_of(
     """
     table = table_of(frame)
     plan = roles if isinstance(roles, Plan) else None
-    if plan is not None and plan.roles.label not in table:
+    if plan is not None and plan.roles.label is not None and plan.roles.label not in table:
         columns = tuple(column for column in plan.columns if column.role != "label")
         roles = replace(plan, columns=columns)
     panel = panel_of(table, roles, frequency=frequency, zone=zone, shares=shares)

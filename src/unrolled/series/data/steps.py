@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.errors import CallError, DataError
-from unrolled.series.data.clock import Clock
+from unrolled.series.data.clock import FRACTION, Clock
 from unrolled.series.data.frequency import Frequency, inferred
 from unrolled.series.data.plan import Plan
 from unrolled.series.data.rows import Groups, Rows
@@ -22,7 +22,7 @@ OFTEN = 3  # gaps from which on a frequency can be told from chance
 
 
 def frequency_of(
-    given: str | int | Frequency | None, rows: Rows, groups: Groups, clock: Clock, times: Integers
+    given: str | float | Frequency | None, rows: Rows, groups: Groups, clock: Clock, times: Integers
 ) -> Frequency | None:
     """How often the rows come: as ``given``, or if that is ``"infer"`` from their times.
 
@@ -40,10 +40,11 @@ def frequency_of(
         if len(groups.starts) == len(times):
             raise DataError(
                 f"{rows.table.name}: every series has one row, from which no frequency is seen; "
-                "expected more, or a "
-                f"frequency: 'hour', 'day', …{_advice_for_singles(rows)}"
+                f"expected more, or a frequency: 'hour', 'day', …{_advice_for_singles(rows)}"
             )
         return inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
+    if clock.kind == "fractions" and isinstance(given, int | float) and given > 0:
+        return Frequency("step", max(1, round(given * FRACTION)))
     step = Frequency.of(given)
     if clock.is_calendar == (step.unit == "step"):
         expected = "a unit of time, such as 'hour'" if clock.is_calendar else "a whole number"
@@ -76,9 +77,8 @@ def held_frequency(
     got = inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
     if got and got.size >= 2 * step.size:
         raise DataError(
-            f"{rows.table.name}: a row every {got}, expected every {step} as in training; train on "
-            "such a table, or "
-            "add the rows between, empty where nothing was measured"
+            f"{rows.table.name}: a row every {clock.step(got)}, expected every {clock.step(step)} as in training; train on "
+            "such a table, or add the rows between, empty where nothing was measured"
         )
     return step
 
@@ -106,13 +106,13 @@ def steps_of(
             first = clock.text(int(times[groups.starts[series]]))
             raise DataError(
                 f"{rows.at(int(groups.order[at]))}: {clock.text(int(times[at]))} of "
-                f"{groups.name(series)} {why}; "
-                f"expected a row every {step} from {first}; for times without a frequency: frequency=None"
+                f"{groups.name(series)} {why}; expected a row every {clock.step(step)} from {first}; for times "
+                "without a frequency: frequency=None"
             )
     whole = int((steps[groups.ends] + 1).sum())
     if whole > MOST_FILLED * len(times) + FEW:
         raise DataError(
-            f"{rows.table.name}: {len(times):,} rows would be {whole:,} steps, one every {step}; "
+            f"{rows.table.name}: {len(times):,} rows would be {whole:,} steps, one every {clock.step(step)}; "
             f"expected at most {MOST_FILLED} a row; take a longer frequency, or None for times without one"
         )
     return steps
@@ -192,7 +192,7 @@ class Layout:
         else:
             filled = step.times(np.repeat(times[groups.starts], self.sizes), counted)
         filled[self.places] = times[self.rows]
-        return filled
+        return np.asarray(filled, dtype=np.int64)
 
     def gaps(self, times: Integers, step: Frequency | None, unit: int) -> Floats:
         """The time since the step before, in usual gaps; 0 at the first of a series."""
@@ -219,6 +219,5 @@ class Layout:
         raise DataError(
             f"{rows.table.name}: {len(wanted)} of the {self.future} rows after the last target of "
             f"{groups.name(series)} are missing{more}, from {first} to {last}; expected them, with "
-            "the target empty "
-            f"and what is known ahead: {', '.join(rows.roles.known)}"
+            f"the target empty and what is known ahead: {', '.join(rows.roles.known)}"
         )

@@ -81,8 +81,8 @@ def _opener(path: str | Path) -> Callable[[], Any]:
     arrow = extra("pyarrow")
     if str(path) != "-":
         with Path(path).open("rb") as file:
-            kind = "gzip" if file.read(2) == GZIP else "detect"
-        return lambda: arrow.input_stream(str(path), compression=kind)
+            found = "gzip" if file.read(2) == GZIP else "detect"
+        return lambda: arrow.input_stream(str(path), compression=found)
     if sys.stdin is None:
         raise DataError("standard input: closed, expected a table")
     whole = sys.stdin.buffer.read()
@@ -121,7 +121,7 @@ def _csv(
     arrow, reader = extra("pyarrow"), extra("pyarrow.csv")
     options: dict[str, Any] = {
         "parse_options": reader.ParseOptions(
-            delimiter=delimiter, newlines_in_values='"' in text, ignore_empty_lines=False
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
         ),
         "convert_options": reader.ConvertOptions(
             column_types={column: arrow.large_string() for column in names},
@@ -170,9 +170,8 @@ def _decoded(head: bytes, encoding: str, name: str) -> str:
 
 def _wrong_encoding(row: int, encoding: str) -> str:
     return (
-        f"row {row} is not {encoding.upper()}; name the encoding, such as encoding='cp1252' (Western "
-        "Europe), "
-        "'gb18030' (Chinese) or 'shift_jis' (Japanese), or save the file as UTF-8"
+        f"row {row} is not {encoding.upper()}; name its encoding, such as encoding='cp1252' (Western "
+        "Europe), 'gb18030' (Chinese) or 'shift_jis' (Japanese), or save it as UTF-8"
     )
 
 

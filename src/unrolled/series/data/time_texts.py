@@ -197,7 +197,7 @@ def _minutes(offsets: Any) -> Integers:
     plain = compute.replace_substring(signed, ":", "")
     number = _whole(compute.replace_substring(plain, "+", ""))
     size = np.abs(number)
-    return np.sign(number) * (size // 100 * 60 + size % 100)
+    return np.asarray(np.sign(number) * (size // 100 * 60 + size % 100), dtype=np.int64)
 
 
 def _whole(texts: Any) -> Integers:
