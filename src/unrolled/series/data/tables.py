@@ -6,6 +6,7 @@ as large and brings no encodings, pandas is larger together with what it needs f
 
 import codecs
 import csv
+import encodings
 import gzip
 import io
 import re
@@ -18,7 +19,9 @@ import numpy as np
 
 from unrolled import files
 from unrolled.errors import CallError, DataError
+from unrolled.series.data.clock import UTC, Clock, numbers_of
 from unrolled.series.data.frames import Table, extra, table_of
+from unrolled.series.data.frequency import SECOND
 
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE = 1 << 16  # bytes by which a file's kind is told
@@ -52,14 +55,11 @@ def read_table(path: str | Path, *, encoding: str | None = None) -> Table:
         CallError: the encoding is not known.
     """
     name = "standard input" if str(path) == "-" else str(path)
-    if encoding is not None:
-        try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise CallError(
-                f"encoding: got {encoding!r}, expected one that Python knows, such as 'cp1252' or "
-                "'gb18030'"
-            ) from None
+    # Python's own: what else is registered may take any name.
+    if encoding is not None and encodings.search_function(encoding.lower()) is None:
+        raise CallError(
+            f"encoding: got {encoding!r}, expected one that Python knows, such as 'cp1252' or 'gb18030'"
+        )
     arrow = extra("pyarrow")
     try:
         opened = _opener(path)
@@ -299,6 +299,9 @@ def write_table(path: str | Path, columns: Mapping[str, Any] | Any) -> None:
 
 def _as_csv(table: Any, delimiter: str) -> bytes:
     arrow, writer = extra("pyarrow"), extra("pyarrow.csv")
+    for place, field in enumerate(table.schema):
+        if arrow.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, _iso(table.column(place)))
     for style in ("none", "needed"):  # quotes, if any cell or name needs them
         buffer = io.BytesIO()
         options = writer.WriteOptions(
@@ -310,3 +313,16 @@ def _as_csv(table: Any, delimiter: str) -> bytes:
             continue
         return buffer.getvalue()
     raise AssertionError
+
+
+def _iso(stamps: Any) -> Any:
+    """Times as text of ISO 8601, with their offset if they have a zone."""
+    arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
+    zone = stamps.type.tz
+    times = numbers_of(compute.fill_null(stamps, arrow.scalar(0, stamps.type)))
+    if (times % SECOND).any():
+        return stamps
+    end = "" if zone is None else "Z" if zone == UTC else "%:z"
+    texts = Clock("datetime", zone, f"%Y-%m-%dT%H:%M:%S{end}").written(times)
+    empty = arrow.scalar(None, texts.type)
+    return compute.if_else(stamps.is_valid().combine_chunks(), texts, empty)
