@@ -26,7 +26,13 @@ KINDS = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.table, "map
 def test_a_frame_of_any_library_has_the_same_columns(kind: str) -> None:
     table = table_of(KINDS[kind](COLUMNS))
     assert table.names == list(COLUMNS) and table.rows == 3
-    assert [table.kind(name) for name in table.names] == ["number", "number", "boolean", "text", "time"]
+    assert [table.kind(name) for name in table.names] == [
+        "number",
+        "number",
+        "boolean",
+        "text",
+        "time",
+    ]
     np.testing.assert_array_equal(table.numbers("n", "past"), [1.5, np.nan, 3])
     np.testing.assert_array_equal(table.numbers("k", "past"), [1, 2, 3])
     np.testing.assert_array_equal(table.numbers("b", "past"), [1, 0, np.nan])
@@ -81,7 +87,12 @@ def test_the_named_index_of_pandas_is_a_column() -> None:
 
 
 def test_numbers_in_text_are_read_with_what_stands_for_none() -> None:
-    table = table_of({"a": [" 1.5 ", "-2e3", "NA", "", None, "nan"], "b": ["True", "false", "TRUE", "", None, "true"]})
+    table = table_of(
+        {
+            "a": [" 1.5 ", "-2e3", "NA", "", None, "nan"],
+            "b": ["True", "false", "TRUE", "", None, "true"],
+        }
+    )
     np.testing.assert_array_equal(table.numbers("a", "past"), [1.5, -2000, *[np.nan] * 4])
     np.testing.assert_array_equal(table.numbers("b", "past"), [1, 0, 1, np.nan, np.nan, 1])
     assert table.is_numbers("a") and table.is_numbers("b")
@@ -96,12 +107,17 @@ def test_text_is_meant_as_numbers_if_half_of_its_levels_are() -> None:
 @pytest.mark.parametrize(
     ("values", "role", "message"),
     [
-        (["1", "2", "x"], "target", "row 2: the column 'a' (target) has 'x', expected a number, or an empty cell if it is unknown"),
-        (["1", "2,5", "3"], "past", "row 1: the column 'a' (past) has '2,5', expected a number, or an empty cell if it is unknown; if it is a category, say so: categories='a'"),
-        ([1.0, float("inf")], "past", "row 1: the column 'a' (past) has inf, expected a number of at most 1e+30; leave the cell empty if it is unknown"),
-        ([0.0, -1e31], "past", "row 1: the column 'a' (past) has -1e+31, expected a number of at most 1e+30"),
+        (["1", "2", "x"], "target", "row 2: the column 'a' (target) has 'x', expected a number, or an "
+         "empty cell if it is unknown"),
+        (["1", "2,5", "3"], "past", "row 1: the column 'a' (past) has '2,5', expected a number, or an "
+         "empty cell if it is unknown; if it is a category, say so: categories='a'"),
+        ([1.0, float("inf")], "past", "row 1: the column 'a' (past) has inf, expected a number of at "
+         "most 1e+30; leave the cell empty if it is unknown"),
+        ([0.0, -1e31], "past", "row 1: the column 'a' (past) has -1e+31, expected a number of at most "
+         "1e+30"),
         (["1", "-inf"], "past", "row 1: the column 'a' (past) has -inf"),
-        (np.array(["2020-01-01"], "datetime64[s]"), "past", "the column 'a' (past) is of type time, expected numbers"),
+        (np.array(["2020-01-01"], "datetime64[s]"), "past", "the column 'a' (past) is of type time, "
+         "expected numbers"),
         ([[1], [2]], "past", "the column 'a' (past) is of type list"),
     ],
 )  # fmt: skip
@@ -113,20 +129,28 @@ def test_what_is_no_number_is_refused_with_its_row(values, role: str, message: s
 def test_a_column_of_several_kinds_is_refused_when_it_is_asked_for() -> None:
     table = table_of(pd.DataFrame({"a": [1, "x"], "b": [1, 2]}, dtype=object))
     assert table.numbers("b", "past").tolist() == [1, 2]
-    with pytest.raises(DataError, match="the column 'a' cannot be read .* expected values of one kind"):
+    with pytest.raises(
+        DataError, match=r"the column 'a' cannot be read .* expected values of one kind"
+    ):
         table.numbers("a", "past")
     with pytest.raises(DataError, match="the column 'a' cannot be read"):
         table_of({"a": [1, "x"]})
 
 
 def test_what_is_no_frame_is_refused() -> None:
-    with pytest.raises(CallError, match="the frame: got list, expected a frame of pandas, polars or PyArrow"):
+    with pytest.raises(
+        CallError, match="the frame: got list, expected a frame of pandas, polars or PyArrow"
+    ):
         table_of([1, 2])
     with pytest.raises(CallError, match=r"got a lazy LazyFrame; give what its collect\(\) gives"):
         table_of(pl.LazyFrame({"a": [1]}))
-    with pytest.raises(DataError, match=r"got columns of different lengths \(a 1, b 2\), expected the same"):
+    with pytest.raises(
+        DataError, match=r"got columns of different lengths \(a 1, b 2\), expected the same"
+    ):
         table_of({"a": [1], "b": [1, 2]})
-    with pytest.raises(DataError, match=r"the column 'a' has shape \[2, 1\], expected one dimension"):
+    with pytest.raises(
+        DataError, match=r"the column 'a' has shape \[2, 1\], expected one dimension"
+    ):
         table_of({"a": np.zeros((2, 1))})
     with pytest.raises(DataError, match="the frame: "):
         table_of(pd.DataFrame([[1, 2]], columns=["a", "a"]))
@@ -153,7 +177,9 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
         raise ModuleNotFoundError(name=module)
 
     monkeypatch.setattr(frames, "import_module", absent)
-    with pytest.raises(MissingExtraError, match=r"pip install pyarrow \(the extra 'series' of unrolled\)"):
+    with pytest.raises(
+        MissingExtraError, match=r"pip install pyarrow \(the extra 'series' of unrolled\)"
+    ):
         table_of({"a": [1]})
 
 

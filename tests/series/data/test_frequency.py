@@ -96,7 +96,9 @@ def test_a_counter_has_a_step() -> None:
         ("2020-02-26", "week", ["2020-02-26", "2020-03-04"]),
     ],
 )  # fmt: skip
-def test_the_calendar_has_leap_years_ends_of_months_and_weekends(first, frequency, expected) -> None:
+def test_the_calendar_has_leap_years_ends_of_months_and_weekends(
+    first, frequency, expected
+) -> None:
     start = np.array([first], "datetime64[ns]").astype(np.int64)
     got = Frequency.of(frequency).times(start, np.arange(len(expected)))
     assert got.astype("datetime64[ns]").astype("datetime64[D]").astype(str).tolist() == expected
@@ -117,7 +119,8 @@ def test_a_step_and_its_time_are_inverse(unit, count, step) -> None:
 def test_what_lies_between_steps_is_seen() -> None:
     first = np.zeros(1, dtype=np.int64)
     for frequency, offset in [
-        ("hour", SIZES["minute"]), ("week", DAY), ("month", DAY), ("business day", 2 * DAY), ("month end", DAY),
+        ("hour", SIZES["minute"]), ("week", DAY), ("month", DAY), ("business day", 2 * DAY), (
+         "month end", DAY),
     ]:  # fmt: skip
         assert Frequency.of(frequency).steps(first, first + offset)[1].all(), frequency
 
@@ -131,5 +134,7 @@ def test_seasons_are_those_of_a_day_a_week_or_a_year() -> None:
 
 @pytest.mark.parametrize("name", ["", "fortnight", "0 hours", "h2", 0, "5"])
 def test_what_is_no_frequency_is_refused(name) -> None:
-    with pytest.raises(CallError, match="frequency: got .*expected one such as 'hour', '30 minutes'"):
+    with pytest.raises(
+        CallError, match=r"frequency: got .*expected one such as 'hour', '30 minutes'"
+    ):
         Frequency.of(name)

@@ -54,7 +54,9 @@ def test_every_way_of_writing_a_table_gives_the_same_cells(tmp_path, content, na
 
 def test_an_encoding_can_be_named(tmp_path: Path) -> None:
     path = put(tmp_path, "Straße;n\nGlück;1\n".encode("cp1252"))
-    with pytest.raises(DataError, match="row 1 is not UTF-8; name its encoding, such as encoding='cp1252'"):
+    with pytest.raises(
+        DataError, match="row 1 is not UTF-8; name its encoding, such as encoding='cp1252'"
+    ):
         read_table(path)
     assert cells(read_table(path, encoding="cp1252")) == {"Straße": ["Glück"], "n": ["1"]}
     with pytest.raises(CallError, match="encoding: got 'no such', expected one that Python knows"):
@@ -72,7 +74,9 @@ def test_decimal_commas_are_read_where_cells_are_not_parted_by_them(tmp_path: Pa
     assert table.numbers("a", "past").tolist() == [1.5, -3]
     np.testing.assert_array_equal(table.numbers("b", "past"), [2, np.nan])
     assert table.numbers("c", "past").tolist() == [1.5, 2]
-    with pytest.raises(DataError, match=r"row 3: the column 'a' \(past\) has '2,5', expected a number"):
+    with pytest.raises(
+        DataError, match=r"row 3: the column 'a' \(past\) has '2,5', expected a number"
+    ):
         read_table(put(tmp_path, 'a,b\n1.5,x\n"2,5",y\n')).numbers("a", "past")
 
 
@@ -103,12 +107,21 @@ def test_a_column_without_a_name_gets_one(tmp_path: Path) -> None:
         ("", "empty, expected a table with the names of the columns in the first row"),
         (b"\n\n", "empty, expected a table"),
         ("\na,b\n1,2\n", "row 1 is blank, expected the names"),
-        ("1,2\n3,4\n", "row 1 holds numbers (1, 2), expected the names of the columns in the first row"),
+        (
+            "1,2\n3,4\n",
+            "row 1 holds numbers (1, 2), expected the names of the columns in the first row",
+        ),
         ("a,a\n1,2\n", "two columns are named 'a', expected each name once"),
-        ("a,b\n1,2\n3\n", "row 3: got 1 cells, expected 2 as the first row: '3'; a cell that holds"),
+        (
+            "a,b\n1,2\n3\n",
+            "row 3: got 1 cells, expected 2 as the first row: '3'; a cell that holds",
+        ),
         ("a,b\n1,2\n3,4,5\n", "row 3: got 3 cells, expected 2 as the first row: '3,4,5'"),
         ("a,b\n" + "1,2\n" * 400_000 + "3,4,5\n", "row 400002: got 3 cells, expected 2"),
-        (b"PK\x03\x04....", "a zip archive, as .xlsx is, expected CSV or Parquet; export it as one of them"),
+        (
+            b"PK\x03\x04....",
+            "a zip archive, as .xlsx is, expected CSV or Parquet; export it as one of them",
+        ),
         (b"ARROW1..", "an Arrow file, expected CSV or Parquet"),
         (b"a,b\n1,\x00\n", "binary, expected CSV or Parquet"),
         (b"PAR1....PAR1", "cannot be read"),
@@ -122,7 +135,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content, message: str) -> N
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none.csv: no such file"):
+    with pytest.raises(DataError, match=r"none.csv: no such file"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(DataError, match="cannot be read"):
         read_table(tmp_path)
@@ -171,7 +184,9 @@ def test_a_datetime_is_written_as_iso_8601(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
             "t": pd.to_datetime(["2020-03-29 01:00", "2020-03-29 02:00"]),
-            "z": pd.to_datetime(["2020-03-29 00:00", "2020-03-29 01:00"], utc=True).tz_convert("Europe/Berlin"),
+            "z": pd.to_datetime(["2020-03-29 00:00", "2020-03-29 01:00"], utc=True).tz_convert(
+                "Europe/Berlin"
+            ),
             "d": pa.array([18_000, 18_001], pa.date32()).to_pylist(),
         }
     )
@@ -189,7 +204,9 @@ def test_standard_output_gets_csv(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_another_end_of_a_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match=r"t.xlsx: expected a name that ends in .csv, .csv.gz, .tsv or"):
+    with pytest.raises(
+        CallError, match=r"t.xlsx: expected a name that ends in .csv, .csv.gz, .tsv or"
+    ):
         write_table(tmp_path / "t.xlsx", {"a": [1]})
 
 

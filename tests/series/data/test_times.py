@@ -71,7 +71,9 @@ def test_a_text_is_read_and_written_again(texts, times, written) -> None:
 
 
 @given(
-    st.lists(st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1)), min_size=1, max_size=5),
+    st.lists(
+        st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1)), min_size=1, max_size=5
+    ),
     st.sampled_from(["T", " "]),
     st.sampled_from(["", "Z", "+05:30", "-0800"]),
 )
@@ -95,11 +97,22 @@ def test_a_datetime_of_any_library_is_the_same_and_is_given_back_as_it_was(kind,
         "polars": lambda: pl.from_pandas(plain.to_frame("t")),
         "arrow": lambda: pa.table({"t": pa.array(plain)}),
         "numpy": lambda: {"t": plain.to_numpy()},
-        "python": lambda: {"t": plain.dt.to_pydatetime().tolist() if hasattr(plain.dt, "to_pydatetime") else []},
+        "python": lambda: {
+            "t": plain.dt.to_pydatetime().tolist() if hasattr(plain.dt, "to_pydatetime") else []
+        },
     }[kind]()
     table = table_of(values)
     times, clock = times_of(table, "t")
-    assert times.tolist() == plain.dt.tz_convert("UTC").dt.tz_localize(None).astype("datetime64[ns]").astype("int64").tolist() if zone else plain.astype("datetime64[ns]").astype("int64").tolist()
+    assert (
+        times.tolist()
+        == plain.dt.tz_convert("UTC")
+        .dt.tz_localize(None)
+        .astype("datetime64[ns]")
+        .astype("int64")
+        .tolist()
+        if zone
+        else plain.astype("datetime64[ns]").astype("int64").tolist()
+    )
     assert clock.zone == zone
     assert clock.written(times).type == table.arrow("t").type
     assert clock.written(times).equals(table.arrow("t"))
@@ -136,7 +149,8 @@ def test_the_zone_tells_where_the_calendar_is_read_and_changes_no_moment() -> No
 def test_a_local_time_that_does_not_exist_is_refused_with_its_row() -> None:
     with pytest.raises(
         DataError,
-        match=r"the frame: row 1: the column 't' \(time\) has 2020-03-29 02:30:00, which in Europe/Berlin does "
+        match=r"the frame: row 1: the column 't' \(time\) has 2020-03-29 02:30:00, which in "
+        r"Europe/Berlin does "
         r"not exist: the clock jumps over it; expected times in UTC, or with their offset",
     ):
         read(["2020-03-29 01:30", "2020-03-29 02:30", "2020-03-29 03:30"], "Europe/Berlin")
@@ -146,7 +160,8 @@ def test_a_local_time_that_does_not_exist_is_refused_with_its_row() -> None:
 def test_a_local_time_that_the_clock_shows_twice_is_refused_unless_it_is_there_twice() -> None:
     once = ["2020-10-25 01:00", "2020-10-25 02:00", "2020-10-25 03:00"]
     with pytest.raises(
-        DataError, match=r"row 1: .* has 2020-10-25 02:00:00, .* is one of two: the clock shows it twice"
+        DataError,
+        match=r"row 1: .* has 2020-10-25 02:00:00, .* is one of two: the clock shows it twice",
     ):
         read(once, "Europe/Berlin")
     twice = ["2020-10-25 01:00", "2020-10-25 02:00", "2020-10-25 02:00", "2020-10-25 03:00"]
@@ -155,8 +170,12 @@ def test_a_local_time_that_the_clock_shows_twice_is_refused_unless_it_is_there_t
     # Two series side by side, each with both.
     times, _ = read(np.repeat(twice, 2).tolist(), "Europe/Berlin", np.array([0, 1] * 4))
     assert np.diff(times[::2]).tolist() == np.diff(times[1::2]).tolist() == [3600 * NS] * 3
-    with pytest.raises(DataError, match="row 1: .* is one of two"):  # one each is not both
-        read(["2020-10-25 01:00", "2020-10-25 02:00", "2020-10-25 02:00"], "Europe/Berlin", np.arange(3))
+    with pytest.raises(DataError, match=r"row 1: .* is one of two"):  # one each is not both
+        read(
+            ["2020-10-25 01:00", "2020-10-25 02:00", "2020-10-25 02:00"],
+            "Europe/Berlin",
+            np.arange(3),
+        )
 
 
 def test_offsets_that_vary_are_read_and_said() -> None:
@@ -164,7 +183,8 @@ def test_offsets_that_vary_are_read_and_said() -> None:
     times, clock = times_of(table, "t")
     assert times.tolist() == utc("2020-03-29T00:00", "2020-03-29T01:00") and clock.zone == "UTC"
     assert table.notes == [
-        "the offsets of the times vary, so the calendar is read in UTC; to read it in local time, say where: "
+        "the offsets of the times vary, so the calendar is read in UTC; to read it in local time, say "
+        "where: "
         "zone='Europe/Berlin'"
     ]
     table = table_of({"t": ["2020-03-29T01:00+01:00", "2020-03-29T03:00+02:00"]})
@@ -174,14 +194,23 @@ def test_offsets_that_vary_are_read_and_said() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["2020-01-01", None], r"row 1: the column 't' \(time\) has no value; expected a date or a time"),
+        (
+            ["2020-01-01", None],
+            r"row 1: the column 't' \(time\) has no value; expected a date or a time",
+        ),
         (["2020-01-01", ""], r"row 1: .* has no value"),
         (["2020-01-01", "soon"], r"row 1: .* has 'soon'; expected a time like 2020-01-01"),
         (["soon"], r"row 0: .* has 'soon'; expected a date or a time as ISO 8601 writes it"),
         (["2020-01-31", "2020-02-30"], r"row 1: .* has '2020-02-30'; expected a date or a time"),
         (["2020-01-01 01:00", "2020-01-01 25:00"], r"row 1: .* has '2020-01-01 25:00'"),
-        (["2020-01-01 01:00", "2020-01-01 02:00Z"], r"row 1: .* has '2020-01-01 02:00Z'; expected no zone"),
-        (["2020-01-01 01:00Z", "2020-01-01 02:00"], r"row 1: .* '2020-01-01 02:00'; expected a zone"),
+        (
+            ["2020-01-01 01:00", "2020-01-01 02:00Z"],
+            r"row 1: .* has '2020-01-01 02:00Z'; expected no zone",
+        ),
+        (
+            ["2020-01-01 01:00Z", "2020-01-01 02:00"],
+            r"row 1: .* '2020-01-01 02:00'; expected a zone",
+        ),
         (["01/02/2020", "02/02/2020"], r"expected a date whose day and month can be told apart"),
         (["2020-W54"], r"row 0: .* has '2020-W54'"),
         (["Foo 2020"], r"row 0: .* has 'Foo 2020'"),
@@ -197,7 +226,9 @@ def test_what_is_no_time_is_refused_with_its_row(texts, message) -> None:
 
 
 def test_a_zone_that_is_not_known_is_refused() -> None:
-    with pytest.raises(CallError, match="zone: got 'Europe/Atlantis', expected a name of the time zone"):
+    with pytest.raises(
+        CallError, match="zone: got 'Europe/Atlantis', expected a name of the time zone"
+    ):
         read(["2020-01-01"], "Europe/Atlantis")
 
 
@@ -208,5 +239,9 @@ def test_a_clock_says_what_it_holds_and_with_which_it_agrees() -> None:
     assert zoned.described == "times in the zone UTC" and plain.described == "times without a zone"
     assert date.described == "dates" and counter.described == "whole numbers"
     assert plain.agrees(date) and zoned.agrees(Clock("datetime", "Asia/Tokyo"))
-    assert not zoned.agrees(plain) and not counter.agrees(date) and not counter.agrees(Clock("fractions"))
+    assert (
+        not zoned.agrees(plain)
+        and not counter.agrees(date)
+        and not counter.agrees(Clock("fractions"))
+    )
     assert Clock.of_record(zoned.record()) == zoned

@@ -27,6 +27,7 @@ MISSING = (
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 COMMAS = r"^[+-]?\d+(,\d+)?$"
 TRUTHS = {"true": 1.0, "false": 0.0}
+COARSE = [np.dtype(f"datetime64[{unit}]") for unit in "YMWhm"]  # units that Arrow has not
 LARGEST = 1e30  # beyond it a square leaves float32, in which networks calculate
 MEANT = 0.5  # the share of a text's levels that are numbers from which it is meant as numbers
 SHOWN = 12  # names in a message
@@ -306,6 +307,8 @@ def _array(values: Any, name: str, table: str) -> Any:
         raise DataError(
             f"{table}: the column {name!r} has shape {list(shape)}, expected one dimension"
         )
+    if getattr(values, "dtype", np.dtype(float)) in COARSE:
+        values = values.astype("datetime64[s]")
     try:
         return arrow.array(values, from_pandas=True)
     except (arrow.ArrowException, TypeError, ValueError) as error:

@@ -25,9 +25,12 @@ from unrolled.series.data.steps import (
     steps_of,
     usual_gap,
 )
+from unrolled.shapes import check_size
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+MOST_AHEAD = 1_000_000  # steps after a history
 
 
 class Series(NamedTuple):
@@ -156,8 +159,14 @@ def panel_of(
 
     Raises:
         DataError: the table cannot be used as it is; the text names row and series.
-        CallError: an argument cannot be served.
+        CallError: roles or a frequency cannot be served.
+        ValueError: a number is out of its range.
     """
+    check_size("horizon", horizon, least=0, most=MOST_AHEAD)
+    check_size("least", least)
+    if season is not None:
+        check_size("season", season)
+    _check_shares(shares)
     plan = roles if isinstance(roles, Plan) else None
     roles = roles.roles if isinstance(roles, Plan) else roles
     table = table_of(frame)
@@ -225,6 +234,11 @@ def panel_of(
         key_columns={name: table.arrow(name).take(groups.firsts) for name in roles.series},
         **values,
     )
+
+
+def _check_shares(shares: tuple[float, float]) -> None:
+    if len(shares) != 2 or min(shares) < 0 or not sum(shares) < 1:
+        raise ValueError(f"shares: got {shares}, expected two numbers from 0 on, below 1 together")
 
 
 def _targets(rows: Rows, groups: Groups, steps: Integers) -> tuple[Floats, Integers]:

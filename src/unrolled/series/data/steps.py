@@ -77,7 +77,8 @@ def held_frequency(
     got = inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
     if got and got.size >= 2 * step.size:
         raise DataError(
-            f"{rows.table.name}: a row every {clock.step(got)}, expected every {clock.step(step)} as in training; train on "
+            f"{rows.table.name}: a row every {clock.step(got)}, expected every {clock.step(step)} as in "
+            f"training; train on "
             "such a table, or add the rows between, empty where nothing was measured"
         )
     return step
@@ -106,13 +107,15 @@ def steps_of(
             first = clock.text(int(times[groups.starts[series]]))
             raise DataError(
                 f"{rows.at(int(groups.order[at]))}: {clock.text(int(times[at]))} of "
-                f"{groups.name(series)} {why}; expected a row every {clock.step(step)} from {first}; for times "
+                f"{groups.name(series)} {why}; expected a row every {clock.step(step)} from {first}; "
+                f"for times "
                 "without a frequency: frequency=None"
             )
     whole = int((steps[groups.ends] + 1).sum())
     if whole > MOST_FILLED * len(times) + FEW:
         raise DataError(
-            f"{rows.table.name}: {len(times):,} rows would be {whole:,} steps, one every {clock.step(step)}; "
+            f"{rows.table.name}: {len(times):,} rows would be {whole:,} steps, one every "
+            f"{clock.step(step)}; "
             f"expected at most {MOST_FILLED} a row; take a longer frequency, or None for times without one"
         )
     return steps
