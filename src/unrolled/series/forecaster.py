@@ -1,0 +1,497 @@
+"""Forecasts of series: fit on a table, predict, back-test."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unrolled.errors import CallError
+from unrolled.series.calibration import calibrated
+from unrolled.series.data import Panel, Roles, frame_like, panel_of
+from unrolled.series.data.origins import Origins, seasons_of, statistics_of
+from unrolled.series.feeds import ForecastFeed
+from unrolled.series.models import DISTRIBUTIONS, ForecastNetwork
+from unrolled.series.models.distributions import LEVELS
+from unrolled.series.models.forecast import CELLS
+from unrolled.series.passes import Asked
+from unrolled.series.predicting import at_levels, predicted
+from unrolled.series.run import ForecastRun, network_config
+from unrolled.series.scores import ForecastFigures, figures, seasonal_errors
+from unrolled.shapes import check_fraction, check_size
+from unrolled.training import Callback, Settings, Trainer, steps_of
+from unrolled.training.run import beginning, place_of_a_run
+
+Floats = NDArray[np.float64]
+Names = str | Sequence[str]
+
+STEPS, EPOCHS = 800, 3.0  # of a training, at least, where neither minutes nor epochs are given
+
+
+def levels_of(quantiles: Sequence[float]) -> list[float]:
+    """The levels that a network learns: those asked for, as many on the other side, and ``LEVELS``.
+
+    Raises:
+        ValueError: a level is not between 0 and 1.
+    """
+    asked = list(quantiles)
+    if not asked:
+        raise ValueError(
+            "quantiles: got none, expected levels between 0 and 1, such as (0.1, 0.5, 0.9)"
+        )
+    for level in asked:
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+            raise ValueError(f"quantiles: got {level!r}, expected levels between 0 and 1")
+    return sorted({round(x, 9) for q in (*asked, *LEVELS) for x in (q, 1 - q)} | {0.5})
+
+
+def begin(
+    directory: Path, panel: Panel, options: dict[str, Any], command: dict[str, Any]
+) -> ForecastRun:
+    """A new run in ``directory``, in which a forecaster is to be trained on ``panel``.
+
+    ``options``: ``horizon``, ``quantiles`` and the other arguments of ``Forecaster`` by name.
+    """
+    statistics = statistics_of(panel)
+    config = network_config(
+        panel.plan,
+        options["horizon"],
+        levels=levels_of(options["quantiles"]),
+        **{
+            name: options[name]
+            for name in ("hidden_size", "cell", "depth", "dropout", "distribution")
+        },
+    )
+    known = ("seed", "epochs", "minutes", "batch_steps", "optimizer", "learning_rate", "schedule",
+             "weight_decay", "clip", "evaluations", "patience", "threads", "average")  # fmt: skip
+    settings = Settings(**{name: options[name] for name in known}, steps=1)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    model = ForecastNetwork(**config)
+    data = Origins(panel, statistics, seasons_of(panel.plan), options["horizon"])
+    if settings.minutes is None and settings.epochs is None:
+        an_epoch = len(ForecastFeed(model, data, settings))
+        settings = replace(settings, epochs=max(EPOCHS, STEPS / an_epoch))
+    settings = settings.with_steps(
+        steps_of(model, settings, lambda model, settings: ForecastFeed(model, data, settings))
+    )
+    return ForecastRun.create(
+        directory,
+        panel=panel,
+        statistics=statistics,
+        model_config=config,
+        settings=settings,
+        command=command,
+    )
+
+
+def calibrate(run: ForecastRun, data: Origins) -> None:
+    """Stretch the quantiles of a trained run until they are right on its validation split."""
+    run.save_spread(calibrated(run.model(), data, run.settings))
+
+
+class Forecaster:
+    """Forecasts of one series or of many, by a recurrent network.
+
+        >>> import numpy as np
+        >>> from unrolled.series import Forecaster
+        >>> t = np.arange(400)
+        >>> frame = {"t": t, "y": 10 + np.sin(t * np.pi / 6)}
+        >>> forecaster = Forecaster(horizon=6, epochs=2).fit(frame, time="t", target="y")
+        >>> sorted(forecaster.predict(frame))
+        ['q0.1', 'q0.5', 'q0.9', 't']
+
+    Args:
+        horizon: how many steps ahead it learns to forecast; ``predict`` may ask for more.
+        quantiles: the levels that ``predict`` gives; any others can be asked for there.
+        cell: "lstm", "gru" or "elman".
+        hidden_size: H, the hidden units of a layer.
+        depth: L, how many layers.
+        dropout: the share of features dropped in training.
+        distribution: what the network gives: "quantiles" themselves, or the parameters of "normal",
+            "student-t", "mixture", or for counts "negative-binomial".
+        minutes, epochs: how long it trains: a time, or passes over the table. By default at least 3 passes and
+            800 steps; it stops earlier if the validation split gains no more.
+        learning_rate: at its highest.
+        season: the steps of a season; by default that of the frequency, such as 24 of hours.
+        frequency: of the times: "infer", a name such as "hour" or "30min", or ``None``: they are irregular.
+        validation_share, test_share: of the steps of each series, its last ones, which are not trained on.
+        batch_steps: steps of all windows of a batch.
+        threads: processor threads; by default PyTorch's number.
+        seed: the source of all chance.
+        out: the run directory that is made; by default a temporary one.
+
+    Attributes:
+        run: the ``ForecastRun``, after ``fit`` or ``load``; ``run.plan`` says what was understood of the table.
+        network: its ``ForecastNetwork``, in eval mode.
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        quantiles: Sequence[float] = (0.1, 0.5, 0.9),
+        cell: str = "lstm",
+        hidden_size: int = 64,
+        depth: int = 1,
+        dropout: float = 0.1,
+        distribution: str = "quantiles",
+        minutes: float | None = None,
+        epochs: float | None = None,
+        learning_rate: float = 5e-3,
+        season: int | None = None,
+        frequency: str | int | None = "infer",
+        validation_share: float = 0.1,
+        test_share: float = 0.0,
+        batch_steps: int = 1024,
+        threads: int | None = None,
+        seed: int = 0,
+        out: Path | str | None = None,
+    ) -> None:
+        self.horizon = check_size("horizon", horizon)
+        levels_of(quantiles)
+        self.quantiles = tuple(quantiles)
+        if cell not in CELLS:
+            raise ValueError(f"cell: got {cell!r}, expected one of {', '.join(CELLS)}")
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution: got {distribution!r}, expected one of {', '.join(DISTRIBUTIONS)}"
+            )
+        if minutes is not None and epochs is not None:
+            raise ValueError(
+                f"minutes: got {minutes!r} with epochs={epochs!r}, expected one of them"
+            )
+        check_fraction("validation_share", validation_share)
+        check_fraction("test_share", test_share)
+        self.cell, self.hidden_size, self.depth, self.dropout = cell, hidden_size, depth, dropout
+        self.distribution, self.minutes, self.epochs = distribution, minutes, epochs
+        self.learning_rate, self.season, self.frequency = learning_rate, season, frequency
+        self.validation_share, self.test_share = validation_share, test_share
+        self.batch_steps, self.threads, self.seed = batch_steps, threads, seed
+        self.out = None if out is None else Path(out)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._run: ForecastRun | None = None
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "Forecaster":
+        """The forecaster that was trained into the run ``directory``, here or by ``unrolled train series``."""
+        run = ForecastRun(directory)
+        command = run.command
+        forecaster = cls(
+            run.model_config["horizon"], quantiles=command.get("quantiles", (0.1, 0.5, 0.9))
+        )
+        forecaster._take(run)
+        return forecaster
+
+    def fit(
+        self,
+        frame: Any,
+        *,
+        target: Names,
+        time: str | None = None,
+        series: Names = (),
+        known: Names = (),
+        past: Names = (),
+        static: Names = (),
+        categories: Names = (),
+        callbacks: Sequence[Callback] = (),
+    ) -> "Forecaster":
+        """Train on a table in long format: a row for each series and time.
+
+        Args:
+            frame: of pandas, polars, PyArrow or another library that narwhals knows, or a mapping from names to
+                columns; see the guide on series' tables.
+            target: the column to forecast, or several.
+            time: the column of times; without one the rows of a series are its steps.
+            series: the column, or columns, that name the series.
+            known: columns that are known ahead.
+            past: columns that are known up to now.
+            static: columns that do not change within a series.
+            categories: those of these columns that are no quantities though they are numbers.
+            callbacks: what follows the training.
+
+        Raises:
+            CallError: a column is not there, or has two roles.
+            DataError: the table is not one of series; the row is named.
+            RunError: the training diverged, or ``out`` cannot be used.
+        """
+        roles = Roles(time, target, series, known, past, static, categories)  # type: ignore[arg-type]
+        shares = (self.validation_share, self.test_share)
+        panel = panel_of(
+            frame,
+            roles,
+            frequency=self.frequency,
+            season=self.season,
+            shares=shares,
+            least=self.horizon,
+        )
+        if self.out is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="unrolled-")
+        directory = self.out or Path(str(self._temporary and self._temporary.name)) / "run"
+        options = self.options()
+        with place_of_a_run(directory, is_new=True), beginning(directory):
+            run = begin(directory, panel, options, {"kind": "series", **options})
+        trainer = Trainer(run)
+        trainer.train(callbacks)
+        calibrate(run, trainer.data)
+        self._take(run)
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that decide what is trained, by name."""
+        names = ("horizon", "cell", "hidden_size", "depth", "dropout", "distribution", "minutes", "epochs",
+                 "learning_rate", "season", "batch_steps", "seed")  # fmt: skip
+        options = {name: getattr(self, name) for name in names}
+        options["quantiles"] = list(self.quantiles)
+        options["threads"] = self.threads or torch.get_num_threads()
+        return options | RECIPE
+
+    def _take(self, run: ForecastRun) -> None:
+        self._run, self.network, self.spread = run, run.model(), run.spread()
+
+    @property
+    def run(self) -> ForecastRun:
+        """The run directory.
+
+        Raises:
+            CallError: there is none yet.
+        """
+        if self._run is None:
+            raise CallError(
+                "forecaster: got one that is not fitted, expected fit(…) or load(…) before"
+            )
+        return self._run
+
+    def predict(
+        self,
+        frame: Any,
+        *,
+        horizon: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        future: Any = None,
+    ) -> Any:
+        """What comes after the last value of each series.
+
+        Args:
+            frame: as that of ``fit``, of the same or of other series. Where columns are known ahead, it has
+                rows for what comes too, without targets.
+            horizon: how many steps; by default as many as were learnt.
+            quantiles: the levels; by default those of the forecaster.
+            future: a frame of the rows to come, if ``frame`` does not have them.
+
+        Returns:
+            A frame of the same kind: the columns of the series and of the time by their names, then "q0.1",
+            "q0.5" … With several targets a column "target" says which.
+
+        Raises:
+            CallError, DataError: as of ``fit``; or the table is not like that of ``fit``.
+        """
+        run = self.run
+        steps = self.network.horizon if horizon is None else check_size("horizon", horizon)
+        wanted = self.quantiles if quantiles is None else tuple(quantiles)
+        levels_of(wanted)
+        panel = panel_of(frame, run.plan, horizon=steps, future=future)
+        asked = Asked(panel.lengths - 1, np.arange(len(panel)))
+        told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
+        return frame_like(frame, self._columns(panel, asked, told, wanted))
+
+    def backtest(
+        self, frame: Any, *, origins: int = 1000, horizon: int | None = None, future: Any = None
+    ) -> "Backtest":
+        """What it would have said at the last ``origins`` steps of each series whose future is in the table.
+
+        One pass over each series: no origin is read anew. An origin in what it was trained on tells nothing
+        of how well it does; ``Forecaster(test_share=…)`` keeps some steps from it.
+
+        Args:
+            frame: as of ``predict``.
+            origins: how many of each series, at most; fewer in a short one.
+            horizon: how many steps ahead; by default as many as were learnt.
+            future: as of ``predict``.
+        """
+        run = self.run
+        check_size("origins", origins)
+        steps = self.network.horizon if horizon is None else check_size("horizon", horizon)
+        panel = panel_of(frame, run.plan)
+        last = panel.lengths - 1 - steps
+        counts = np.clip(last + 1, 0, origins)
+        series = np.repeat(np.arange(len(panel)), counts)
+        if not len(series):
+            raise CallError(
+                f"horizon: got {steps}, expected fewer: no series has more than {int(panel.lengths.max())} steps"
+            )
+        within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
+        asked = Asked((last - counts + 1)[series] + within, series)
+        data = run.origins(panel)
+        told = predicted(self.network, self.spread, data, asked, steps)
+        return Backtest.of(self, frame, data, asked, told)
+
+    def _columns(
+        self,
+        panel: Panel,
+        asked: Asked,
+        told: Floats,
+        wanted: Sequence[float],
+        *,
+        is_test: bool = False,
+    ) -> dict[str, Any]:
+        """Columns of forecasts ``[N, horizon, targets, Q]``, a row for each origin, target and step."""
+        plan, (count, steps, targets, _) = panel.plan, told.shape
+        rows = np.repeat(np.arange(count), targets * steps)
+        ahead = np.tile(np.arange(1, steps + 1), count * targets)
+        columns: dict[str, Any] = {
+            name: values.take(asked.series[rows]) for name, values in panel.key_columns.items()
+        }
+        origins = panel.offsets[:-1][asked.series] + asked.steps
+        clock = getattr(panel, "clock", None) or plan.clock
+        time = plan.of_role("time")
+        name = time[0].name if time else "step"
+        if is_test:
+            columns["origin"] = clock.written(panel.times[origins][rows])
+        columns[name] = clock.written(panel.times[origins[rows] + ahead])
+        if targets > 1:
+            columns["target"] = np.tile(np.repeat(np.array(plan.targets), steps), count)
+        values = at_levels(told, self.network.distribution.levels, wanted).swapaxes(1, 2)
+        for k, level in enumerate(wanted):
+            columns[f"q{level:g}"] = values[..., k].ravel()
+        return columns
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Forecasts from many origins, and what they are worth.
+
+    ``scores`` are the network's, ``naive`` those of the seasonal naive forecast at the same origins;
+    ``by_horizon`` ``[horizon]``: the mean absolute error of the median at each step ahead, in units of
+    ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "origin".
+    """
+
+    scores: ForecastFigures
+    naive: ForecastFigures
+    forecasts: Any
+    by_horizon: Floats
+
+    @classmethod
+    def of(
+        cls, forecaster: Forecaster, frame: Any, data: Origins, asked: Asked, told: Floats
+    ) -> "Backtest":
+        """Compare what was said with what came."""
+        panel, levels = data.panel, forecaster.network.distribution.levels
+        count, steps, targets, _ = told.shape
+        rows = (data.begins[asked.series] + asked.steps)[:, None] + np.arange(1, steps + 1)
+        values = data.values[rows]
+        season = max(1, panel.plan.season)
+        errors = np.empty((count, targets, 2))
+        naive = np.empty_like(told)
+        firsts = np.full(len(panel), np.iinfo(np.int64).max)
+        np.minimum.at(firsts, asked.series, asked.steps)
+        for k in np.unique(asked.series):
+            begin, here = int(data.begins[k]), asked.series == k
+            before = data.values[begin : begin + int(firsts[k]) + 1]
+            for target in range(targets):
+                errors[here, target] = seasonal_errors(before[:, target], season)
+            naive[here] = seasonal_naive(
+                data.values[begin : begin + int(panel.lengths[k])],
+                asked.steps[here],
+                steps,
+                season,
+                before,
+                levels,
+            )
+        each = np.broadcast_to(errors[:, None], (count, steps, targets, 2)).reshape(-1, 2)
+        flat = values.ravel()
+        both = [figures(flat, of.reshape(flat.size, -1), levels, each) for of in (told, naive)]
+        median = told[..., len(levels) // 2]
+        off = np.abs(values - median) / np.where(
+            errors[:, None, :, 0] > 0, errors[:, None, :, 0], np.nan
+        )
+        with np.errstate(invalid="ignore"):
+            by_horizon = np.array(
+                [
+                    np.nanmean(row) if np.isfinite(row).any() else math.nan
+                    for row in off.swapaxes(0, 1)
+                ]
+            )
+        columns = forecaster._columns(panel, asked, told, forecaster.quantiles, is_test=True)
+        return cls(*both, frame_like(frame, columns), by_horizon)
+
+    HEAD = ("", "MASE", "RMSSE", "CRPS", "80 % covers", "95 % covers")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of ``HEAD`` for the network and for the seasonal naive forecast."""
+        return [
+            (name, f"{f.mase:.3f}", f"{f.rmsse:.3f}", f"{f.crps:.4f}",
+             *(f"{f.coverage[share]:.1%}" if share in f.coverage else "" for share in ("0.8", "0.95")))
+            for name, f in (("network", self.scores), ("seasonal naive", self.naive))
+        ]  # fmt: skip
+
+    def verdict(self) -> str:
+        """Whether it is better than the seasonal naive forecast, in one line."""
+        mine, others = self.scores.mase, self.naive.mase
+        if not mine < others:
+            return f"it LOSES to the seasonal naive forecast: MASE {mine:.3f}, where that has {others:.3f}"
+        return f"better than the seasonal naive forecast by {1 - mine / others:.0%}: MASE {mine:.3f} to {others:.3f}"
+
+    def __str__(self) -> str:
+        lines = [self.HEAD, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.verdict(), *table])
+
+
+def seasonal_naive(
+    values: Floats,
+    origins: NDArray[np.int64],
+    steps: int,
+    season: int,
+    before: Floats,
+    levels: Sequence[float],
+) -> Floats:
+    """``[N, steps, targets, Q]``: the value of the last season that is known, and quantiles of its errors.
+
+    Args:
+        values: ``[T, targets]``, one series.
+        origins: ``[N]``.
+        steps, season: how many.
+        before: ``[t, targets]``, what is known before the first origin; its seasonal errors give the quantiles,
+            wider by the root of the seasons ahead.
+        levels: ``[Q]``.
+    """
+    ahead = np.arange(1, steps + 1)
+    cycles = -(-ahead // season)
+    rows = origins[:, None] + ahead - season * cycles
+    point = np.where((rows >= 0)[..., None], values[np.maximum(rows, 0)], np.nan)
+    last = values[origins][:, None]
+    point = np.where(np.isnan(point), last, point)
+    point = np.where(
+        np.isnan(point), np.nanmean(before) if np.isfinite(before).any() else 0.0, point
+    )
+    apart = season if len(before) > season else 1
+    result = np.empty((*point.shape, len(levels)))
+    for target in range(values.shape[1]):
+        errors = before[apart:, target] - before[:-apart, target]
+        errors = errors[np.isfinite(errors)]
+        spread = np.quantile(errors, levels) if len(errors) else np.zeros(len(levels))
+        spread = spread - spread[len(levels) // 2]
+        result[:, :, target] = point[..., target, None] + spread * np.sqrt(cycles)[:, None]
+    return result
+
+
+RECIPE: dict[str, Any] = {
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "weight_decay": 1e-4,
+    "clip": 1.0,
+    "evaluations": 20,
+    "patience": 5,
+    "average": 0.99,
+}
+"""What every forecaster is trained with."""

@@ -1,0 +1,106 @@
+"""Forecasts in the units of the table, from any origin and of any horizon."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unrolled.series.calibration import stretched
+from unrolled.series.data.origins import Origins
+from unrolled.series.models import ForecastNetwork
+from unrolled.series.passes import Asked, Part, forecasts
+
+Floats = NDArray[np.float64]
+
+PATHS = 64  # of one forecast: ways on which a forecast goes on beyond the network's horizon
+TOGETHER = 16  # forecasts that continue at once
+CHANCE = 0  # the seed of which way meets which
+
+
+def at_levels(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
+    """Quantiles ``[..., Q]`` at the levels ``known``, read at those ``wanted``; beyond the outermost, these.
+
+    Between two it is linear in the normal distribution's own quantiles.
+    """
+    index = {level: k for k, level in enumerate(known)}
+    if all(level in index for level in wanted):
+        return quantiles[..., [index[level] for level in wanted]]
+    z = torch.special.ndtri(torch.tensor([*known, *wanted], dtype=torch.float64)).numpy()
+    nodes, places = z[: len(known)], np.clip(z[len(known) :], z[0], z[len(known) - 1])
+    left = np.clip(np.searchsorted(nodes, places, side="right") - 1, 0, len(nodes) - 2)
+    share = (places - nodes[left]) / (nodes[left + 1] - nodes[left])
+    result: Floats = quantiles[..., left] * (1 - share) + quantiles[..., left + 1] * share
+    return result
+
+
+@torch.no_grad()
+def predicted(
+    model: ForecastNetwork, spread: Tensor, data: Origins, asked: Asked, horizon: int
+) -> Floats:
+    """``[N, horizon, targets, Q]``: the quantiles at the levels of the model, in the table's units.
+
+    Beyond the network's own horizon a forecast continues from what it said: on ``PATHS`` ways, each at
+    another level of the first part, the network reads on as if that had come, with the scale of the origin. Of
+    what it then says, at other levels on each way, there are again quantiles.
+
+    Args:
+        model: in eval mode.
+        spread: by what quantiles are stretched; see ``calibrated``.
+        data: whose future has as many steps as are asked for, as far as columns are known ahead.
+        asked: the origins.
+        horizon: how many steps ahead.
+    """
+    result = np.empty((len(asked.steps), horizon, model.targets, len(model.distribution.levels)))
+    near = min(horizon, model.horizon)
+    for part in forecasts(model, data, asked, is_whole=horizon > near):
+        quantiles = stretched(part.quantiles(model), spread)
+        for k in range(0, len(part.places), TOGETHER if horizon > near else len(part.places)):
+            some = slice(k, k + TOGETHER if horizon > near else None)
+            told = quantiles[some]
+            if horizon > near:
+                told = _beyond(model, spread, data, part.some(some), told, horizon)
+            location, scale = (one[some, None, :, None].double() for one in part.ahead[3:5])
+            result[part.places[some]] = (location + scale * told.double()).numpy()[:, :horizon]
+    return result
+
+
+def _beyond(
+    model: ForecastNetwork,
+    spread: Tensor,
+    data: Origins,
+    part: Part,
+    quantiles: Tensor,
+    horizon: int,
+) -> Tensor:
+    """The scaled quantiles of a whole horizon, ``[n, horizon, targets, Q]``, from those of its first part."""
+    levels = model.distribution.levels
+    count, targets = len(part.places), model.targets
+    chance = np.random.default_rng(CHANCE)
+    ways = (np.arange(PATHS) + 0.5) / PATHS
+    origins = data.begins[part.series] + part.steps
+    location, scale = (np.repeat(data_[origins], PATHS, 0) for data_ in (data.location, data.scale))
+    rows, series = np.repeat(origins, PATHS), np.repeat(part.series, PATHS)
+    state = tuple(s.repeat_interleave(PATHS, 1) for s in part.whole)
+    behind = max([1, *data.seasons])
+    seen = data.scaled_before(origins, part.series, behind)  # [n, behind, targets]
+    values = np.repeat(seen, PATHS, 0)
+    told, done = [quantiles], model.horizon
+    path = at_levels(quantiles.double().numpy(), levels, ways)  # [n, steps, targets, ways]
+    while done < horizon:
+        path = np.moveaxis(path, -1, 1).reshape(count * PATHS, model.horizon, targets)
+        values = np.concatenate([values, path], 1)
+        steps = rows[:, None] + np.arange(done - model.horizon + 1, done + 1)
+        inputs, codes = data.imagined(steps.T, series, path.swapaxes(0, 1))
+        states, state = model.read(inputs, codes, state)
+        ahead = data.ahead_of(rows, series, done, values, location, scale)
+        given = model.quantiles(states[-1], *ahead[:5])
+        each = stretched(given, spread).double().numpy()
+        order = np.stack([chance.permutation(PATHS) for _ in range(count)]).ravel()
+        path = at_levels(each, levels, ways)[np.arange(len(order)), ..., order]
+        path = path.reshape(count, PATHS, model.horizon, targets)
+        told.append(torch.from_numpy(np.moveaxis(np.quantile(path, levels, axis=1), 0, -1)).float())
+        path = np.moveaxis(path, 1, -1)
+        done += model.horizon
+    return torch.cat(told, 1)[:, :horizon]
