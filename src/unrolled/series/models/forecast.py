@@ -25,8 +25,8 @@ class ForecastNetwork(Model):
     """Recurrent layers that read a series once; their state after step t is the origin of a forecast.
 
         a_t = f(x_t, a_{t-1})                              the state, from all up to t
-        e_{t,h} = gelu(C_h a_t + K k_{t+h} + L l_{t,h})    for h = 1 … H
-        p_{t,h} = P (e_{t,h} + gelu(E e_{t,h}))            the parameters of a distribution
+        e_{t,h} = relu(C_h a_t + K k_{t+h} + L l_{t,h})    for h = 1 … H
+        p_{t,h} = P (e_{t,h} + relu(E e_{t,h}))            the parameters of a distribution
         b_{t,h} = β_h · l_{t,h}                            what it lies about
 
     k_{t+h} is what is known ahead of step t + h. l_{t,h} are values that are known at t: the last one, and
@@ -154,8 +154,8 @@ class ForecastNetwork(Model):
         hidden = self.context(self.drop(states)).unflatten(-1, (self.horizon, -1))
         if self.ahead is not None:
             hidden = hidden + self.ahead(_with(known, known_codes, self.known_embeddings))
-        hidden = F.gelu(hidden + self.lagged(lags.flatten(-2)))
-        hidden = hidden + F.gelu(self.inner(hidden))
+        hidden = F.relu(hidden + self.lagged(lags.flatten(-2)))
+        hidden = hidden + F.relu(self.inner(hidden))
         given = self.output(hidden).unflatten(-1, (self.targets, -1))
         return given, (self.base * lags).sum(-1)
 
