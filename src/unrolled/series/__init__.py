@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrolled.series.forecaster import Backtest, Forecaster
+    from unrolled.series.backtest import Backtest
+    from unrolled.series.forecaster import Forecaster
 
-HOMES = {"Backtest": "forecaster", "Forecaster": "forecaster"}
+HOMES = {"Backtest": "backtest", "Forecaster": "forecaster"}
 __all__ = ["Backtest", "Forecaster"]
 
 

@@ -15,7 +15,7 @@ FEWEST = 50  # values on the validation split, below which nothing is stretched
 
 
 def stretched(quantiles: Tensor, spread: Tensor) -> Tensor:
-    """``quantiles`` ``[..., Q]`` with each one's distance from the middle times ``spread`` ``[Q]``; ascending."""
+    """``quantiles`` ``[..., Q]``, their distances from the middle times ``spread`` ``[Q]``."""
     middle = quantiles[..., quantiles.shape[-1] // 2, None]
     return (middle + (quantiles - middle) * spread).sort(-1).values
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unrolled.errors import DataError
-from unrolled.series.data.origins import FURTHEST, Origins
+from unrolled.series.data.origins import Origins
+from unrolled.series.models.distributions import Around
 from unrolled.series.models.forecast import ForecastNetwork
 from unrolled.series.passes import Asked, forecasts
 from unrolled.training.feed import Feed
@@ -25,7 +26,7 @@ VALIDATION_ORIGINS = 2000  # at most, at every evaluation
 
 
 class Window(NamedTuple):
-    """B windows: the rows of the panel's arrays ``[T, B]``, each in its series ``[B]``; how many are real."""
+    """B windows: rows of the panel's arrays ``[T, B]``, of one series each ``[B]``; how many are real."""
 
     rows: Integers
     series: Integers
@@ -96,10 +97,8 @@ class ForecastFeed(Feed[Window]):
         left = (self.data.begins + self.splits[:, 0])[series[chosen]] - 1 - origins[chosen]
         trains = torch.from_numpy(np.arange(self.data.horizon) < left[:, None]).unsqueeze(-1)
         values = torch.where(trains, ahead.values, torch.nan)
-        given, base = self.model.parameters_of(
-            states.flatten(0, 1)[torch.from_numpy(chosen)], *ahead[:3]
-        )
-        return mean_loss(self.model, given, base, values, ahead.location, ahead.scale)
+        known = states.flatten(0, 1)[torch.from_numpy(chosen)]
+        return mean_loss(self.model, *self.model.parameters_of(known, ahead), values)
 
     def count(self, item: Window) -> int:
         return int(item.lengths.sum())
@@ -109,9 +108,8 @@ class ForecastFeed(Feed[Window]):
         train, validation = self.splits.T
         counts = np.maximum(validation - train, 0)
         series = np.repeat(np.arange(len(counts)), counts)
-        steps = np.concatenate([np.arange(a - 1, b - 1) for a, b in self.splits] or [[]]).astype(
-            np.int64
-        )
+        within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
+        steps = train[series] - 1 + within
         keep = np.linspace(0, len(steps) - 1, min(len(steps), VALIDATION_ORIGINS)).astype(np.int64)
         return Asked(steps[keep], series[keep])
 
@@ -128,9 +126,7 @@ class ForecastFeed(Feed[Window]):
                     -1
                 )
                 values = torch.where(inside, part.ahead.values, torch.nan)
-                loss = mean_loss(
-                    self.model, part.given, part.base, values, part.ahead.location, part.ahead.scale
-                )
+                loss = mean_loss(self.model, part.given, part.around, values)
                 known = int((~values.isnan()).sum())
                 middle = len(self.model.distribution.levels) // 2
                 below += int((values <= part.quantiles(self.model)[..., middle]).sum())
@@ -146,17 +142,9 @@ class ForecastFeed(Feed[Window]):
         return 1 if len(self.asked().steps) else 0
 
 
-def mean_loss(
-    model: ForecastNetwork,
-    given: Tensor,
-    base: Tensor,
-    values: Tensor,
-    location: Tensor,
-    scale: Tensor,
-) -> Tensor:
+def mean_loss(model: ForecastNetwork, given: Tensor, around: Around, values: Tensor) -> Tensor:
     """The mean loss of the values that are not missing; 0 where all are."""
     there = ~values.isnan()
-    filled = torch.where(there, values, 0.0).clamp(-FURTHEST, FURTHEST)
-    location, scale = (one.unsqueeze(1).expand_as(base) for one in (location, scale))
-    losses = model.distribution.loss(given, base, filled, location, scale)
+    filled = torch.where(there, values, 0.0)
+    losses = model.distribution.loss(given, around, filled)
     return torch.where(there, losses, 0.0).sum() / there.sum().clamp(min=1)

@@ -1,9 +1,8 @@
 """Forecasts of series: fit on a table, predict, back-test."""
 
-import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from unrolled.errors import CallError
+from unrolled.series.backtest import Backtest
 from unrolled.series.calibration import calibrated
 from unrolled.series.data import Panel, Roles, frame_like, panel_of
 from unrolled.series.data.origins import Origins, seasons_of, statistics_of
@@ -20,9 +20,8 @@ from unrolled.series.models import DISTRIBUTIONS, ForecastNetwork
 from unrolled.series.models.distributions import LEVELS
 from unrolled.series.models.forecast import CELLS
 from unrolled.series.passes import Asked
-from unrolled.series.predicting import at_levels, predicted
+from unrolled.series.predicting import columns_of, predicted
 from unrolled.series.run import ForecastRun, network_config
-from unrolled.series.scores import ForecastFigures, figures, seasonal_errors
 from unrolled.shapes import check_fraction, check_size
 from unrolled.training import Callback, Settings, Trainer, steps_of
 from unrolled.training.run import beginning, place_of_a_run
@@ -31,6 +30,17 @@ Floats = NDArray[np.float64]
 Names = str | Sequence[str]
 
 STEPS, EPOCHS = 800, 3.0  # of a training, at least, where neither minutes nor epochs are given
+
+RECIPE: dict[str, Any] = {
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "weight_decay": 1e-4,
+    "clip": 1.0,
+    "evaluations": 20,
+    "patience": 5,
+    "average": 0.99,
+}
+"""What every forecaster is trained with."""
 
 
 def levels_of(quantiles: Sequence[float]) -> list[float]:
@@ -115,8 +125,8 @@ class Forecaster:
         dropout: the share of features dropped in training.
         distribution: what the network gives: "quantiles" themselves, or the parameters of "normal",
             "student-t", "mixture", or for counts "negative-binomial".
-        minutes, epochs: how long it trains: a time, or passes over the table. By default at least 3 passes and
-            800 steps; it stops earlier if the validation split gains no more.
+        minutes, epochs: how long it trains: a time, or passes over the table. By default at least 3
+            passes and 800 steps; it stops earlier if the validation split gains no more.
         learning_rate: at its highest.
         season: the steps of a season; by default that of the frequency, such as 24 of hours.
         frequency: of the times: "infer", a name such as "hour" or "30min", or ``None``: they are irregular.
@@ -127,7 +137,7 @@ class Forecaster:
         out: the run directory that is made; by default a temporary one.
 
     Attributes:
-        run: the ``ForecastRun``, after ``fit`` or ``load``; ``run.plan`` says what was understood of the table.
+        run: the ``ForecastRun``, after ``fit`` or ``load``; ``run.plan`` says what the table is.
         network: its ``ForecastNetwork``, in eval mode.
     """
 
@@ -179,7 +189,7 @@ class Forecaster:
 
     @classmethod
     def load(cls, directory: Path | str) -> "Forecaster":
-        """The forecaster that was trained into the run ``directory``, here or by ``unrolled train series``."""
+        """The forecaster in the run ``directory``, made here or by ``unrolled train series``."""
         run = ForecastRun(directory)
         command = run.command
         forecaster = cls(
@@ -204,8 +214,8 @@ class Forecaster:
         """Train on a table in long format: a row for each series and time.
 
         Args:
-            frame: of pandas, polars, PyArrow or another library that narwhals knows, or a mapping from names to
-                columns; see the guide on series' tables.
+            frame: of pandas, polars, PyArrow or another library that narwhals knows, or a mapping from
+                names to columns; see the guide on series' tables.
             target: the column to forecast, or several.
             time: the column of times; without one the rows of a series are its steps.
             series: the column, or columns, that name the series.
@@ -278,8 +288,8 @@ class Forecaster:
         """What comes after the last value of each series.
 
         Args:
-            frame: as that of ``fit``, of the same or of other series. Where columns are known ahead, it has
-                rows for what comes too, without targets.
+            frame: as that of ``fit``, of the same or of other series. Where columns are known ahead, it
+                has rows for what comes too, without targets.
             horizon: how many steps; by default as many as were learnt.
             quantiles: the levels; by default those of the forecaster.
             future: a frame of the rows to come, if ``frame`` does not have them.
@@ -298,12 +308,11 @@ class Forecaster:
         panel = panel_of(frame, run.plan, horizon=steps, future=future)
         asked = Asked(panel.lengths - 1, np.arange(len(panel)))
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
-        return frame_like(frame, self._columns(panel, asked, told, wanted))
+        levels = self.network.distribution.levels
+        return frame_like(frame, columns_of(panel, asked, told, levels, wanted))
 
-    def backtest(
-        self, frame: Any, *, origins: int = 1000, horizon: int | None = None, future: Any = None
-    ) -> "Backtest":
-        """What it would have said at the last ``origins`` steps of each series whose future is in the table.
+    def backtest(self, frame: Any, *, origins: int = 1000, horizon: int | None = None) -> Backtest:
+        """What it would have said at the last ``origins`` steps of each series that have a whole future.
 
         One pass over each series: no origin is read anew. An origin in what it was trained on tells nothing
         of how well it does; ``Forecaster(test_share=…)`` keeps some steps from it.
@@ -312,7 +321,9 @@ class Forecaster:
             frame: as of ``predict``.
             origins: how many of each series, at most; fewer in a short one.
             horizon: how many steps ahead; by default as many as were learnt.
-            future: as of ``predict``.
+
+        Raises:
+            CallError, DataError: as of ``predict``; or no series is longer than ``horizon``.
         """
         run = self.run
         check_size("origins", origins)
@@ -322,176 +333,14 @@ class Forecaster:
         counts = np.clip(last + 1, 0, origins)
         series = np.repeat(np.arange(len(panel)), counts)
         if not len(series):
+            longest = int(panel.lengths.max())
             raise CallError(
-                f"horizon: got {steps}, expected fewer: no series has more than {int(panel.lengths.max())} steps"
+                f"horizon: got {steps}, expected fewer: no series has more than {longest} steps"
             )
         within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
         asked = Asked((last - counts + 1)[series] + within, series)
         data = run.origins(panel)
         told = predicted(self.network, self.spread, data, asked, steps)
-        return Backtest.of(self, frame, data, asked, told)
-
-    def _columns(
-        self,
-        panel: Panel,
-        asked: Asked,
-        told: Floats,
-        wanted: Sequence[float],
-        *,
-        is_test: bool = False,
-    ) -> dict[str, Any]:
-        """Columns of forecasts ``[N, horizon, targets, Q]``, a row for each origin, target and step."""
-        plan, (count, steps, targets, _) = panel.plan, told.shape
-        rows = np.repeat(np.arange(count), targets * steps)
-        ahead = np.tile(np.arange(1, steps + 1), count * targets)
-        columns: dict[str, Any] = {
-            name: values.take(asked.series[rows]) for name, values in panel.key_columns.items()
-        }
-        origins = panel.offsets[:-1][asked.series] + asked.steps
-        clock = getattr(panel, "clock", None) or plan.clock
-        time = plan.of_role("time")
-        name = time[0].name if time else "step"
-        if is_test:
-            columns["origin"] = clock.written(panel.times[origins][rows])
-        columns[name] = clock.written(panel.times[origins[rows] + ahead])
-        if targets > 1:
-            columns["target"] = np.tile(np.repeat(np.array(plan.targets), steps), count)
-        values = at_levels(told, self.network.distribution.levels, wanted).swapaxes(1, 2)
-        for k, level in enumerate(wanted):
-            columns[f"q{level:g}"] = values[..., k].ravel()
-        return columns
-
-
-@dataclass(frozen=True)
-class Backtest:
-    """Forecasts from many origins, and what they are worth.
-
-    ``scores`` are the network's, ``naive`` those of the seasonal naive forecast at the same origins;
-    ``by_horizon`` ``[horizon]``: the mean absolute error of the median at each step ahead, in units of
-    ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "origin".
-    """
-
-    scores: ForecastFigures
-    naive: ForecastFigures
-    forecasts: Any
-    by_horizon: Floats
-
-    @classmethod
-    def of(
-        cls, forecaster: Forecaster, frame: Any, data: Origins, asked: Asked, told: Floats
-    ) -> "Backtest":
-        """Compare what was said with what came."""
-        panel, levels = data.panel, forecaster.network.distribution.levels
-        count, steps, targets, _ = told.shape
-        rows = (data.begins[asked.series] + asked.steps)[:, None] + np.arange(1, steps + 1)
-        values = data.values[rows]
-        season = max(1, panel.plan.season)
-        errors = np.empty((count, targets, 2))
-        naive = np.empty_like(told)
-        firsts = np.full(len(panel), np.iinfo(np.int64).max)
-        np.minimum.at(firsts, asked.series, asked.steps)
-        for k in np.unique(asked.series):
-            begin, here = int(data.begins[k]), asked.series == k
-            before = data.values[begin : begin + int(firsts[k]) + 1]
-            for target in range(targets):
-                errors[here, target] = seasonal_errors(before[:, target], season)
-            naive[here] = seasonal_naive(
-                data.values[begin : begin + int(panel.lengths[k])],
-                asked.steps[here],
-                steps,
-                season,
-                before,
-                levels,
-            )
-        each = np.broadcast_to(errors[:, None], (count, steps, targets, 2)).reshape(-1, 2)
-        flat = values.ravel()
-        both = [figures(flat, of.reshape(flat.size, -1), levels, each) for of in (told, naive)]
-        median = told[..., len(levels) // 2]
-        off = np.abs(values - median) / np.where(
-            errors[:, None, :, 0] > 0, errors[:, None, :, 0], np.nan
-        )
-        with np.errstate(invalid="ignore"):
-            by_horizon = np.array(
-                [
-                    np.nanmean(row) if np.isfinite(row).any() else math.nan
-                    for row in off.swapaxes(0, 1)
-                ]
-            )
-        columns = forecaster._columns(panel, asked, told, forecaster.quantiles, is_test=True)
-        return cls(*both, frame_like(frame, columns), by_horizon)
-
-    HEAD = ("", "MASE", "RMSSE", "CRPS", "80 % covers", "95 % covers")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row of ``HEAD`` for the network and for the seasonal naive forecast."""
-        return [
-            (name, f"{f.mase:.3f}", f"{f.rmsse:.3f}", f"{f.crps:.4f}",
-             *(f"{f.coverage[share]:.1%}" if share in f.coverage else "" for share in ("0.8", "0.95")))
-            for name, f in (("network", self.scores), ("seasonal naive", self.naive))
-        ]  # fmt: skip
-
-    def verdict(self) -> str:
-        """Whether it is better than the seasonal naive forecast, in one line."""
-        mine, others = self.scores.mase, self.naive.mase
-        if not mine < others:
-            return f"it LOSES to the seasonal naive forecast: MASE {mine:.3f}, where that has {others:.3f}"
-        return f"better than the seasonal naive forecast by {1 - mine / others:.0%}: MASE {mine:.3f} to {others:.3f}"
-
-    def __str__(self) -> str:
-        lines = [self.HEAD, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = [
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        return "\n".join([self.verdict(), *table])
-
-
-def seasonal_naive(
-    values: Floats,
-    origins: NDArray[np.int64],
-    steps: int,
-    season: int,
-    before: Floats,
-    levels: Sequence[float],
-) -> Floats:
-    """``[N, steps, targets, Q]``: the value of the last season that is known, and quantiles of its errors.
-
-    Args:
-        values: ``[T, targets]``, one series.
-        origins: ``[N]``.
-        steps, season: how many.
-        before: ``[t, targets]``, what is known before the first origin; its seasonal errors give the quantiles,
-            wider by the root of the seasons ahead.
-        levels: ``[Q]``.
-    """
-    ahead = np.arange(1, steps + 1)
-    cycles = -(-ahead // season)
-    rows = origins[:, None] + ahead - season * cycles
-    point = np.where((rows >= 0)[..., None], values[np.maximum(rows, 0)], np.nan)
-    last = values[origins][:, None]
-    point = np.where(np.isnan(point), last, point)
-    point = np.where(
-        np.isnan(point), np.nanmean(before) if np.isfinite(before).any() else 0.0, point
-    )
-    apart = season if len(before) > season else 1
-    result = np.empty((*point.shape, len(levels)))
-    for target in range(values.shape[1]):
-        errors = before[apart:, target] - before[:-apart, target]
-        errors = errors[np.isfinite(errors)]
-        spread = np.quantile(errors, levels) if len(errors) else np.zeros(len(levels))
-        spread = spread - spread[len(levels) // 2]
-        result[:, :, target] = point[..., target, None] + spread * np.sqrt(cycles)[:, None]
-    return result
-
-
-RECIPE: dict[str, Any] = {
-    "optimizer": "adam",
-    "schedule": "cosine",
-    "weight_decay": 1e-4,
-    "clip": 1.0,
-    "evaluations": 20,
-    "patience": 5,
-    "average": 0.99,
-}
-"""What every forecaster is trained with."""
+        levels = self.network.distribution.levels
+        columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
+        return Backtest.of(data, asked, told, levels, frame_like(frame, columns))

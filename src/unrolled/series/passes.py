@@ -1,7 +1,7 @@
 """One pass over each series, and the forecasts from as many origins as are asked for."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unrolled.cells import State
 from unrolled.series.data.origins import Ahead, Origins
+from unrolled.series.models.distributions import Around
 from unrolled.series.models.forecast import ForecastNetwork
 
 Integers = NDArray[np.int64]
@@ -26,36 +27,24 @@ class Asked(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some of the origins that were asked for, by their ``places`` among them, and what is forecast there."""
+    """Some of the origins that were asked for, and what is forecast there.
+
+    ``places``: where they stand among those asked for. ``given`` and ``around``: as of
+    ``ForecastNetwork.parameters_of``. ``whole``: the layers' state, each tensor ``[L, N, size]``, where
+    that was asked for.
+    """
 
     places: Integers
     steps: Integers
     series: Integers
     ahead: Ahead
     given: Tensor
-    base: Tensor
+    around: Around
     whole: State = ()
-    """The layers' state, each tensor ``[L, N, size]``, where that was asked for."""
-
-    def some(self, which: slice) -> "Part":
-        """Some of them."""
-        return Part(
-            self.places[which],
-            self.steps[which],
-            self.series[which],
-            Ahead(*(one[which] for one in self.ahead)),
-            self.given[which],
-            self.base[which],
-            tuple(s[:, which] for s in self.whole),
-        )
 
     def quantiles(self, model: ForecastNetwork) -> Tensor:
         """``[N, horizon, targets, Q]``, in scaled units."""
-        ahead = self.ahead
-        location, scale = (
-            one.unsqueeze(1).expand_as(self.base) for one in (ahead.location, ahead.scale)
-        )
-        return model.distribution.quantiles(self.given, self.base, location, scale)
+        return model.distribution.quantiles(self.given, self.around)
 
 
 @torch.no_grad()
@@ -64,7 +53,7 @@ def states_at(
 ) -> Iterator[tuple[Integers, Tensor, State]]:
     """What the network knows at each origin, ``[n, H]``, with the places of these among ``asked``.
 
-    With ``is_whole`` also the state of all layers, from which they can read on, each tensor ``[L, n, size]``.
+    With ``is_whole`` also the state of all layers, from which they can continue, each ``[L, n, size]``.
 
     Each series is read once, from its first step to its last origin; series of like length together.
     """
@@ -90,19 +79,24 @@ def states_at(
                 rows_of = torch.from_numpy(at[here] * len(group) + column[here])
                 every = result.states or ()
                 whole = tuple(s.flatten(1, 2)[:, rows_of] for s in every)
-                yield places[here], result.y.flatten(0, 1)[rows_of], whole
+                yield places[here], cast(Tensor, result.y).flatten(0, 1)[rows_of], whole
 
 
 @torch.no_grad()
 def forecasts(
-    model: ForecastNetwork, data: Origins, asked: Asked, *, is_whole: bool = False
+    model: ForecastNetwork, data: Origins, asked: Asked, *, together: int | None = None
 ) -> Iterator[Part]:
-    """The forecasts from all origins, some at a time, in no order; ``is_whole`` as of ``states_at``."""
-    for places, states, whole in states_at(model, data, asked, is_whole=is_whole):
-        for k in range(0, len(places), ORIGINS):
-            some, known = places[k : k + ORIGINS], states[k : k + ORIGINS]
-            rest = tuple(s[:, k : k + ORIGINS] for s in whole)
+    """The forecasts from all origins, some at a time, in no order.
+
+    With ``together``, so many at a time, and each part has the layers' ``whole`` state.
+    """
+    size = together or ORIGINS
+    for places, states, whole in states_at(model, data, asked, is_whole=together is not None):
+        for k in range(0, len(places), size):
+            some = places[k : k + size]
             steps, series = asked.steps[some], asked.series[some]
             ahead = data.ahead(data.begins[series] + steps, series)
-            given, base = model.parameters_of(known, *ahead[:3])
-            yield Part(some, steps, series, ahead, given, base, rest)
+            parameters = model.parameters_of(states[k : k + size], ahead)
+            yield Part(
+                some, steps, series, ahead, *parameters, tuple(s[:, k : k + size] for s in whole)
+            )

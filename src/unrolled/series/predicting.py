@@ -1,6 +1,7 @@
 """Forecasts in the units of the table, from any origin and of any horizon."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unrolled.series.calibration import stretched
+from unrolled.series.data import Panel
 from unrolled.series.data.origins import Origins
 from unrolled.series.models import ForecastNetwork
 from unrolled.series.passes import Asked, Part, forecasts
@@ -20,9 +22,10 @@ CHANCE = 0  # the seed of which way meets which
 
 
 def at_levels(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
-    """Quantiles ``[..., Q]`` at the levels ``known``, read at those ``wanted``; beyond the outermost, these.
+    """Quantiles ``[..., Q]`` of the levels ``known``, read at those ``wanted``.
 
-    Between two it is linear in the normal distribution's own quantiles.
+    Between two they are linear in the normal distribution's own quantiles; beyond the outermost they are
+    these.
     """
     index = {level: k for k, level in enumerate(known)}
     if all(level in index for level in wanted):
@@ -42,8 +45,8 @@ def predicted(
     """``[N, horizon, targets, Q]``: the quantiles at the levels of the model, in the table's units.
 
     Beyond the network's own horizon a forecast continues from what it said: on ``PATHS`` ways, each at
-    another level of the first part, the network reads on as if that had come, with the scale of the origin. Of
-    what it then says, at other levels on each way, there are again quantiles.
+    another level of the first part, the network reads on as if that had come, with the scale of the
+    origin. Of what it then says, at other levels on each way, there are again quantiles.
 
     Args:
         model: in eval mode.
@@ -53,16 +56,13 @@ def predicted(
         horizon: how many steps ahead.
     """
     result = np.empty((len(asked.steps), horizon, model.targets, len(model.distribution.levels)))
-    near = min(horizon, model.horizon)
-    for part in forecasts(model, data, asked, is_whole=horizon > near):
-        quantiles = stretched(part.quantiles(model), spread)
-        for k in range(0, len(part.places), TOGETHER if horizon > near else len(part.places)):
-            some = slice(k, k + TOGETHER if horizon > near else None)
-            told = quantiles[some]
-            if horizon > near:
-                told = _beyond(model, spread, data, part.some(some), told, horizon)
-            location, scale = (one[some, None, :, None].double() for one in part.ahead[3:5])
-            result[part.places[some]] = (location + scale * told.double()).numpy()[:, :horizon]
+    is_far = horizon > model.horizon
+    for part in forecasts(model, data, asked, together=TOGETHER if is_far else None):
+        told = stretched(part.quantiles(model), spread)
+        if is_far:
+            told = _beyond(model, spread, data, part, told, horizon)
+        location, scale = (u[:, None, :, None].double() for u in part.ahead[3:5])
+        result[part.places] = (location + scale * told.double()).numpy()[:, :horizon]
     return result
 
 
@@ -74,11 +74,11 @@ def _beyond(
     quantiles: Tensor,
     horizon: int,
 ) -> Tensor:
-    """The scaled quantiles of a whole horizon, ``[n, horizon, targets, Q]``, from those of its first part."""
+    """The scaled quantiles ``[n, horizon, targets, Q]``, from those of the first part of the horizon."""
     levels = model.distribution.levels
     count, targets = len(part.places), model.targets
     chance = np.random.default_rng(CHANCE)
-    ways = (np.arange(PATHS) + 0.5) / PATHS
+    ways = [(k + 0.5) / PATHS for k in range(PATHS)]
     origins = data.begins[part.series] + part.steps
     location, scale = (np.repeat(data_[origins], PATHS, 0) for data_ in (data.location, data.scale))
     rows, series = np.repeat(origins, PATHS), np.repeat(part.series, PATHS)
@@ -95,8 +95,7 @@ def _beyond(
         inputs, codes = data.imagined(steps.T, series, path.swapaxes(0, 1))
         states, state = model.read(inputs, codes, state)
         ahead = data.ahead_of(rows, series, done, values, location, scale)
-        given = model.quantiles(states[-1], *ahead[:5])
-        each = stretched(given, spread).double().numpy()
+        each = stretched(model.quantiles(states[-1], ahead), spread).double().numpy()
         order = np.stack([chance.permutation(PATHS) for _ in range(count)]).ravel()
         path = at_levels(each, levels, ways)[np.arange(len(order)), ..., order]
         path = path.reshape(count, PATHS, model.horizon, targets)
@@ -104,3 +103,43 @@ def _beyond(
         path = np.moveaxis(path, 1, -1)
         done += model.horizon
     return torch.cat(told, 1)[:, :horizon]
+
+
+def columns_of(
+    panel: Panel,
+    asked: Asked,
+    told: Floats,
+    levels: Sequence[float],
+    wanted: Sequence[float],
+    *,
+    with_origin: bool = False,
+) -> dict[str, Any]:
+    """Columns of forecasts ``[N, horizon, targets, Q]``: a row for each origin, target and step.
+
+    Args:
+        panel: of which series they are.
+        asked: the origins.
+        told: what ``predicted`` gave.
+        levels: ``[Q]``, of its quantiles.
+        wanted: those of which a column is made.
+        with_origin: whether there is a column of the origins' times.
+    """
+    plan, (count, steps, targets, _) = panel.plan, told.shape
+    rows = np.repeat(np.arange(count), targets * steps)
+    ahead = np.tile(np.arange(1, steps + 1), count * targets)
+    columns: dict[str, Any] = {
+        name: values.take(asked.series[rows]) for name, values in panel.key_columns.items()
+    }
+    origins = panel.offsets[:-1][asked.series] + asked.steps
+    clock = panel.clock
+    time = plan.of_role("time")
+    name = time[0].name if time else "step"
+    if with_origin:
+        columns["origin"] = clock.written(panel.times[origins][rows])
+    columns[name] = clock.written(panel.times[origins[rows] + ahead])
+    if targets > 1:
+        columns["target"] = np.tile(np.repeat(np.array(plan.targets), steps), count)
+    values = at_levels(told, levels, wanted).swapaxes(1, 2)
+    for k, level in enumerate(wanted):
+        columns[f"q{level:g}"] = values[..., k].ravel()
+    return columns

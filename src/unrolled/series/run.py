@@ -1,6 +1,5 @@
 """Runs of a forecaster: beside what every run has, the plan of its table and what its columns are like."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -49,8 +48,7 @@ class ForecastRun(Run):
         """Write the files that define a run; see ``Run.written``."""
         (directory / DATA).mkdir(exist_ok=True)
         arrays = {name: np.ascontiguousarray(getattr(panel, name)) for name in ARRAYS}
-        notes = {"keys": json.dumps(panel.keys)}
-        replace(directory / DATA / PANEL, save(arrays, notes))
+        replace(directory / DATA / PANEL, save(arrays))
         return cls.written(
             directory,
             kind=ForecastNetwork.kind,
@@ -70,11 +68,17 @@ class ForecastRun(Run):
         """The panel that it was trained on."""
         path = self.directory / DATA / PANEL
         try:
-            arrays = load_file(path)
+            arrays: dict[str, Any] = load_file(path)
+            whole = {name: arrays[name] for name in ARRAYS}
+            keys: list[tuple[str, ...]] = [()] * len(whole["lengths"])  # training knows no names
             return Panel(
-                self.plan, [()] * len(arrays["lengths"]), future=0,
-                **{name: arrays[name] for name in ARRAYS},
-            )  # fmt: skip
+                plan=self.plan,
+                clock=self.plan.clock,
+                keys=keys,
+                key_columns={},
+                future=0,
+                **whole,
+            )
         except FileNotFoundError:
             raise DataError(
                 f"{path}: no such file; what the run was trained on is not there"

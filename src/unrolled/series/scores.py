@@ -80,3 +80,42 @@ def figures(
             inside = (quantiles[:, low] <= values) & (values <= quantiles[:, -1 - low])
             coverage[f"{share:.3g}"] = float(inside.mean())
     return ForecastFigures(mase, rmsse, crps, coverage, len(values))
+
+
+def seasonal_naive(
+    values: Floats,
+    origins: NDArray[np.int64],
+    steps: int,
+    season: int,
+    before: Floats,
+    levels: Sequence[float],
+) -> Floats:
+    """``[N, steps, targets, Q]``: the value of the last season that is known, and quantiles of its errors.
+
+    Args:
+        values: ``[T, targets]``, one series.
+        origins: ``[N]``.
+        steps: how many ahead.
+        season: its steps.
+        before: ``[t, targets]``, what is known before the first origin; its seasonal errors give the
+            quantiles, wider by the root of the seasons ahead.
+        levels: ``[Q]``.
+    """
+    ahead = np.arange(1, steps + 1)
+    cycles = -(-ahead // season)
+    rows = origins[:, None] + ahead - season * cycles
+    point = np.where((rows >= 0)[..., None], values[np.maximum(rows, 0)], np.nan)
+    last = values[origins][:, None]
+    point = np.where(np.isnan(point), last, point)
+    point = np.where(
+        np.isnan(point), np.nanmean(before) if np.isfinite(before).any() else 0.0, point
+    )
+    apart = season if len(before) > season else 1
+    result = np.empty((*point.shape, len(levels)))
+    for target in range(values.shape[1]):
+        errors = before[apart:, target] - before[:-apart, target]
+        errors = errors[np.isfinite(errors)]
+        spread = np.quantile(errors, levels) if len(errors) else np.zeros(len(levels))
+        spread = spread - spread[len(levels) // 2]
+        result[:, :, target] = point[..., target, None] + spread * np.sqrt(cycles)[:, None]
+    return result

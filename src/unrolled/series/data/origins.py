@@ -214,13 +214,10 @@ class Origins:
         location: Floats,
         scale: Floats,
     ) -> Ahead:
-        """As ``ahead``, ``done`` steps after ``origins``, if ``values`` had come.
+        """As ``ahead``, ``done`` steps after ``origins``, if ``values`` had come since.
 
-        Args:
-            origins, series: ``[N]``, as of ``ahead``.
-            done: the steps since, all of which are in ``values``.
-            values: ``[N, before + done, targets]``, scaled, with at least a season's before the origins.
-            location, scale: ``[N, targets]``.
+        ``values`` ``[N, before + done, targets]`` are scaled, with a season's before the origins; location
+        and scale ``[N, targets]`` are those of the origins.
         """
         end = self.ends[series][:, None]
         steps = origins[:, None] + done + np.arange(1, self.horizon + 1)

@@ -40,7 +40,7 @@ class Column:
     @property
     def embedding(self) -> int:
         """The size of an embedding of its levels, after fastai: 1.6 n^0.56, at most 50."""
-        return min(50, round(1.6 * float(len(self.levels) + 1) ** 0.56))
+        return min(50, int(1.6 * float(len(self.levels) + 1) ** 0.56 + 0.5))
 
     @property
     def told(self) -> str:

@@ -6,6 +6,7 @@ All is in scaled units, z = (y - m) / s with the causal location m and scale s o
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,14 @@ LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 """The levels that are learnt beside those that are asked for."""
 LEAST = 1e-3  # of a scale: a likelihood has no largest value where it may fall to 0
 MIXED = 3  # normal distributions of a mixture
-FURTHEST = 1e4  # of a value, in scales: beyond it a loss is no longer a number to learn from
+
+
+class Around(NamedTuple):
+    """What a value is taken to be near, ``[...]`` each: ``base``, in scales from the location."""
+
+    base: Tensor
+    location: Tensor
+    scale: Tensor
 
 
 class Distribution(ABC):
@@ -32,20 +40,17 @@ class Distribution(ABC):
         self.levels = tuple(levels)
 
     @abstractmethod
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
         """The loss of each value.
 
         Args:
             given: ``[..., size]``, from the network.
-            base: ``[...]``, what the value is taken to be near, in scaled units.
+            around: what each is taken to be near.
             value: ``[...]``, in scaled units.
-            location, scale: ``[...]``, of the scaled units.
         """
 
     @abstractmethod
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
         """``[..., Q]``: the quantiles at ``levels``, in scaled units, ascending."""
 
 
@@ -62,9 +67,9 @@ class Quantiles(Distribution):
         self.size = len(self.levels)
         self.middle = min(range(self.size), key=lambda k: abs(self.levels[k] - 0.5))
 
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG002
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
         k = self.middle
-        middle = (base + given[..., k]).unsqueeze(-1)
+        middle = (around.base + given[..., k]).unsqueeze(-1)
         parts = [middle]
         if k:
             down = F.softplus(given[..., :k].flip(-1)).cumsum(-1).flip(-1)
@@ -73,11 +78,9 @@ class Quantiles(Distribution):
             parts.append(middle + F.softplus(given[..., k + 1 :]).cumsum(-1))
         return torch.cat(parts, -1)
 
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
         levels = torch.tensor(self.levels, dtype=given.dtype, device=given.device)
-        error = value.unsqueeze(-1) - self.quantiles(given, base, location, scale)
+        error = value.unsqueeze(-1) - self.quantiles(given, around)
         return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
 
 
@@ -86,18 +89,17 @@ class Normal(Distribution):
 
     size = 2
 
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:  # noqa: ARG002
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
         width = F.softplus(given[..., 1]) + LEAST
-        z = (value - base - given[..., 0]) / width
+        z = (value - around.base - given[..., 0]) / width
         return 0.5 * z.square() + width.log() + 0.5 * math.log(2 * math.pi)
 
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG002
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
         levels = torch.tensor(self.levels, dtype=given.dtype, device=given.device)
-        z = torch.special.ndtri(levels)
+        z: Tensor = torch.special.ndtri(levels)
         width = F.softplus(given[..., 1:2]) + LEAST
-        return (base + given[..., 0]).unsqueeze(-1) + width * z
+        told: Tensor = (around.base + given[..., 0]).unsqueeze(-1) + width * z
+        return told
 
 
 class StudentT(Distribution):
@@ -105,22 +107,21 @@ class StudentT(Distribution):
 
     size = 3
 
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:  # noqa: ARG002
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
         width, freedom = F.softplus(given[..., 1]) + LEAST, 2 + F.softplus(given[..., 2])
-        z = (value - base - given[..., 0]) / width
+        z = (value - around.base - given[..., 0]) / width
         half = (freedom + 1) / 2
         constant = torch.lgamma(half) - torch.lgamma(freedom / 2) - 0.5 * (freedom * math.pi).log()
         return half * torch.log1p(z.square() / freedom) + width.log() - constant
 
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG002
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
         from scipy.stats import t
 
         freedom = (2 + F.softplus(given[..., 2:3])).double().cpu().numpy()
         z = torch.as_tensor(t.ppf(self.levels, freedom), dtype=given.dtype, device=given.device)
         width = F.softplus(given[..., 1:2]) + LEAST
-        return (base + given[..., 0]).unsqueeze(-1) + width * z
+        told: Tensor = (around.base + given[..., 0]).unsqueeze(-1) + width * z
+        return told
 
 
 class Mixture(Distribution):
@@ -129,19 +130,17 @@ class Mixture(Distribution):
     size = 3 * MIXED
 
     def _parts(self, given: Tensor, base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, centres, widths = given.split(MIXED, -1)
+        weights, centres, widths = (given[..., k : k + MIXED] for k in (0, MIXED, 2 * MIXED))
         return weights.log_softmax(-1), base.unsqueeze(-1) + centres, F.softplus(widths) + LEAST
 
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:  # noqa: ARG002
-        weights, centres, widths = self._parts(given, base)
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
+        weights, centres, widths = self._parts(given, around.base)
         z = (value.unsqueeze(-1) - centres) / widths
         each = weights - 0.5 * z.square() - widths.log() - 0.5 * math.log(2 * math.pi)
         return -each.logsumexp(-1)
 
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG002
-        weights, centres, widths = (part.unsqueeze(-2) for part in self._parts(given, base))
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
+        weights, centres, widths = (part.unsqueeze(-2) for part in self._parts(given, around.base))
         levels = torch.tensor(self.levels, dtype=given.dtype, device=given.device)
         low = (centres - 12 * widths).amin(-1).expand(*given.shape[:-1], len(levels))
         high = (centres + 12 * widths).amax(-1).expand_as(low)
@@ -162,17 +161,14 @@ class NegativeBinomial(Distribution):
 
     size = 2
 
-    def _parameters(
-        self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        mean = scale * F.softplus(base + given[..., 0] + location / scale) + LEAST
+    def _parameters(self, given: Tensor, around: Around) -> tuple[Tensor, Tensor]:
+        level = around.base + given[..., 0] + around.location / around.scale
+        mean = around.scale * F.softplus(level) + LEAST
         return mean, F.softplus(given[..., 1]) + LEAST
 
-    def loss(
-        self, given: Tensor, base: Tensor, value: Tensor, location: Tensor, scale: Tensor
-    ) -> Tensor:
-        mean, spread = self._parameters(given, base, location, scale)
-        count = (location + scale * value).clamp(min=0)
+    def loss(self, given: Tensor, around: Around, value: Tensor) -> Tensor:
+        mean, spread = self._parameters(given, around)
+        count = (around.location + around.scale * value).clamp(min=0)
         number = 1 / spread
         return (
             torch.lgamma(number)
@@ -182,14 +178,15 @@ class NegativeBinomial(Distribution):
             + count * (torch.log1p(spread * mean) - (spread * mean).log())
         )
 
-    def quantiles(self, given: Tensor, base: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+    def quantiles(self, given: Tensor, around: Around) -> Tensor:
         from scipy.stats import nbinom
 
-        mean, spread = self._parameters(given, base, location, scale)
+        mean, spread = self._parameters(given, around)
         number = (1 / spread).unsqueeze(-1).double().cpu().numpy()
         share = (1 / (1 + spread * mean)).unsqueeze(-1).double().cpu().numpy()
         counts = torch.as_tensor(nbinom.ppf(self.levels, number, share), dtype=given.dtype)
-        return (counts.to(given.device) - location.unsqueeze(-1)) / scale.unsqueeze(-1)
+        counts = counts.to(given.device)
+        return (counts - around.location.unsqueeze(-1)) / around.scale.unsqueeze(-1)
 
 
 DISTRIBUTIONS: dict[str, type[Distribution]] = {

@@ -1,7 +1,7 @@
 """The forecaster's network: one pass over a series, and at each step all horizons at once."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from unrolled.cells import Cell, State
 from unrolled.layers import Recurrent
 from unrolled.layers.result import Result
 from unrolled.remedies import sensible_weights_
-from unrolled.series.models.distributions import DISTRIBUTIONS, Distribution
+from unrolled.series.data.origins import Ahead
+from unrolled.series.models.distributions import DISTRIBUTIONS, Around, Distribution
 from unrolled.shapes import check_fraction, check_size
 from unrolled.training.model import Model
 
@@ -126,8 +127,8 @@ class ForecastNetwork(Model):
         Returns:
             ``[T, B, H]``, and the layers' state after the last.
         """
-        result = self.result(inputs, codes, state)
-        return result.y, result.state
+        y, final = self.result(inputs, codes, state)
+        return cast(Tensor, y), final
 
     def result(
         self, inputs: Tensor, codes: Tensor, state: State | None = None, *, states: bool = False
@@ -137,36 +138,30 @@ class ForecastNetwork(Model):
         result: Result = self.layers(read, state, states=states)
         return result
 
-    def parameters_of(
-        self, states: Tensor, known: Tensor, known_codes: Tensor, lags: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The parameters of the distributions, and what these lie about, for N origins.
+    def parameters_of(self, states: Tensor, ahead: Ahead) -> tuple[Tensor, Around]:
+        """The parameters of the distributions at N origins, and what the values are taken to be near.
 
         Args:
             states: ``[N, H]``, at the origins.
-            known: ``[N, horizon, K]``, of the steps ahead.
-            known_codes: ``[N, horizon, categories]``.
-            lags: ``[N, horizon, targets, lags]``, scaled; 0 where there is no value.
+            ahead: what is known there.
 
         Returns:
-            ``[N, horizon, targets, size]`` and ``[N, horizon, targets]``.
+            ``[N, horizon, targets, size]``, and of each value ``[N, horizon, targets]``.
         """
         hidden = self.context(self.drop(states)).unflatten(-1, (self.horizon, -1))
         if self.ahead is not None:
-            hidden = hidden + self.ahead(_with(known, known_codes, self.known_embeddings))
-        hidden = F.relu(hidden + self.lagged(lags.flatten(-2)))
+            known = _with(ahead.known, ahead.known_codes, self.known_embeddings)
+            hidden = hidden + self.ahead(known)
+        hidden = F.relu(hidden + self.lagged(ahead.lags.flatten(-2)))
         hidden = hidden + F.relu(self.inner(hidden))
         given = self.output(hidden).unflatten(-1, (self.targets, -1))
-        return given, (self.base * lags).sum(-1)
+        base = (self.base * ahead.lags).sum(-1)
+        location, scale = (u.unsqueeze(1).expand_as(base) for u in (ahead.location, ahead.scale))
+        return given, Around(base, location, scale)
 
-    def quantiles(
-        self, states: Tensor, known: Tensor, known_codes: Tensor, lags: Tensor,
-        location: Tensor, scale: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """``[N, horizon, targets, Q]``: quantiles in scaled units; ``location`` and ``scale`` ``[N, targets]``."""
-        given, base = self.parameters_of(states, known, known_codes, lags)
-        location, scale = (one.unsqueeze(1).expand_as(base) for one in (location, scale))
-        return self.distribution.quantiles(given, base, location, scale)
+    def quantiles(self, states: Tensor, ahead: Ahead) -> Tensor:
+        """``[N, horizon, targets, Q]``: the quantiles in scaled units, from the states ``[N, H]``."""
+        return self.distribution.quantiles(*self.parameters_of(states, ahead))
 
 
 def _with(numbers: Tensor, codes: Tensor, embeddings: nn.ModuleList) -> Tensor:

@@ -1,0 +1,86 @@
+"""A back-test: forecasts from many origins, beside those of the season before."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.series.data.origins import Origins
+from unrolled.series.passes import Asked
+from unrolled.series.scores import ForecastFigures, figures, seasonal_errors, seasonal_naive
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Forecasts from many origins, and what they are worth.
+
+    ``scores`` are the network's, ``naive`` those of the seasonal naive forecast at the same origins;
+    ``by_horizon`` ``[horizon]``: the mean absolute error of the median at each step ahead, in units of
+    ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "origin".
+    """
+
+    scores: ForecastFigures
+    naive: ForecastFigures
+    forecasts: Any
+    by_horizon: Floats
+
+    @classmethod
+    def of(
+        cls, data: Origins, asked: Asked, told: Floats, levels: Sequence[float], forecasts: Any
+    ) -> "Backtest":
+        """Compare what was said, ``[N, horizon, targets, Q]`` at ``levels``, with what came."""
+        count, steps, targets, _ = told.shape
+        rows = (data.begins[asked.series] + asked.steps)[:, None] + np.arange(1, steps + 1)
+        values, season = data.values[rows], max(1, data.panel.plan.season)
+        errors, naive = np.empty((count, 1, targets, 2)), np.empty_like(told)
+        for k in np.unique(asked.series):
+            here = np.flatnonzero(asked.series == k)
+            begin, end = int(data.begins[k]), int(data.begins[k] + data.lengths[k])
+            before = data.values[begin : begin + int(asked.steps[here].min()) + 1]
+            for target in range(targets):
+                errors[here, 0, target] = seasonal_errors(before[:, target], season)
+            history = data.values[begin:end]
+            naive[here] = seasonal_naive(history, asked.steps[here], steps, season, before, levels)
+        each = np.broadcast_to(errors, (*values.shape, 2)).reshape(-1, 2)
+        scores, of_naive = (
+            figures(values.ravel(), of.reshape(values.size, -1), levels, each)
+            for of in (told, naive)
+        )
+        unit = np.where(errors[..., 0] > 0, errors[..., 0], np.nan)
+        off = np.abs(values - told[..., len(levels) // 2]) / unit
+        known = np.isfinite(off)
+        total = np.where(known, off, 0.0).sum((0, 2))
+        by_horizon = total / np.maximum(known.sum((0, 2)), 1)
+        return cls(scores, of_naive, forecasts, np.where(known.any((0, 2)), by_horizon, math.nan))
+
+    HEAD = ("", "MASE", "RMSSE", "CRPS", "80 % covers", "95 % covers")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of ``HEAD`` for the network and for the seasonal naive forecast."""
+        return [
+            (name, f"{f.mase:.3f}", f"{f.rmsse:.3f}", f"{f.crps:.4f}",
+             *(f"{f.coverage[share]:.1%}" if share in f.coverage else "" for share in ("0.8", "0.95")))
+            for name, f in (("network", self.scores), ("seasonal naive", self.naive))
+        ]  # fmt: skip
+
+    def verdict(self) -> str:
+        """Whether it is better than the seasonal naive forecast, in one line."""
+        mine, others = self.scores.mase, self.naive.mase
+        if not mine < others:
+            return f"it LOSES to the seasonal naive forecast: MASE {mine:.3f}, where that has {others:.3f}"
+        share = 1 - mine / others
+        return f"better than the seasonal naive forecast by {share:.0%}: MASE {mine:.3f} to {others:.3f}"
+
+    def __str__(self) -> str:
+        lines = [self.HEAD, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.verdict(), *table])
