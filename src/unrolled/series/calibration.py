@@ -25,7 +25,9 @@ def calibrated(model: ForecastNetwork, data: Origins, settings: Settings) -> Ten
     """By what to stretch each quantile, so that as many values lie below it as it says.
 
     With r = (y - middle) / (quantile - middle) the stretch is the value of r below which a share of them
-    lies; so it is a split-conformal quantile, of errors in units of the predicted spread.
+    lies; so it is a split-conformal quantile, of errors in units of the predicted spread. Forecasts that
+    overlap err alike: the share is raised by 1/n, as it is for n that do not, of which there are taken to be
+    as many as steps over the root of the horizon.
 
     Source: Romano, Patterson & Candès, "Conformalized Quantile Regression", NeurIPS 2019.
     """
@@ -46,10 +48,11 @@ def calibrated(model: ForecastNetwork, data: Origins, settings: Settings) -> Ten
                 known = distance.abs() > 1e-9
                 ratios[k].append((error[known] / distance[known]).numpy())
     spread = torch.ones(len(levels))
+    apart = max(1.0, float((feed.splits[:, 1] - feed.splits[:, 0]).sum()) / data.horizon**0.5)
     for k, level in enumerate(levels):
         seen = np.concatenate(ratios[k]) if ratios[k] else np.zeros(0)
         if k == middle or len(seen) < FEWEST:
             continue
-        share = level if k > middle else 1 - level
+        share = min(1.0, (level if k > middle else 1 - level) * (1 + 1 / apart))
         spread[k] = float(np.clip(np.quantile(seen, share), LEAST, MOST))
     return spread

@@ -22,6 +22,7 @@ from unrolled.training.settings import Settings
 Integers = NDArray[np.int64]
 
 LONGEST, SHORTEST = 512, 32  # steps of a window
+FORECASTS = 1 << 14  # values that a step learns from at most: origins beside each other say the same
 VALIDATION_ORIGINS = 2000  # at most, at every evaluation
 
 
@@ -93,6 +94,9 @@ class ForecastFeed(Feed[Window]):
             origins < (self.data.begins + self.splits[:, 0])[series] - 1
         )  # one comes in training
         chosen = np.flatnonzero(real)
+        most = max(1, FORECASTS // self.data.horizon)
+        if len(chosen) > most:
+            chosen = chosen[torch.randperm(len(chosen))[:most].sort().values.numpy()]
         ahead = self.data.ahead(origins[chosen], series[chosen])
         left = (self.data.begins + self.splits[:, 0])[series[chosen]] - 1 - origins[chosen]
         trains = torch.from_numpy(np.arange(self.data.horizon) < left[:, None]).unsqueeze(-1)

@@ -18,6 +18,7 @@ Integers = NDArray[np.int64]
 
 FURTHEST = 30.0  # in scales, of a value that is read: one that is further off is no more telling
 OF_A_WEEK = 7  # days whose hours differ: within a day there is a season of a week, too
+SEEN = 4  # seasons that show that there is one
 
 
 class Statistics(NamedTuple):
@@ -44,12 +45,17 @@ class Ahead(NamedTuple):
 
 
 def seasons_of(plan: Plan) -> list[int]:
-    """The steps of the seasons whose last value tells of the next: of the day and of the week, say."""
-    seasons = [plan.season] if plan.season > 1 else []
-    frequency = plan.frequency
-    if frequency is not None and frequency.unit in ("second", "minute", "hour") and plan.season > 1:
-        seasons.append(OF_A_WEEK * plan.season)
-    return seasons
+    """The steps of the seasons whose last value tells of the next: of the day and of the week, say.
+
+    A counter has a week of its season, too, if its series are long enough to show it.
+    """
+    if plan.season <= 1:
+        return []
+    week, frequency = OF_A_WEEK * plan.season, plan.frequency
+    is_within = frequency is not None and frequency.unit in ("second", "minute", "hour")
+    is_counter = frequency is None or frequency.unit == "step"
+    is_long = plan.steps >= SEEN * week * plan.series
+    return [plan.season, week] if is_within or (is_counter and is_long) else [plan.season]
 
 
 def statistics_of(panel: Panel) -> Statistics:
