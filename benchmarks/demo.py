@@ -106,7 +106,8 @@ def begin(directory: Path, sources: list[str], words: bool, seed: int) -> TextRu
     with place_of_a_run(directory, is_new=True), beginning(directory):
         given = {"kind": "cloze", "data": sources, "words": words}
         given |= {"seed": seed, "threads": 1, "epochs": 1.0}
-        return begin_run(directory, given)
+        begin_run(directory, given)
+    return TextRun(directory)
 
 
 def trained(run: TextRun, steps: int) -> dict[str, Any]:

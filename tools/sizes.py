@@ -19,7 +19,6 @@ WHOLE = {
     "src/unrolled/bptt/truncated.py": "BPTT(k1, k2) and its unbiased kin, which share all but one draw",
     "src/unrolled/bptt/windows.py": "one dataset: half of it is checks of what it is given",
     "src/unrolled/cells/cell.py": "the contract of cells, half of it docstrings",
-    "src/unrolled/cli/train.py": "the table of its fifty options",
     "src/unrolled/compiler/staged.py": "one schedule: its forward and backward stages are found together",
     "src/unrolled/compiler/trace.py": "one trace: of the step, of its gradient, and of what it reads",
     "src/unrolled/layers/recurrent.py": "one layer, half of it docstrings",

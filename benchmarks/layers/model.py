@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from benchmarks.layers.measuring import Contestant, Problem, Row, Values, compare, in_turns
 from unrolled.cells.cell import GatedCell
-from unrolled.cli.train import DECISIVE
+from unrolled.cli.train.begin import settings_of
+from unrolled.cli.train.text import TEXT
 from unrolled.text.data import Batch
 from unrolled.text.data.dataset import Batches
 from unrolled.text.data.vocabulary import END, SPECIALS, START
@@ -28,6 +29,7 @@ from unrolled.text.models import Cloze
 from unrolled.training import Settings
 from unrolled.training.loop import make_optimizer
 
+USUAL = TEXT.usual("lm")
 VOCABULARY = 3_500
 SENTENCES = 2_000
 BATCHES = 6  # the steps of one measurement
@@ -79,7 +81,7 @@ def measure(rounds: int, *, smallest: bool) -> Iterator[tuple[list[Row], list[di
         rows, profiles = [], []
         T = round(np.mean([len(batch.tokens) for batch in batches]))
         B = round(np.mean([batch.tokens.shape[1] for batch in batches]))
-        problem = Problem("model", name, T, B, DECISIVE["hidden"][0], 2, "training")
+        problem = Problem("model", name, T, B, USUAL["hidden"], 2, "training")
         trainers = models(name)
         for batch in batches:
             compare(problem, [gradients(n, model, batch) for n, model in trainers.items()])
@@ -105,19 +107,19 @@ def drawn() -> list[Batch]:
     offsets = np.concatenate([[0], np.cumsum(words + 2)])
     tokens = random.integers(len(SPECIALS), VOCABULARY, offsets[-1])
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = START, END
-    batches = list(Batches(tokens, offsets, DECISIVE["batch_tokens"][0], None))
+    batches = list(Batches(tokens, offsets, USUAL["batch_tokens"], None))
     # The middles of as many equal parts.
     return [batches[(2 * k + 1) * len(batches) // (2 * BATCHES)] for k in range(BATCHES)]
 
 
 def models(cell: str) -> dict[str, Cloze]:
     """The contestants, of one set of weights."""
-    options = {n: DECISIVE[n][0] for n in ("depth", "dropout", "token_dropout", "tied")}
-    sizes = {"embedding_size": DECISIVE["embedding"][0], "cell": cell.lower()} | options
+    options = {n: USUAL[n] for n in ("depth", "dropout", "token_dropout", "tied")}
+    sizes = {"embedding_size": USUAL["embedding"], "cell": cell.lower()} | options
 
     def drawn_alike(kind: type[Cloze]) -> Cloze:
         torch.manual_seed(0)
-        return kind(VOCABULARY, DECISIVE["hidden"][0], **sizes).train()
+        return kind(VOCABULARY, USUAL["hidden"], **sizes).train()
 
     kinds = (PlainHead, Cloze, Cloze, PlainHead)
     peer, mixed, native, reference = made = [drawn_alike(kind) for kind in kinds]
@@ -161,11 +163,8 @@ def one_pass(model: Cloze, batches: list[Batch]) -> tuple[Callable[[], None], li
 
     The timer reads the clock six times a step, which takes less than a microsecond.
     """
-    defaults = {name: default for name, (default, _, _) in DECISIVE.items()}
-    fields = Settings.__dataclass_fields__
-    given = {k: defaults[k] for k in fields if k in defaults} | {"k2": defaults["k1"]}
-    given |= {"steps": 1, "threads": torch.get_num_threads(), "learning_rate": RATE}
-    settings = Settings(**given)
+    given = TEXT.completed({"kind": "lm", "learning_rate": RATE})
+    settings = settings_of(given | TEXT.implied(given), batch_steps=given["batch_tokens"])
     optimizer = make_optimizer(model, settings)
     passes: list[Phases] = []
 

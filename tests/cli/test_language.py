@@ -39,7 +39,7 @@ COMPOSED = {
     "a new run with {}:\n  {}": [],  # of two lines, too
     "{}: no option of that name{}": [
         "a.toml: [train] hiden: no option of that name; hidden?",
-        "a.toml: [train] x: no option of that name; 'unrolled train --help' lists them",
+        "a.toml: [train] x: no option of that name; 'unrolled train KIND --help' lists them",
     ],
     "stopped{}": ["stopped", "stopped; continue with the same command and --resume"],
     "Print the script with which a shell completes commands, options, their choices, files and "
@@ -91,7 +91,7 @@ def said_in(tree: ast.AST, *, is_cli: bool) -> Iterator[str]:
 
 
 def test_no_command_prints_words_past_the_translation() -> None:
-    for path in (SOURCE / "cli").glob("*.py"):
+    for path in (SOURCE / "cli").rglob("*.py"):
         if path.stem in ("printing", "language", "__init__"):
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

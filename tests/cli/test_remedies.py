@@ -164,7 +164,7 @@ def test_a_value_that_cannot_be_is_refused(
 
 
 def test_help_lists_every_remedy(call: Call) -> None:
-    shown = call("train", "--help").out
+    shown = call("train", "cloze", "--help").out
     assert all(f"\n  {name}" in shown for name in REMEDIES)
 
 

@@ -19,7 +19,7 @@ import unrolled
 from tests.cli.conftest import SMALL, Call
 from tests.cli.test_commands import QUICK, contents, failed, misused, nothing_in
 from tests.sentences import corpus, write_corpus
-from unrolled.cli.train import DECISIVE, RECIPES
+from unrolled.cli.train.text import RECIPES, TEXT
 from unrolled.text import feeds
 from unrolled.text.data import Batch
 from unrolled.text.measures import TokenScores
@@ -146,9 +146,9 @@ def test_each_kind_has_its_recipe_and_the_help_tells_it(
 ) -> None:
     out, given = tmp_path / "run", ("--epochs", 0.01, "--dropout", 0.07)
     assert call("train", kind, "--data", corpus_file, "--out", out, *given).code == 0
-    run, options = TextRun(out), {n: default for n, (default, _, _) in DECISIVE.items()}
+    run, options = TextRun(out), {n: one.default for n, one in TEXT.options.items()}
     options |= RECIPES.get(kind, {}) | {"dropout": 0.07}
-    shown = " ".join(call("train", "--help").out.split())
+    shown = " ".join(call("train", "cloze", "--help").out.split())
     for name in RECIPES["cloze"]:
         assert run.command[name] == options[name], name
         assert f"; cloze: {RECIPES['cloze'][name]})" in shown, name

@@ -13,7 +13,7 @@ from unrolled.cli.language import translated
 from unrolled.cli.options import file
 from unrolled.cli.printing import note, print_json, print_table, say
 from unrolled.cli.runs import data_of
-from unrolled.cli.train import DECISIVE
+from unrolled.cli.train import application_of
 from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
 from unrolled.text.data.dataset import SPLITS
@@ -83,7 +83,7 @@ def _record(run: TextRun, split: str) -> dict[str, Any]:
         evaluations = []
     model = run.model()
     best = read_best(run)
-    defaults = {name: default for name, (default, _, _) in DECISIVE.items()}
+    defaults = {name: one.default for name, one in application_of(run).options.items()}
     settings = {**defaults, **run.command}
     return {
         "run": str(run.directory),

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import shtab
 
+from unrolled.cli.config import kinds_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,6 +46,7 @@ def command(arguments: argparse.Namespace) -> None:
 def _mark_places(commands: "Mapping[str, argparse.ArgumentParser]") -> None:
     """Say which arguments are files, and which directories."""
     for parser in commands.values():
+        _mark_places(kinds_of(parser))
         for action in parser._actions:
             if action.dest in DIRECTORIES:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]

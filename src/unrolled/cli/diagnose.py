@@ -25,7 +25,7 @@ from unrolled.cli.runs import (
     longest_of,
     with_options,
 )
-from unrolled.cli.train import again
+from unrolled.cli.train import application_of
 from unrolled.errors import CallError, DataError
 from unrolled.layers import Recurrent
 from unrolled.lens import Report
@@ -247,7 +247,8 @@ def _of_a_new_run(
     if run is not None:
         advised = [row.verdict.remedies for row in report.rows if row.verdict is not None]
         options = dict.fromkeys(remedy.name for remedies in advised for remedy in remedies)
-        commands = {name: again(run, name.split()) for name in options}
+        lines = {name: application_of(run).again(run, name.split()) for name in options}
+        commands = {name: line for name, line in lines.items() if line is not None}
     return replace(report, notes=(*report.notes, learnt) if learnt else report.notes), commands
 
 

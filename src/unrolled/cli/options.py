@@ -1,6 +1,7 @@
 """Types of options: each refuses a bad value where it is given."""
 
 import argparse
+import csv
 import math
 import os
 from collections.abc import Callable
@@ -79,6 +80,16 @@ def memory(text: str) -> int:
         return parse_memory(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("memory: ")) from None
+
+
+def names(text: str) -> list[str]:
+    """Names from a text such as "temp,wind"; one with a comma stands in double quotes."""
+    found = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if not all(found) or len(set(found)) < len(found) or not found:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected names that differ, between commas"
+        )
+    return found
 
 
 def file(suffix: str) -> Callable[[str], Path]:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -13,12 +14,21 @@ from unrolled.errors import CallError, DataError, RunError
 from unrolled.lens import Remedy, Report, Verdict
 from unrolled.text.data import Dataset, Tokenizer, sentences
 from unrolled.text.data.dataset import SPLITS
-from unrolled.text.models import TokenModel
+from unrolled.text.models import KINDS, TokenModel
 from unrolled.text.pretrained import NAMES
 from unrolled.text.pretrained import load as load_pretrained
 from unrolled.text.run import TextRun
-from unrolled.training.run import DATA
+from unrolled.training.run import CONFIG, DATA, Run, read_config
 
+# The class of a run by the kind of model that it holds.
+RUNS = {
+    "cloze": "unrolled.text.run:TextRun",
+    "lm": "unrolled.text.run:TextRun",
+    "forecast": "unrolled.series.run:ForecastRun",
+    "classify": "unrolled.series.run:SequenceRun",
+    "regress": "unrolled.series.run:SequenceRun",
+    "tag": "unrolled.series.run:TagRun",
+}
 M = TypeVar("M", bound=TokenModel)
 
 
@@ -31,15 +41,41 @@ class Chosen(NamedTuple, Generic[M]):
     tokenizer: Tokenizer
 
 
+def class_of(directory: Path) -> type[Run]:
+    """Of which sort the run in ``directory`` is, by the kind of its model.
+
+    Raises:
+        RunError: there is no run, or one of a kind that is not known.
+    """
+    kind = read_config(directory).get("kind")
+    if not isinstance(kind, str) or kind not in RUNS:
+        why = f"kind: got {kind!r}, expected one of {', '.join(RUNS)}"
+        raise RunError(f"{directory / CONFIG}: not the config of a run ({why})")
+    module, _, name = RUNS[kind].partition(":")
+    return cast(type[Run], getattr(import_module(module), name))
+
+
+def open_run(directory: Path) -> Run:
+    """The run in ``directory``, of whatever sort it is.
+
+    Raises:
+        RunError: there is no run, or it is damaged.
+    """
+    return class_of(directory)(directory)
+
+
 def load(directory: Path, wanted: type[M]) -> tuple[TextRun, M]:
-    """The run in ``directory`` and its model, which must be of the class ``wanted``."""
-    run = TextRun(directory)
-    model = run.model()
-    if not isinstance(model, wanted):
+    """The run in ``directory`` and its model, which must be of the class ``wanted``, a model of text."""
+    kinds = [name for name, kind in KINDS.items() if issubclass(kind, wanted)]
+    kind = read_config(directory).get("kind")
+    if kind in RUNS and kind not in kinds:
+        expected, command = "' or '".join(kinds), "|".join(kinds)
         raise RunError(
-            f"{directory}: holds a model of kind '{run.kind}', expected '{wanted.kind}', "
-            f"made by 'unrolled train {wanted.kind}'"
+            f"{directory}: holds a model of kind '{kind}', expected '{expected}', "
+            f"made by 'unrolled train {command}'"
         )
+    run = TextRun(directory)
+    model = cast(M, run.model())
     if run.weights_step() == 0:
         note(f"{directory}: the weights are untrained; continue with 'unrolled train … --resume'")
     return run, model
@@ -117,7 +153,7 @@ def longest_of(data: Dataset, split: str, run: TextRun) -> int:
     return run.settings.k2 if data.is_continuous else int(np.diff(data.offsets[split]).max())
 
 
-def with_options(report: Report, run: TextRun | None, longest: int) -> Report:
+def with_options(report: Report, run: Run | None, longest: int) -> Report:
     """``report`` with its remedies as options of ``unrolled train``, except those that the run had.
 
     Without a run it has none. ``longest``: the steps of the task's longest dependency.
@@ -131,7 +167,7 @@ def with_options(report: Report, run: TextRun | None, longest: int) -> Report:
     return replace(report, rows=tuple(rows))
 
 
-def _options(verdict: Verdict, run: TextRun, longest: int) -> Iterator[Remedy]:
+def _options(verdict: Verdict, run: Run, longest: int) -> Iterator[Remedy]:
     for remedy in verdict.remedies:
         name = remedy.name.removeprefix("remedies.").split(", remedies.")[0]
         option = OPTIONS.get(name, "").format(longest=max(2, longest))
