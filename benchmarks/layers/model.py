@@ -26,7 +26,6 @@ from unrolled.text.data import Batch
 from unrolled.text.data.dataset import Batches
 from unrolled.text.data.vocabulary import END, SPECIALS, START
 from unrolled.text.models import Cloze
-from unrolled.training import Settings
 from unrolled.training.loop import make_optimizer
 
 USUAL = TEXT.usual("lm")

@@ -113,7 +113,7 @@ class Application(ABC):
             CallError: as it says.
         """
 
-    def implied(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+    def implied(self, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """The options that follow from others of ``options`` where they are not given, by their names."""
         return {}
 
@@ -161,7 +161,7 @@ class Application(ABC):
         kind = str(began.get("kind"))
         if kind not in self.kinds:
             return None
-        usual = {**self.usual(kind), **self.implied(began)}
+        usual = self.usual(kind) | self.implied(began)
         parts = ["unrolled", "train", kind]
         for name, option in self.options.items():
             value = began.get(name, option.default)

@@ -188,7 +188,7 @@ class Text(Application):
                     f"--{name.replace('_', '-')}: got {options[name]}, which is for --bptt truncated"
                 )
 
-    def implied(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied(self, options: Mapping[str, Any]) -> dict[str, Any]:
         sources = options["data"] or ()
         of_corpora = any(CORPORA[s].simplify for s in sources if s in CORPORA)
         return {"k2": options["k1"], "simplify": of_corpora}
