@@ -16,6 +16,7 @@ import unrolled
 from tests.sentences import write_corpus
 from unrolled import errors
 from unrolled.cli import main, parser
+from unrolled.cli.config import kinds_of
 from unrolled.cli.language import VARIABLES, columns, in_chinese, messages, translated
 
 SOURCE = Path(unrolled.__file__).parent
@@ -145,7 +146,13 @@ def test_every_option_has_help_in_chinese(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("UNROLLED_LANG", "zh")
     monkeypatch.setenv("COLUMNS", "80")
     root, commands = parser()
-    for one in (root, *commands.values()):
+    kinds = kinds_of(commands["train"])
+    assert {"cloze", "lm"} <= kinds.keys()
+    for one in (root, *commands.values(), *kinds.values()):
+        said = [group.title for group in one._action_groups if group._group_actions]
+        said += [(text or "").partition("\n")[0] for text in (one.description, one.epilog)]
+        for line in filter(None, said):
+            assert CHINESE.search(in_chinese(line)), line
         for action in one._actions:
             if action.help:
                 shown = one._get_formatter()._expand_help(action)

@@ -1,29 +1,29 @@
 """``unrolled compare``: runs side by side."""
 
 import argparse
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.cli.evaluate import scored
 from unrolled.cli.language import translated
 from unrolled.cli.options import file
 from unrolled.cli.printing import note, print_json, print_table, say
-from unrolled.cli.runs import data_of
+from unrolled.cli.runs import open_run
 from unrolled.cli.train import application_of
+from unrolled.cli.train.application import Application
 from unrolled.errors import CallError, DataError, MissingExtraError
 from unrolled.lens.report import sparkline
 from unrolled.text.data.dataset import SPLITS
-from unrolled.text.run import TextRun
 from unrolled.training.callbacks import seconds_of
 from unrolled.training.files import read_tensors
 from unrolled.training.loop import evaluations_of
-from unrolled.training.run import TRAINING
+from unrolled.training.run import TRAINING, Run
 
 OF_THE_MACHINE = ("threads",)
+LOSS = "loss on the validation split"  # of runs that measure it each in its own way
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,72 +53,78 @@ def command(arguments: argparse.Namespace) -> None:
         from unrolled.lens.render import require
 
         require()
-    runs = [TextRun(path) for path in arguments.runs]
-    records = [_record(run, arguments.split) for run in runs]
-    differing = _differing(records)
-    if len({(tuple(run.vocabulary.tokens), run.tokenizer) for run in runs}) > 1:
-        note(
-            "the runs have other tokens: nats per token of one do not compare with those of another"
-        )
-    compared = {"split": arguments.split, "differing": differing, "runs": records}
+    runs = [open_run(path) for path in arguments.runs]
+    applications = [application_of(run) for run in runs]
+    compared = _compared(runs, applications, arguments.split)
+    _say_if_incomparable(runs, applications)
     if arguments.html is not None:
         from unrolled.lens.render import comparison
 
-        comparison.write(arguments.html, compared, table(compared), translated)
+        measures = dict.fromkeys(application.measure for application in applications)
+        measure = next(iter(measures)) if len(measures) == 1 else LOSS
+        shown = table(compared, applications)
+        comparison.write(arguments.html, compared, shown, translated, measure=measure)
     if arguments.json:
         print_json(compared)
         return
-    print_table(*table(compared))
+    print_table(*table(compared, applications))
     if arguments.html is not None:
         say(f"the page: {arguments.html}")
 
 
-def _record(run: TextRun, split: str) -> dict[str, Any]:
-    """What there is to compare of a run, as plain data."""
+def _compared(
+    runs: Sequence[Run], applications: Sequence[Application], split: str
+) -> dict[str, Any]:
+    """What there is to compare, as plain data."""
+    records = [_record(run, of, split) for run, of in zip(runs, applications, strict=True)]
+    return {"split": split, "differing": _differing(records), "runs": records}
+
+
+def _say_if_incomparable(runs: Sequence[Run], applications: Sequence[Application]) -> None:
+    if len(set(applications)) > 1:
+        note("the runs are of other data: the scores of one do not compare with those of another")
+    elif why := applications[0].incomparable(runs):
+        note(why)
+
+
+def _record(run: Run, application: Application, split: str) -> dict[str, Any]:
+    """What there is to compare of a run."""
     path = run.directory / TRAINING
     notes: dict[str, Any] = read_tensors(path)[1] if path.exists() else {}
     try:
         evaluations = evaluations_of(notes)
     except (TypeError, ValueError):
         evaluations = []
-    model = run.model()
-    best = read_best(run)
-    defaults = {name: one.default for name, one in application_of(run).options.items()}
+    defaults = {name: option.default for name, option in application.options.items()}
     settings = {**defaults, **run.command}
+    measure = next(iter(application.figures))
+    best = run.weights_notes().get(f"validation_{measure}")
     return {
         "run": str(run.directory),
         "kind": run.kind,
         "settings": {k: v for k, v in settings.items() if k not in OF_THE_MACHINE},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in run.model().parameters()),
         "step": notes.get("step", 0),
         "steps": run.settings.steps,
         "stopped_early": notes.get("stopped_early", False),
         "seconds": seconds_of(run.directory),
-        "validation": [{"step": int(step), "nats": nats} for step, nats, *_ in evaluations],
-        "best": best,
-        "scores": _scores(run, split),
+        "validation": [{"step": int(step), measure: loss} for step, loss, *_ in evaluations],
+        "best": best if isinstance(best, float) else None,
+        "scores": _scores(run, application, split),
     }
 
 
-def read_best(run: TextRun) -> float | None:
-    """The best loss on the validation split, if there is one."""
-    nats = run.weights_notes().get("validation_nats")
-    return nats if isinstance(nats, float) else None
-
-
-def _scores(run: TextRun, split: str) -> dict[str, Any] | None:
-    """Those of the run on its own text, if that is there."""
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            data = data_of(run, None, Path(directory))
-        except (DataError, MissingExtraError) as error:
-            note(f"{run.directory}: no scores: {error}")
-            return None
-        scores = asdict(scored(run.model(), data, split)) if data.sentences(split) else None
-        del data  # its files are mapped, and must go before their directory does
-    if scores is None:
+def _scores(run: Run, application: Application, split: str) -> dict[str, Any] | None:
+    """Those of the run on its own data, if that is there."""
+    try:
+        scores = application.scores(run, split)
+    except (DataError, MissingExtraError) as error:
+        note(f"{run.directory}: no scores: {error}")
+        return None
+    if not scores.count:
         note(f"{run.directory}: no scores: its {split} split is empty")
-    return scores
+        return None
+    return asdict(scores)
 
 
 def _differing(records: list[dict[str, Any]]) -> list[str]:
@@ -131,15 +137,20 @@ def _differing(records: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def table(compared: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The head and a row for each run, of what a comparison has."""
-    split = compared["split"]
+def table(
+    compared: dict[str, Any], applications: Sequence[Application]
+) -> tuple[list[str], list[list[str]]]:
+    """The head and a row for each run, of what a comparison has of runs of ``applications``."""
+    heads: dict[str, str] = {}
+    for application in applications:
+        (measure, first), *others = application.figures.items()
+        heads |= {measure: f"{compared['split']} {first}", **dict(others)}
     head = ["run", *(name.replace("_", "-") for name in compared["differing"])]
-    head += ["parameters", "steps", "time", "validation, first to last", "best"]
-    head += [f"{split} nats", "top-1", "top-5"]
+    head += ["parameters", "steps", "time", "validation, first to last", "best", *heads.values()]
     rows = []
-    for record in compared["runs"]:
-        curve = [row["nats"] for row in record["validation"]]
+    for record, application in zip(compared["runs"], applications, strict=True):
+        measure = next(iter(application.figures))
+        curve = [row[measure] for row in record["validation"]]
         scores = record["scores"] or {}
         rows.append(
             [
@@ -152,7 +163,7 @@ def table(compared: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 if curve
                 else "",
                 _figure(record["best"]),
-                *(_figure(scores.get(name)) for name in ("nats", "top1", "top5")),
+                *(_figure(scores.get(name)) for name in heads),
             ]
         )
     return head, rows

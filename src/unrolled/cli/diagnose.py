@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,11 @@ from unrolled.cli.runs import (
     add_model,
     check_split,
     chosen,
+    class_of,
     data_of,
     longest_of,
+    note_untrained,
+    open_run,
     with_options,
 )
 from unrolled.cli.train import application_of
@@ -37,6 +40,7 @@ from unrolled.text.measures import real
 from unrolled.text.models import LanguageModel, TokenModel
 from unrolled.text.models.token_model import DEEPEST, WIDEST
 from unrolled.text.run import TextRun
+from unrolled.training.run import Run
 
 # The options of a bare network, and their defaults; the parser leaves out what was not given.
 BARE: dict[str, Any] = {
@@ -51,6 +55,7 @@ BARE: dict[str, Any] = {
 }
 BUNDLED = "DIR or the bundled model"
 OF_A_RUN = ("data", "split", "model")
+OF_TEXT = "a model of text"
 NATS = "nats per token"
 
 
@@ -64,14 +69,14 @@ class Question(NamedTuple):
     measure: str
     """What the loss is."""
     batch: tuple[Tensor, ...]
-    run: TextRun | None = None
+    run: Run | None = None
     """Of which the model is, if it was trained by a command."""
     plain: float | None = None
     """The loss where each token is told from the one before it alone."""
     lag: int | None = None
     """The longest dependency of the task, in steps, where it is known."""
     longest: int = 0
-    """Tokens of the longest sequence of the split."""
+    """Steps of the longest sequence of the split."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -140,7 +145,12 @@ def command(arguments: argparse.Namespace) -> None:
 
         require()
     with tempfile.TemporaryDirectory() as directory:
-        asked = _bare(options) if "cell" in options else _run(options, Path(directory))
+        if "cell" in options:
+            asked = _bare(options)
+        elif "run" in options and not issubclass(class_of(options["run"]), TextRun):
+            asked = _run(options)
+        else:
+            asked = _text(options, Path(directory))
     with unrolled.watch(asked.model) as seen:
         loss = asked.loss(asked.model, *asked.batch)
         torch.autograd.backward(loss)
@@ -151,8 +161,7 @@ def command(arguments: argparse.Namespace) -> None:
         report, commands = _of_a_new_run(report, asked, options.get("lag"), learnt)
     trials = None
     if "tries" in options:
-        model = _Asked(asked.model, asked.loss)
-        trials = lens.try_remedies(model, asked.batch, lambda value: value)
+        trials = lens.try_remedies(_Asked(asked), torch.empty(0), lambda value: value)
     tried = None if trials is None else trials.record()
     try:
         if "json" in options:
@@ -181,22 +190,44 @@ def command(arguments: argparse.Namespace) -> None:
 
 
 class _Asked(nn.Module):
-    """A model, called for its loss."""
+    """A model, called for its loss of a batch."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, asked: Question) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
-        self.train(model.training)
+        self.model, self.loss, self.batch = asked.model, asked.loss, asked.batch
+        self.train(asked.model.training)
 
-    def forward(self, *batch: Tensor) -> Tensor:
-        return self.loss(self.model, *batch)
+    def forward(self, _: Tensor) -> Tensor:
+        return self.loss(self.model, *self.batch)
 
 
 # --- A run ---------------------------------------------------------------------------------------
 
 
-def _run(options: dict[str, Any], directory: Path) -> Question:
-    """A run's model, and a batch of its text or of another, which is encoded in ``directory``."""
+def _run(options: dict[str, Any]) -> Question:
+    """A run's model, and what it reads in the middle of an epoch of its training."""
+    _refuse(options, OF_A_RUN, OF_TEXT)
+    run = open_run(options["run"])
+    note_untrained(run)
+    model, data = run.model(), run.dataset()
+    feed = run.feed(model, data)
+    item = next(feed.epoch(0, len(feed) // 2))
+
+    def loss(model: nn.Module) -> Tensor:
+        return run.feed(model, data).loss(item)
+
+    about = (f"{run.directory}, train", run.weights_step(), model, loss, "loss", ())
+    longest = application_of(run).longest(run, data, "train")
+    return Question(*about, run=run, lag=_window_of(run), longest=longest)
+
+
+def _window_of(run: Run) -> int | None:
+    """How many steps back the gradient goes at most, where that is less than a sequence."""
+    return run.settings.k2 if run.settings.bptt == "truncated" else None
+
+
+def _text(options: dict[str, Any], directory: Path) -> Question:
+    """A model of text, and a batch of its text or of another, which is encoded in ``directory``."""
     name, run, model, _ = chosen(options.get("run"), options.get("model"), "zh", TokenModel)  # type: ignore[type-abstract]
     split = options.get("split", "validation")
     data = data_of(run, options.get("data"), directory)
@@ -211,8 +242,7 @@ def _run(options: dict[str, Any], directory: Path) -> Question:
         window = _window(data, split)
         before, after, counted = window[:3]
         plain = pairs.nats(before[counted.bool()], after[counted.bool()])
-        lag = run.settings.k2 if run.settings.bptt == "truncated" else None
-        whole |= {"plain": plain, "lag": lag}
+        whole |= {"plain": plain, "lag": _window_of(run)}
         return Question(*about, _of_window, NATS, window, **whole)
     batches = data.batches(split, run.settings.batch_steps)
     rows = list(batches.rows())  # from short to long
@@ -313,11 +343,7 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
     if "run" in options and "cell" in options:
         raise CallError("DIR and --cell: got both, expected one of them")
     others, needed = (dict.fromkeys(OF_A_RUN), BUNDLED) if "cell" in options else (BARE, "--cell")
-    for name in others:
-        if name in options:
-            value = options[name]
-            got = " ".join(value) if isinstance(value, list) else "it" if value is True else value
-            raise CallError(f"--{name}: got {got}, which is for {needed}")
+    _refuse(options, others, needed)
     if "tries" in options and options.get("steps") == 1:
         raise CallError("--steps: got 1 with --try, expected 2 or more")
     if "activation" in options and options["cell"] != "elman":
@@ -325,3 +351,12 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
             f"--activation: got {options['activation']} with --cell {options['cell']}, "
             "expected --cell elman"
         )
+
+
+def _refuse(options: dict[str, Any], names: Iterable[str], needed: str) -> None:
+    """Refuse the options ``names``, which are for what ``needed`` says."""
+    for name in names:
+        if name in options:
+            value = options[name]
+            got = " ".join(value) if isinstance(value, list) else "it" if value is True else value
+            raise CallError(f"--{name}: got {got}, which is for {needed}")

@@ -76,9 +76,16 @@ def load(directory: Path, wanted: type[M]) -> tuple[TextRun, M]:
         )
     run = TextRun(directory)
     model = cast(M, run.model())
-    if run.weights_step() == 0:
-        note(f"{directory}: the weights are untrained; continue with 'unrolled train … --resume'")
+    note_untrained(run)
     return run, model
+
+
+def note_untrained(run: Run) -> None:
+    """Say so if the weights of ``run`` are those that it began with."""
+    if run.weights_step() == 0:
+        note(
+            f"{run.directory}: the weights are untrained; continue with 'unrolled train … --resume'"
+        )
 
 
 def add_model(parser: argparse.ArgumentParser, default: str) -> None:

@@ -131,6 +131,10 @@ class Application(ABC):
             raise DataError(f"a run of kind '{run.kind}' is scored on its validation split alone")
         return run.feed(run.model(), run.dataset()).scores()
 
+    def incomparable(self, runs: Sequence[Run]) -> str:  # noqa: ARG002
+        """Why the scores of ``runs``, all of its own, do not compare; empty if they do."""
+        return ""
+
     @cached_property
     def options(self) -> dict[str, Option]:
         """All that decide what the weights become, in the order of ``--help``."""

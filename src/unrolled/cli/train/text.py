@@ -1,7 +1,7 @@
 """Models of text: what fills a blank, and language models."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -101,6 +101,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "average": 0.9999,
     },
 }
+OTHER_TOKENS = (
+    "the runs have other tokens: nats per token of one do not compare with those of another"
+)
 FIGURES = {"nats": "nats", "top1": "top-1", "top5": "top-5"}
 
 
@@ -211,6 +214,12 @@ class Text(Application):
             scores = scored(run.model(), data, split)
             del data  # its files are mapped, and must go before their directory does
         return scores
+
+    def incomparable(self, runs: Sequence[Run]) -> str:
+        of_text = cast(Sequence[TextRun], runs)
+        if len({(tuple(run.vocabulary.tokens), run.tokenizer) for run in of_text}) > 1:
+            return OTHER_TOKENS
+        return ""
 
 
 def _check_amount(data: Dataset, vocabulary_size: int, options: Mapping[str, Any]) -> None:

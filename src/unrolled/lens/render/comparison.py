@@ -25,7 +25,9 @@ NAME = 300  # pixels of a run's name, at most
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
-def write(path: str | Path, record: Mapping[str, Any], table: Table, said: Said = str) -> None:
+def write(
+    path: str | Path, record: Mapping[str, Any], table: Table, said: Said = str, *, measure: str
+) -> None:
     """Write a comparison, as ``unrolled compare --json`` prints it, as one HTML page.
 
     Args:
@@ -33,14 +35,15 @@ def write(path: str | Path, record: Mapping[str, Any], table: Table, said: Said 
         record: the runs, with the validation loss of each by step.
         table: the same in words: a head, and a row for each run.
         said: a text in the language of the page.
+        measure: what the validation loss is, in words.
 
     Raises:
         OSError: the file cannot be written.
     """
-    replace(Path(path), encoded(page(record, table, said)))
+    replace(Path(path), encoded(page(record, table, said, measure=measure)))
 
 
-def page(record: Mapping[str, Any], table: Table, said: Said = str) -> str:
+def page(record: Mapping[str, Any], table: Table, said: Said = str, *, measure: str) -> str:
     """The text of the page."""
     here = files("unrolled.lens.render")
     script = (here / "comparison.js").read_text("utf-8")
@@ -53,7 +56,7 @@ def page(record: Mapping[str, Any], table: Table, said: Said = str) -> str:
         table=in_language(_table(*table), said),
         data=json_of(
             {
-                "chart": titles_in_language(curves(record).to_dict(), said),
+                "chart": titles_in_language(curves(record, measure).to_dict(), said),
                 "light": charts.config(),
                 "dark": charts.config(dark=True),
             }
@@ -63,12 +66,17 @@ def page(record: Mapping[str, Any], table: Table, said: Said = str) -> str:
     )
 
 
-def curves(comparison: Mapping[str, Any]) -> alt.Chart:
-    """The loss on the validation split by step, a line for each run."""
+def curves(comparison: Mapping[str, Any], measure: str) -> alt.Chart:
+    """The loss on the validation split by step, a line for each run.
+
+    A point of a run has the step, and the loss by its name. ``measure``: what it is, in words.
+    """
+    points = [(record["run"], p) for record in comparison["runs"] for p in record["validation"]]
+    losses = {name for _, point in points for name in point} - {"step"}
+    loss = losses.pop() if len(losses) == 1 else "loss"
     rows = [
-        {"run": record["run"], **point}
-        for record in comparison["runs"]
-        for point in record["validation"]
+        {"run": run, "step": point["step"], loss: next(v for k, v in point.items() if k != "step")}
+        for run, point in points
     ]
     names = [record["run"] for record in comparison["runs"]]
     colours = [charts.CATEGORIES[(k + 1) % charts.LINES] for k in range(len(names))]
@@ -82,10 +90,10 @@ def curves(comparison: Mapping[str, Any]) -> alt.Chart:
         .mark_line(point=True, strokeWidth=1.8)
         .encode(
             x=alt.X("step:Q", title="step of the training", axis=alt.Axis(tickCount=6)),
-            y=alt.Y("nats:Q", title="nats per token", axis=alt.Axis(tickCount=6)).scale(zero=False),
+            y=alt.Y(f"{loss}:Q", title=measure, axis=alt.Axis(tickCount=6)).scale(zero=False),
             color=colour.legend(legend),
             strokeDash=dash.legend(legend),
-            tooltip=["run:N", "step:Q", alt.Tooltip("nats:Q", format=".4f")],
+            tooltip=["run:N", "step:Q", alt.Tooltip(f"{loss}:Q", format=".4f")],
         )
         .properties(width="container", height=300)
     )
