@@ -61,7 +61,7 @@ def test_a_kind_has_its_own_options_and_those_of_every_training(call: Call) -> N
 def test_it_trains_to_its_end_and_says_what_came_of_it(
     waves: Path, tmp_path: Path, call: Call
 ) -> None:
-    train = ("train", "waves", waves, "--out", tmp_path / "run", *QUICK)
+    train = ("train", "waves", *QUICK, waves, "--out", tmp_path / "run")
     done = call(*train)
     assert (done.code, done.err) == (0, "")
     run = WaveRun(tmp_path / "run")

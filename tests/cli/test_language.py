@@ -48,6 +48,7 @@ COMPOSED = {
     "{} ({})": [],  # help, which the formatter takes apart
     "{}, {}: {}": [
         "runs/a, validation, nats per token: 2.1",
+        "runs/a, train, loss: 2.1",
         "GRU, H = 8, 9 steps of noise, mean square of the last output: 0.1",
     ],
     "{}: trained for {} of {} steps{}": [
