@@ -1,0 +1,120 @@
+"""What tags mean: schemes that mark spans by their beginnings, insides and ends."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from unrolled.series.models.crf import Allowed
+
+OUTSIDE = "O"
+MEANING = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
+PARTS = re.compile(r"([BIMELSU])(?:[-_](.+))?", re.DOTALL)
+
+
+class Part(NamedTuple):
+    """A tag taken apart: "B", "I", "E" or "S" (or "O" outside), and the type of its span, maybe ""."""
+
+    place: str
+    type: str
+
+
+class Span(NamedTuple):
+    """Steps ``start`` to ``stop`` - 1, of the type ``type``."""
+
+    type: str
+    start: int
+    stop: int
+
+
+def part_of(tag: str) -> Part | None:
+    """A tag taken apart, or ``None`` if it marks no place in a span.
+
+    >>> part_of("B-PER"), part_of("M"), part_of("NOUN")
+    (Part(place='B', type='PER'), Part(place='I', type=''), None)
+    """
+    if tag == OUTSIDE:
+        return Part(OUTSIDE, "")
+    found = PARTS.fullmatch(tag)
+    return Part(MEANING[found[1]], found[2] or "") if found else None
+
+
+def marks_spans(tags: Iterable[str]) -> bool:
+    """Whether ``tags`` are those of a scheme: BIO, BIOES, BILOU or BMES, with types or without.
+
+    >>> marks_spans(["O", "B-PER", "I-PER"]), marks_spans(["B", "M", "E", "S"]), marks_spans(["V", "B"])
+    (True, True, False)
+    """
+    parts = [part_of(tag) for tag in tags]
+    places = {part.place for part in parts if part is not None}
+    return None not in parts and bool(places & {"B", "I", "S"})
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """The spans of a sequence of tags, as conlleval reads them, whatever the scheme.
+
+    A span begins with "B" or "S", and where an inside or an end has nothing of its type before it; it
+    ends after "E" or "S", and before whatever does not continue it.
+
+    Source: Tjong Kim Sang & Buchholz, "Introduction to the CoNLL-2000 Shared Task: Chunking", 2000.
+
+    >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
+    [Span(type='PER', start=0, stop=2), Span(type='LOC', start=3, stop=4)]
+    """
+    found: list[Span] = []
+    begun: tuple[str, int] | None = None  # the type of the open span, and where it began
+    for t, tag in enumerate([*tags, OUTSIDE]):
+        place, kind = part_of(tag) or Part(OUTSIDE, "")
+        goes_on = begun is not None and place in ("I", "E") and begun[0] == kind
+        if begun is not None and not goes_on:
+            found.append(Span(begun[0], begun[1], t))
+            begun = None
+        if place != OUTSIDE and begun is None:
+            begun = kind, t
+        if begun is not None and place in ("E", "S"):
+            found.append(Span(begun[0], begun[1], t + 1))
+            begun = None
+    return found
+
+
+def may_follow(before: str, after: str, *, has_ends: bool) -> bool:
+    """Whether the tag ``after`` may follow ``before`` in the scheme; a sequence is between two "O".
+
+    ``has_ends``: whether the scheme marks the ends of spans, so that one must not stop without.
+    """
+    left, right = part_of(before) or Part(OUTSIDE, ""), part_of(after) or Part(OUTSIDE, "")
+    is_open = left.place in ("B", "I")
+    if right.place in ("I", "E"):
+        return is_open and left.type == right.type
+    return not (is_open and has_ends)
+
+
+def allowed_by_scheme(tags: Sequence[str]) -> Allowed | None:
+    """Which tags may follow each other, begin and end a sequence; ``None`` if they mark no spans.
+
+    Where the ``tags`` that there are leave no way to begin, to end or to go on, all are allowed there.
+    """
+    if not marks_spans(tags):
+        return None
+    has_ends = any(part.place in ("E", "S") for part in map(part_of, tags) if part is not None)
+
+    def flags(befores: Sequence[str], afters: Sequence[str]) -> torch.Tensor:
+        rows = [[may_follow(b, a, has_ends=has_ends) for a in afters] for b in befores]
+        return torch.tensor(rows, device="cpu")  # also while models are made without memory
+
+    start, end = flags([OUTSIDE], tags)[0], flags(tags, [OUTSIDE])[:, 0]
+    transition = flags(tags, tags)
+    transition |= ~transition.any(1, keepdim=True)
+    if not start.any():
+        start = torch.ones_like(start)
+    if not (start & end).any():  # a sequence of one step
+        end = torch.ones_like(end)
+    return Allowed(start, transition, end)
+
+
+def is_allowed(tags: Sequence[str], *, has_ends: bool) -> bool:
+    """Whether a sequence keeps to its scheme."""
+    whole = [OUTSIDE, *tags, OUTSIDE]
+    return all(may_follow(a, b, has_ends=has_ends) for a, b in pairwise(whole))
