@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_said_with_its_line(
     ("options", "message"),
     [
         ({"format": "xml"}, "format: got 'xml', expected one of columns, words, segmented"),
-        ({"encoding": "klingon"}, "encoding: got 'klingon', expected one such as utf-8"),
+        ({"encoding": "hex"}, "encoding: got 'hex', expected one such as utf-8"),
         ({"encoding": "utf-16"}, "encoding: got 'utf-16'.*convert a file of another to UTF-8"),
         ({"tag": 2}, r"tag column: got 2, but .*tagged.txt has 2 columns, expected from 0 to 1"),
         ({"token": -3}, "token column: got -3"),
