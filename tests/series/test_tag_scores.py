@@ -9,7 +9,7 @@ from unrolled.series.tags import (
     OUTSIDE,
     Span,
     allowed_by_scheme,
-    is_allowed,
+    keep_scheme,
     marks_spans,
     may_follow,
     spans,
@@ -136,7 +136,8 @@ def test_spans_that_keep_to_a_scheme_come_back(blocks: list[tuple[str, int]]) ->
             places = alone if length == 1 else first + inner * (length - 2) + last
             tags += [f"{place}-{kind}" for place in places]
         assert spans(tags) == expected
-        assert is_allowed(tags, has_ends=last == "E")
+        names = [f"{place}-{kind}" for place in first + inner + last + alone for kind in "xy"]
+        assert keep_scheme([tags], sorted({*names, "O"}))
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -146,7 +147,7 @@ def test_the_constraints_are_the_scheme(name: str) -> None:
     allowed = allowed_by_scheme(tags)
     assert allowed is not None
     for i, before in enumerate(tags):
-        assert allowed.start[i] == is_allowed([before], has_ends=False)
+        assert allowed.start[i] == may_follow(OUTSIDE, before, has_ends=has_ends)
         assert allowed.end[i] == may_follow(before, OUTSIDE, has_ends=has_ends)
         for j, after in enumerate(tags):
             assert allowed.transition[i, j] == may_follow(before, after, has_ends=has_ends)
@@ -166,6 +167,17 @@ def test_what_a_scheme_allows() -> None:
         ("S", "B", True, True),
     ):
         assert may_follow(before, after, has_ends=has_ends) is expected, (before, after)
+
+
+def test_which_sequences_keep_to_their_scheme() -> None:
+    bio, bmes = SCHEMES["BIO"], SCHEMES["BMES"]
+    assert keep_scheme([["B-x", "I-x", "O"], [], ["B-y"]], bio)
+    for wrong in (["I-x"], ["B-x", "I-y"], ["O", "I-x"]):
+        assert not keep_scheme([["O"], wrong], bio), wrong
+    assert keep_scheme([["B", "M", "E", "S"]], bmes)
+    for wrong in (["E"], ["B"], ["B", "S"], ["S", "E"], ["B", "M"]):
+        assert not keep_scheme([wrong], bmes), wrong
+    assert not keep_scheme([["NOUN"]], ["NOUN", "VERB"])
 
 
 def test_tags_that_leave_no_way_are_freed() -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import torch
@@ -114,7 +114,20 @@ def allowed_by_scheme(tags: Sequence[str]) -> Allowed | None:
     return Allowed(start, transition, end)
 
 
-def is_allowed(tags: Sequence[str], *, has_ends: bool) -> bool:
-    """Whether a sequence keeps to its scheme."""
-    whole = [OUTSIDE, *tags, OUTSIDE]
-    return all(may_follow(a, b, has_ends=has_ends) for a, b in pairwise(whole))
+def keep_scheme(sequences: Iterable[Sequence[str]], tags: Sequence[str]) -> bool:
+    """Whether no sequence of ``tags`` has one after another that the scheme does not allow."""
+    allowed = allowed_by_scheme(tags)
+    if allowed is None:
+        return False
+    start, transition, end = (
+        [set(compress(tags, row)) for row in flags.reshape(-1, len(tags)).tolist()]
+        for flags in allowed
+    )
+    after = dict(zip(tags, transition, strict=True))
+    return all(
+        names[0] in start[0]
+        and names[-1] in end[0]
+        and all(name in after[before] for before, name in pairwise(names))
+        for names in sequences
+        if names
+    )
