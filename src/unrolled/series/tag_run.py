@@ -34,15 +34,15 @@ VALIDATION_BATCHES = 10  # of so many, at most, at every evaluation
 class TaggingScores(Scores):
     """Means over so many ``tokens``; NaN over none.
 
-    ``error``: one less the F1 of the spans, or where the tags mark none, less the ``accuracy``, the share
-    of tokens with the right tag. ``nats``: -log p of the right tags of a sentence, per token.
+    ``nats``: -log p of the right tags of a sentence, per token; ``accuracy``: the share of tokens with the
+    right tag; ``f1``: that of the spans, or where the tags mark none the accuracy again.
     """
 
-    measure, unit = "error", "tokens"
+    measure, unit = "nats", "tokens"
 
-    error: float
-    accuracy: float
     nats: float
+    f1: float
+    accuracy: float
     tokens: int
 
 
@@ -95,7 +95,7 @@ def evaluate(
     found = score_tags(expected, predicted)
     if not found.tokens:
         return TaggingScores(math.nan, math.nan, math.nan, 0), found
-    figures = 1 - found.main, found.accuracy, nats / found.tokens
+    figures = nats / found.tokens, found.main, found.accuracy
     return TaggingScores(*figures, found.tokens), found
 
 

@@ -38,7 +38,7 @@ class SequenceTagger:
         >>> from unrolled.series import SequenceTagger
         >>> X = ["我爱北京", "我爱你", "北京爱你", "你爱我"]
         >>> y = [["S", "S", "B", "E"], ["S", "S", "S"], ["B", "E", "S", "S"], ["S", "S", "S"]]
-        >>> tagger = SequenceTagger(hidden_size=16, epochs=40).fit(X, y)
+        >>> tagger = SequenceTagger(hidden_size=16, epochs=100).fit(X, y)
         >>> tagger.tag("你爱北京")
         [('你', ''), ('爱', ''), ('北京', '')]
 
