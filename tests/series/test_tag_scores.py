@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrolled.series.tag_scores import SpanScores, score_tags
-from unrolled.series.tags import (
+from unrolled.series.data.schemes import (
     OUTSIDE,
     Span,
-    allowed_by_scheme,
     keep_scheme,
     marks_spans,
     may_follow,
+    rules_of,
     spans,
 )
+from unrolled.series.tag_scores import SpanScores, score_tags
 
 SCHEMES = {
     "BIO": ["O", "B-x", "I-x", "B-y", "I-y"],
@@ -144,14 +144,13 @@ def test_spans_that_keep_to_a_scheme_come_back(blocks: list[tuple[str, int]]) ->
 def test_the_constraints_are_the_scheme(name: str) -> None:
     tags = SCHEMES[name]
     has_ends = name != "BIO"
-    allowed = allowed_by_scheme(tags)
-    assert allowed is not None
+    rules = rules_of(tags)
+    assert rules is not None
     for i, before in enumerate(tags):
-        assert allowed.start[i] == may_follow(OUTSIDE, before, has_ends=has_ends)
-        assert allowed.end[i] == may_follow(before, OUTSIDE, has_ends=has_ends)
+        assert rules.start[i] == may_follow(OUTSIDE, before, has_ends=has_ends)
+        assert rules.end[i] == may_follow(before, OUTSIDE, has_ends=has_ends)
         for j, after in enumerate(tags):
-            assert allowed.transition[i, j] == may_follow(before, after, has_ends=has_ends)
-    assert allowed.transition.any(0).all()
+            assert rules.follow[i][j] == may_follow(before, after, has_ends=has_ends)
 
 
 def test_what_a_scheme_allows() -> None:
@@ -182,11 +181,11 @@ def test_which_sequences_keep_to_their_scheme() -> None:
 
 def test_tags_that_leave_no_way_are_freed() -> None:
     """As where a small corpus has no span of one token."""
-    allowed = allowed_by_scheme(["B", "E"])
-    assert allowed is not None
-    assert allowed.end.all()  # a sequence of one step has to end in B
-    allowed = allowed_by_scheme(["I-x", "B-y"])
-    assert allowed is not None
-    assert allowed.start.tolist() == [False, True]
-    assert allowed.transition.tolist() == [[True, True], [False, True]]
-    assert allowed_by_scheme(["NOUN", "VERB"]) is None
+    rules = rules_of(["B", "E"])
+    assert rules is not None
+    assert all(rules.end)  # a sequence of one step has to end in B
+    rules = rules_of(["I-x", "B-y"])
+    assert rules is not None
+    assert rules.start == [False, True]
+    assert rules.follow == [[True, True], [False, True]]
+    assert rules_of(["NOUN", "VERB"]) is None

@@ -13,11 +13,18 @@ from torch import Tensor
 
 from unrolled.errors import DataError, RunError
 from unrolled.files import sync
-from unrolled.series.data.encoded import SHARES, Encoder, TaggedData, cut, split_sentences
+from unrolled.series.data.encoded import (
+    SHARES,
+    Encoder,
+    TaggedBatch,
+    TaggedData,
+    cut,
+    split_sentences,
+)
+from unrolled.series.data.schemes import keep_scheme
 from unrolled.series.data.tagged import Tagged
-from unrolled.series.models.tagging import TaggedBatch, TaggingNetwork
+from unrolled.series.models.tagging import TaggingNetwork
 from unrolled.series.tag_scores import TagScores, score_tags
-from unrolled.series.tags import keep_scheme
 from unrolled.training.feed import Feed
 from unrolled.training.files import read_json, write_json
 from unrolled.training.loop import steps_of

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from unrolled.series.tags import marks_spans, spans
+from unrolled.series.data.schemes import marks_spans, spans
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from unrolled.series.data.encoded import (
     unit_of,
 )
 from unrolled.series.data.features import COUNTS, features_of
+from unrolled.series.data.schemes import spans
 from unrolled.series.data.tagged import Tagged
-from unrolled.series.tags import spans
 
 
 def sentences(count: int) -> list[Tagged]:

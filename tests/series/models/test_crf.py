@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled.series.models import crf as module
 from unrolled.series.models.crf import Allowed, LinearChainCRF, log_partition_of_logs
-from unrolled.series.tags import allowed_by_scheme
+from unrolled.series.models.tagging import allowed_by_scheme
 
 SCHEMES = {
     "BIO": ["O", "B-x", "I-x", "B-y", "I-y"],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.compare import assert_close_by_name
-from unrolled.series.models.tagging import CELLS, UNKNOWN, TaggedBatch, TaggingNetwork
+from unrolled.series.data.encoded import UNKNOWN, TaggedBatch
+from unrolled.series.models.tagging import CELLS, TaggingNetwork
 
 BMES = ["B", "M", "E", "S"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +17,26 @@ from torch import Tensor
 
 from unrolled.errors import DataError
 from unrolled.series.data.features import COUNTS, Unit, features_of
+from unrolled.series.data.schemes import OUTSIDE, part_of
 from unrolled.series.data.tagged import Tagged
-from unrolled.series.models.tagging import UNKNOWN, TaggedBatch
-from unrolled.series.tags import OUTSIDE, part_of
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.90, 0.05, 0.05)
 PADDING, UNKNOWN_TOKEN = "<pad>", "<unk>"
+UNKNOWN = 1  # the number of every token that is not in the vocabulary; 0 is that of padding
 KINDS = ("tokens", "features", "tags", "offsets")  # the arrays of a split
+
+
+class TaggedBatch(NamedTuple):
+    """``tokens`` ``[T, B]`` and ``tags`` ``[T, B]``, int64; ``lengths`` ``[B]``.
+
+    ``features`` ``[T, B, F]``: of each token the rows of the table of features that it has.
+    """
+
+    tokens: Tensor
+    features: Tensor
+    tags: Tensor
+    lengths: Tensor
 
 
 def position_of(tokens: Sequence[str], purpose: str = "") -> float:

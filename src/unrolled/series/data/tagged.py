@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from unrolled.errors import CallError, DataError
-from unrolled.series.tags import Span, part_of, spans
+from unrolled.series.data.schemes import Span, part_of, spans
 
 FORMATS = ("columns", "words", "segmented")
 HEAD = 50  # lines by which the format is told

@@ -1,7 +1,7 @@
 """A tag for every token: embedding, recurrent layers in both directions, a conditional random field."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.layers import Recurrent
 from unrolled.remedies import sensible_weights_
-from unrolled.series.models.crf import MOST_TAGS, Decoded, LinearChainCRF
-from unrolled.series.tags import allowed_by_scheme
+from unrolled.series.data.encoded import UNKNOWN, TaggedBatch
+from unrolled.series.data.schemes import rules_of
+from unrolled.series.models.crf import MOST_TAGS, Allowed, Decoded, LinearChainCRF
 from unrolled.shapes import check_fraction, check_size
 from unrolled.training.model import Model
 
 WIDEST, DEEPEST = 1 << 16, 256
-UNKNOWN = 1  # the number of every token that is not in the vocabulary; 0 is that of padding
 CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 OF_THE_LAYERS = (
     "depth",
@@ -27,18 +27,6 @@ OF_THE_LAYERS = (
     "layer_norm",
 )
 """The options that go on to ``Recurrent``, by their names there."""
-
-
-class TaggedBatch(NamedTuple):
-    """``tokens`` ``[T, B]`` and ``tags`` ``[T, B]``, int64; ``lengths`` ``[B]``.
-
-    ``features`` ``[T, B, F]``: of each token the rows of the table of features that it has.
-    """
-
-    tokens: Tensor
-    features: Tensor
-    tags: Tensor
-    lengths: Tensor
 
 
 class TaggingNetwork(Model):
@@ -188,6 +176,14 @@ class TaggingNetwork(Model):
         """The probability of each tag at each step, given the whole sequence: ``[T, B, K]``."""
         scores = self(batch.tokens, batch.features, batch.lengths)
         return self.crf.marginals(scores, batch.lengths)
+
+
+def allowed_by_scheme(tags: Sequence[str]) -> Allowed | None:
+    """Which tags may follow each other, by ``rules_of``; ``None`` if they mark no spans."""
+    rules = rules_of(tags)
+    if rules is None:
+        return None
+    return Allowed(*(torch.tensor(flags, device="cpu") for flags in rules))  # also if made on meta
 
 
 def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:

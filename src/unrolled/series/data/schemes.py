@@ -3,11 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 from itertools import compress, pairwise
+from operator import and_
 from typing import NamedTuple
-
-import torch
-
-from unrolled.series.models.crf import Allowed
 
 OUTSIDE = "O"
 MEANING = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
@@ -91,43 +88,47 @@ def may_follow(before: str, after: str, *, has_ends: bool) -> bool:
     return not (is_open and has_ends)
 
 
-def allowed_by_scheme(tags: Sequence[str]) -> Allowed | None:
-    """Which tags may follow each other, begin and end a sequence; ``None`` if they mark no spans.
+class Rules(NamedTuple):
+    """Which tags may begin a sequence, follow which (``follow[before][after]``), and end it."""
+
+    start: list[bool]
+    follow: list[list[bool]]
+    end: list[bool]
+
+
+def rules_of(tags: Sequence[str]) -> Rules | None:
+    """The rules of the scheme of ``tags``; ``None`` if they mark no spans.
 
     Where the ``tags`` that there are leave no way to begin, to end or to go on, all are allowed there.
+
+    >>> rules_of(["O", "B-x", "I-x"]).follow
+    [[True, True, False], [True, True, True], [True, True, True]]
     """
     if not marks_spans(tags):
         return None
     has_ends = any(part.place in ("E", "S") for part in map(part_of, tags) if part is not None)
-
-    def flags(befores: Sequence[str], afters: Sequence[str]) -> torch.Tensor:
-        rows = [[may_follow(b, a, has_ends=has_ends) for a in afters] for b in befores]
-        return torch.tensor(rows, device="cpu")  # also while models are made without memory
-
-    start, end = flags([OUTSIDE], tags)[0], flags(tags, [OUTSIDE])[:, 0]
-    transition = flags(tags, tags)
-    transition |= ~transition.any(1, keepdim=True)
-    if not start.any():
-        start = torch.ones_like(start)
-    if not (start & end).any():  # a sequence of one step
-        end = torch.ones_like(end)
-    return Allowed(start, transition, end)
+    start = [may_follow(OUTSIDE, tag, has_ends=has_ends) for tag in tags]
+    end = [may_follow(tag, OUTSIDE, has_ends=has_ends) for tag in tags]
+    follow = [[may_follow(tag, after, has_ends=has_ends) for after in tags] for tag in tags]
+    follow = [row if any(row) else [True] * len(tags) for row in follow]
+    if not any(start):
+        start = [True] * len(tags)
+    if not any(map(and_, start, end)):  # a sequence of one step
+        end = [True] * len(tags)
+    return Rules(start, follow, end)
 
 
 def keep_scheme(sequences: Iterable[Sequence[str]], tags: Sequence[str]) -> bool:
     """Whether no sequence of ``tags`` has one after another that the scheme does not allow."""
-    allowed = allowed_by_scheme(tags)
-    if allowed is None:
+    rules = rules_of(tags)
+    if rules is None:
         return False
-    start, transition, end = (
-        [set(compress(tags, row)) for row in flags.reshape(-1, len(tags)).tolist()]
-        for flags in allowed
-    )
-    after = dict(zip(tags, transition, strict=True))
+    start, end = set(compress(tags, rules.start)), set(compress(tags, rules.end))
+    follow = {tag: set(compress(tags, row)) for tag, row in zip(tags, rules.follow, strict=True)}
     return all(
-        names[0] in start[0]
-        and names[-1] in end[0]
-        and all(name in after[before] for before, name in pairwise(names))
+        names[0] in start
+        and names[-1] in end
+        and all(after in follow[before] for before, after in pairwise(names))
         for names in sequences
         if names
     )
