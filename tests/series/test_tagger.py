@@ -81,7 +81,7 @@ def test_the_order_and_company_of_sentences_change_nothing(fitted: SequenceTagge
 def test_the_same_seed_learns_the_same(fitted: SequenceTagger) -> None:
     again = clone(fitted).fit(*texts(200))
     for (name, one), other in zip(
-        fitted.model_.named_parameters(), again.model_.parameters(), strict=True
+        fitted.network_.named_parameters(), again.network_.parameters(), strict=True
     ):
         assert torch.equal(one, other), name
 
@@ -97,7 +97,7 @@ def test_words_and_spans() -> None:
     y = [["B-PER", *["I-PER"] * (len(tokens) - 4), "O", "O", "B-LOC"] for tokens in X]
     tagger = small(epochs=60, threads=1).fit(X * 3, y * 3)
     assert tagger.encoder_.unit == "token"
-    assert tagger.model_.crf.is_constrained
+    assert tagger.network_.crf.is_constrained
     found = tagger.tag("Ada Lovelace works in Paris")
     assert found == [("Ada Lovelace", "PER"), ("works", "O"), ("in", "O"), ("Paris", "LOC")]
     assert tagger.scores(X, y).types.keys() == {"PER", "LOC"}
@@ -111,7 +111,7 @@ def test_tags_against_their_scheme_are_learnt_without_it() -> None:
     ]
     y = [["I-PER" if token == "Kim" else "O" for token in tokens] for tokens in X]
     tagger = small(epochs=30, threads=1).fit(X, y)
-    assert not tagger.model_.crf.is_constrained
+    assert not tagger.network_.crf.is_constrained
     assert tagger.score(X, y) == 1.0
 
 
@@ -132,6 +132,21 @@ def test_saved_in_a_quarter_of_the_space_it_tells_the_same(
         fitted.save(tmp_path / "whole")
     with pytest.raises(RunError, match="no such directory"):
         SequenceTagger.load(tmp_path / "none")
+
+
+def test_a_run_that_is_kept(tmp_path: Path) -> None:
+    X, y = texts(20)
+    tagger = small(epochs=1, threads=1, out=tmp_path / "run").fit(X, y)
+    assert SequenceTagger.load(tmp_path / "run").predict(X) == tagger.predict(X)
+
+
+def test_learning_leaves_the_rest_as_it_was() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    small(epochs=1, threads=2).fit(*texts(5))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_num_threads() == 1
 
 
 def test_it_can_be_pickled(fitted: SequenceTagger) -> None:
@@ -191,7 +206,7 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
         small(minutes=1).fit(*texts(5))
     (tmp_path / "mine").touch()
     with pytest.raises(CallError, match="not empty"):
-        small(directory=tmp_path).fit(*texts(5))
+        small(out=tmp_path).fit(*texts(5))
     with pytest.raises(ValueError, match="cell: got 'cnn'"):
         small(cell="cnn").fit(*texts(5))
 

@@ -20,7 +20,7 @@ from unrolled.series.tag_scores import TagScores, score_tags
 from unrolled.training import Callback, Settings, Trainer
 from unrolled.training.files import write_tensors
 from unrolled.training.packing import packed
-from unrolled.training.run import WEIGHTS, prepare_directory, weights_of
+from unrolled.training.run import WEIGHTS, beginning, place_of_a_run, prepare_directory, weights_of
 
 EPOCHS = 10.0  # where neither epochs nor minutes are given
 HELD_OUT = 0.1  # of the sentences, by which the best weights are chosen
@@ -36,11 +36,12 @@ class SequenceTagger:
     ``unrolled.series.models.tagging.TaggingNetwork`` for the network.
 
         >>> from unrolled.series import SequenceTagger
-        >>> X = ["我爱北京", "我爱你", "北京爱你", "你爱我"]
-        >>> y = [["S", "S", "B", "E"], ["S", "S", "S"], ["B", "E", "S", "S"], ["S", "S", "S"]]
-        >>> tagger = SequenceTagger(hidden_size=16, epochs=100).fit(X, y)
-        >>> tagger.tag("你爱北京")
-        [('你', ''), ('爱', ''), ('北京', '')]
+        >>> from unrolled.series.data.tagged import tag_characters
+        >>> words = [(a, b, c) for a in "我你他" for b in "爱去看" for c in ("北京", "上海")]
+        >>> X, y = zip(*map(tag_characters, words))
+        >>> tagger = SequenceTagger(hidden_size=16, epochs=30, seed=0).fit(X, y)
+        >>> tagger.predict(["我看北京"])
+        [['S', 'S', 'B', 'E']]
 
     Args:
         cell: "elman", "lstm" or "gru".
@@ -58,10 +59,10 @@ class SequenceTagger:
         patience: evaluations without a gain before it stops early.
         seed: the source of all chance.
         threads: processor threads; by default all.
-        directory: where the run is kept, empty or new; by default it is not kept.
+        out: the run directory that is made; by default it is not kept.
     """
 
-    model_: TaggingNetwork
+    network_: TaggingNetwork
     encoder_: Encoder
 
     def __init__(
@@ -82,7 +83,7 @@ class SequenceTagger:
         patience: int = 5,
         seed: int = 0,
         threads: int | None = None,
-        directory: str | Path | None = None,
+        out: str | Path | None = None,
     ) -> None:
         self.cell = cell
         self.hidden_size = hidden_size
@@ -99,7 +100,7 @@ class SequenceTagger:
         self.patience = patience
         self.seed = seed
         self.threads = threads
-        self.directory = directory
+        self.out = out
 
     # --- Learning ------------------------------------------------------------------------------------
 
@@ -117,26 +118,23 @@ class SequenceTagger:
         Raises:
             TypeError, ValueError: a sentence is no sequence of strings, or has not as many tags.
             DataError: there are too few sentences.
-            CallError: the directory is not empty.
+            CallError: ``out`` is not empty.
         """
         sentences = checked(X, y)
         if self.minutes is not None and self.epochs is not None:
             raise CallError("minutes, epochs: got both, expected one of them")
-        with self._place() as directory:
-            run = begin(
-                directory,
-                sentences,
-                network=self._network(),
-                settings=self._settings(),
-                min_count=self.min_count,
-                shares=(1 - HELD_OUT, HELD_OUT, 0.0),
-                purpose="held out",
-            )
-            before = torch.get_num_threads()
-            try:
-                Trainer(run).train(callbacks)
-            finally:
-                torch.set_num_threads(before)
+        with self._place() as directory, _global_state_kept():
+            with beginning(directory):
+                run = begin(
+                    directory,
+                    sentences,
+                    network=self._network(),
+                    settings=self._settings(),
+                    min_count=self.min_count,
+                    shares=(1 - HELD_OUT, HELD_OUT, 0.0),
+                    purpose="held out",
+                )
+            Trainer(run).train(callbacks)
             self._take(run)
         return self
 
@@ -166,15 +164,15 @@ class SequenceTagger:
     @contextmanager
     def _place(self) -> Iterator[Path]:
         """Where the run is."""
-        if self.directory is not None:
-            prepare_directory(Path(self.directory))
-            yield Path(self.directory)
+        if self.out is not None:
+            with place_of_a_run(Path(self.out), is_new=True):
+                yield Path(self.out)
             return
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
             yield Path(directory)
 
     def _take(self, run: TagRun) -> None:
-        self.model_, self.encoder_ = run.model(), run.encoder
+        self.network_, self.encoder_ = run.model(), run.encoder
         self.settings_ = run.settings
         self.classes_ = np.array(run.encoder.tags)
 
@@ -222,11 +220,11 @@ class SequenceTagger:
         return words_of(tokens, tags)
 
     def _fitted(self) -> TaggingNetwork:
-        if not hasattr(self, "model_"):
+        if not hasattr(self, "network_"):
             raise CallError(
                 "this SequenceTagger has learnt nothing yet; call fit, or SequenceTagger.load"
             )
-        return self.model_
+        return self.network_
 
     # --- Files ---------------------------------------------------------------------------------------
 
@@ -250,7 +248,7 @@ class SequenceTagger:
 
     @classmethod
     def load(cls, directory: str | Path) -> Self:
-        """That which ``save``, ``fit`` with a ``directory``, or ``unrolled train tag`` left there.
+        """That which ``save``, ``fit`` with ``out``, or ``unrolled train tag`` left there.
 
         Raises:
             RunError: it is no run of a tagger, or damaged.
@@ -261,7 +259,7 @@ class SequenceTagger:
         for name in tagger.get_params():
             if name in config:
                 setattr(tagger, name, config[name])
-            elif name != "directory" and hasattr(settings, name):
+            elif name != "out" and hasattr(settings, name):
                 setattr(tagger, name, getattr(settings, name))
         tagger._take(run)
         return tagger
@@ -286,7 +284,7 @@ class SequenceTagger:
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "model_")
+        return hasattr(self, "network_")
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import Tags, TargetTags
@@ -297,6 +295,17 @@ class SequenceTagger:
         usual = {n: p.default for n, p in inspect.signature(type(self)).parameters.items()}
         changed = (f"{n}={v!r}" for n, v in self.get_params().items() if v != usual[n])
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """PyTorch's source of chance and its threads are afterwards as before."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def checked_sentences(X: Iterable[Sentence]) -> list[list[str]]:  # noqa: N803
