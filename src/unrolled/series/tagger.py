@@ -17,13 +17,13 @@ from unrolled.series.data.tagged import Tagged, words_of
 from unrolled.series.models.tagging import TaggingNetwork
 from unrolled.series.tag_run import TagRun, begin, rows_of_like_length, tagged
 from unrolled.series.tag_scores import TagScores, score_tags
+from unrolled.shapes import check_fraction
 from unrolled.training import Callback, Settings, Trainer
 from unrolled.training.files import write_tensors
 from unrolled.training.packing import packed
 from unrolled.training.run import WEIGHTS, beginning, place_of_a_run, prepare_directory, weights_of
 
 EPOCHS = 10.0  # where neither epochs nor minutes are given
-HELD_OUT = 0.1  # of the sentences, by which the best weights are chosen
 
 Sentence = Sequence[str]
 """Tokens; a string is its characters."""
@@ -56,6 +56,8 @@ class SequenceTagger:
         epochs: passes over the training split, by default 10.
         batch_steps: tokens of a batch, with padding.
         learning_rate: at its highest.
+        validation_share: of the sentences, chosen by their hash: not trained on, but the best weights are
+            those that do best on them.
         patience: evaluations without a gain before it stops early.
         seed: the source of all chance.
         threads: processor threads; by default all.
@@ -80,6 +82,7 @@ class SequenceTagger:
         epochs: float | None = None,
         batch_steps: int = 1024,
         learning_rate: float = 5e-3,
+        validation_share: float = 0.1,
         patience: int = 5,
         seed: int = 0,
         threads: int | None = None,
@@ -97,6 +100,7 @@ class SequenceTagger:
         self.epochs = epochs
         self.batch_steps = batch_steps
         self.learning_rate = learning_rate
+        self.validation_share = validation_share
         self.patience = patience
         self.seed = seed
         self.threads = threads
@@ -113,8 +117,6 @@ class SequenceTagger:
     ) -> Self:
         """Learn the tags ``y`` of the sentences ``X``.
 
-        A tenth of the sentences, chosen by their hash, is held out to choose the best weights by.
-
         Raises:
             TypeError, ValueError: a sentence is no sequence of strings, or has not as many tags.
             DataError: there are too few sentences.
@@ -123,6 +125,7 @@ class SequenceTagger:
         sentences = checked(X, y)
         if self.minutes is not None and self.epochs is not None:
             raise CallError("minutes, epochs: got both, expected one of them")
+        share = check_fraction("validation_share", self.validation_share)
         with self._place() as directory, _global_state_kept():
             with beginning(directory):
                 run = begin(
@@ -131,7 +134,7 @@ class SequenceTagger:
                     network=self._network(),
                     settings=self._settings(),
                     min_count=self.min_count,
-                    shares=(1 - HELD_OUT, HELD_OUT, 0.0),
+                    shares=(1 - share, share, 0.0),
                     purpose="held out",
                 )
             Trainer(run).train(callbacks)
