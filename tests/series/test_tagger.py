@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from unrolled.errors import CallError, DataError, RunError
 from unrolled.series import SequenceTagger
 from unrolled.series.data.tagged import Tagged
-from unrolled.series.tag_run import TagRun, begin, evaluate
+from unrolled.series.tag_run import TagRun, evaluate
 from unrolled.training import Callback, Outcome, Trainer
 from unrolled.training.run import WEIGHTS
 
@@ -189,9 +189,9 @@ def test_its_parameters() -> None:
         (["ab"], [], ValueError, "y: got tags of 0 sentences, expected 1 as X"),
         (["a", "ab"], [["S"], ["S"]], ValueError, "y: got 1 tags for sentence 1, expected 2"),
         (["a"], [[0]], TypeError, "y: sentence 0 has the tag 0, expected strings"),
-        (["a"], [["S"]], DataError, "got 1 sentences, expected two that differ"),
-        ([], [], DataError, "got 0 sentences, expected two that differ"),
-        (["", ""], [[], []], DataError, "got 0 sentences"),
+        (["a"], [["S"]], DataError, "sentences that differ: got 1, expected at least 2"),
+        ([], [], DataError, "sentences that differ: got 0"),
+        (["", ""], [[], []], DataError, "sentences that differ: got 0"),
     ],
 )
 def test_what_cannot_be_learnt(x: Any, y: Any, error: type[Exception], message: str) -> None:
@@ -234,10 +234,7 @@ class StopAt:
 def run_in(directory: Path) -> TagRun:
     directory.mkdir()
     sentences = [Tagged(list(tokens), tags) for tokens, tags in zip(*texts(60), strict=True)]
-    tagger = small(epochs=4, threads=1)
-    return begin(
-        directory, sentences, network=tagger._network(), settings=tagger._settings(), longest=5
-    )
+    return small(epochs=4, threads=1)._begin(directory, sentences, 0.2)
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
@@ -263,8 +260,8 @@ def test_a_run_is_evaluated_and_watched(tmp_path: Path) -> None:
     trainer = Trainer(run)
     trainer.train(watch_every=3)
     data, model = run.dataset(), run.model()
-    scores, spans = evaluate(model, data.batches("test", 100))
-    assert scores.tokens == spans.tokens == data.tokens("test")
+    scores, spans = evaluate(model, data.batches("validation", 100))
+    assert scores.tokens == spans.tokens == data.tokens("validation")
     assert scores.f1 == spans.main
     assert 0 < scores.loss == scores.nats < 2
     assert list(scores.figures()) == ["nats", "f1", "accuracy"]

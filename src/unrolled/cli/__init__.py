@@ -74,6 +74,7 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
         generate,
         info,
         show,
+        tag,
         train,
     )
 
@@ -82,7 +83,18 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
     )
     root.add_argument("--version", action="version", version=f"unrolled {__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, fill, generate, evaluate, diagnose, compare, show, info, completion):
+    for command in (
+        train,
+        fill,
+        generate,
+        tag,
+        evaluate,
+        diagnose,
+        compare,
+        show,
+        info,
+        completion,
+    ):
         command.add_to(commands)
     parsers: Mapping[str, argparse.ArgumentParser] = commands.choices
     for name, parser in parsers.items():

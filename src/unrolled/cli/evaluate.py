@@ -13,6 +13,7 @@ from unrolled.text.data.dataset import SPLITS
 from unrolled.text.feeds import evaluation_windows
 from unrolled.text.measures import TokenScores, evaluate, evaluate_continuous
 from unrolled.text.models import LanguageModel, TokenModel
+from unrolled.training.run import read_config
 
 BATCH_TOKENS = 4096
 
@@ -52,6 +53,12 @@ def scored(model: TokenModel, data: Dataset, split: str) -> TokenScores:
 
 def command(arguments: argparse.Namespace) -> None:
     """Evaluate, and print the scores."""
+    if arguments.run is not None and read_config(arguments.run).get("kind") == "tag":
+        from unrolled.cli.tag import evaluated, show_scores
+
+        found = evaluated(arguments.run, arguments.data, arguments.split)
+        (print_json if arguments.json else show_scores)(found)
+        return
     _, run, model, _ = chosen(arguments.run, arguments.model, "zh", TokenModel)  # type: ignore[type-abstract]
     with tempfile.TemporaryDirectory() as directory:
         data = data_of(run, arguments.data, Path(directory))

@@ -27,7 +27,7 @@ RUNS = {
     "forecast": "unrolled.series.run:ForecastRun",
     "classify": "unrolled.series.run:SequenceRun",
     "regress": "unrolled.series.run:SequenceRun",
-    "tag": "unrolled.series.run:TagRun",
+    "tag": "unrolled.series.tag_run:TagRun",
 }
 M = TypeVar("M", bound=TokenModel)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from unrolled.errors import DataError, RunError
 from unrolled.files import sync
 from unrolled.series.data.encoded import (
+    READ_STEPS,
     SHARES,
     Encoder,
     TaggedBatch,
@@ -21,20 +22,16 @@ from unrolled.series.data.encoded import (
     cut,
     split_sentences,
 )
-from unrolled.series.data.schemes import keep_scheme
 from unrolled.series.data.tagged import Tagged
 from unrolled.series.models.tagging import TaggingNetwork
 from unrolled.series.tag_scores import TagScores, score_tags
 from unrolled.training.feed import Feed
 from unrolled.training.files import read_json, write_json
-from unrolled.training.loop import steps_of
-from unrolled.training.remedies import begun
 from unrolled.training.run import CONFIG, DATA, VOCABULARY, Run
 from unrolled.training.scores import Scores
 from unrolled.training.settings import Settings
 
-READ_STEPS = 4096  # tokens that are read at once where nothing is learnt
-VALIDATION_BATCHES = 10  # of so many, at most, at every evaluation
+VALIDATION_BATCHES = 10  # of ``READ_STEPS``, at most, at every evaluation
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,11 @@ class TagFeed(Feed[TaggedBatch]):
         return int(item.lengths.sum())
 
     def scores(self, most: int | None = None) -> TaggingScores:
-        batches = self.data.batches("validation", READ_STEPS, shuffle=(0, 0))
+        batches = self.data.batches("validation", shuffle=(0, 0))
         return evaluate(self.model, islice(batches, most or VALIDATION_BATCHES))[0]
 
     def evaluations(self) -> int:
-        count = len(self.data.batches("validation", READ_STEPS))
+        count = len(self.data.batches("validation"))
         return min(count, VALIDATION_BATCHES)
 
 
@@ -196,69 +193,8 @@ class TagRun(Run):
             )
         return TagFeed(model, data, self.settings)
 
-
-def begin(
-    directory: Path,
-    sentences: Iterable[Tagged],
-    *,
-    network: Mapping[str, Any],
-    settings: Settings,
-    min_count: int = 1,
-    max_size: int | None = None,
-    longest: int | None = None,
-    shares: Sequence[float] = SHARES,
-    purpose: str = "",
-    command: Mapping[str, Any] | None = None,
-) -> TagRun:
-    """A new run in the empty ``directory``: the sentences encoded, the number of steps known.
-
-    Args:
-        directory: which is empty.
-        sentences: all of them, split by their hash.
-        network: the arguments of ``TaggingNetwork`` but for the vocabulary, the tags and whether these
-            are constrained: they are, if every sentence keeps to a scheme.
-        settings: of the training; its ``steps`` follow from epochs or minutes.
-        min_count: a rarer token is unknown.
-        max_size: the largest number of tokens.
-        longest: tokens of a sentence; a longer one is cut.
-        shares: of the sentences, for training, validation and test.
-        purpose: of the split; see ``split_sentences``.
-        command: the options that the run is begun with, for the record.
-
-    Raises:
-        DataError: there are too few sentences.
-    """
-    splits = {
-        split: [piece for sentence in chosen for piece in cut(sentence, longest)]
-        for split, chosen in split_sentences(sentences, shares, purpose).items()
-    }
-    if len(splits["train"]) + len(splits["validation"]) < 2 or not splits["train"]:
-        count = sum(map(len, splits.values()))
-        raise DataError(f"got {count} sentences, expected two that differ, at least; give more")
-    others = [*splits["validation"], *splits["test"]]
-    encoder = Encoder.of(
-        splits["train"], others, buckets=network["buckets"], min_count=min_count, max_size=max_size
-    )
-    tags = (sentence.tags for sentence in (*splits["train"], *others))
-    model_config = {
-        **network,
-        "vocabulary_size": len(encoder.vocabulary),
-        "tags": list(encoder.tags),
-        "constrained": keep_scheme(tags, encoder.tags),
-    }
-    data = write_data(directory, splits, encoder)
-    torch.manual_seed(settings.seed)
-    model = begun(TaggingNetwork, model_config, settings)
-    settings = settings.with_steps(
-        steps_of(model, settings, lambda model, how: TagFeed(model, data, how))
-    )
-    return TagRun.create(
-        directory,
-        encoder=encoder,
-        model_config=model_config,
-        settings=settings,
-        command=command or {},
-    )
+    def new_model(self) -> TaggingNetwork:
+        return cast(TaggingNetwork, super().new_model())
 
 
 def _strings(value: object) -> list[str]:
@@ -267,8 +203,43 @@ def _strings(value: object) -> list[str]:
     return value
 
 
-def write_data(directory: Path, splits: dict[str, list[Tagged]], encoder: Encoder) -> TaggedData:
-    """Encode ``splits`` into the run directory, whole or not at all."""
+def write_data(
+    directory: Path,
+    sentences: Iterable[Tagged],
+    *,
+    buckets: int,
+    min_count: int = 1,
+    max_size: int | None = None,
+    longest: int | None = None,
+    shares: Sequence[float] = SHARES,
+    purpose: str = "",
+) -> TaggedData:
+    """Encode sentences into the run directory, whole or not at all.
+
+    Args:
+        directory: of the run.
+        sentences: all of them, which are split by their hash.
+        buckets: numbers of features; 0: none.
+        min_count: a rarer token is unknown.
+        max_size: the largest number of tokens.
+        longest: tokens of a sentence; a longer one is cut.
+        shares: of the sentences, for training, validation and test.
+        purpose: of the split; see ``split_sentences``.
+
+    Raises:
+        DataError: there are too few sentences, or the directory cannot be written.
+    """
+    splits = {
+        split: [piece for sentence in chosen for piece in cut(sentence, longest)]
+        for split, chosen in split_sentences(sentences, shares, purpose).items()
+    }
+    count = len({tuple(sentence.tokens) for part in splits.values() for sentence in part})
+    if count < 2:
+        raise DataError(f"sentences that differ: got {count}, expected at least 2; give more text")
+    others = [*splits["validation"], *splits["test"]]
+    encoder = Encoder.of(
+        splits["train"], others, buckets=buckets, min_count=min_count, max_size=max_size
+    )
     partial, final = directory / f".{DATA}.partial", directory / DATA
     try:
         partial.mkdir()
@@ -282,3 +253,15 @@ def write_data(directory: Path, splits: dict[str, list[Tagged]], encoder: Encode
         raise DataError(f"{partial}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def network_config(data: TaggedData, **options: Any) -> dict[str, Any]:
+    """The arguments of a network for such sentences; ``options``: the others, as ``hidden_size``."""
+    encoder = data.encoder
+    return {
+        "vocabulary_size": len(encoder.vocabulary),
+        "tags": list(encoder.tags),
+        "buckets": encoder.buckets,
+        "constrained": data.keep_scheme(),
+        **options,
+    }

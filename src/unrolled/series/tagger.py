@@ -15,10 +15,17 @@ from unrolled.errors import CallError
 from unrolled.series.data.encoded import Encoder
 from unrolled.series.data.tagged import Tagged, words_of
 from unrolled.series.models.tagging import TaggingNetwork
-from unrolled.series.tag_run import TagRun, begin, rows_of_like_length, tagged
+from unrolled.series.tag_run import (
+    TagFeed,
+    TagRun,
+    network_config,
+    rows_of_like_length,
+    tagged,
+    write_data,
+)
 from unrolled.series.tag_scores import TagScores, score_tags
 from unrolled.shapes import check_fraction
-from unrolled.training import Callback, Settings, Trainer
+from unrolled.training import Callback, Settings, Trainer, steps_of
 from unrolled.training.files import write_tensors
 from unrolled.training.packing import packed
 from unrolled.training.run import WEIGHTS, beginning, place_of_a_run, prepare_directory, weights_of
@@ -128,23 +135,36 @@ class SequenceTagger:
         share = check_fraction("validation_share", self.validation_share)
         with self._place() as directory, _global_state_kept():
             with beginning(directory):
-                run = begin(
-                    directory,
-                    sentences,
-                    network=self._network(),
-                    settings=self._settings(),
-                    min_count=self.min_count,
-                    shares=(1 - share, share, 0.0),
-                    purpose="held out",
-                )
+                run = self._begin(directory, sentences, share)
             Trainer(run).train(callbacks)
             self._take(run)
         return self
 
-    def _network(self) -> dict[str, Any]:
-        sizes = ("hidden_size", "embedding_size", "depth", "buckets")
-        names = ("cell", *sizes, "dropout", "token_dropout")
-        return {name: getattr(self, name) for name in names}
+    def _begin(self, directory: Path, sentences: list[Tagged], share: float) -> TagRun:
+        """A new run, of which a ``share`` is held out."""
+        data = write_data(
+            directory,
+            sentences,
+            buckets=self.buckets,
+            min_count=self.min_count,
+            shares=(1 - share, share, 0.0),
+            purpose="held out",
+        )
+        names = ("cell", "hidden_size", "embedding_size", "depth", "dropout", "token_dropout")
+        config = network_config(data, **{name: getattr(self, name) for name in names})
+        settings = self._settings()
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        steps = steps_of(
+            TaggingNetwork(**config), settings, lambda model, how: TagFeed(model, data, how)
+        )
+        return TagRun.create(
+            directory,
+            encoder=data.encoder,
+            model_config=config,
+            settings=settings.with_steps(steps),
+            command={},
+        )
 
     def _settings(self) -> Settings:
         epochs = EPOCHS if self.minutes is None and self.epochs is None else self.epochs

@@ -11,10 +11,11 @@ from typing import Any
 
 from unrolled.cli.train import command, parsing
 from unrolled.cli.train.application import Application
+from unrolled.cli.train.tag import TAGS
 from unrolled.cli.train.text import TEXT
 from unrolled.training.run import Run
 
-APPLICATIONS: tuple[Application, ...] = (TEXT,)
+APPLICATIONS: tuple[Application, ...] = (TEXT, TAGS)
 """In the order of ``--help``."""
 
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from unrolled.errors import DataError
 from unrolled.series.data.features import COUNTS, Unit, features_of
-from unrolled.series.data.schemes import OUTSIDE, part_of
+from unrolled.series.data.schemes import OUTSIDE, keep_scheme, part_of
 from unrolled.series.data.tagged import Tagged
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.90, 0.05, 0.05)
 PADDING, UNKNOWN_TOKEN = "<pad>", "<unk>"
 UNKNOWN = 1  # the number of every token that is not in the vocabulary; 0 is that of padding
+READ_STEPS = 4096  # tokens that are read at once where nothing is learnt
 KINDS = ("tokens", "features", "tags", "offsets")  # the arrays of a split
 
 
@@ -229,8 +230,18 @@ class TaggedData:
         """How many tokens a split has."""
         return int(self.arrays[split]["offsets"][-1])
 
+    def keep_scheme(self) -> bool:
+        """Whether the tags are of a scheme, and every sentence keeps to it."""
+        names = self.encoder.named
+        sequences = (
+            names(arrays["tags"][start:stop].tolist())
+            for arrays in self.arrays.values()
+            for start, stop in pairwise(arrays["offsets"].tolist())
+        )
+        return keep_scheme(sequences, self.encoder.tags)
+
     def batches(
-        self, split: str, batch_steps: int, *, shuffle: tuple[int, int] | None = None
+        self, split: str, batch_steps: int = READ_STEPS, *, shuffle: tuple[int, int] | None = None
     ) -> "TaggedBatches":
         """The sentences of a split in batches of at most ``batch_steps`` tokens with padding.
 

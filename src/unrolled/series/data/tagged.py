@@ -64,6 +64,28 @@ def read_tagged(
     return _read(path, name, format, token, tag, encoding)
 
 
+def read_all(
+    paths: Iterable[str | Path],
+    format: str | None = None,  # noqa: A002
+    *,
+    token_column: int = 0,
+    tag_column: int = -1,
+    encoding: str = "utf-8",
+) -> Iterator[Tagged]:
+    """The sentences of several files, as ``read_tagged`` gives them.
+
+    Raises:
+        DataError, CallError: as there; or standard input is named twice.
+    """
+    paths = list(paths)
+    if [str(path) for path in paths].count("-") > 1:
+        raise CallError("data: standard input, '-', can be read only once")
+    return chain.from_iterable(
+        read_tagged(path, format, token=token_column, tag=tag_column, encoding=encoding)
+        for path in paths
+    )
+
+
 def _read(
     path: str | Path,
     name: str,
