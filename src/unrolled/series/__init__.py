@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unrolled.series.backtest import Backtest
     from unrolled.series.forecaster import Forecaster
+    from unrolled.series.tagger import SequenceTagger
 
-HOMES = {"Backtest": "backtest", "Forecaster": "forecaster"}
-__all__ = ["Backtest", "Forecaster"]
+MODULES = {"Backtest": "backtest", "Forecaster": "forecaster", "SequenceTagger": "tagger"}
+
+__all__ = ["Backtest", "Forecaster", "SequenceTagger"]
 
 
 def __getattr__(name: str) -> Any:
-    """Each estimator where it is first asked for: not each needs what the others need."""
-    if name in HOMES:
-        return getattr(import_module(f"unrolled.series.{HOMES[name]}"), name)
+    """Each estimator where it is first asked for."""
+    if name in MODULES:
+        return getattr(import_module(f"unrolled.series.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Networks over series: forecasts."""
+"""Networks over series: forecasts, tags."""
 
 from unrolled.series.models.distributions import DISTRIBUTIONS
 from unrolled.series.models.forecast import ForecastNetwork
