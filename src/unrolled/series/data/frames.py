@@ -30,6 +30,7 @@ TRUTHS = {"true": 1.0, "false": 0.0}
 COARSE = [np.dtype(f"datetime64[{unit}]") for unit in "YMWhm"]  # units that Arrow has not
 LARGEST = 1e30  # beyond it a square leaves float32, in which networks calculate
 MEANT = 0.5  # the share of a text's levels that are numbers from which it is meant as numbers
+HEAD = 100  # cells by which most columns of another type are told
 SHOWN = 12  # names in a message
 
 
@@ -131,7 +132,7 @@ class Table:
         arrow = extra("pyarrow")
         if isinstance(column, arrow.ChunkedArray):
             column = column.combine_chunks()
-        if arrow.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+        if arrow.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         self._columns[name] = column
         return column
@@ -139,7 +140,7 @@ class Table:
     def kind(self, name: str) -> str:
         """What a column holds: "number", "boolean", "time", "text", "null", or its type in Arrow."""
         types, kind = extra("pyarrow").types, self.arrow(name).type
-        if types.is_dictionary(kind) or _is_text(kind):
+        if _is_text(kind):
             return "text"
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return "number"
@@ -147,23 +148,17 @@ class Table:
             return "time"
         return "boolean" if types.is_boolean(kind) else str(kind)
 
-    def cells(self, name: str) -> Any:
-        """A column of text without spaces around it, and null where a cell holds nothing."""
-        arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
-        text = arrow.large_string()
-        cells = compute.utf8_trim_whitespace(self.arrow(name).cast(text))
-        is_missing = compute.is_in(cells, arrow.array(MISSING, text))
-        return compute.if_else(is_missing, arrow.scalar(None, text), cells)
-
     def is_numbers(self, name: str) -> bool:
         """Whether a column is meant as numbers: of text, if at least half of its levels are some."""
         if self.kind(name) != "text":
             return self.kind(name) in ("number", "boolean", "null")
-        cells, compute = self.cells(name), extra("pyarrow.compute")
-        if self._read(cells) is not None:
+        column, arrow, compute = self.arrow(name), extra("pyarrow"), extra("pyarrow.compute")
+        if cast(column, arrow.float64()) is not None:
             return True
-        levels = compute.unique(cells.drop_null())
-        fits = compute.match_substring_regex(levels, NUMBER)
+        levels = cells_of(compute.unique(column))
+        if self._read(levels) is not None:
+            return True
+        fits = compute.match_substring_regex(levels.drop_null(), NUMBER)
         return bool(compute.mean(fits).as_py() >= MEANT)
 
     def numbers(self, name: str, role: str) -> Floats:
@@ -192,40 +187,45 @@ class Table:
             )
         return np.array(values, dtype=np.float64)
 
+    def _parsed(self, name: str, what: str, role: str) -> Any:
+        """A column of text as numbers."""
+        arrow, column = extra("pyarrow"), self.arrow(name)
+        numbers = cast(column, arrow.float64())
+        if numbers is not None:
+            return numbers
+        encoded = column.dictionary_encode()
+        cells = cells_of(encoded.dictionary)
+        numbers = self._read(cells)
+        if numbers is not None:
+            return numbers.take(encoded.indices)
+        compute = extra("pyarrow.compute")
+        fits = compute.fill_null(compute.match_substring_regex(cells, NUMBER), True)
+        of_row = fits.take(encoded.indices).fill_null(True).to_numpy(zero_copy_only=False)
+        at = int(np.asarray(of_row, dtype=bool).argmin())
+        advice = "" if role == "target" else f"; if it is a category, say so: categories={name!r}"
+        raise DataError(
+            f"{self.name}: {self.row(at)}: {what} has {column[at].as_py()!r}, expected a number, or an "
+            f"empty cell if it is unknown{advice}"
+        )
+
     def _read(self, cells: Any) -> Any:
-        """Cells as numbers, or ``None`` if some are none."""
+        """Texts as numbers, or ``None`` if some are none."""
         arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
-        try:
-            return cells.cast(arrow.float64())
-        except arrow.ArrowInvalid:
-            pass
+        numbers = cast(cells, arrow.float64())
+        if numbers is not None:
+            return numbers
         if self._commas and compute.all(compute.match_substring_regex(cells, COMMAS)).as_py():
             return compute.replace_substring(cells, ",", ".").cast(arrow.float64())
         lower = compute.utf8_lower(cells)
         if compute.all(compute.is_in(lower.drop_null(), arrow.array(TRUTHS, lower.type))).as_py():
-            return compute.equal(lower, arrow.scalar("true", lower.type)).cast(arrow.uint8())
+            truths = compute.equal(lower, arrow.scalar("true", lower.type))
+            return truths.cast(arrow.uint8()).cast(arrow.float64())
         return None
-
-    def _parsed(self, name: str, what: str, role: str) -> Any:
-        compute = extra("pyarrow.compute")
-        cells = self.cells(name)
-        numbers = self._read(cells)
-        if numbers is not None:
-            return numbers
-        fits = compute.fill_null(compute.match_substring_regex(cells, NUMBER), True)
-        at = int((~np.asarray(fits.to_numpy(zero_copy_only=False), dtype=bool)).argmax())
-        advice = "" if role == "target" else f"; if it is a category, say so: categories={name!r}"
-        raise DataError(
-            f"{self.name}: {self.row(at)}: {what} has {cells[at].as_py()!r}, expected a number, or an "
-            f"empty cell if it is unknown{advice}"
-        )
 
     def levels(self, name: str) -> tuple[Integers, list[str]]:
         """A column as codes ``[N]``, -1 where a cell is empty, and the text of each, as they appear."""
         arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
         column = self.arrow(name)
-        if arrow.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
         if _is_text(column.type):
             is_empty = compute.equal(column, arrow.scalar("", column.type))
             column = compute.if_else(is_empty, arrow.scalar(None, column.type), column)
@@ -330,6 +330,25 @@ def frame_like(example: Any, columns: Mapping[str, Any]) -> Any:
         return table
     backend = _narwhals_frame(example, "the frame").implementation
     return extra("narwhals").from_arrow(table, backend=backend).to_native()
+
+
+def cells_of(texts: Any) -> Any:
+    """An Arrow array of texts without spaces around them, and null where they hold nothing."""
+    arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
+    kind = arrow.large_string()
+    cells = compute.utf8_trim_whitespace(texts.cast(kind))
+    is_missing = compute.is_in(cells, arrow.array(MISSING, kind))
+    return compute.if_else(is_missing, arrow.scalar(None, kind), cells)
+
+
+def cast(texts: Any, kind: Any) -> Any:
+    """Texts as an Arrow array of another type, or ``None`` if some are not of that type."""
+    arrow = extra("pyarrow")
+    try:
+        texts[:HEAD].cast(kind)  # Arrow writes a message for each text that fails
+        return texts.cast(kind)
+    except arrow.ArrowInvalid:
+        return None
 
 
 def listed(names: Iterable[str]) -> str:

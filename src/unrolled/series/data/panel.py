@@ -323,7 +323,7 @@ def split_of_keys(keys: Sequence[tuple[str, ...]], shares: tuple[float, float]) 
     of the parts is empty, if it has a share: one goes over from training.
 
     >>> split_of_keys([("a",), ("b",), ("c",), ("d",)], (0.25, 0.25)).tolist()
-    [0, 0, 0, 0]
+    [2, 1, 0, 1]
     """
     places = np.array([_place(key) for key in keys])
     bounds = np.cumsum([1 - sum(shares), shares[0]])

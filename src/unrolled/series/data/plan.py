@@ -1,6 +1,7 @@
 """What was understood of a table: its columns and their roles, its times, its gaps and splits."""
 
 import difflib
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class Column:
     @property
     def embedding(self) -> int:
         """The size of an embedding of its levels, after fastai: 1.6 n^0.56, at most 50."""
-        return min(50, int(1.6 * float(len(self.levels) + 1) ** 0.56 + 0.5))
+        return min(50, round(1.6 * math.pow(len(self.levels) + 1, 0.56)))
 
     @property
     def told(self) -> str:

@@ -23,6 +23,7 @@ class Rows:
     """
 
     def __init__(self, table: Table, future: Table | None, roles: Roles) -> None:
+        future = future if future is not None and future.rows else None
         self.table, self.future, self.roles = table, future, roles
         for name, role in roles.of_columns():
             table.check_names([name], role)

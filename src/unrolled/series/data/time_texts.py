@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.series.data.clock import QUARTER, WEEK, numbers_of
-from unrolled.series.data.frames import extra
+from unrolled.series.data.frames import cast, extra
 from unrolled.series.data.frequency import DAY, SECOND, SIZES
 
 Integers = NDArray[np.int64]
@@ -73,19 +73,18 @@ def read(cells: Any) -> Texts:
     example = cells[0].as_py()
     for pattern, form in DATES:
         if re.fullmatch(pattern + CLOCK, example):
-            return _plain(cells, form) or _taken_apart(cells, pattern, form)
+            return _taken_apart(cells, pattern, form)
     raise TextError(0)
 
 
-def _plain(cells: Any, form: str) -> Texts | None:
-    """Texts of ISO 8601, which Arrow reads at once; ``None`` if they are others."""
+def read_plain(cells: Any) -> Texts | None:
+    """The same of texts of ISO 8601 that Arrow reads at once; ``None`` if they are others, or none."""
     arrow, compute = extra("pyarrow"), extra("pyarrow.compute")
-    if form != "%Y-%m-%d":
+    if not len(cells):
         return None
     for zone in (None, "UTC"):
-        try:
-            stamps = cells.cast(arrow.timestamp("ns", zone))
-        except arrow.ArrowInvalid:
+        stamps = cast(cells, arrow.timestamp("ns", zone))
+        if stamps is None:
             continue
         times = numbers_of(stamps)
         longest = cells[int(np.argmax(compute.utf8_length(cells).to_numpy()))].as_py()
@@ -101,7 +100,7 @@ def _plain(cells: Any, form: str) -> Texts | None:
         return Texts(
             times,
             None if varies else _offset(parts["z"]),
-            _form(form, parts.groupdict(), longest),
+            _form("%Y-%m-%d", parts.groupdict(), longest),
             parts["H"] is None,
         )
     return None

@@ -1,6 +1,6 @@
 """The times of a table's column: texts, dates, datetimes or numbers."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from unrolled.series.data.clock import (
     numbers_of,
     utc_of,
 )
-from unrolled.series.data.frames import Table, extra
-from unrolled.series.data.time_texts import EXPECTED, TextError
+from unrolled.series.data.frames import Table, cast, cells_of, extra
+from unrolled.series.data.time_texts import EXPECTED, TextError, Texts
 
 Integers = NDArray[np.int64]
 
@@ -54,10 +54,19 @@ class _Column:
         arrow = extra("pyarrow")
         column, kind = self.table.arrow(self.name), self.table.kind(self.name)
         if kind == "text":
-            cells = self.table.cells(self.name)
+            self._refuse_missing(column)
+            texts = time_texts.read_plain(column)
+            if texts is not None:
+                return self._of_texts(texts)
+            cells = cells_of(column)
             self._refuse_missing(cells)
             numbers = _as_numbers(cells)
-            return self._of_texts(cells) if numbers is None else self._of_numbers(numbers)
+            if numbers is not None:
+                return self._of_numbers(numbers)
+            try:
+                return self._of_texts(time_texts.read(cells))
+            except TextError as error:
+                self._refuse(error.index, repr(cells[error.index].as_py()), error.expected)
         self._refuse_missing(column)
         if kind == "number":
             return self._of_numbers(column.to_numpy(zero_copy_only=False))
@@ -96,14 +105,7 @@ class _Column:
             (times, Clock("counter")) if days is None else (days, Clock("date", None, DAY_NUMBER))
         )
 
-    def _of_texts(self, cells: Any) -> tuple[Integers, Clock]:
-        if not len(cells):
-            return np.zeros(0, dtype=np.int64), Clock("date")
-        try:
-            texts = time_texts.read(cells)
-        except TextError as error:
-            self._refuse(error.index, repr(cells[error.index].as_py()), error.expected)
-            raise AssertionError from None
+    def _of_texts(self, texts: Texts) -> tuple[Integers, Clock]:
         if texts.is_date:
             return texts.times, Clock("date", None, texts.form)
         if texts.offset == "":
@@ -150,14 +152,14 @@ class _Column:
             at = int(np.asarray(column.is_null().to_numpy(zero_copy_only=False)).argmax())
             self._refuse(at, "no value", EXPECTED)
 
-    def _refuse_local(self, at: int, times: Integers, why: str) -> None:
+    def _refuse_local(self, at: int, times: Integers, why: str) -> NoReturn:
         self._refuse(
             at,
             f"{Clock('datetime').text(int(times[at]))}, which in {self.zone} {why}",
             "times in UTC, or with their offset (2020-03-29T14:30+02:00)",
         )
 
-    def _refuse(self, at: int, got: str, expected: str) -> None:
+    def _refuse(self, at: int, got: str, expected: str) -> NoReturn:
         raise DataError(
             f"{self.table.name}: {self.table.row(at)}: the column {self.name!r} (time) has {got}; expected "
             f"{expected}"
@@ -168,10 +170,9 @@ def _as_numbers(cells: Any) -> Any:
     """Texts as numbers if they are such, else ``None``."""
     arrow = extra("pyarrow")
     for kind in (arrow.int64(), arrow.float64()):
-        try:
-            return cells.cast(kind).to_numpy(zero_copy_only=False)
-        except arrow.ArrowInvalid:
-            continue
+        numbers = cast(cells, kind)
+        if numbers is not None:
+            return numbers.to_numpy(zero_copy_only=False)
     return None
 
 
