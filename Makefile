@@ -111,7 +111,7 @@ $(STAMPS)/corpora: $(STAMPS)/package
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/corpora
-	$(call install,test tensorboard)
+	$(call install,test tensorboard series)
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/corpora
