@@ -11,7 +11,17 @@ LISTED = re.findall(r"^\.\. (?:auto|py:)\w+:: (?:[\w.]+\.)?(\w+)$", REFERENCE, r
 
 
 @pytest.mark.parametrize(
-    "package", ["bptt", "cells", "lens", "text.data", "text.models", "text.pretrained", "training"]
+    "package",
+    [
+        "bptt",
+        "cells",
+        "lens",
+        "series.data",
+        "text.data",
+        "text.models",
+        "text.pretrained",
+        "training",
+    ],
 )
 def test_what_a_package_exports_is_listed(package: str) -> None:
     exported = import_module(f"unrolled.{package}").__all__

@@ -1,5 +1,6 @@
 """From a table to arrays: columns and their roles, times and their frequency, gaps, scales."""
 
+from unrolled.series.data.clock import Clock
 from unrolled.series.data.frames import Table, frame_like, table_of
 from unrolled.series.data.frequency import Frequency
 from unrolled.series.data.panel import Panel, Series, panel_of, split_bounds, split_of_keys
@@ -10,6 +11,7 @@ from unrolled.series.data.sequences import Sequences, ragged, sequence_roles, se
 from unrolled.series.data.tables import read_table, write_table
 
 __all__ = [
+    "Clock",
     "Column",
     "Frequency",
     "Panel",

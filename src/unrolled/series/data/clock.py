@@ -83,6 +83,19 @@ class Clock:
             return times
         return utc_of(times, str(self.zone), twice="earliest", absent="latest")
 
+    def following(self, last: int, frequency: Frequency, count: int) -> Integers:
+        """The times of the ``count`` steps after ``last``.
+
+        >>> clock = Clock("date")
+        >>> leap = clock.following(1_580_428_800_000_000_000, Frequency("month end"), 2)
+        >>> clock.texts(leap)
+        ['2020-02-29', '2020-03-31']
+        """
+        start, steps = np.array([last], dtype=np.int64), np.arange(1, count + 1)
+        if not frequency.is_local:
+            return frequency.times(start, steps)
+        return self.utc(frequency.times(self.local(start), steps))
+
     def texts(self, times: Integers) -> list[str]:
         """Times in words: local, to the second if all are whole seconds."""
         if self.kind == "fractions":
