@@ -141,7 +141,9 @@ def test_without_a_column_of_times_rows_are_steps() -> None:
         table(y=[1.0, 2.0, 5.0, 6.0], s=["a", "b", "a", "b"]), Roles(None, "y", series="s")
     )
     assert panel[0].times.tolist() == [0, 1] and panel[1].targets.ravel().tolist() == [2, 6]
-    assert panel.plan.frequency is not None and "every 1, from 0 to 1" in panel.plan.facts()[1]
+    assert (
+        panel.plan.frequency is not None and "in steps of 1, from 0 to 1" in panel.plan.facts()[1]
+    )
 
 
 def test_a_history_ends_with_its_last_target() -> None:
@@ -256,7 +258,7 @@ def test_new_series_and_new_levels_are_taken_and_unknown() -> None:
         ({"time": np.arange(400) % 200}, r"\(time\) holds whole numbers, expected times without a zone "
          r"as in training"),
         ({"time": np.tile(TABLE["time"][0] + np.arange(200) * np.timedelta64(1, "D"), 2)},
-         "the frame: a row every 1 day, expected every 1 hour as in training; train on such a table, or "
+         "the frame: rows every day, expected every hour as in training; train on such a table, or "
          "add"),
         ({"time": np.tile(TABLE["time"][0] + np.arange(200) * np.timedelta64(30, "m"), 2)},
          r"row 1: 2013-03-12 00:30:00 of the series JFK lies between two steps; expected a row every 1 "
@@ -344,12 +346,12 @@ def test_a_frequency_that_does_not_fit_is_refused() -> None:
     data = table(t=hours(0, 1, 3), y=[1.0, 2, 3])
     with pytest.raises(
         DataError,
-        match=r"row 1: .* falls into the step of the row before; expected a row every 1 day",
+        match=r"row 1: .* falls into the step of the row before; expected rows every day",
     ):
         panel_of(data, Roles("t", "y"), frequency="day")
     with pytest.raises(
         DataError,
-        match=r"3 rows would be 10,801 steps, one every 1 second; expected at most 50 a row",
+        match=r"3 rows, every second, would be 10,801 steps; expected at most 50 a row",
     ):
         panel_of(data, Roles("t", "y"), frequency="second")
     with pytest.raises(
@@ -361,7 +363,10 @@ def test_a_frequency_that_does_not_fit_is_refused() -> None:
     ):
         panel_of(table(t=[1, 2], y=[1.0, 2]), Roles("t", "y"), frequency="h")
     tenths = panel_of(table(t=[0.1, 0.2, 0.4], y=[1.0, 2, 3]), Roles("t", "y"), frequency=0.1)
-    assert tenths.lengths.tolist() == [4] and "every 0.1, from 0.1 to 0.4" in tenths.plan.facts()[1]
+    assert (
+        tenths.lengths.tolist() == [4]
+        and "in steps of 0.1, from 0.1 to 0.4" in tenths.plan.facts()[1]
+    )
 
 
 def test_series_without_a_target_are_left_out_and_named() -> None:

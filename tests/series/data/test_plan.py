@@ -89,7 +89,7 @@ def test_it_is_printed_as_a_table(plan: Plan) -> None:
         "runways     static  number    none     2 to 4",
         "origin      static  category  none     2 levels: JFK, LGA",
         "2 series of 400 rows",
-        "every 1 hour, from 2013-03-12 00:00:00 to 2013-03-20 07:00:00 (America/New_York); a season of "
+        "every hour, from 2013-03-12 00:00:00 to 2013-03-20 07:00:00 (America/New_York); a season of "
         "24 steps",
         "features of the calendar: hour of day",
         "steps: 304 for training, 48 for validation, 48 for test",
@@ -102,7 +102,7 @@ def test_gaps_unused_columns_and_irregular_times_are_said() -> None:
     table = {"t": [0, 10, 30, 50], "y": [1.0, None, 2.5, 2.0], "z": ["a", "b", "c", "d"]}
     facts = panel_of(table, Roles("t", "y")).plan.facts()
     assert facts[0] == "1 series of 4 rows, and 2 missing steps between them"
-    assert facts[1] == "every 10, from 0 to 50" and facts[-1] == "not used: z"
+    assert facts[1] == "in steps of 10, from 0 to 50" and facts[-1] == "not used: z"
     facts = panel_of(table, Roles("t", "y"), frequency=None).plan.facts()
     assert facts[:2] == ["1 series of 4 rows", "irregular, usually every 20, from 0 to 50"]
     assert (

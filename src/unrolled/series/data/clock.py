@@ -124,9 +124,15 @@ class Clock:
         unit, size = next((unit, size) for unit, size in LARGEST_FIRST if time >= size)
         return f"{time / size:.4g} {unit}{'' if time == size else 's'}"
 
-    def step(self, frequency: Frequency) -> str:
-        """A step in words: "30 minutes"; of a counter its size."""
-        return self.duration(frequency.count) if frequency.unit == "step" else str(frequency)
+    def every(self, frequency: Frequency) -> str:
+        """How often, in words.
+
+        >>> Clock("date").every(Frequency("month")), Clock("counter").every(Frequency("step", 10))
+        ('every month', 'in steps of 10')
+        """
+        if frequency.unit == "step":
+            return f"in steps of {self.duration(frequency.count)}"
+        return f"every {frequency if frequency.count > 1 else frequency.unit}"
 
     def written(self, times: Integers) -> Any:
         """Times as an Arrow array of the type that the table's column has, written as they are there."""

@@ -92,6 +92,11 @@ class Table:
         number = index + self._first_row if self._numbers is None else self._numbers[index]
         return f"row {number}"
 
+    def note(self, text: str) -> None:
+        """Keep what a reader of a plan should know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def sorting(self, names: Sequence[str]) -> str:
         """How to sort it by columns, for a message."""
         if self._file is None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -14,17 +14,10 @@ from unrolled.series.data.clock import Clock
 from unrolled.series.data.covariates import UNKNOWN, Covariates
 from unrolled.series.data.frames import listed, table_of
 from unrolled.series.data.frequency import Frequency
-from unrolled.series.data.plan import Plan
+from unrolled.series.data.plan import Column, Plan
 from unrolled.series.data.roles import Roles
-from unrolled.series.data.rows import Groups, Rows, grouped, timed
-from unrolled.series.data.steps import (
-    INFER,
-    Layout,
-    frequency_of,
-    held_frequency,
-    steps_of,
-    usual_gap,
-)
+from unrolled.series.data.rows import Groups, Rows, grouped
+from unrolled.series.data.steps import INFER, Layout, Timeline, timeline_of
 from unrolled.shapes import check_size
 
 Integers = NDArray[np.int64]
@@ -167,28 +160,25 @@ def panel_of(
     if season is not None:
         check_size("season", season)
     _check_shares(shares)
+    table = table_of(frame)
+    if isinstance(roles, Roles) and horizon:
+        options: dict[str, Any] = {"frequency": frequency, "season": season, "zone": zone}
+        roles = panel_of(table, roles, shares=shares, least=least, **options).plan
     plan = roles if isinstance(roles, Plan) else None
     roles = roles.roles if isinstance(roles, Plan) else roles
-    table = table_of(frame)
     rows = Rows(table, None if future is None else table_of(future, "the future"), roles)
     groups = grouped(rows)
-    clock, times = timed(rows, groups, plan.clock.zone if plan else zone)
-    if plan is None:
-        step = frequency_of(frequency, rows, groups, clock, times)
-    else:
-        step = held_frequency(plan, rows, groups, clock, times)
-    steps = steps_of(rows, groups, clock, times, step)
-    unit = plan.unit if plan else usual_gap(groups, times, step)
-    targets, lengths = _targets(rows, groups, steps)
+    line = timeline_of(rows, groups, plan, frequency, zone)
+    targets, lengths = _targets(rows, groups, line.steps)
     notes = _left_out(rows, groups, lengths, plan)
     if notes:
         keep = lengths > 0
         stays = keep[groups.of_row]
         groups, lengths = groups.kept(keep), lengths[keep]
-        steps, times, targets = steps[stays], times[stays], targets[stays]
-    layout = Layout.of(groups, steps, lengths, horizon)
-    all_times = layout.times(groups, clock, times, step, unit)
-    layout.require_future(rows, groups, clock, all_times)
+        line, targets = line.kept(stays), targets[stays]
+    layout = Layout.of(groups, line.steps, lengths, horizon)
+    times = layout.times(groups, line)
+    layout.require_future(rows, groups, line.clock, times)
     covariates = Covariates(rows, groups, layout, plan)
     values: dict[str, Any] = {"targets": layout.scattered(targets, np.nan)}
     for role in ("past", "known"):
@@ -196,41 +186,25 @@ def panel_of(
     values["static"], values["static_codes"] = covariates.static()
     values["labels"] = covariates.labels()
     if plan is None:
-        span = int((times[groups.ends] - times[groups.starts]).max())
-        season = season or (step.season if step is not None else 1)
-        plan = Plan(
-            columns=covariates.described(values),
-            clock=clock,
-            frequency=step,
-            unit=unit,
-            season=season,
-            cycles=calendar.cycles(clock, unit, span, season),
-            series=len(groups.keys),
-            rows=len(layout.rows),
-            steps=layout.count,
-            first=int(times.min()),
-            last=int(times.max()),
-            shares=shares,
-            least=least,
-            splits=_split(groups.keys if roles.label else None, lengths, shares, least),
-            notes=(*notes, *_notes(rows, lengths)),
+        plan = _plan(
+            rows, groups, line, layout, covariates.described(values), season, shares, least
         )
-    features = calendar.features(all_times, clock, plan.cycles, step=plan.unit, season=plan.season)
+        plan = replace(plan, notes=(*notes, *_notes(rows, plan, lengths)))
+    features = calendar.features(times, line.clock, plan.cycles, step=plan.unit, season=plan.season)
     values["known"] = np.concatenate([values["known"], features], axis=1)
     if horizon:
-        future_steps = layout.is_future
-        values["targets"][future_steps] = np.nan
-        values["past"][future_steps] = np.nan
-        values["past_codes"][future_steps] = UNKNOWN
+        is_future = layout.is_future
+        values["past"][is_future] = np.nan
+        values["past_codes"][is_future] = UNKNOWN
     return Panel(
         plan=plan,
-        clock=clock,
+        clock=line.clock,
         keys=groups.keys,
         lengths=lengths,
         future=horizon,
         offsets=layout.offsets,
-        times=all_times,
-        gaps=layout.gaps(all_times, step, unit),
+        times=times,
+        gaps=layout.gaps(times, line),
         key_columns={name: table.arrow(name).take(groups.firsts) for name in roles.series},
         **values,
     )
@@ -270,31 +244,61 @@ def _left_out(rows: Rows, groups: Groups, lengths: Integers, plan: Plan | None) 
     return [f"left out: {len(empty):,} series without a value of {targets}: {some}"]
 
 
-def _notes(rows: Rows, lengths: Integers) -> list[str]:
+def _plan(
+    rows: Rows,
+    groups: Groups,
+    line: Timeline,
+    layout: Layout,
+    columns: tuple[Column, ...],
+    season: int | None,
+    shares: tuple[float, float],
+    least: int,
+) -> Plan:
+    """What was understood of a table, but for notes."""
+    lengths, step, times = layout.lengths, line.frequency, line.times
+    if season is None:
+        season = 1 if step is None else step.season
+    if rows.roles.label:
+        parts = np.bincount(split_of_keys(groups.keys, shares), minlength=3)
+    else:
+        ends = split_bounds(lengths, shares, least).sum(axis=0)
+        parts = np.diff(ends, prepend=0, append=lengths.sum())
+    train, validation, test = parts.tolist()
+    span = int((times[groups.ends] - times[groups.starts]).max())
+    return Plan(
+        columns=columns,
+        clock=line.clock,
+        frequency=step,
+        unit=line.unit,
+        season=season,
+        cycles=calendar.cycles(line.clock, line.unit, span, season),
+        series=len(groups.keys),
+        rows=len(layout.rows),
+        steps=layout.count,
+        first=int(times.min()),
+        last=int(times.max()),
+        shares=shares,
+        least=least,
+        splits=(train, validation, test),
+    )
+
+
+def _notes(rows: Rows, plan: Plan, lengths: Integers) -> list[str]:
     """What a reader should know of a table that is used as it is."""
     notes = list(rows.table.notes)
-    short = int((lengths == 1).sum())
-    if short:
-        notes.append(f"{short:,} series of one step, of which nothing is learned")
+    singles = int((lengths == 1).sum())
+    if singles and rows.roles.targets:
+        notes.append(f"{singles:,} series of one step, of which nothing is learned")
+    counts = [column.name for column in plan.of_role("target") if column.is_count]
+    if counts and plan.steps > plan.rows:
+        notes.append(
+            f"at missing steps {', '.join(counts)} is unknown; if it is 0 there, add rows that say so"
+        )
     taken = {name for name, _ in rows.roles.of_columns()}
     unused = [name for name in rows.table.names if name not in taken]
     if unused:
         notes.append(f"not used: {listed(unused)}")
     return notes
-
-
-def _split(
-    keys: list[tuple[str, ...]] | None,
-    lengths: Integers,
-    shares: tuple[float, float],
-    least: int,
-) -> tuple[int, int, int]:
-    """The steps of training, validation and test, over all series; with ``keys`` the series."""
-    if keys is not None:
-        train, validation, test = np.bincount(split_of_keys(keys, shares), minlength=3).tolist()
-        return train, validation, test
-    train, validation = split_bounds(lengths, shares, least).sum(axis=0).tolist()
-    return train, validation - train, int(lengths.sum()) - validation
 
 
 def split_bounds(lengths: Integers, shares: tuple[float, float], least: int) -> Integers:

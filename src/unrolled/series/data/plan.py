@@ -180,13 +180,13 @@ class Plan:
         gaps = self.steps - self.rows
         often = f"irregular, usually every {self.clock.duration(self.unit)}"
         if self.frequency is not None:
-            often = f"every {self.clock.step(self.frequency)}"
+            often = self.clock.every(self.frequency)
         first, last = self.clock.texts(np.array([self.first, self.last]))
         zone = f" ({self.clock.zone})" if self.clock.zone else ""
         parts = zip(self.splits, ("training", "validation", "test"), strict=True)
         lines = [
             f"{self.series:,} series of {self.rows:,} rows"
-            + (f", and {gaps:,} missing steps between them" if gaps else ""),
+            + (f", and {gaps:,} missing step{'s' * (gaps > 1)} between them" if gaps else ""),
             f"{often}, from {first} to {last}{zone}"
             + (f"; a season of {self.season:,} steps" if self.season > 1 else ""),
             f"features of the calendar: {', '.join(self.cycles) or 'none'}",

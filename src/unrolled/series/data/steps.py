@@ -1,7 +1,7 @@
 """Rows as steps: gaps become steps of their own, and the future comes after each history."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from unrolled.errors import CallError, DataError
 from unrolled.series.data.clock import FRACTION, Clock
 from unrolled.series.data.frequency import Frequency, inferred
 from unrolled.series.data.plan import Plan
-from unrolled.series.data.rows import Groups, Rows
+from unrolled.series.data.rows import Groups, Rows, timed
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -21,28 +21,64 @@ FEW = 10_000  # steps that any table may have
 OFTEN = 3  # gaps from which on a frequency can be told from chance
 
 
-def frequency_of(
-    given: str | float | Frequency | None, rows: Rows, groups: Groups, clock: Clock, times: Integers
-) -> Frequency | None:
-    """How often the rows come: as ``given``, or if that is ``"infer"`` from their times.
+class Timeline(NamedTuple):
+    """When the rows are, by series.
+
+    ``times`` ``[N]``: of each row. ``frequency``: how often they come; ``None``: irregularly. ``unit``: from one
+    to the next, in nanoseconds or a counter's numbers; of irregular ones the median. ``steps`` ``[N]``:
+    that of each row in its series, from 0.
+    """
+
+    clock: Clock
+    times: Integers
+    frequency: Frequency | None
+    unit: int
+    steps: Integers
+
+    def kept(self, stays: NDArray[np.bool_]) -> "Timeline":
+        """That of some rows alone."""
+        return self._replace(times=self.times[stays], steps=self.steps[stays])
+
+
+def timeline_of(
+    rows: Rows,
+    groups: Groups,
+    plan: Plan | None,
+    frequency: str | float | Frequency | None,
+    zone: str | None,
+) -> Timeline:
+    """When the rows are: as the plan says, or where there is none yet as their times do.
 
     Raises:
-        CallError: what is given does not fit the clock.
-        DataError: it is to be inferred, and each series has one row.
+        DataError: times do not rise, or do not come as often as they should.
+        CallError: the frequency does not fit the times.
     """
+    clock, times = timed(rows, groups, plan.clock.zone if plan is not None else zone)
+    if plan is None:
+        step = _frequency(frequency, rows, groups, clock, times)
+        unit = _usual_gap(groups, times) if step is None else step.size
+    else:
+        step, unit = _held_frequency(plan, rows, groups, clock, times), plan.unit
+    return Timeline(clock, times, step, unit, _steps(rows, groups, clock, times, step))
+
+
+def _frequency(
+    given: str | float | Frequency | None, rows: Rows, groups: Groups, clock: Clock, times: Integers
+) -> Frequency | None:
+    """As ``given``, or if that is ``"infer"`` from the times."""
     if clock.kind == "order":
         return Frequency("step")
     if given is None:
         return None
     if given == INFER:
-        if len(groups.starts) == len(times) and not rows.roles.targets:
-            return None
-        if len(groups.starts) == len(times):
+        if len(groups.starts) == len(times) and rows.roles.targets:
+            keys = ", ".join(map(repr, rows.roles.series))
             raise DataError(
                 f"{rows.table.name}: every series has one row, from which no frequency is seen; "
-                f"expected more, or a frequency: 'hour', 'day', …{_advice_for_singles(rows)}"
+                "expected more, or a frequency: 'hour', 'day', …"
+                + (f"; is {keys} what names a series?" if keys else "")
             )
-        return inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
+        return _inferred(groups, clock, times)
     if clock.kind == "fractions" and isinstance(given, int | float) and given > 0:
         return Frequency("step", max(1, round(given * FRACTION)))
     step = Frequency.of(given)
@@ -52,20 +88,14 @@ def frequency_of(
     return step
 
 
-def _advice_for_singles(rows: Rows) -> str:
-    if not rows.roles.series:
-        return ""
-    return f"; is {', '.join(map(repr, rows.roles.series))} what names a series?"
+def _inferred(groups: Groups, clock: Clock, times: Integers) -> Frequency | None:
+    return inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
 
 
-def held_frequency(
+def _held_frequency(
     plan: Plan, rows: Rows, groups: Groups, clock: Clock, times: Integers
 ) -> Frequency | None:
-    """The plan's frequency, if the rows come as often.
-
-    Raises:
-        DataError: they come half as often or less; or the clock is of another kind.
-    """
+    """The plan's, if the rows come more than half as often."""
     if not plan.clock.agrees(clock):
         raise DataError(
             f"{rows.table.name}: the column {rows.roles.time!r} (time) holds {clock.described}, expected "
@@ -74,24 +104,19 @@ def held_frequency(
     step = plan.frequency
     if step is None or clock.kind == "order" or len(times) - len(groups.starts) < OFTEN:
         return step
-    got = inferred(times, clock.local(times) if clock.is_calendar else None, groups.starts)
+    got = _inferred(groups, clock, times)
     if got and got.size >= 2 * step.size:
         raise DataError(
-            f"{rows.table.name}: a row every {clock.step(got)}, expected every {clock.step(step)} as in "
-            f"training; train on "
-            "such a table, or add the rows between, empty where nothing was measured"
+            f"{rows.table.name}: rows {clock.every(got)}, expected {clock.every(step)} as in training; "
+            "train on such a table, or add the rows between, empty where nothing was measured"
         )
     return step
 
 
-def steps_of(
+def _steps(
     rows: Rows, groups: Groups, clock: Clock, times: Integers, step: Frequency | None
 ) -> Integers:
-    """The step of each row, by series, counted from 0 in each.
-
-    Raises:
-        DataError: a row lies between steps, or in the same as the row before; or gaps make too many steps.
-    """
+    """The step of each row, by series, counted from 0 in each."""
     if step is None or clock.kind == "order":
         return np.arange(len(times)) - np.repeat(groups.starts, groups.sizes)
     moments = clock.local(times) if step.is_local else times
@@ -107,24 +132,20 @@ def steps_of(
             first = clock.text(int(times[groups.starts[series]]))
             raise DataError(
                 f"{rows.at(int(groups.order[at]))}: {clock.text(int(times[at]))} of "
-                f"{groups.name(series)} {why}; expected a row every {clock.step(step)} from {first}; "
-                f"for times "
+                f"{groups.name(series)} {why}; expected rows {clock.every(step)} from {first}; for times "
                 "without a frequency: frequency=None"
             )
     whole = int((steps[groups.ends] + 1).sum())
     if whole > MOST_FILLED * len(times) + FEW:
         raise DataError(
-            f"{rows.table.name}: {len(times):,} rows would be {whole:,} steps, one every "
-            f"{clock.step(step)}; "
+            f"{rows.table.name}: {len(times):,} rows, {clock.every(step)}, would be {whole:,} steps; "
             f"expected at most {MOST_FILLED} a row; take a longer frequency, or None for times without one"
         )
     return steps
 
 
-def usual_gap(groups: Groups, times: Integers, step: Frequency | None) -> int:
-    """From one step to the next, in nanoseconds or a counter's numbers; of irregular times the median."""
-    if step is not None:
-        return step.size
+def _usual_gap(groups: Groups, times: Integers) -> int:
+    """The median of the gaps within series."""
     gaps = np.diff(times)[groups.is_inner[1:]]
     return max(1, int(np.median(gaps))) if len(gaps) else 1
 
@@ -174,21 +195,20 @@ class Layout:
         found[self.places] = values[self.rows]
         return found
 
-    def times(
-        self, groups: Groups, clock: Clock, times: Integers, step: Frequency | None, unit: int
-    ) -> Integers:
+    def times(self, groups: Groups, line: Timeline) -> Integers:
         """The time of each step: its row's own, or as the frequency goes on from the first.
 
         Without a frequency there are steps without a row in the future alone, a usual gap from
         one to the next.
         """
+        clock, times, step = line.clock, line.times, line.frequency
         if len(self.rows) == len(times) == self.count:
             return times
         counted = np.arange(self.count) - np.repeat(self.offsets[:-1], self.sizes)
         if step is None:
             last = np.minimum(groups.sizes, self.sizes) - 1
             begins = np.repeat(times[groups.starts + last], self.sizes)
-            filled = begins + (counted - np.repeat(last, self.sizes)) * unit
+            filled = begins + (counted - np.repeat(last, self.sizes)) * line.unit
         elif step.is_local:
             begins = np.repeat(clock.local(times[groups.starts]), self.sizes)
             filled = clock.utc(step.times(begins, counted))
@@ -197,11 +217,11 @@ class Layout:
         filled[self.places] = times[self.rows]
         return np.asarray(filled, dtype=np.int64)
 
-    def gaps(self, times: Integers, step: Frequency | None, unit: int) -> Floats:
+    def gaps(self, times: Integers, line: Timeline) -> Floats:
         """The time since the step before, in usual gaps; 0 at the first of a series."""
         gaps = np.ones(self.count)
-        if step is None:
-            gaps[1:] = np.diff(times) / unit
+        if line.frequency is None:
+            gaps[1:] = np.diff(times) / line.unit
         gaps[self.offsets[:-1]] = 0.0
         return gaps
 

@@ -112,7 +112,7 @@ class _Column:
             return self._in_utc(texts.times), Clock("datetime", self.zone, texts.form)
         is_utc = texts.offset in ("Z", "+00:00", None)
         if texts.offset is None and self.zone is None:
-            self.table.notes.append(
+            self.table.note(
                 "the offsets of the times vary, so the calendar is read in UTC; to read it in local time, "
                 "say where: zone='Europe/Berlin'"
             )
