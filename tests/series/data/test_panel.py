@@ -261,8 +261,8 @@ def test_new_series_and_new_levels_are_taken_and_unknown() -> None:
          "the frame: rows every day, expected every hour as in training; train on such a table, or "
          "add"),
         ({"time": np.tile(TABLE["time"][0] + np.arange(200) * np.timedelta64(30, "m"), 2)},
-         r"row 1: 2013-03-12 00:30:00 of the series JFK lies between two steps; expected a row every 1 "
-         r"hour from"),
+         "row 1: 2013-03-12 00:30:00 of the series JFK lies between two steps; expected rows every hour "
+             "from"),
         ({"departures": np.full(400, np.nan)}, r"the column 'departures' \(target\) has no value"),
         ({"departures": np.append(np.ones(200), np.full(200, np.nan))},
          "1 series without a value of 'departures': LGA; expected a history to forecast from"),
@@ -472,3 +472,24 @@ def test_the_part_of_a_key_is_its_own_whatever_others_there_are() -> None:
 def test_a_table_is_read_once_whatever_it_is() -> None:
     frame = table_of(TABLE)
     same(panel_of(frame, ROLES), panel_of(frame, ROLES))
+
+
+def test_a_plan_made_with_a_horizon_is_of_the_histories_alone() -> None:
+    data = table(t=hours(*range(6)), y=[1.0, 2, 3, 4, np.nan, np.nan], x=np.arange(6.0))
+    roles = Roles("t", "y", known="x")
+    panel = panel_of(data, roles, horizon=2)
+    assert panel.plan == panel_of(data, roles).plan and panel.plan.steps == 4
+    assert panel[0].known[:, 0].tolist() == list(range(6))
+
+
+def test_counts_with_missing_steps_are_said_to_be_unknown_there() -> None:
+    data = table(t=[1, 2, 4, 5], y=[3.0, 0, 1, 2])
+    note = "at missing steps y is unknown; if it is 0 there, add rows that say so"
+    assert note in panel_of(data, Roles("t", "y")).plan.notes
+    assert not panel_of(data | {"y": np.array([0.5, 1, 2, 3])}, Roles("t", "y")).plan.notes
+
+
+def test_what_was_noted_of_a_table_is_noted_once() -> None:
+    read = table_of({"t": ["2020-03-29T01:00+01:00", "2020-03-29T03:00+02:00"], "y": [1.5, 2]})
+    assert panel_of(read, Roles("t", "y")).plan.notes == panel_of(read, Roles("t", "y")).plan.notes
+    assert len(read.notes) == 1

@@ -24,9 +24,9 @@ OFTEN = 3  # gaps from which on a frequency can be told from chance
 class Timeline(NamedTuple):
     """When the rows are, by series.
 
-    ``times`` ``[N]``: of each row. ``frequency``: how often they come; ``None``: irregularly. ``unit``: from one
-    to the next, in nanoseconds or a counter's numbers; of irregular ones the median. ``steps`` ``[N]``:
-    that of each row in its series, from 0.
+    ``times`` ``[N]``: of each row. ``frequency``: how often they come; ``None``: irregularly. ``unit``:
+    from one to the next, in nanoseconds or a counter's numbers; of irregular ones the median. ``steps``
+    ``[N]``: that of each row in its series, from 0.
     """
 
     clock: Clock
