@@ -1,5 +1,6 @@
 """Location and scale see the past alone, and a stream gives what the whole pass gives."""
 
+import itertools
 import json
 import math
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unrolled.series.data import RunningScale, running_scale
+from unrolled.series.data import RunningScale, running_scale, running_scales
+from unrolled.series.data import scale as module
 from unrolled.series.data.scale import FLOOR, PRIOR
 
 NUMBERS = st.one_of(
@@ -60,6 +62,21 @@ def test_a_stream_that_is_saved_and_resumed_equals_the_pass_to_the_bit(values, d
             running = RunningScale(values.shape[1])
             running.load_state_dict(saved)
         assert running.step(row) == (location[t].tolist(), scale[t].tolist())
+
+
+@pytest.mark.parametrize("most", [1, 20, 1 << 22])
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 2), st.integers(0, 2**31))
+def test_many_series_at_once_are_the_same_to_the_bit(most, lengths, width, seed) -> None:
+    offsets = np.cumsum([0, *lengths])
+    rng = np.random.default_rng(seed)
+    values = rng.normal(3, 1, (offsets[-1], width))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST_AT_ONCE", most)
+        whole = running_scales(values, offsets)
+    for begin, end in itertools.pairwise(offsets):
+        for got, alone in zip(whole, running_scale(values[begin:end]), strict=True):
+            assert np.array_equal(got[begin:end], alone)
 
 
 @given(VALUES)

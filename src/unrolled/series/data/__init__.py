@@ -6,7 +6,7 @@ from unrolled.series.data.frequency import Frequency
 from unrolled.series.data.panel import Panel, Series, panel_of, split_bounds, split_of_keys
 from unrolled.series.data.plan import Column, Plan
 from unrolled.series.data.roles import Roles
-from unrolled.series.data.scale import RunningScale, Scaling, running_scale
+from unrolled.series.data.scale import RunningScale, Scaling, running_scale, running_scales
 from unrolled.series.data.sequences import Sequences, ragged, sequence_roles, sequences_of
 from unrolled.series.data.tables import read_table, write_table
 
@@ -27,6 +27,7 @@ __all__ = [
     "ragged",
     "read_table",
     "running_scale",
+    "running_scales",
     "sequence_roles",
     "sequences_of",
     "split_bounds",

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+MOST_AT_ONCE = 1 << 22  # values of series side by side
 PRIOR = 0.5  # of the mean magnitude: the scale that the first value alone gives
 FLOOR = 1e-5  # of the mean magnitude: the least scale, that of a constant series
 
@@ -56,6 +57,37 @@ def running_scale(values: ArrayLike) -> Scaling:
     scale = np.maximum(np.sqrt(squares / n + prior * prior), FLOOR * magnitude)
     location = np.where(count > 0, first + mean, 0.0)
     return Scaling(location, np.where(scale > 0, scale, 1.0))
+
+
+def running_scales(values: Floats, offsets: NDArray[np.int64]) -> Scaling:
+    """``running_scale`` of many series, which stand one after the other in ``values`` ``[S, Y]``.
+
+    Series of like lengths are taken side by side, the shorter ones with steps without a value at their end,
+    which change nothing; so each gets the same to the bit as alone.
+
+    Args:
+        values: of all steps of all series.
+        offsets: ``[N + 1]``, where each series begins, and the last one ends.
+    """
+    location, scale = np.zeros_like(values), np.ones_like(values)
+    lengths = np.diff(offsets)
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    while begin < len(order) and lengths[order[begin]]:
+        longest = int(lengths[order[begin]])
+        like = int((2 * lengths[order] > longest).sum()) - begin
+        count = min(like, max(1, MOST_AT_ONCE // (longest * max(1, values.shape[1]))))
+        series = order[begin : begin + count]
+        steps = np.arange(longest)[:, None]
+        rows = (offsets[series] + steps)[steps < lengths[series]]
+        block = np.full((longest, count, values.shape[1]), np.nan)
+        block[steps < lengths[series]] = values[rows]
+        for whole, of_block in zip(
+            (location, scale), running_scale(block.reshape(longest, -1)), strict=True
+        ):
+            whole[rows] = of_block.reshape(block.shape)[steps < lengths[series]]
+        begin += count
+    return Scaling(location, scale)
 
 
 class RunningScale:
