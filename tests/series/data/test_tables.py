@@ -74,6 +74,11 @@ def test_decimal_commas_are_read_where_cells_are_not_parted_by_them(tmp_path: Pa
     assert table.numbers("a", "past").tolist() == [1.5, -3]
     np.testing.assert_array_equal(table.numbers("b", "past"), [2, np.nan])
     assert table.numbers("c", "past").tolist() == [1.5, 2]
+    assert table.notes == ["commas in numbers are decimal points"]
+    mistaken = read_table(put(tmp_path, "a;b\n1,5;2\n2,5;x\nthree;y\n"))
+    assert mistaken.is_numbers("a") and not mistaken.is_numbers("b")
+    with pytest.raises(DataError, match=r"row 4: the column 'a' \(past\) has 'three', expected a"):
+        mistaken.numbers("a", "past")
     with pytest.raises(
         DataError, match=r"row 3: the column 'a' \(past\) has '2,5', expected a number"
     ):

@@ -8,6 +8,7 @@ from unrolled.series.data.plan import Column, Plan
 from unrolled.series.data.roles import Roles
 from unrolled.series.data.scale import RunningScale, Scaling, running_scale, running_scales
 from unrolled.series.data.sequences import Sequences, ragged, sequence_roles, sequences_of
+from unrolled.series.data.stream import Row, RowReader
 from unrolled.series.data.tables import read_table, write_table
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Panel",
     "Plan",
     "Roles",
+    "Row",
+    "RowReader",
     "RunningScale",
     "Scaling",
     "Sequences",

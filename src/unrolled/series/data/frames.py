@@ -163,8 +163,7 @@ class Table:
         levels = cells_of(compute.unique(column))
         if self._read(levels) is not None:
             return True
-        fits = compute.match_substring_regex(levels.drop_null(), NUMBER)
-        return bool(compute.mean(fits).as_py() >= MEANT)
+        return bool(compute.mean(self._fits(levels.drop_null())).as_py() >= MEANT)
 
     def numbers(self, name: str, role: str) -> Floats:
         """A column as numbers ``[N]``, NaN where one is missing; true is 1, false is 0.
@@ -204,13 +203,23 @@ class Table:
         if numbers is not None:
             return numbers.take(encoded.indices)
         compute = extra("pyarrow.compute")
-        fits = compute.fill_null(compute.match_substring_regex(cells, NUMBER), True)
-        of_row = fits.take(encoded.indices).fill_null(True).to_numpy(zero_copy_only=False)
+        fits = compute.fill_null(self._fits(cells), True).take(encoded.indices)
+        of_row = fits.fill_null(True).to_numpy(zero_copy_only=False)
         at = int(np.asarray(of_row, dtype=bool).argmin())
         advice = "" if role == "target" else f"; if it is a category, say so: categories={name!r}"
         raise DataError(
             f"{self.name}: {self.row(at)}: {what} has {column[at].as_py()!r}, expected a number, or an "
             f"empty cell if it is unknown{advice}"
+        )
+
+    def _fits(self, cells: Any) -> Any:
+        """Which texts are numbers."""
+        compute = extra("pyarrow.compute")
+        fits = compute.match_substring_regex(cells, NUMBER)
+        return (
+            compute.or_(fits, compute.match_substring_regex(cells, COMMAS))
+            if self._commas
+            else fits
         )
 
     def _read(self, cells: Any) -> Any:
@@ -220,6 +229,7 @@ class Table:
         if numbers is not None:
             return numbers
         if self._commas and compute.all(compute.match_substring_regex(cells, COMMAS)).as_py():
+            self.note("commas in numbers are decimal points")
             return compute.replace_substring(cells, ",", ".").cast(arrow.float64())
         lower = compute.utf8_lower(cells)
         if compute.all(compute.is_in(lower.drop_null(), arrow.array(TRUTHS, lower.type))).as_py():
@@ -240,7 +250,7 @@ class Table:
             )
         encoded = compute.dictionary_encode(column)
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        return codes, [_text(value) for value in encoded.dictionary.to_pylist()]
+        return codes, [level_of(value) for value in encoded.dictionary.to_pylist()]
 
 
 def table_of(frame: Any, name: str = "the frame") -> Table:
@@ -368,6 +378,6 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _text(value: object) -> str:
+def level_of(value: object) -> str:
     """A value as the text of a level; a whole number is written without a point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
