@@ -172,6 +172,15 @@ def test_a_missing_column_names_the_nearest() -> None:
         many.check_names(["z"], "past")
 
 
+def test_an_index_of_times_without_a_name_is_told_how_to_get_one() -> None:
+    frame = pd.DataFrame({"y": [1.0, 2]}, index=pd.date_range("2020-01-01", periods=2))
+    with pytest.raises(
+        DataError, match=r"no column 'ds' \(time\).*: give it the name with rename_axis\('ds'\)"
+    ):
+        table_of(frame).check_names(["ds"], "time")
+    assert table_of(frame.rename_axis("ds")).names == ["ds", "y"]
+
+
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(module: str) -> None:
         raise ModuleNotFoundError(name=module)

@@ -19,7 +19,7 @@ PANDAS = {
     "5s": "5 seconds", "min": "1 minute", "15min": "15 minutes", "30min": "30 minutes", "h": "1 hour",
     "6h": "6 hours", "D": "1 day", "2D": "2 days", "B": "1 business day", "W": "1 week",
     "W-WED": "1 week", "2W": "2 weeks", "MS": "1 month", "ME": "1 month end", "QS": "1 quarter",
-    "QE": "3 month ends", "YS": "1 year", "7h": "7 hours",
+    "QE": "3 month ends", "BME": "1 business month end", "YS": "1 year", "7h": "7 hours",
 }  # fmt: skip
 
 
@@ -126,8 +126,11 @@ def test_what_lies_between_steps_is_seen() -> None:
 
 
 def test_seasons_are_those_of_a_day_a_week_or_a_year() -> None:
-    seasons = {"s": 3600, "10s": 360, "min": 1440, "15min": 96, "7min": 1, "h": 24, "6h": 4, "D": 7, "B": 5,
-               "W": 52, "2W": 26, "MS": 12, "ME": 12, "QS": 4, "QE": 4, "YS": 1, "2D": 1}  # fmt: skip
+    seasons = {
+        "s": 3600, "10s": 360, "min": 1440, "15min": 96, "7min": 1, "h": 24, "6h": 4, "24h": 7, "D": 7,
+        "2D": 1, "B": 5, "W": 52, "2W": 26, "MS": 12, "5MS": 1, "ME": 12, "BME": 12, "QS": 4, "QE": 4,
+        "YS": 1,
+    }  # fmt: skip
     assert {name: Frequency.of(name).season for name in seasons} == seasons
     assert Frequency("step").season == 1
 

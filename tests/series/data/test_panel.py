@@ -351,9 +351,9 @@ def test_a_frequency_that_does_not_fit_is_refused() -> None:
         panel_of(data, Roles("t", "y"), frequency="day")
     with pytest.raises(
         DataError,
-        match=r"3 rows, every second, would be 10,801 steps; expected at most 50 a row",
+        match=r"3 rows, every millisecond, would be 10,800,001 steps; expected at most 50 a row",
     ):
-        panel_of(data, Roles("t", "y"), frequency="second")
+        panel_of(data, Roles("t", "y"), frequency="millisecond")
     with pytest.raises(
         CallError, match="frequency: got 1 step for times without a zone, expected a unit of time"
     ):

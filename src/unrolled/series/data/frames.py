@@ -76,6 +76,7 @@ class Table:
         delimiter: str = ",",
     ) -> None:
         self.name, self.rows, self.notes = name, rows, list[str]()
+        self.has_index_of_times = False  # of pandas, and without a name
         self._columns, self._first_row, self._numbers = dict(columns), first_row, numbers
         self._commas, self._file, self._delimiter = commas, file, delimiter
 
@@ -118,6 +119,8 @@ class Table:
             if name not in self._columns:
                 near = difflib.get_close_matches(name, self._columns, 1, 0.5)
                 advice = f"; did you mean {near[0]!r}?" if near else ""
+                if role == "time" and self.has_index_of_times:
+                    advice = f"; the index holds times: give it the name with rename_axis({name!r})"
                 raise DataError(
                     f"{self.name}: no column {name!r} ({role}), expected one of "
                     f"{listed(self._columns)}{advice}"
@@ -271,14 +274,17 @@ def table_of(frame: Any, name: str = "the frame") -> Table:
             told = ", ".join(f"{key} {len(values)}" for key, values in columns.items())
             raise DataError(f"{name}: got columns of different lengths ({told}), expected the same")
         return Table(columns, max(lengths, default=0), name=name)
-    known = _narwhals_frame(frame, name)
+    known, is_index_of_times = _narwhals_frame(frame, name), False
     if known.implementation.is_pandas_like():
         native = known.to_native()
+        is_index_of_times = str(native.index.dtype).startswith(("datetime", "period"))
         named = [level for level in native.index.names if level is not None]
         if named and not set(named) & set(native.columns):
             known = _narwhals_frame(native.reset_index(), name)
     columns = {str(column): _reader(known, column) for column in known.columns}
-    return Table(columns, len(known), name=name)
+    table = Table(columns, len(known), name=name)
+    table.has_index_of_times = is_index_of_times
+    return table
 
 
 def _narwhals_frame(frame: Any, name: str) -> Any:

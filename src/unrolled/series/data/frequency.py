@@ -25,8 +25,11 @@ SIZES = {
     "hour": 3600 * SECOND,
 }
 DAYS = {"day": 1, "week": 7}
-MONTHS = {"month": 1, "quarter": 3, "year": 12}
-UNITS = ("step", *SIZES, "day", "business day", "week", "month", "month end", "quarter", "year")
+MONTHS = {"month": 1, "month end": 1, "business month end": 1, "quarter": 3, "year": 12}
+UNITS = (
+    "step", *SIZES, "day", "business day", "week",
+    "month", "month end", "business month end", "quarter", "year",
+)  # fmt: skip
 
 # What others call them, pandas's aliases among them, in small letters but where these mean another.
 ALIASES = {
@@ -39,7 +42,8 @@ ALIASES = {
 }  # fmt: skip
 OF_PANDAS = {
     "MS": (1, "month"), "M": (1, "month end"), "ME": (1, "month end"), "QE": (3, "month end"),
-    "YE": (12, "month end"), "L": (1, "millisecond"), "T": (1, "minute"),
+    "YE": (12, "month end"), "BM": (1, "business month end"), "BME": (1, "business month end"),
+    "L": (1, "millisecond"), "T": (1, "minute"),
 }  # fmt: skip
 
 
@@ -93,7 +97,7 @@ class Frequency:
             return self.count
         if self.unit in SIZES:
             return SIZES[self.unit] * self.count
-        days = {"business day": 1.4, "month end": 30.436875, **DAYS}
+        days = {"business day": 1.4, **DAYS}
         days |= {unit: 30.436875 * months for unit, months in MONTHS.items()}
         return round(days[self.unit] * self.count * DAY)
 
@@ -106,16 +110,11 @@ class Frequency:
         """
         if self.unit in SIZES:
             whole = DAY if self.size >= SIZES["minute"] else SIZES["hour"]
+            whole = 7 * DAY if self.size >= DAY else whole
             return whole // self.size if whole % self.size == 0 else 1
-        steps = {
-            "day": 7,
-            "business day": 5,
-            "week": 52,
-            "month": 12,
-            "month end": 12,
-            "quarter": 4,
-        }
-        whole = steps.get(self.unit, 1)
+        if self.unit in MONTHS:
+            return 12 // self._months if 12 % self._months == 0 else 1
+        whole = {"day": 7, "business day": 5, "week": 52}[self.unit] if self.is_local else 1
         return whole // self.count if whole % self.count == 0 else 1
 
     @property
@@ -159,20 +158,21 @@ class Frequency:
 
     @property
     def _months(self) -> int:
-        return MONTHS.get(self.unit, 1) * self.count
+        return MONTHS[self.unit] * self.count
 
     def _day(self, month: Integers, start: Integers) -> Integers:
         """The day in ``month`` on which a step falls that began on the day ``start``."""
         begin, last = first_days(month), first_days(month + 1) - 1
         if self.unit == "month end":
             return last
+        if self.unit == "business month end":
+            return last_business_days(last)
         return np.minimum(begin + (start - first_days(months_of(start))), last)
 
 
 _EXPECTED = (
-    "one such as 'hour', '30 minutes', 'day', 'business day', 'week', 'month', 'month end', "
-    "'quarter', 'year', "
-    "or the number of a counter's steps"
+    "one such as 'hour', '30 minutes', 'day', 'business day', 'week', 'month', 'month end', 'quarter', "
+    "'year', or the number of a counter's steps"
 )
 
 
@@ -184,6 +184,12 @@ def months_of(days: Integers) -> Integers:
 def first_days(months: Integers) -> Integers:
     """The first day of each month, days and months counted from 1970."""
     return months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+
+
+def last_business_days(days: Integers) -> Integers:
+    """Each day, or the Friday before it at a weekend."""
+    found = np.busday_offset(days.astype("datetime64[D]"), 0, "backward")
+    return found.astype("datetime64[D]").astype(np.int64)
 
 
 REGULAR = 0.5  # the least share of steps that are there, where the commonest gap is not the step
@@ -224,14 +230,16 @@ def _of_days(day: Integers, firsts: Integers, inner: Integers) -> Frequency | No
     begin = first_days(month)
     day_of_month = day - begin
     gaps = month[inner] - month[inner - 1]
-    at_end = bool((day == first_days(month + 1) - 1).all())
-    if gaps.min() > 0 and (at_end or (day_of_month == day_of_month[firsts]).all()):
-        step = _regular(gaps)
-        if step:
-            if at_end and (day_of_month != day_of_month[0]).any():
-                return Frequency("month end", step)
+    step = _regular(gaps) if gaps.min() > 0 else 0
+    if step:
+        last = first_days(month + 1) - 1
+        if (day_of_month == day_of_month[firsts]).all():
             unit = "year" if step % 12 == 0 else "quarter" if step % 3 == 0 else "month"
             return Frequency(unit, step // MONTHS[unit])
+        if (day == last).all():
+            return Frequency("month end", step)
+        if (day == last_business_days(last)).all():
+            return Frequency("business month end", step)
     gaps = day[inner] - day[inner - 1]
     step = _regular(gaps)
     if not step:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 INFER = "infer"
 MOST_FILLED = 50  # steps that a row may come to, gaps filled in
-FEW = 10_000  # steps that any table may have
+FEW = 5_000_000  # steps that any table may have
 OFTEN = 3  # gaps from which on a frequency can be told from chance
 
 
