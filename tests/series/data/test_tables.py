@@ -1,5 +1,6 @@
 """Tables in files: every way in which CSV is written, Parquet, and what is refused."""
 
+import bz2
 import gzip
 import io
 import re
@@ -67,6 +68,20 @@ def test_a_byte_of_another_encoding_far_down_is_refused_with_its_row(tmp_path: P
     path = put(tmp_path, b"a,b\n" + b"1,x\n" * 50_000 + b"1,\xe9\n")
     with pytest.raises(DataError, match="row 50002 is not UTF-8"):
         read_table(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gb18030"])
+def test_a_file_of_many_blocks_may_have_any_encoding(tmp_path: Path, encoding: str) -> None:
+    lines = [f"{k},温度{k}" for k in range(200_000)]
+    table = read_table(
+        put(tmp_path, "\n".join(["数,名", *lines]).encode(encoding)), encoding=encoding
+    )
+    assert table.names == ["数", "名"] and table.rows == len(lines)
+    assert table.arrow("名")[199_999].as_py() == "温度199999"
+
+
+def test_other_compressions_are_known_by_the_name(tmp_path: Path) -> None:
+    assert cells(read_table(put(tmp_path, bz2.compress(b"a,b\n1,x\n2,y\n"), "t.csv.bz2"))) == PLAIN
 
 
 def test_decimal_commas_are_read_where_cells_are_not_parted_by_them(tmp_path: Path) -> None:

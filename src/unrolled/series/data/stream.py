@@ -171,7 +171,6 @@ class RowReader:
         if not clock.agrees(other):
             raise DataError(
                 f"the row: the column {name!r} (time) holds {other.described}, expected "
-                f"{clock.described} as "
-                "in training"
+                f"{clock.described} as in training"
             )
         return int(times[0])

@@ -233,8 +233,7 @@ def _refuse_csv(
                     shown = delimiter.join(row)[:60]
                     raise DataError(
                         f"{name}: row {number}: got {len(row)} cells, expected {cells} as the first "
-                        f"row: {shown!r}; "
-                        "a cell that holds what stands between cells is to be quoted"
+                        f"row: {shown!r}; a cell that holds what stands between cells is to be quoted"
                     )
     raise DataError(f"{name}: cannot be read ({error})") from None
 
@@ -292,7 +291,7 @@ def write_table(path: str | Path, columns: Mapping[str, Any] | Any) -> None:
     else:
         content = _as_csv(table, "\t" if plain.endswith(".tsv") else ",")
     if name == "-":
-        sys.stdout.write(content.decode())
+        sys.stdout.buffer.write(content)
         return
     files.replace(Path(path), gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
 

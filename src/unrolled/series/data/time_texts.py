@@ -122,6 +122,8 @@ def _taken_apart(cells: Any, pattern: str, form: str) -> Texts:
     texts = {name: parts[name] for name in ("H", "M", "S", "p", "z")}
     has_clock = np.asarray(compute.not_equal(texts["H"], "").to_numpy(zero_copy_only=False))
     longest = int(np.argmax(compute.utf8_length(cells).to_numpy()))
+    if "-" in cells[longest].as_py()[:6]:
+        form = form.replace("/", "-")
     example = {name: part[longest].as_py() or None for name, part in texts.items()}
     offsets = compute.unique(texts["z"]).to_pylist()
     times = day * DAY + clock
