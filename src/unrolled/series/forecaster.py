@@ -230,15 +230,15 @@ class Forecaster:
             DataError: the table is not one of series; the row is named.
             RunError: the training diverged, or ``out`` cannot be used.
         """
-        roles = Roles(time, target, series, known, past, static, categories)  # type: ignore[arg-type]
-        shares = (self.validation_share, self.test_share)
-        panel = panel_of(
+        panel = self.panel(
             frame,
-            roles,
-            frequency=self.frequency,
-            season=self.season,
-            shares=shares,
-            least=self.horizon,
+            target=target,
+            time=time,
+            series=series,
+            known=known,
+            past=past,
+            static=static,
+            categories=categories,
         )
         if self.out is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="unrolled-")
@@ -251,6 +251,17 @@ class Forecaster:
         calibrate(run, trainer.data)
         self._take(run)
         return self
+
+    def panel(self, frame: Any, *, target: Names, time: str | None = None, **roles: Names) -> Panel:
+        """What ``fit`` understands of a table, whose columns it names; ``panel.plan`` can be printed."""
+        return panel_of(
+            frame,
+            Roles(time, target, **roles),  # type: ignore[arg-type]
+            frequency=self.frequency,
+            season=self.season,
+            shares=(self.validation_share, self.test_share),
+            least=self.horizon,
+        )
 
     def options(self) -> dict[str, Any]:
         """The arguments that decide what is trained, by name."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unrolled.series.data.panel import Panel
 from unrolled.series.data.plan import Plan
-from unrolled.series.data.scale import running_scale
+from unrolled.series.data.scale import running_scales
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -118,10 +118,7 @@ class Origins:
         self.begins, self.lengths = panel.offsets[:-1], panel.lengths
         self.ends = panel.offsets[1:]
         self.values = panel.targets
-        self.location, self.scale = np.empty_like(self.values), np.empty_like(self.values)
-        for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
-            scaling = running_scale(self.values[begin:end])
-            self.location[begin:end], self.scale[begin:end] = scaling
+        self.location, self.scale = running_scales(self.values, panel.offsets)
         self.known = _filled(_scaled(panel.known, statistics.known)).astype(np.float32)
         self.seasons = list(seasons)
         self.inputs = self._inputs(statistics)

@@ -1,0 +1,139 @@
+"""The forecasters that others use, each where it is installed: from a set to its forecasts.
+
+A peer is given what stands before the origins that are scored, and the time to train. It returns quantiles
+``[N, horizon, Q]`` at the origins, in their order, or ``None`` where it cannot serve the set.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Task(NamedTuple):
+    """Series to be forecast: ``values`` of each ``[T]``, the first ``train`` steps of which train.
+
+    ``origins``: of each series, the steps from which it is forecast. The features of a series are left out:
+    peers are given its values alone, and what the calendar says by the length of its seasons.
+    """
+
+    values: list[Floats]
+    train: list[int]
+    origins: list[NDArray[np.int64]]
+    horizon: int
+    seasons: Sequence[int]
+    levels: Sequence[float]
+    minutes: float
+    seed: int
+
+
+def lags_of(task: Task) -> list[int]:
+    """The lags that trees read: the last values, and those about a season and two before."""
+    lags = set(range(1, 13))
+    for season in task.seasons:
+        lags |= {season - 1, season, season + 1, 2 * season}
+    return sorted(lag for lag in lags if 0 < lag < min(task.train) // 2)
+
+
+def trees(task: Task) -> Floats | None:
+    """Gradient-boosted trees on lagged values, a model for each step ahead and quantile (LightGBM)."""
+    import lightgbm
+
+    lags, rows, series = lags_of(task), [], []
+    scaled = [
+        (v - np.nanmean(v[:n])) / (np.nanstd(v[:n]) or 1.0)
+        for v, n in zip(task.values, task.train, strict=True)
+    ]
+    longest = max(lags)
+
+    def features(k: int, origins: NDArray[np.int64]) -> Floats:
+        values = scaled[k]
+        columns = [
+            np.where(origins - lag + 1 >= 0, values[np.maximum(origins - lag + 1, 0)], np.nan)
+            for lag in lags
+        ]
+        for season in task.seasons:
+            phase = 2 * np.pi * (origins % season) / season
+            columns += [np.sin(phase), np.cos(phase)]
+        columns.append(np.full(len(origins), float(k)))
+        return np.stack(columns, 1)
+
+    rows = [np.arange(longest, n - 1) for n in task.train]
+    inputs = np.concatenate([features(k, r) for k, r in enumerate(rows)])
+    asked = np.concatenate([features(k, o) for k, o in enumerate(task.origins)])
+    series = np.concatenate([np.full(len(o), k) for k, o in enumerate(task.origins)])
+    result = np.empty((len(asked), task.horizon, len(task.levels)))
+    began, budget = time.monotonic(), 60 * task.minutes
+    for h in range(1, task.horizon + 1):
+        ahead = np.concatenate(
+            [
+                np.where(r + h < n, scaled[k][np.minimum(r + h, n - 1)], np.nan)
+                for k, (r, n) in enumerate(zip(rows, task.train, strict=True))
+            ]
+        )
+        there = np.isfinite(ahead)
+        for q, level in enumerate(task.levels):
+            left = budget - (time.monotonic() - began)
+            if left < 0 and h > 1:  # the time is over: what is left is said as the step before
+                result[:, h - 1, q] = result[:, h - 2, q]
+                continue
+            model = lightgbm.LGBMRegressor(
+                objective="quantile", alpha=level, n_estimators=60, num_leaves=31, learning_rate=0.1,
+                n_jobs=1, random_state=task.seed, verbosity=-1,
+            )  # fmt: skip
+            model.fit(inputs[there], ahead[there])
+            result[:, h - 1, q] = model.predict(asked)
+    mean = np.array([np.nanmean(v[:n]) for v, n in zip(task.values, task.train, strict=True)])
+    spread = np.array(
+        [np.nanstd(v[:n]) or 1.0 for v, n in zip(task.values, task.train, strict=True)]
+    )
+    return np.sort(result * spread[series][:, None, None] + mean[series][:, None, None], -1)
+
+
+def ets(task: Task) -> Floats | None:
+    """Exponential smoothing, its form chosen by AICc, refitted at no origin (AutoETS of statsforecast)."""
+    from statsforecast.models import AutoETS
+
+    parts = []
+    for values, n, origins in zip(task.values, task.train, task.origins, strict=True):
+        season = task.seasons[0] if task.seasons and task.seasons[0] <= 24 else 1
+        filled = np.array(values)
+        for t in np.flatnonzero(~np.isfinite(filled)):
+            filled[t] = filled[t - 1] if t else np.nanmean(values)
+        model = AutoETS(season_length=season)
+        model.fit(filled[:n])
+        share = [
+            round(100 * (b - a))
+            for a, b in zip(task.levels, task.levels[::-1], strict=True)
+            if b > a
+        ]
+        rows = []
+        for origin in origins:
+            told = model.forward(filled[: origin + 1], h=task.horizon, level=share)
+            columns = []
+            for level in task.levels:
+                if abs(level - 0.5) < 1e-9:
+                    columns.append(told["mean"])
+                else:
+                    side = "lo" if level < 0.5 else "hi"
+                    columns.append(told[f"{side}-{round(100 * abs(1 - 2 * level))}"])
+            rows.append(np.stack(columns, -1))
+        parts.append(np.stack(rows))
+    return np.concatenate(parts)
+
+
+PEERS: dict[str, tuple[str, Callable[[Task], Floats | None]]] = {
+    "LightGBM": ("lightgbm", trees),
+    "AutoETS": ("statsforecast", ets),
+}
+"""Each peer with the package that it needs."""
+
+
+def installed() -> list[str]:
+    """The peers whose packages are there."""
+    return [name for name, (package, _) in PEERS.items() if find_spec(package) is not None]
