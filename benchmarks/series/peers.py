@@ -2,12 +2,15 @@
 
 A peer is given what stands before the origins that are scored, and the time to train. It returns quantiles
 ``[N, horizon, Q]`` at the origins, in their order, or ``None`` where it cannot serve the set.
+
+LightGBM comes with the extra ``bench``. statsforecast, darts and neuralforecast, which need pandas below 3, are
+installed by hand.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +47,7 @@ def trees(task: Task) -> Floats | None:
     """Gradient-boosted trees on lagged values, a model for each step ahead and quantile (LightGBM)."""
     import lightgbm
 
-    lags, rows, series = lags_of(task), [], []
+    lags = lags_of(task)
     scaled = [
         (v - np.nanmean(v[:n])) / (np.nanstd(v[:n]) or 1.0)
         for v, n in zip(task.values, task.train, strict=True)
@@ -127,9 +130,130 @@ def ets(task: Task) -> Floats | None:
     return np.concatenate(parts)
 
 
+def darts_block(task: Task) -> Floats | None:
+    """Darts' BlockRNNModel, an LSTM of 64 units, with quantile regression."""
+    return _darts(task, "BlockRNNModel")
+
+
+def darts_rnn(task: Task) -> Floats | None:
+    """Darts' RNNModel, an LSTM of 64 units."""
+    return _darts(task, "RNNModel")
+
+
+def trainer(task: Task) -> dict[str, Any]:
+    """What both libraries tell their trainer."""
+    return {
+        "accelerator": "cpu",
+        "max_time": {"minutes": task.minutes},
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+    }
+
+
+def _darts(task: Task, name: str) -> Floats | None:
+    from darts import TimeSeries, models
+    from darts.utils.likelihood_models import QuantileRegression
+
+    length = min(max([*task.seasons, 0]) + task.horizon, min(task.train) // 2)
+    sizes: dict[str, Any] = {
+        "hidden_dim": 64,
+        "batch_size": 64,
+        "random_state": task.seed,
+        "n_epochs": 1000,
+        "likelihood": QuantileRegression(list(task.levels)),
+        "pl_trainer_kwargs": trainer(task),
+    }
+    if name == "RNNModel":
+        model = models.RNNModel(
+            model="LSTM",
+            input_chunk_length=length,
+            training_length=length + task.horizon,
+            **sizes,
+        )
+    else:
+        model = models.BlockRNNModel(
+            model="LSTM",
+            input_chunk_length=length,
+            output_chunk_length=task.horizon,
+            **sizes,
+        )
+    scales = [
+        (np.nanmean(v[:n]), np.nanstd(v[:n]) or 1.0)
+        for v, n in zip(task.values, task.train, strict=True)
+    ]
+    filled = [np.nan_to_num((v - m) / s) for v, (m, s) in zip(task.values, scales, strict=True)]
+    model.fit([TimeSeries.from_values(v[:n]) for v, n in zip(filled, task.train, strict=True)])
+    parts = []
+    for values, origins, (mean, spread) in zip(filled, task.origins, scales, strict=True):
+        told = model.historical_forecasts(
+            TimeSeries.from_values(values), start=int(origins[0]) + 1, start_format="position",
+            forecast_horizon=task.horizon, retrain=False, last_points_only=False, num_samples=100,
+            verbose=False,
+        )  # fmt: skip
+        said = np.stack(
+            [np.quantile(one.all_values()[:, 0, :], task.levels, axis=-1).T for one in told]
+        )
+        parts.append(said[: len(origins)] * spread + mean)
+    return np.sort(np.concatenate(parts), -1)
+
+
+def _neural(task: Task, name: str) -> Floats | None:
+    import pandas
+    from neuralforecast import NeuralForecast, models
+    from neuralforecast.losses.pytorch import DistributionLoss, MQLoss
+
+    size = min(max([*task.seasons, 0]) + task.horizon, min(task.train) // 2)
+    loss = (
+        MQLoss(quantiles=list(task.levels))
+        if name == "LSTM"
+        else DistributionLoss("StudentT", quantiles=list(task.levels), return_params=False)
+    )
+    common: dict[str, Any] = {
+        "h": task.horizon,
+        "input_size": size,
+        "loss": loss,
+        "max_steps": 100_000,
+        "scaler_type": "robust",
+        "random_seed": task.seed,
+        **trainer(task),
+    }
+    sizes = {"encoder_hidden_size": 64} if name == "LSTM" else {"lstm_hidden_size": 64}
+    model = NeuralForecast([getattr(models, name)(**common, **sizes)], freq=1)
+    frames = [
+        pandas.DataFrame({"unique_id": k, "ds": np.arange(len(v)), "y": np.nan_to_num(v)})
+        for k, v in enumerate(task.values)
+    ]
+    model.fit(pandas.concat([f[:n] for f, n in zip(frames, task.train, strict=True)]))
+    parts = []
+    for k, origins in enumerate(task.origins):
+        rows = []
+        for origin in origins:  # a window for each origin
+            told = model.predict(frames[k][: origin + 1])
+            columns = [c for c in told.columns if c not in ("unique_id", "ds")]
+            rows.append(told[columns].to_numpy()[:, -len(task.levels) :])
+        parts.append(np.stack(rows))
+    return np.sort(np.concatenate(parts), -1)
+
+
+def neural_lstm(task: Task) -> Floats | None:
+    """Neuralforecast's LSTM of 64 units, with the multi-quantile loss."""
+    return _neural(task, "LSTM")
+
+
+def neural_deepar(task: Task) -> Floats | None:
+    """Neuralforecast's DeepAR, an LSTM of 64 units, with Student's t."""
+    return _neural(task, "DeepAR")
+
+
 PEERS: dict[str, tuple[str, Callable[[Task], Floats | None]]] = {
     "LightGBM": ("lightgbm", trees),
     "AutoETS": ("statsforecast", ets),
+    "darts BlockRNN": ("darts", darts_block),
+    "darts RNN": ("darts", darts_rnn),
+    "neuralforecast LSTM": ("neuralforecast", neural_lstm),
+    "neuralforecast DeepAR": ("neuralforecast", neural_deepar),
 }
 """Each peer with the package that it needs."""
 
