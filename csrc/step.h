@@ -84,7 +84,7 @@ UNROLLED_INLINE void store(V v, typename V::Scalar* p, int some) {
 }
 
 // Where a row of a call stands in its memory.
-struct Places {
+struct RowIndex {
   const unrolled_call* call;
   const Index* first_row;  // of each sequence
   Index row_step;          // from one step of a sequence to the next
@@ -103,7 +103,7 @@ struct Places {
 
 // One step of some sequences.
 template <class V>
-struct Step : Places {
+struct Step : RowIndex {
   using T = typename V::Scalar;
   Index H, padded, width;  // width: of a panel of products
   Index t, n;              // n: how many sequences have this step, which are the first ones of `sequence`
@@ -240,7 +240,7 @@ struct Simple {
 
 // One vector of units of one sequence at one step, as the cell's statements see it.
 template <class V, class Cell, bool whole>
-struct Place {
+struct Units {
   using T = typename V::Scalar;
   static constexpr int P = Cell::projected, S = Cell::states;
   Index H, padded, z_step;
@@ -295,7 +295,7 @@ struct Staged {
   template <bool is_forward, int stage, bool whole>
   static void statements(const Step<V>& step, Index u, int some, const T* products) {
     const Index H = step.H, padded = step.padded;
-    Place<V, Cell, whole> at;
+    Units<V, Cell, whole> at;
     at.H = H, at.padded = padded, at.z_step = step.n * step.width, at.some = some;
     at.all_vectors = step.vectors + u;
     at.totals = is_forward ? nullptr : step.sums + u;

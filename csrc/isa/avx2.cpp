@@ -6,4 +6,4 @@ namespace {
 template <class T>
 using Vector = Vec<T, 32 / sizeof(T)>;
 }
-#include "../kernels.h"
+#include "all_kernels.h"

@@ -6,4 +6,4 @@ namespace {
 template <class T>
 using Vector = Vec<T, 16 / sizeof(T)>;
 }
-#include "../kernels.h"
+#include "all_kernels.h"

@@ -6,4 +6,4 @@ namespace {
 template <class T>
 using Vector = Serial<T>;
 }
-#include "../kernels.h"
+#include "all_kernels.h"

@@ -121,10 +121,10 @@ struct Plan {
 
   // --- Rows ----------------------------------------------------------------------------------------
 
-  Places places() const { return {&call, first_row, row_step}; }
-  Index row(Index t, Index b) const { return places().row(t, b); }
-  Index at(Index t, Index b) const { return places().at(t, b); }
-  Index at(Index t, Index b, Index t_stride, Index b_stride) const { return places().at(t, b, t_stride, b_stride); }
+  RowIndex row_index() const { return {&call, first_row, row_step}; }
+  Index row(Index t, Index b) const { return row_index().row(t, b); }
+  Index at(Index t, Index b) const { return row_index().at(t, b); }
+  Index at(Index t, Index b, Index t_stride, Index b_stride) const { return row_index().at(t, b, t_stride, b_stride); }
   Index length_of(Index b) const { return call.lengths ? call.lengths[b] : steps; }
 
   // For every row: f(row, step, sequence, length).
@@ -160,7 +160,7 @@ struct Plan {
   // What the statements of the cell are given at every step of a group.
   Step<V> steps_of(const Group& group) const {
     Step<V> at = {};
-    static_cast<Places&>(at) = places();
+    static_cast<RowIndex&>(at) = row_index();
     at.H = H, at.padded = padded, at.width = W, at.sequence = group.sequence, at.vectors = vectors;
     return at;
   }

@@ -16,7 +16,7 @@ from tests.bptt.files import through_safetensors, through_torch
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled import Recurrent, bptt, cells
 from unrolled.layers.base import as_tuple
-from unrolled.layers.view import viewed
+from unrolled.layers.finding import adapted
 
 D, H = 3, 5
 FLOAT64 = torch.float64
@@ -133,7 +133,7 @@ def test_the_gradient_is_cut_at_the_windows_beginning(kind):
         y, state = layer(other, state)
         expected = collect(named(y, state), {"x": other} | sources)
         assert_close_by_name(got, expected, 7)
-        state = viewed(layer).as_given([s.detach() for s in as_tuple(state)])
+        state = adapted(layer).as_given([s.detach() for s in as_tuple(state)])
     assert not any(s.requires_grad for s in carry.states[""])
 
 
@@ -273,7 +273,7 @@ def by_rows(layer, x, resets, state=None, fresh=None):
         parts = []
         for begin, end in zip([0, *cuts], [*cuts, len(resets)], strict=True):
             start = fresh if begin else mine
-            start = None if start is None else viewed(layer).as_given(start)
+            start = None if start is None else adapted(layer).as_given(start)
             y, mine = layer(own.narrow(time, begin, end - begin), start)
             mine = as_tuple(mine)
             parts.append(y)
@@ -291,7 +291,7 @@ def test_resets_stop_state_and_gradient_where_they_are(kind, batch_first, given,
     layer = make(kind, batch_first=batch_first)
     initial = None
     if given:
-        initial = leaves(*(torch.randn(s, dtype=FLOAT64) for s in viewed(layer).state_shapes(1)))
+        initial = leaves(*(torch.randn(s, dtype=FLOAT64) for s in adapted(layer).state_shapes(1)))
     carry = bptt.Carry(layer, initial={"": initial} if given else None, batch_first=batch_first)
     shape = (3, 8, D) if batch_first else (8, 3, D)
     x, other = leaves(*[torch.randn(shape, dtype=FLOAT64)] * 2)
@@ -334,7 +334,7 @@ def test_no_gradient_crosses_a_reset_and_other_rows_keep_theirs(kind):
 @pytest.mark.parametrize("kind", OWN)
 def test_resets_that_the_caller_gives_count_too(kind):
     layer = make(kind)
-    initial = tuple(torch.randn(s, dtype=FLOAT64) for s in viewed(layer).state_shapes(1))
+    initial = tuple(torch.randn(s, dtype=FLOAT64) for s in adapted(layer).state_shapes(1))
     x = torch.randn(6, 2, D, dtype=FLOAT64)
     mine, theirs = torch.zeros(2, 6, 2).bool()
     mine[2, 0] = theirs[4, 1] = theirs[0, 0] = True
@@ -545,7 +545,7 @@ def test_some_rows_are_reset(kind, rows):
         layer(x)
     before = carry.states[""]
     carry.reset(rows)
-    fresh = viewed(layer).fresh_state(2, x)
+    fresh = adapted(layer).fresh_state(2, x)
     for now, then, new in zip(carry.states[""], before, fresh, strict=True):
         assert torch.equal(now[:, 0], then[:, 0])
         assert torch.equal(now[:, 1], new[:, 1])

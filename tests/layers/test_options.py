@@ -15,7 +15,7 @@ from tests.compare import assert_close_by_name, collect, leaves, run_recurrent
 from unrolled import Recurrent, cells, explain
 from unrolled.cells import Cell, State
 from unrolled.scan import ScanOptions, native, scan
-from unrolled.scan.computed import computed, settled
+from unrolled.scan.hooks import computed, settled
 
 T, B, D, H = 5, 3, 4, 6
 

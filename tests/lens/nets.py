@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled import Recurrent, cells
-from unrolled.layers.view import Layer
+from unrolled.layers.finding import Layer
 
 T, B, D, H = 5, 2, 3, 4
 

@@ -14,8 +14,9 @@ import unrolled
 from tests.compare import assert_close_by_name, parameters_by_torch_name, tolerance
 from tests.examples import some
 from unrolled import Recurrent, cells, lens
-from unrolled.layers.view import Layer
+from unrolled.layers.finding import Layer
 from unrolled.lens.causes import causes_of
+from unrolled.lens.examining import ScanIndex
 from unrolled.lens.lags import estimated_lags
 from unrolled.scan import Backend
 
@@ -23,7 +24,6 @@ T, B, D, H = 5, 3, 3, 4
 ROUNDING = T * tolerance(torch.float64, T)  # of sums of T logarithms, each off by a step's rounding
 SIGMAS = 5  # how many standard deviations a sample may be off
 
-Place = tuple[int, int]  # level, direction
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # u = U x + b, w = W h + b', the state before
 
 # --- The oracle: equations as in the documentation of torch.nn, one sequence at a time ------------------
@@ -84,25 +84,25 @@ class Oracle:
         self.width = 2 * H if kind == "LSTM" else H
         self.places = [(k, d) for k in range(2) for d in range(2) if self.has((k, d))]
 
-    def has(self, place: Place) -> bool:
+    def has(self, place: ScanIndex) -> bool:
         return self.name("weight_hh", place) in self.weights
 
-    def name(self, what: str, place: Place) -> str:
+    def name(self, what: str, place: ScanIndex) -> str:
         return f"{what}_l{place[0]}" + "_reverse" * place[1]
 
-    def weight(self, what: str, place: Place) -> Tensor:
+    def weight(self, what: str, place: ScanIndex) -> Tensor:
         return self.weights[self.name(what, place)]
 
-    def given(self, place: Place, x: Tensor) -> Tensor:
+    def given(self, place: ScanIndex, x: Tensor) -> Tensor:
         """U x + b, ``[T, G * H]``, in the order of the steps."""
         u = x @ self.weight("weight_ih", place).T + self.weight("bias_ih", place)
         return u.flip(0) if place[1] else u
 
-    def recurrent(self, place: Place, s: Tensor) -> Tensor:
+    def recurrent(self, place: ScanIndex, s: Tensor) -> Tensor:
         """W h + b'."""
         return self.weight("weight_hh", place) @ s[:H] + self.weight("bias_hh", place)
 
-    def states(self, place: Place, u: Tensor, push: Tensor) -> Tensor:
+    def states(self, place: ScanIndex, u: Tensor, push: Tensor) -> Tensor:
         """``[T + 1, n]``, in the order of the steps."""
         s = [push[0]]
         for given, off in zip(u, push[1:], strict=True):
@@ -113,8 +113,8 @@ class Oracle:
         return torch.zeros(steps + 1, self.width, dtype=torch.float64)
 
     def run(
-        self, x: Tensor, pushes: dict[Place, Tensor] | None = None
-    ) -> tuple[Tensor, dict[Place, Tensor]]:
+        self, x: Tensor, pushes: dict[ScanIndex, Tensor] | None = None
+    ) -> tuple[Tensor, dict[ScanIndex, Tensor]]:
         """Of a sequence ``[T, D]`` the outputs, and what each scan is given, ``[T, G * H]``."""
         seen, every = x, {}
         for level in sorted({level for level, _ in self.places}):
@@ -127,7 +127,7 @@ class Oracle:
             seen = torch.cat(outputs, -1)
         return seen, every
 
-    def reach(self, place: Place, u: Tensor) -> Tensor:
+    def reach(self, place: ScanIndex, u: Tensor) -> Tensor:
         """∂s_t/∂s_k for t > k, ``[T + 1, T + 1, n, n]``, in the order of the steps."""
         pushed = jacrev(lambda push: self.states(place, u, push))(self.zeros(len(u)))
         return cast(Tensor, pushed).transpose(1, 2)
@@ -204,7 +204,7 @@ def prepared(name: str, batch_size: int = B) -> tuple[Layer, Oracle, Tensor]:
     )
 
 
-def in_time(found: Tensor, place: Place) -> Tensor:
+def in_time(found: Tensor, place: ScanIndex) -> Tensor:
     return found.flip(0) if place[1] else found
 
 
@@ -232,7 +232,7 @@ def pushed_norms(
         if length == 0:
             continue
 
-        def lost(pushes: dict[Place, Tensor], b: int = b, length: int = length) -> Tensor:
+        def lost(pushes: dict[ScanIndex, Tensor], b: int = b, length: int = length) -> Tensor:
             return loss(oracle.run(x[:length, b], pushes)[0], weight[:length, b])
 
         got = jacrev(lost)({place: oracle.zeros(length) for place in oracle.places})
@@ -324,7 +324,7 @@ def test_jacobians(name: str) -> None:
 @pytest.mark.each_value
 @each_kind
 @pytest.mark.parametrize("norm", ["rms", "spectral"])
-def test_lag_matrices(name: str, norm: lens.lags.Norm) -> None:
+def test_lag_matrices(name: str, norm: lens.lags.MatrixNorm) -> None:
     layer, oracle, x = prepared(name)
     reaches = [{p: oracle.reach(p, u) for p, u in oracle.run(x[:, b])[1].items()} for b in range(B)]
     for place in oracle.places:
@@ -367,7 +367,7 @@ def test_influence_of_one_direction_is_lower_triangular() -> None:
 # --- The long run ----------------------------------------------------------------------------------
 
 
-def by_step(oracle: Oracle, x: Tensor, place: Place) -> Tensor:
+def by_step(oracle: Oracle, x: Tensor, place: ScanIndex) -> Tensor:
     """The Jacobians ``[T, B, n, n]``, in the order of the steps."""
     sequences = []
     for b in range(x.shape[1]):
@@ -452,7 +452,7 @@ class Apart(NamedTuple):
     u: Tensor
 
 
-def apart(oracle: Oracle, place: Place, u: Tensor) -> Apart:
+def apart(oracle: Oracle, place: ScanIndex, u: Tensor) -> Apart:
     before = oracle.states(place, u, oracle.zeros(len(u)))[:-1]
     step, count = oracle.equations.step, len(oracle.equations.gates)
 
@@ -478,7 +478,7 @@ def apart(oracle: Oracle, place: Place, u: Tensor) -> Apart:
     return Apart(torch.stack(whole), torch.stack(direct), stacked, torch.stack(slopes), before, u)
 
 
-def taken_apart(oracle: Oracle, x: Tensor, place: Place) -> list[Apart]:
+def taken_apart(oracle: Oracle, x: Tensor, place: ScanIndex) -> list[Apart]:
     return [apart(oracle, place, oracle.run(x[:, b])[1][place]) for b in range(x.shape[1])]
 
 

@@ -10,7 +10,7 @@ from tests.compare import tolerance
 from tests.lens.nets import KINDS, B, D, H, T, eye, inputs, linear, make, orthogonal
 from unrolled import Recurrent, cells, lens
 from unrolled.layers.base import as_tuple
-from unrolled.layers.view import viewed
+from unrolled.layers.finding import adapted
 
 FACTORS = [0.5, 0.9, 1.0, -1.1, 1.5]
 
@@ -46,7 +46,7 @@ def by_autograd(layer, x, t, k, row):
     before, between = (
         (x[t + k :], x[t : t + k]) if is_backward else (x[: t - k + 1], x[t - k + 1 : t + 1])
     )
-    state = as_tuple(layer(before, viewed(layer).as_given(viewed(layer).fresh_state(B, x)))[1])
+    state = as_tuple(layer(before, adapted(layer).as_given(adapted(layer).fresh_state(B, x)))[1])
     sizes = [s.shape[-1] for s in state]
 
     def after(flat):
@@ -55,7 +55,7 @@ def by_autograd(layer, x, t, k, row):
             for s, part in zip(state, flat.split(sizes, -1), strict=True)
         ]
         return torch.cat(
-            [s[row] for s in as_tuple(layer(between, viewed(layer).as_given(moved))[1])], -1
+            [s[row] for s in as_tuple(layer(between, adapted(layer).as_given(moved))[1])], -1
         )
 
     found = jacobian(after, torch.cat([s[row] for s in state], -1))

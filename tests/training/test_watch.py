@@ -20,7 +20,7 @@ from tests.training.test_loop import Diary, whole
 from unrolled import watch
 from unrolled.errors import MissingExtraError, RunError
 from unrolled.lens import Report
-from unrolled.lens.numbers import plain
+from unrolled.lens.formatting import plain
 from unrolled.text.run import TextRun
 from unrolled.training import Trainer
 from unrolled.training.callbacks import logs, progress_bar

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unrolled.bptt.inject import Injection, States, check_initial, layers_of
 from unrolled.cells import State
 from unrolled.layers.base import weight_of
-from unrolled.layers.view import viewed
+from unrolled.layers.finding import adapted
 from unrolled.shapes import check_lengths, check_numbers, check_resets, check_saved
 
 MODES = ("training", "evaluation")
@@ -203,7 +203,7 @@ class Carry:
     def _checked(self, name: str, parts: Mapping[int, Tensor]) -> State:
         state = tuple(parts[k] for k in sorted(parts))
         batch_size = state[0].shape[1] if state[0].dim() == 3 else 1
-        expected = [tuple(shape) for shape in viewed(self.layers[name]).state_shapes(batch_size)]
+        expected = [tuple(shape) for shape in adapted(self.layers[name]).state_shapes(batch_size)]
         if (
             sorted(parts) != list(range(len(expected)))
             or [tuple(s.shape) for s in state] != expected

@@ -18,7 +18,7 @@ from unrolled.bptt.recompute import Around, Chain, Parts, leaves_of, new_graph
 from unrolled.bptt.schedule import Memory, Plan, TooSmallError, parse, plan
 from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer
-from unrolled.layers.view import layer_of, viewed
+from unrolled.layers.finding import adapted, layer_of
 from unrolled.scan import ScanOptions, ScanResult, Sweep
 from unrolled.shapes import (
     Lengths,
@@ -85,18 +85,18 @@ def checkpointed(
     check_valued("x", x)
     budget = None if memory is None else parse(memory)
     in_segments = _InSegments(budget, segments, Around(x.device, list(layer.buffers())))
-    view = layer_of(layer)
-    if view is None:
-        raise TypeError(f"layer: got {_refused(layer, view)}")
-    if view.why_unwatched() is None and ("mask" in view.masks or x.dim() == 3):
-        in_segments.scans = view.depth * view.directions
+    recurrent = layer_of(layer)
+    if recurrent is None:
+        raise TypeError(f"layer: got {_refused(layer, recurrent)}")
+    if recurrent.why_unwatched() is None and ("mask" in recurrent.masks or x.dim() == 3):
+        in_segments.scans = recurrent.depth * recurrent.directions
         with _set(layer, in_segments):
             result = layer(x, state, **named)
         in_segments.check()
         return result
-    if view.directions == 2:
-        raise TypeError(f"layer: got {_refused(layer, view)}")
-    time = 1 if view.batch_first and x.dim() == 3 else 0
+    if recurrent.directions == 2:
+        raise TypeError(f"layer: got {_refused(layer, recurrent)}")
+    time = 1 if recurrent.batch_first and x.dim() == 3 else 0
 
     def sweep(x: Tensor, state: Any, options: ScanOptions) -> ScanResult:  # noqa: ARG001
         y, state = layer(x.transpose(0, 1) if time else x, state, **named)
@@ -174,7 +174,7 @@ def checkpointed_loss(
             "checkpointed_loss: got torch.inference_mode(), expected torch.no_grad()"
         )
     for name, layer in layers_of(model).items():
-        if viewed(layer).directions == 2:
+        if adapted(layer).directions == 2:
             raise ValueError(
                 f"model: layer {name!r} is bidirectional: its backward direction comes from the end of "
                 "the sequence; call it by bptt.checkpointed(layer, x)"
@@ -386,15 +386,15 @@ def _check_budget(memory: int | str | None, segments: int | None) -> None:
         parse(memory)
 
 
-def _refused(layer: nn.Module, view: RecurrentLayer | None) -> str:
+def _refused(layer: nn.Module, recurrent: RecurrentLayer | None) -> str:
     """What is wrong with a layer of another kind, and what to do."""
     kind = type(layer).__name__
-    if view is None:
+    if recurrent is None:
         return f"{kind}, expected Recurrent or a drop-in layer; see checkpointed_loss for models"
     kind = f"a bidirectional {kind}"
-    if not view.masks:
+    if not recurrent.masks:
         return f"{kind}, expected Recurrent or a drop-in layer; unrolled.accelerate makes it one"
-    if view.why_unwatched() is not None:
+    if recurrent.why_unwatched() is not None:
         return f"{kind} with proj_size, expected none; use Recurrent with projection="
     return f"{kind} and one sequence [T, D]; add the sequence dimension with unsqueeze"
 

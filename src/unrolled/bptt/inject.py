@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple
+from unrolled.layers.finding import adapted, layer_of, recurrent_layers
 from unrolled.layers.result import Result
-from unrolled.layers.view import layer_of, recurrent_layers, viewed
 from unrolled.shapes import check_lengths, check_module, check_resets, real_steps
 
 States = dict[str, State]
@@ -45,7 +45,7 @@ class Injection:
         resets: Tensor | None = None,
         real: Tensor | None = None,
     ) -> None:
-        self.layers = {name: viewed(module) for name, module in layers.items()}
+        self.layers = {name: adapted(module) for name, module in layers.items()}
         self.states = states
         self.initial = initial or {}
         self.resets = resets
@@ -270,7 +270,7 @@ def check_initial(
         if name not in layers:
             raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")
         state = as_tuple(states)
-        expected = [list(shape) for shape in viewed(layers[name]).state_shapes(1)]
+        expected = [list(shape) for shape in adapted(layers[name]).state_shapes(1)]
         if [list(s.shape) for s in state] != expected:
             got = ", ".join(str(list(s.shape)) for s in state)
             described = ", ".join(map(str, expected))

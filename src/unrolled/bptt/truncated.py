@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from unrolled.bptt.carry import Carry, chosen_rows, copied
 from unrolled.bptt.inject import Injection, States
-from unrolled.layers.view import is_recurrent
+from unrolled.layers.finding import is_recurrent
 from unrolled.shapes import (
     Lengths,
     check_dense,

@@ -12,7 +12,7 @@ from functools import partial
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.elman import ACTIVATIONS
 from unrolled.compiler.emit import Names, emit, struct_name
-from unrolled.compiler.ready import Canonical, brought, canonical
+from unrolled.compiler.precompiled import Canonical, canonical, library_cells
 from unrolled.compiler.schedule import Schedule, Stage, schedule
 from unrolled.compiler.staged import StagedSchedule, schedule_stages
 from unrolled.compiler.trace import Trace, Unsupported, apart, trace
@@ -81,7 +81,7 @@ def generated(name: str) -> str:
 def others(names: Container[str] | None = None) -> dict[str, str]:
     """The headers of all other cells and options there, or of some, by the names of their kernels."""
     headers, seen = {}, set()
-    for name, cell in brought():
+    for name, cell in library_cells():
         if names is not None and name not in names:
             continue
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from unrolled.diagrams.ascii import Text
-from unrolled.diagrams.formula import MOST_STEPS, Names
+from unrolled.diagrams.formula import MOST_STEPS, Notation
 from unrolled.diagrams.graph import Graph
 from unrolled.diagrams.svg import Svg
 from unrolled.errors import MissingExtraError
@@ -77,12 +77,12 @@ def draw(layer: nn.Module, steps: int = 4) -> Drawing:
     Raises:
         TypeError, ValueError: the layer is none of these, or ``steps`` is out of range.
     """
-    names = Names(layer)
+    notation = Notation(layer)
     steps = check_size("steps", steps, most=MOST_STEPS)
     every: list[int | None] = list(range(1, steps + 1))
     shorter = [[*every[:k], None, *every[-max(1, k - 1) :]] for k in (3, 2, 1)]
     for columns in [every, *(some for some in shorter if len(some) < steps)]:
-        text = Text(Graph(names, columns, steps)).write()
+        text = Text(Graph(notation, columns, steps)).write()
         if max(map(len, text.split("\n"))) <= WIDTH:
             break
-    return Drawing(Svg(Graph(names, every, steps)).write(), text)
+    return Drawing(Svg(Graph(notation, every, steps)).write(), text)

@@ -19,7 +19,7 @@ class Text:
         node = max(len(_called(node)) for node in graph.nodes)
         across = max(len(_product(e.label)) for e in graph.edges if e.a.row == e.b.row)
         upwards = max(len(_product(e.label)) for e in graph.edges if e.a.row != e.b.row)
-        is_double = graph.names.directions == 2
+        is_double = graph.notation.directions == 2
         self.side = max(3, node // 2 + 1, upwards // 2 + 1) if is_double else 0
         needed = 2 * self.side + node // 2 + across + 5 if is_double else node + across + 5
         self.pitch = max(needed, upwards + 2)

@@ -8,7 +8,7 @@ from torch import nn
 
 from unrolled.cells import Cell, Elman
 from unrolled.cells.cell import GatedCell
-from unrolled.layers.view import checked_layer, in_evaluation
+from unrolled.layers.finding import checked_layer, in_evaluation
 from unrolled.scan.native import kind_of
 from unrolled.shapes import check_size
 
@@ -47,7 +47,7 @@ class Symbol:
         return self.step, "" if self.level is None else f"({self.level})"
 
 
-class Names:
+class Notation:
     """What the equations of a layer call its parts; steps and layers are counted from 1.
 
     Raises:
@@ -55,10 +55,14 @@ class Names:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        view = in_evaluation(checked_layer(layer))
-        self.cells = cast(Sequence[Cell], view.cells)
-        self.depth, self.directions, self.merge = view.depth, view.directions, view.merge
-        self.is_projected, self.residual = view.projections is not None, view.residual
+        recurrent = in_evaluation(checked_layer(layer))
+        self.cells = cast(Sequence[Cell], recurrent.cells)
+        self.depth, self.directions, self.merge = (
+            recurrent.depth,
+            recurrent.directions,
+            recurrent.merge,
+        )
+        self.is_projected, self.residual = recurrent.projections is not None, recurrent.residual
         self.cell = self.cells[0]
         letters = self.cell.symbols or (("h",) if len(self.cell.state_sizes) == 1 else ("s",))
         self.letters = ("A",) if letters == ("s",) and self.directions == 2 else letters
@@ -137,53 +141,53 @@ def expand(layer: nn.Module, t: int, steps: int | None = None) -> Formula:
         TypeError: the layer is none of these, or a number is not whole.
         ValueError: a number is out of range, or the formula would be longer than 20 000 characters.
     """
-    names = Names(layer)
+    notation = Notation(layer)
     t = check_size("t", t, most=MOST_STEPS)
-    default = t if names.directions == 1 else min(2 * t - 1, MOST_STEPS)
+    default = t if notation.directions == 1 else min(2 * t - 1, MOST_STEPS)
     steps = check_size("steps", default if steps is None else steps, least=t, most=MOST_STEPS)
-    if names.directions == 1:
+    if notation.directions == 1:
         steps = t
-    text = _Writer(names, t, steps, str, "⊙").output()
-    latex = _Writer(names, t, steps, lambda symbol: symbol.latex, r"\odot").output()
-    return Formula(text, latex, _where(names, steps))
+    text = _Writer(notation, t, steps, str, "⊙").output()
+    latex = _Writer(notation, t, steps, lambda symbol: symbol.latex, r"\odot").output()
+    return Formula(text, latex, _where(notation, steps))
 
 
 class _Writer:
     """Writes a formula, each symbol by ``write``, the product of units as ``times``."""
 
     def __init__(
-        self, names: Names, t: int, steps: int, write: Callable[[Symbol], str], times: str
+        self, notation: Notation, t: int, steps: int, write: Callable[[Symbol], str], times: str
     ) -> None:
-        self.names, self.t, self.steps = names, t, steps
+        self.notation, self.t, self.steps = notation, t, steps
         self.write, self.times = write, times
 
     def output(self) -> str:
         """The whole formula."""
-        names = self.names
+        notation = self.notation
         streams = [[self.write(Symbol("x", str(k + 1))) for k in range(self.steps)]]
-        for level in range(names.depth):
+        for level in range(notation.depth):
             outputs = [
                 self.states(level, direction, streams[min(direction, len(streams) - 1)])
-                for direction in range(names.directions)
+                for direction in range(notation.directions)
             ]
             streams = self.joined(level, outputs, streams)
         terms = [
             f"{self.write(Symbol('V', primed=i == 1))} {stream[self.t - 1]}"
             for i, stream in enumerate(streams)
         ]
-        return f"{self.write(Symbol(names.output, str(self.t)))} = g({' + '.join(terms)})"
+        return f"{self.write(Symbol(notation.output, str(self.t)))} = g({' + '.join(terms)})"
 
     def states(self, level: int, direction: int, read: Sequence[str]) -> list[str]:
         """The state of a scan after each step, of what the layer reads at each step."""
-        names, write = self.names, self.write
-        start = names.state(level, direction, self.steps + 1 if direction else 0)
-        u, w = (write(names.of(letter, level, direction)) for letter in "UW")
-        cell = write(names.of(kind_of(names.cell).__name__, level, direction))
-        f = "" if names.f == ("identity", False) else "f"
+        notation, write = self.notation, self.write
+        start = notation.state(level, direction, self.steps + 1 if direction else 0)
+        u, w = (write(notation.of(letter, level, direction)) for letter in "UW")
+        cell = write(notation.of(kind_of(notation.cell).__name__, level, direction))
+        f = "" if notation.f == ("identity", False) else "f"
         s = _side_by_side([write(symbol) for symbol in start])
         states = []
         for x in reversed(read) if direction else read:
-            s = f"{f}({u} {x} + {w} {s})" if names.f else f"{cell}({x}, {s})"
+            s = f"{f}({u} {x} + {w} {s})" if notation.f else f"{cell}({x}, {s})"
             states.append(self.checked(s))
         return states[::-1] if direction else states
 
@@ -191,16 +195,18 @@ class _Writer:
         self, level: int, outputs: list[list[str]], read: Sequence[Sequence[str]]
     ) -> list[list[str]]:
         """What a layer gives: see ``Recurrent.joined``."""
-        names = self.names
-        is_last = level == names.depth - 1
-        if len(outputs) == 2 and not (names.merge == "separate" or (is_last and names.reads_both)):
+        notation = self.notation
+        is_last = level == notation.depth - 1
+        if len(outputs) == 2 and not (
+            notation.merge == "separate" or (is_last and notation.reads_both)
+        ):
             outputs = [[self.merged(a, b) for a, b in zip(*outputs, strict=True)]]
-        if names.is_projected:
-            maps = [self.write(names.of("P", level, i)) for i in range(len(outputs))]
+        if notation.is_projected:
+            maps = [self.write(notation.of("P", level, i)) for i in range(len(outputs))]
             outputs = [
                 [f"{p} {y}" for y in stream] for p, stream in zip(maps, outputs, strict=True)
             ]
-        if not names.residual or level == 0:
+        if not notation.residual or level == 0:
             return outputs
         return [
             [self.checked(self.added(level, i, y, x)) for y, x in zip(stream, below, strict=True)]
@@ -209,7 +215,7 @@ class _Writer:
 
     def merged(self, forward: str, backward: str) -> str:
         """Both directions as one."""
-        merge = self.names.merge
+        merge = self.notation.merge
         if merge == "mean":
             return f"{self.write(Symbol('mean'))}({forward}, {backward})"
         if merge == "concat":
@@ -218,15 +224,15 @@ class _Writer:
 
     def added(self, level: int, stream: int, above: str, read: str) -> str:
         """What a layer gives, and what it has read, as one."""
-        if self.names.residual == "highway":
-            return f"{self.write(self.names.of('highway', level, stream))}({above}, {read})"
+        if self.notation.residual == "highway":
+            return f"{self.write(self.notation.of('highway', level, stream))}({above}, {read})"
         return f"({above} + {read})"
 
     def checked(self, formula: str) -> str:
         """``formula``, or an error if it is too long."""
         if len(formula) > LONGEST:
             raise ValueError(
-                f"t: got {self.t} of {self.steps} steps in {self.names.depth} layers, expected a "
+                f"t: got {self.t} of {self.steps} steps in {self.notation.depth} layers, expected a "
                 f"formula of at most {LONGEST} characters; take fewer steps, or see lens.draw"
             )
         return formula
@@ -236,38 +242,44 @@ def _side_by_side(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
 
 
-def _where(names: Names, steps: int) -> str:
+def _where(notation: Notation, steps: int) -> str:
     """What the letters of a formula stand for."""
-    said = [_step_of(names)]
-    begins = [s for d in range(names.directions) for s in _state(names, d, steps + 1 if d else 0)]
-    if names.cell.starts_at_zero:
-        said.append(" = ".join([*begins, "0"]) + (" in each layer" if names.depth > 1 else ""))
+    said = [_step_of(notation)]
+    begins = [
+        s for d in range(notation.directions) for s in _state(notation, d, steps + 1 if d else 0)
+    ]
+    if notation.cell.starts_at_zero:
+        said.append(" = ".join([*begins, "0"]) + (" in each layer" if notation.depth > 1 else ""))
     else:
-        kind = "learnt" if names.cell.learns_initial_state else "the cell's own"
+        kind = "learnt" if notation.cell.learns_initial_state else "the cell's own"
         said.append(f"{', '.join(begins)}: {kind}")
-    if names.residual == "highway" and names.depth > 1:
+    if notation.residual == "highway" and notation.depth > 1:
         said.append("highway(y, x) = q ⊙ y + (1 - q) ⊙ x, q = σ(Q x + b)")
-    heads = "V, V'" if names.reads_both else "V"
+    heads = "V, V'" if notation.reads_both else "V"
     return "; ".join([*filter(None, said), f"{heads} and g are the head's"])
 
 
-def _step_of(names: Names) -> str:
+def _step_of(notation: Notation) -> str:
     """What one step is."""
-    if names.f is None:
-        before, after = (_side_by_side(_state(names, 0, step)) for step in ("{t-1}", "t"))
-        said = f"{kind_of(names.cell).__name__}(x_t, {before}) = {after}"
-        if isinstance(names.cell, GatedCell) and names.cell.extras:
-            said += f", with {', '.join(names.cell.extras)}"
-        if type(names.cell).read is not Cell.read:
+    if notation.f is None:
+        before, after = (_side_by_side(_state(notation, 0, step)) for step in ("{t-1}", "t"))
+        said = f"{kind_of(notation.cell).__name__}(x_t, {before}) = {after}"
+        if isinstance(notation.cell, GatedCell) and notation.cell.extras:
+            said += f", with {', '.join(notation.cell.extras)}"
+        if type(notation.cell).read is not Cell.read:
             return f"{said}, of which read({after}) goes on"
-        return said if len(names.letters) == 1 else f"{said}, of which {names.letters[0]}_t goes on"
-    f, has_bias = names.f
+        return (
+            said
+            if len(notation.letters) == 1
+            else f"{said}, of which {notation.letters[0]}_t goes on"
+        )
+    f, has_bias = notation.f
     if not has_bias:
         return "" if f == "identity" else f"f = {f}"
     said = f"f(z) = {'z + b' if f == 'identity' else f'{f}(z + b)'}"
-    return f"{said}, each layer and direction having its own b" if len(names.cells) > 1 else said
+    return f"{said}, each layer and direction having its own b" if len(notation.cells) > 1 else said
 
 
-def _state(names: Names, direction: int, step: int | str) -> list[str]:
+def _state(notation: Notation, direction: int, step: int | str) -> list[str]:
     """The state, in whatever layer."""
-    return [str(Symbol(letter, str(step), direction == 1)) for letter in names.letters]
+    return [str(Symbol(letter, str(step), direction == 1)) for letter in notation.letters]

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from unrolled.cells import GatedCell
-from unrolled.diagrams.formula import Names, Symbol
+from unrolled.diagrams.formula import Notation, Symbol
 
 Label = tuple[Symbol, ...]
 
@@ -35,27 +35,31 @@ class Graph:
     ``columns`` are the steps that are shown, ``None`` standing for those that are not.
     """
 
-    def __init__(self, names: Names, columns: Sequence[int | None], steps: int) -> None:
-        self.names, self.columns, self.steps = names, columns, steps
+    def __init__(self, notation: Notation, columns: Sequence[int | None], steps: int) -> None:
+        self.notation, self.columns, self.steps = notation, columns, steps
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.rows: list[str] = []
         self.note = ""
-        if names.residual and names.depth > 1:
-            joined = "mixed with" if names.residual == "highway" else "added to"
+        if notation.residual and notation.depth > 1:
+            joined = "mixed with" if notation.residual == "highway" else "added to"
             self.note = f"From layer 2 on, what a layer reads is {joined} what it gives."
         streams = [self.row("input", "x")]
-        for level in range(names.depth):
-            chains = [self.chain(level, d, streams) for d in range(names.directions)]
-            is_last = level == names.depth - 1
-            if len(chains) == 1 or names.merge == "separate" or (is_last and names.reads_both):
+        for level in range(notation.depth):
+            chains = [self.chain(level, d, streams) for d in range(notation.directions)]
+            is_last = level == notation.depth - 1
+            if (
+                len(chains) == 1
+                or notation.merge == "separate"
+                or (is_last and notation.reads_both)
+            ):
                 streams = chains
             else:
-                sign = {"concat": "", "sum": "+", "mean": "mean", "mul": "⊙"}[names.merge]
+                sign = {"concat": "", "sum": "+", "mean": "mean", "mul": "⊙"}[notation.merge]
                 streams = [self.row("merge", sign)]
                 for chain in chains:
                     self.connect(chain, streams[0], ())
-        outputs = self.row("output", names.output)
+        outputs = self.row("output", notation.output)
         for i, stream in enumerate(streams):
             self.connect(stream, outputs, (Symbol("V", primed=i == 1), *self.projection(level, i)))
 
@@ -71,18 +75,18 @@ class Graph:
 
     def chain(self, level: int, direction: int, read: Sequence[list[Node]]) -> list[Node]:
         """The states of a scan, with the arrows between them and those of what it reads."""
-        names, kind = self.names, ("forward", "backward")[direction]
+        notation, kind = self.notation, ("forward", "backward")[direction]
         self.rows.append(kind)
         row = len(self.rows) - 1
-        side = 0 if names.directions == 1 else (-1, 1)[direction]
+        side = 0 if notation.directions == 1 else (-1, 1)[direction]
         nodes = [
             Node("gap", row, column, side, (Symbol("⋯"),))
             if t is None
-            else Node(kind, row, column, side, names.state(level, direction, t))
+            else Node(kind, row, column, side, notation.state(level, direction, t))
             for column, t in enumerate(self.columns, 1)
         ]
         column, t = (len(nodes) + 1, self.steps + 1) if direction else (0, 0)
-        start = Node("start", row, column, 0, names.state(level, direction, t))
+        start = Node("start", row, column, 0, notation.state(level, direction, t))
         self.nodes += [start, *nodes]
         u, w = self.weights(level, direction)
         for a, b in pairwise([start, *(reversed(nodes) if direction else nodes)]):
@@ -99,20 +103,20 @@ class Graph:
 
     def weights(self, level: int, direction: int) -> Label:
         """By what the input and the state enter a step."""
-        names = self.names
-        cell = names.cell
+        notation = self.notation
+        cell = notation.cell
         named = cell.blocks if isinstance(cell, GatedCell) else ()
         blocks = "".join(named) if len(named) > 1 else ""
         has_u, has_w = (hasattr(cell, f"weight_{part}") for part in ("ih", "hh"))
         return (
-            names.of("U", level, direction, blocks) if has_u else Symbol("project"),
-            names.of("W", level, direction, blocks) if has_w else Symbol("step"),
+            notation.of("U", level, direction, blocks) if has_u else Symbol("project"),
+            notation.of("W", level, direction, blocks) if has_w else Symbol("step"),
         )
 
     def projection(self, level: int, stream: int) -> Label:
         """P of what a layer gives, if there is one."""
-        names = self.names
-        return (names.of("P", level, stream),) if names.is_projected and level >= 0 else ()
+        notation = self.notation
+        return (notation.of("P", level, stream),) if notation.is_projected and level >= 0 else ()
 
     def label_row(self, edge: Edge) -> int:
         """Above which row the label of an arrow upwards stands: not between two directions."""

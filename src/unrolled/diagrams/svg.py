@@ -46,11 +46,11 @@ class Svg:
         states = [node for node in graph.nodes if node.kind in ("forward", "backward", "start")]
         self.radius = max(20.0, *(_width(node.label) / 2 + 11 for node in states))
         self.side, self.pitch = 0.0, max(2 * self.radius + across + 36, upwards + 40)
-        if graph.names.directions == 2:
+        if graph.notation.directions == 2:
             self.side = max(30.0, (self.radius + 12) / 1.5)
             one, other = self.radius + 2 * self.side + across + 30, 2 * (upwards + self.side) + 24
             self.pitch = max(one, other)
-        self.width = (len(graph.columns) + graph.names.directions - 1) * self.pitch
+        self.width = (len(graph.columns) + graph.notation.directions - 1) * self.pitch
         self.width += 2 * MARGIN + self.radius
         self.width += self.side if self.side else max(self.radius, upwards + 8)
         gaps = [self.gap(r) for r in range(len(graph.rows) - 1)]
@@ -65,10 +65,10 @@ class Svg:
 
     def write(self) -> str:
         """The picture."""
-        graph, names = self.graph, self.graph.names
+        graph, notation = self.graph, self.graph.notation
         size = f'width="{self.width:.0f}" height="{self.height:.0f}"'
         note = _text(MARGIN, self.height - 12, (Symbol(graph.note),), "label right")
-        title = f"{kind_of(names.cell).__name__}, unrolled over {graph.steps} steps"
+        title = f"{kind_of(notation.cell).__name__}, unrolled over {graph.steps} steps"
         return "\n".join(
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" class="unrolled" role="img" {size} '
@@ -181,12 +181,12 @@ def _text(x: float, y: float, label: Label, kind: str, between: str = "\u2009") 
 
 def _described(graph: Graph) -> str:
     """The picture in words."""
-    names = graph.names
-    ways = "one direction" if names.directions == 1 else "two directions"
-    layers = f"{names.depth} layers" if names.depth > 1 else "one layer"
+    notation = graph.notation
+    ways = "one direction" if notation.directions == 1 else "two directions"
+    layers = f"{notation.depth} layers" if notation.depth > 1 else "one layer"
     u, w = graph.weights(0, 0)
     return (
         f"{layers} in {ways} over {graph.steps} steps. Each input x_t enters by {u}, each state is "
         f"carried to the next step by {w}, and what the last layer gives at each step becomes "
-        f"{names.output}_t by V. All steps have the same weights."
+        f"{notation.output}_t by V. All steps have the same weights."
     )

@@ -6,8 +6,8 @@ from typing import TypeVar, cast
 from torch import nn
 
 from unrolled.layers.explain import Explanation, explain
+from unrolled.layers.finding import described, layer_of, recurrent_layers, why_no_drop_in
 from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
-from unrolled.layers.view import described, layer_of, recurrent_layers, why_no_drop_in
 from unrolled.scan import Backend, check_backend
 from unrolled.shapes import check_module
 
@@ -84,8 +84,8 @@ def restore(model: Model) -> Model:
 
 def _swap(layer: nn.Module, backend: Backend) -> str:
     """Swap ``layer`` if it can be, and say what was done."""
-    before, view = described(layer), layer_of(layer)
-    if view is not None and "resets" in view.masks:
+    before, recurrent = described(layer), layer_of(layer)
+    if recurrent is not None and "resets" in recurrent.masks:
         return f"{before}, nothing to swap: {_path(explain(layer))}"
     if reason := why_no_drop_in(layer):
         return f"{before}, left: {reason}"

@@ -16,9 +16,9 @@ Hidden = Tensor | Sequence[Tensor]
 
 
 class RecurrentLayer(Protocol):
-    """A recurrent layer: ``Recurrent`` itself, or a ``TorchView`` of one in the form of ``torch.nn``.
+    """A recurrent layer: ``Recurrent`` itself, or a ``TorchAdapter`` of one in the form of ``torch.nn``.
 
-    ``view.layer_of`` gives it of any module. A *state* here is a tuple of tensors ``[L*S, B, size]``, or
+    ``finding.layer_of`` gives it of any module. A *state* here is a tuple of tensors ``[L*S, B, size]``, or
     split by layer (see ``Result``).
     """
 

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.layers.base import Hidden
-from unrolled.layers.view import described, is_recurrent, layer_of, recurrent_layers, why_no_drop_in
+from unrolled.layers.finding import (
+    described,
+    is_recurrent,
+    layer_of,
+    recurrent_layers,
+    why_no_drop_in,
+)
 from unrolled.scan import native
 from unrolled.shapes import Lengths, check_module
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unrolled.cells import Cell
-from unrolled.scan.computed import computed_names
+from unrolled.scan.hooks import computed_names
 from unrolled.shapes import check_module
 
 Model = TypeVar("Model", bound=nn.Module)

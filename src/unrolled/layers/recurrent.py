@@ -25,7 +25,7 @@ from unrolled.scan import (
     reasons_of_resets,
     scan,
 )
-from unrolled.scan.computed import alias, computed, settled
+from unrolled.scan.hooks import alias, computed, settled
 from unrolled.scan.native.calls import Weights
 from unrolled.shapes import (
     Lengths,
@@ -382,10 +382,10 @@ class Recurrent(nn.Module):
         return tuple(state)
 
     def as_recurrent(self) -> "Recurrent":
-        view = alias(self)
-        view.batch_first, view.segmenter = False, None
-        vars(view).pop("forward", None)  # of a window that carries states, into which it belongs
-        return view
+        shared = alias(self)
+        shared.batch_first, shared.segmenter = False, None
+        vars(shared).pop("forward", None)  # of a window that carries states, into which it belongs
+        return shared
 
     def unsupported_reasons(
         self,

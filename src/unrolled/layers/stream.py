@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple, weight_of
-from unrolled.scan.computed import hooked
+from unrolled.scan.hooks import hooked
 from unrolled.scan.native.calls import Step
 from unrolled.shapes import check_dense, check_resets, check_size, check_state
 

@@ -18,10 +18,10 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cells import State
 from unrolled.layers.base import Hidden, stacked
 from unrolled.layers.stream import Stream
-from unrolled.layers.torch_view import (
+from unrolled.layers.torch_adapter import (
     KERNELS,
     Groups,
-    TorchView,
+    TorchAdapter,
     as_state,
     as_weights,
     check_kinds,
@@ -129,14 +129,14 @@ class TorchLayer(nn.RNNBase):
             )
             if is_plain and not (is_watched or is_ours):
                 return super().forward(input, hx)  # whose loops know no torch.func
-        view = TorchView(self)
+        adapter = TorchAdapter(self)
         options = DEFAULTS if self.clip is None else ScanOptions(clip=self.clip)
         if not is_whole:
             counts, begins = checked_masks(self, input, lengths, resets)
             options = options._replace(lengths=counts, resets=begins, segmenter=self.segmenter)
         scan = partial(self._scan, run, weights)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(view, input, hx, scan, options)
+            return self._forward_packed(adapter, input, hx, scan, options)
 
         state = as_state(hx)
         shape, rows = input.shape, len(weights)
@@ -149,13 +149,13 @@ class TorchLayer(nn.RNNBase):
             return super().forward(input, hx)  # raises torch.nn's own error
         if not batch:
             start = [s.unsqueeze(1) for s in state]
-            y, final = self._stacked(view, input.unsqueeze(1), start, scan, options)
-            return y.squeeze(1), view.as_given([s.squeeze(1) for s in final])
+            y, final = self._stacked(adapter, input.unsqueeze(1), start, scan, options)
+            return y.squeeze(1), adapter.as_given([s.squeeze(1) for s in final])
         if self.batch_first:
-            y, final = self._stacked(view, input.transpose(0, 1), state, scan, options)
-            return y.transpose(0, 1), view.as_given(final)
-        y, final = self._stacked(view, input, state, scan, options)
-        return y, view.as_given(final)
+            y, final = self._stacked(adapter, input.transpose(0, 1), state, scan, options)
+            return y.transpose(0, 1), adapter.as_given(final)
+        y, final = self._stacked(adapter, input, state, scan, options)
+        return y, adapter.as_given(final)
 
     def outside_graphs(
         self,
@@ -170,14 +170,14 @@ class TorchLayer(nn.RNNBase):
     def check_packed(self, packed: PackedSequence, state: Sequence[Tensor]) -> None:
         """Refuse packed rows, or a state, of another shape, as torch.nn does of some of its layers."""
         if state:
-            hx = TorchView(self).as_given(state)
+            hx = TorchAdapter(self).as_given(state)
             self.check_forward_args(packed.data, hx, packed.batch_sizes)
         else:
             self.check_input(packed.data, packed.batch_sizes)
 
     def _forward_packed(
         self,
-        view: TorchView,
+        adapter: TorchAdapter,
         packed: PackedSequence,
         hx: Hidden | None,
         scan: Run,
@@ -189,17 +189,19 @@ class TorchLayer(nn.RNNBase):
         self.check_packed(packed, state)
         check_packed(batch_sizes, int(batch_sizes[0]), len(data))
         if not state:
-            state = view.fresh_state(int(batch_sizes[0]), data)
+            state = adapter.fresh_state(int(batch_sizes[0]), data)
         elif order is not None:
             state = [s.index_select(1, order) for s in state]
-        y, final = self._stacked(view, data, state, scan, options._replace(batch_sizes=batch_sizes))
+        y, final = self._stacked(
+            adapter, data, state, scan, options._replace(batch_sizes=batch_sizes)
+        )
         if back is not None:
             final = tuple(s.index_select(1, back) for s in final)
-        return PackedSequence(y, batch_sizes, order, back), view.as_given(final)
+        return PackedSequence(y, batch_sizes, order, back), adapter.as_given(final)
 
     def _stacked(
         self,
-        view: TorchView,
+        adapter: TorchAdapter,
         x: Tensor,
         state: Sequence[Tensor],
         scan: Run,
@@ -210,13 +212,13 @@ class TorchLayer(nn.RNNBase):
         ``state`` holds a ``[L*S, B, H]`` for each state tensor, or nothing for zeros.
         """
         starts: Sequence[State | None]
-        starts = view.by_scan(state) or [None] * (view.depth * view.directions)
+        starts = adapter.by_scan(state) or [None] * (adapter.depth * adapter.directions)
         drop = partial(F.dropout, p=self.dropout) if self.dropout and self.training else None
         watcher = None if self.proj_size else self.watcher
         (y,), finals, _ = stacked(
-            view, x, starts, options, scan=scan, watcher=watcher, drop_outputs=drop
+            adapter, x, starts, options, scan=scan, watcher=watcher, drop_outputs=drop
         )
-        return y, view.by_layer(finals)
+        return y, adapter.by_layer(finals)
 
     def _scan(
         self,
@@ -233,13 +235,13 @@ class TorchLayer(nn.RNNBase):
         native.check_weights(kernel, given, x.shape[-1], self.hidden_size, names)
         if options.segmenter is None:
             return run(kernel, x, state, given, options)
-        fresh = partial(TorchView(self).fresh_scan, x.shape[1], x)
+        fresh = partial(TorchAdapter(self).fresh_scan, x.shape[1], x)
         sweep = partial(_run_over, run, kernel, given)
         return options.segmenter(sweep, x, state, options, weights=weights[k], fresh=fresh)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """This layer one step a call, without gradient, for ``batch_size`` sequences at once."""
-        return Stream(TorchView(self), batch_size)
+        return Stream(TorchAdapter(self), batch_size)
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
-from unrolled.scan.computed import alias
+from unrolled.scan.hooks import alias
 
 Layer = TypeVar("Layer", bound=nn.Module)
 BUILDER = "torch._dynamo.variables.builder"  # a second's work to import: left to whoever compiles

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unrolled.cells import State
-from unrolled.layers.view import Layer
+from unrolled.layers.finding import Layer
 from unrolled.lens.causes import PROBES, WIDE, Causes, causes_of, slopes_of
 from unrolled.lens.flow import Flow, Stretch
 from unrolled.lens.recurrence import Recurrence, recurrences
@@ -16,18 +16,18 @@ from unrolled.lens.view import REACH, View, view_of
 
 BATCH_SIZE = 32  # over which, at most, the slopes of an activation are taken
 
-Place = tuple[int, int]
+ScanIndex = tuple[int, int]
 """Level and direction."""
 
 
 def examined(
     layer: Layer,
     x: Tensor,
-    flows: Mapping[Place, Flow],
+    flows: Mapping[ScanIndex, Flow],
     steps: int,
     views: bool,
     lag: int | None = None,
-) -> dict[Place, tuple[Verdict, View | None]]:
+) -> dict[ScanIndex, tuple[Verdict, View | None]]:
     """The verdict on each scan of ``layer`` in the call that ``flows`` are of, and what there is to show.
 
     On the longest stretch of a sequence without a reset, of which ``steps`` are taken apart at most, from

@@ -1,5 +1,6 @@
 """The gradient that came to one scan, and the steps it ran over."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from unrolled.cells import State
 from unrolled.shapes import real_steps
 
+NEAR = 1e7  # times the least normal number: from a larger one no step brings a gradient to 0 by its size
 NAMES = {1: ("h",), 2: ("h", "c")}
 
 
@@ -120,6 +122,28 @@ class Flow:
             part = torch.split(steps, counts.tolist())[k]
             stretches.append(Stretch(row, part, int(numbers[k]) == 0, k == len(counts) - 1))
         return max(stretches, key=lambda stretch: len(stretch.steps))
+
+
+def underflowed(norms: Sequence[float | None], least: float | None) -> list[bool]:
+    """Which ``norms`` of a gradient, by step, are too small for its dtype.
+
+    They are under ``least``, the dtype's least normal number, and so of few digits; or 0, and the steps of
+    0 around them end at a norm that is nearly as small. Any other 0 is one: no gradient leads there.
+
+    >>> underflowed([0.0, 0.0, 1e-40, 1e-36, 1e-20, 0.0], 1.18e-38)
+    [True, True, True, False, False, False]
+    """
+    are_small = [False] * len(norms)
+    for order in (range(len(norms)), reversed(range(len(norms)))):
+        is_near = False
+        for t in order:
+            norm = norms[t]
+            if norm is None or least is None or math.isnan(norm):
+                is_near = False
+            else:
+                is_near = norm < NEAR * least and (norm > 0 or is_near)
+                are_small[t] |= is_near and norm < least
+    return are_small
 
 
 def scan_name(layer: str, level: int, direction: int) -> str:

@@ -19,7 +19,7 @@ from unrolled.lens.recurrence import (
 )
 from unrolled.shapes import check_number, check_numbers, check_size
 
-Norm = Literal["rms", "spectral"]
+MatrixNorm = Literal["rms", "spectral"]
 
 
 @measuring()
@@ -30,7 +30,7 @@ def lag_matrix(
     level: int = 0,
     direction: int = 0,
     lags: int | None = None,
-    norm: Norm = "rms",
+    norm: MatrixNorm = "rms",
 ) -> Tensor:
     """How much of the state k steps ago is still in the state: ‖∂s_t/∂s_{t-k}‖ for every t and k.
 
@@ -70,21 +70,21 @@ def lag_matrix(
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(get_args(Norm))}")
+    if norm not in get_args(MatrixNorm):
+        raise ValueError(f"norm: got {norm!r}, expected one of {', '.join(get_args(MatrixNorm))}")
     whole = recurrence_of(layer, x, level, direction)
     count = whole.steps if lags is None else check_size("lags", lags, most=whole.steps)
     return whole.in_time(lags_of(whole, count, norm))
 
 
-def lags_of(whole: Recurrence, count: int, norm: Norm) -> Tensor:
+def lags_of(whole: Recurrence, count: int, norm: MatrixNorm) -> Tensor:
     """``lag_matrix`` of one scan, in the order of its steps."""
     size = max(1, ROOM // (count * whole.width**2))
     parts = [whole.of_sequences(slice(b, b + size)) for b in range(0, whole.batch_size, size)]
     return torch.cat([_lags(part, count, norm) for part in parts], 1).mean(1)
 
 
-def _lags(recurrence: Recurrence, count: int, norm: Norm) -> Tensor:
+def _lags(recurrence: Recurrence, count: int, norm: MatrixNorm) -> Tensor:
     """The norms ``[T, B, K]``, in the order of the steps."""
     n, batch_size = recurrence.width, recurrence.batch_size
     lags = recurrence.x.new_full(
@@ -132,7 +132,7 @@ def estimated_lags(recurrence: Recurrence, probes: int) -> Tensor:
     return lags.mean(1)
 
 
-def _norms(products: Tensor, norm: Norm) -> Tensor:
+def _norms(products: Tensor, norm: MatrixNorm) -> Tensor:
     """The norms of ``[..., n, n]``."""
     if norm == "spectral":
         return cast(Tensor, torch.linalg.matrix_norm(products, 2))
@@ -164,17 +164,23 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    view, x = evaluated(layer, x)
+    recurrent, x = evaluated(layer, x)
     steps, batch_size, _ = x.shape
-    features = view.output_size * (2 if view.merge == "separate" else 1)
+    features = recurrent.output_size * (2 if recurrent.merge == "separate" else 1)
     size = max(
-        1, ROOM // (steps * batch_size * max(view.input_size, features, 4 * max(view.hidden_sizes)))
+        1,
+        ROOM
+        // (
+            steps
+            * batch_size
+            * max(recurrent.input_size, features, 4 * max(recurrent.hidden_sizes))
+        ),
     )
     squares = x.new_zeros(steps, steps, batch_size, dtype=torch.float64)
     for asked in torch.split(torch.arange(steps * features, device=x.device), size):
         t, feature = asked // features, asked % features
-        seen = steps if view.directions == 2 else int(t[-1]) + 1
-        gradients = _gradients(view, x[:seen], t, feature)
+        seen = steps if recurrent.directions == 2 else int(t[-1]) + 1
+        gradients = _gradients(recurrent, x[:seen], t, feature)
         squares[:, :seen].index_add_(0, t, gradients.double().square().sum(-1))
     return squares.sqrt().mean(-1)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
 from unrolled.layers.base import weight_of
+from unrolled.layers.finding import checked_layer, in_evaluation
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.view import checked_layer, in_evaluation
 from unrolled.scan import ScanOptions, scan
 from unrolled.shapes import check_input, check_size
 
@@ -158,20 +158,20 @@ def recurrences(
     Raises:
         TypeError, ValueError: the layer is none of these, or ``x`` does not fit or is empty.
     """
-    view, x = evaluated(layer, x)
-    cells = cast(Sequence[Cell], view.cells)
+    recurrent, x = evaluated(layer, x)
+    cells = cast(Sequence[Cell], recurrent.cells)
     streams, scans = [x], []
-    for level in range(view.depth):
+    for level in range(recurrent.depth):
         outputs = []
-        for direction in range(view.directions):
-            k = level * view.directions + direction
+        for direction in range(recurrent.directions):
+            k = level * recurrent.directions + direction
             cell, start = cells[k], None if starts is None else starts[k]
             seen = streams[min(direction, len(streams) - 1)]
             options = ScanOptions(reverse=direction == 1, return_states=True, backend="reference")
             states, _ = scan(cell, seen, start, options)
             outputs.append(cell.read(states))
             scans.append(_as_steps(cell, level, direction, seen, start, states))
-        streams = view.joined(level, outputs, streams)
+        streams = recurrent.joined(level, outputs, streams)
     return tuple(scans)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unrolled.files import replace
 from unrolled.lens.breaks import Broken
-from unrolled.lens.flow import Flow, scan_name
-from unrolled.lens.numbers import plain, steps_in_words, underflowed
+from unrolled.lens.flow import Flow, scan_name, underflowed
+from unrolled.lens.formatting import plain, steps_in_words
 from unrolled.lens.spikes import Clipping
 from unrolled.lens.verdict import Verdict, worst
 from unrolled.lens.view import View

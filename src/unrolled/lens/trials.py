@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 
 from unrolled import remedies
 from unrolled.layers.accelerate import accelerate
-from unrolled.layers.view import Layer
-from unrolled.lens.numbers import plain, steps_in_words
+from unrolled.layers.finding import Layer
+from unrolled.lens.formatting import plain, steps_in_words
 from unrolled.lens.report import Report, Row
 from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon_of_growth, worst
 from unrolled.lens.watching import Lens, watch

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from unrolled import bptt
 from unrolled.bptt.inject import layers_of
-from unrolled.layers.view import is_recurrent, viewed
-from unrolled.lens.numbers import steps_in_words
+from unrolled.layers.finding import adapted, is_recurrent
+from unrolled.lens.formatting import steps_in_words
 from unrolled.lens.watching import watch
 from unrolled.shapes import check_loss, check_size
 
@@ -192,7 +192,7 @@ def _checked(
 ) -> tuple[tuple[Tensor, ...], list[int]]:
     """What the model is called with, and the windows, or an error."""
     for name, layer in layers_of(model).items():
-        if viewed(layer).directions == 2:
+        if adapted(layer).directions == 2:
             raise ValueError(
                 f"model: got two directions in {name or 'it'}, expected one, since in a window nothing "
                 "comes from the future"

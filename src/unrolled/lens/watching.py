@@ -11,20 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import State
-from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
-from unrolled.layers.view import (
+from unrolled.layers.finding import (
     NOT_SWAPPED,
     Layer,
+    adapted,
     described,
     layer_of,
     recurrent_layers,
-    viewed,
     why_no_drop_in,
 )
+from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
 from unrolled.lens.breaks import Broken, broken_backward, first_broken
 from unrolled.lens.examining import examined
-from unrolled.lens.flow import Flow, version_of
-from unrolled.lens.numbers import underflowed
+from unrolled.lens.flow import Flow, underflowed, version_of
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
 from unrolled.scan import ScanOptions
@@ -37,7 +36,7 @@ class _Eye:
     """A layer's ``scan.Watcher``: tells ``lens`` what happens in the layer ``name``."""
 
     def __init__(self, lens: "Lens", name: str, layer: Layer) -> None:
-        self.lens, self.name, self.directions = lens, name, viewed(layer).directions
+        self.lens, self.name, self.directions = lens, name, adapted(layer).directions
         self.calls = 0
 
     def begins(
@@ -279,7 +278,7 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     lens = Lens(layers, unseen)
     try:
         for name, layer in layers.items():
-            if not viewed(layer).masks:
+            if not adapted(layer).masks:
                 swapped.append((cast(nn.RNNBase, layer), type(layer)))
                 become_drop_in(cast(nn.RNNBase, layer))
             vars(layer)["watcher"] = _Eye(lens, name, layer)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unrolled.layers.view import layer_of, recurrent_layers
+from unrolled.layers.finding import layer_of, recurrent_layers
 from unrolled.shapes import check_dense, check_module, check_number, check_valued
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -183,13 +183,13 @@ def clip_states_(model: Model, most: float | None) -> Model:
             f"model: got {type(model).__name__}, which holds no recurrent layer, expected one"
         )
     for name, layer in layers.items():
-        view = layer_of(layer)
-        if view is None or "resets" not in view.masks:
+        recurrent = layer_of(layer)
+        if recurrent is None or "resets" not in recurrent.masks:
             raise TypeError(
                 f"{name or 'model'}: got {type(layer).__module__}.{type(layer).__name__}, expected a "
                 "Recurrent or a drop-in layer; unrolled.accelerate(model) makes it one"
             )
-        if view.why_unwatched() is not None:
+        if recurrent.why_unwatched() is not None:
             raise ValueError(
                 f"{name or 'model'}: got proj_size={layer.proj_size}, which torch.nn runs, expected "
                 "none; use Recurrent with projection="

@@ -218,10 +218,10 @@ def critical_weights_(layer: Layer, *, input_variance: float = 1.0) -> Layer:
         check_valued("layer", cell.weight_ih)
         if cell.extras:
             raise ValueError(f"layer: got cells with {', '.join(cell.extras)}, expected none")
-    view = check_layer(layer)
-    width = view.directions
-    if view.depth > 1:
-        _check_stack(view.as_recurrent())
+    recurrent = check_layer(layer)
+    width = recurrent.directions
+    if recurrent.depth > 1:
+        _check_stack(recurrent.as_recurrent())
     for first in range(0, len(cells), width):
         second_moments = [_critical(cell, variance) for cell in cells[first : first + width]]
         variance = sum(second_moments) / width

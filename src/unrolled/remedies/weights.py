@@ -9,8 +9,8 @@ from unrolled.cells import Elman
 from unrolled.cells.cell import Cell, GatedCell
 from unrolled.cells.elman import Activation
 from unrolled.cells.facts import Retain
-from unrolled.layers.view import AnyLayer, layer_of
-from unrolled.scan.computed import computed_names
+from unrolled.layers.finding import AnyLayer, layer_of
+from unrolled.scan.hooks import computed_names
 
 
 class CellWeights(NamedTuple):
@@ -72,14 +72,14 @@ def cells_of(layer: nn.Module, *, lenient: bool = False) -> Iterator[CellWeights
         TypeError: ``layer`` is none of these, or its cells are no ``GatedCell``.
         ValueError: a weight is parametrised, so that what is written into it would be lost.
     """
-    view = check_layer(layer)
+    recurrent = check_layer(layer)
     for part in layer.modules():
         if names := computed_names(part):
             raise ValueError(
                 f"layer: got a {type(layer).__name__} with parametrised weights, {', '.join(names)}, "
                 "expected plain ones; call this before torch.nn.utils.parametrize, prune or weight_norm"
             )
-    for cell in cast(Sequence[Cell], view.as_recurrent().cells):
+    for cell in cast(Sequence[Cell], recurrent.as_recurrent().cells):
         if isinstance(cell, GatedCell):
             activation = cell.activation if isinstance(cell, Elman) else ""
             weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
@@ -94,10 +94,10 @@ def cells_of(layer: nn.Module, *, lenient: bool = False) -> Iterator[CellWeights
 
 def check_layer(layer: object) -> AnyLayer:
     """``layer`` as ``RecurrentLayer``, or an error unless it is one."""
-    view = layer_of(layer)
-    if view is None:
+    recurrent = layer_of(layer)
+    if recurrent is None:
         raise TypeError(
             f"layer: got {type(layer).__name__}, expected a Recurrent or a recurrent layer of "
             "unrolled or torch.nn; of a model, name one inside"
         )
-    return view
+    return recurrent

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import native, reference
-from unrolled.scan.computed import called, computed, has_hooks
+from unrolled.scan.hooks import called, computed, has_hooks
 from unrolled.scan.masking import Masking
 from unrolled.scan.options import (
     DEFAULTS,

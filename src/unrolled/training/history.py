@@ -10,7 +10,7 @@ from typing import Any
 
 from unrolled.errors import RunError
 from unrolled.lens import Report
-from unrolled.lens.numbers import plain
+from unrolled.lens.formatting import plain
 from unrolled.training.files import append, replace
 from unrolled.training.loop import Callback, Step
 from unrolled.training.scores import Scores

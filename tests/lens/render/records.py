@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import lens
-from unrolled.layers.view import Layer
+from unrolled.layers.finding import Layer
 
 Record = dict[str, Any]
 BATCH_SIZE, FEATURES = 4, 3

@@ -74,9 +74,9 @@ def forgotten(influence: Tensors, over: Tensor) -> Tensors:
 
 def by_reference(layer: Recurrent) -> Recurrent:
     """``layer`` over the same parameters, by PyTorch's operations, which ``torch.func`` can follow."""
-    view = copy.copy(layer)
-    view.batch_first, view.backend = False, "reference"
-    return view
+    shared = copy.copy(layer)
+    shared.batch_first, shared.backend = False, "reference"
+    return shared
 
 
 class _Bound(nn.Module):

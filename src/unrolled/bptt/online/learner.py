@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from unrolled.bptt.carry import chosen_rows, lasting
 from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.cells import Cell, State
+from unrolled.layers.finding import layer_of
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.view import layer_of
-from unrolled.scan.computed import computed_names, computing_hooks, has_hooks
+from unrolled.scan.hooks import computed_names, computing_hooks, has_hooks
 from unrolled.shapes import check_input, check_resets, check_saved, check_valued, is_autocast
 
 
@@ -317,18 +317,18 @@ def as_recurrent(layer: nn.Module) -> Recurrent:
         TypeError: it is no recurrent layer.
         ValueError: it is bidirectional, has a ``proj_size`` or weights that are computed.
     """
-    view = layer_of(layer)
-    if view is None:
+    recurrent = layer_of(layer)
+    if recurrent is None:
         raise TypeError(
             f"layer: got {type(layer).__name__}, expected a Recurrent, or an RNN, LSTM or GRU of "
             "unrolled or torch.nn"
         )
-    if view.directions == 2:
+    if recurrent.directions == 2:
         raise ValueError(
             "layer: got a bidirectional one, whose backward half needs the future; use BPTT"
         )
-    made = view.as_recurrent()
-    if "mask" in view.masks:  # a Recurrent
+    made = recurrent.as_recurrent()
+    if "mask" in recurrent.masks:  # a Recurrent
         for name, part in made.cells.named_modules():
             if computing_hooks(part) or has_hooks(part):
                 raise ValueError(

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from unrolled.bptt.online.influence import Chunk, Influence, Tensors
+from unrolled.bptt.online.layer_state import Final, LayerInfluence, Parameters, vector
 from unrolled.bptt.online.learner import Learner
 from unrolled.bptt.online.locality import locality
 from unrolled.bptt.online.unitwise import ByUnit
-from unrolled.bptt.online.whole import Final, OfWholeState, Parameters, vector
 from unrolled.cells import Cell
 from unrolled.layers.recurrent import Recurrent
 
@@ -73,7 +73,7 @@ class RTRL(Learner):
         return Dense(layer, cls.limit)
 
 
-class Dense(OfWholeState):
+class Dense(LayerInfluence):
     """J whole: for each parameter ``[B, n, *shape]``."""
 
     form = "dense"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.bptt.online.influence import Chunk, Tensors
+from unrolled.bptt.online.layer_state import Final, LayerInfluence, Parameters, vector
 from unrolled.bptt.online.learner import Learner
-from unrolled.bptt.online.whole import Final, OfWholeState, Parameters, vector
 from unrolled.layers.recurrent import Recurrent
 from unrolled.shapes import check_generator
 
@@ -57,7 +57,7 @@ class UORO(Learner):
             self.generator.set_state(saved["generator"])
 
 
-class RankOne(OfWholeState):
+class RankOne(LayerInfluence):
     """s̃ ``[B, n]``, and for each parameter its part of θ̃, ``[B, *shape]``."""
 
     form = "rank one"

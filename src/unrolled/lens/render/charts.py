@@ -6,8 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from unrolled.lens.flow import scan_name
-from unrolled.lens.numbers import underflowed
+from unrolled.lens.flow import scan_name, underflowed
 
 Record = Mapping[str, Any]
 Place = tuple[str, int, int]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from unrolled.lens.flow import scan_name
-from unrolled.lens.numbers import steps_in_words
+from unrolled.lens.formatting import steps_in_words
 from unrolled.lens.render.charts import Place, Record, place_of
 
 PLACED = {"layer", "level", "direction", "step", "lag"}  # of a spike whose origin is known

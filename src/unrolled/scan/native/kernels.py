@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
-from unrolled.scan.computed import hooked
+from unrolled.scan.hooks import hooked
 from unrolled.scan.native import jit, library, onnx
 from unrolled.scan.native.calls import Weights, constant_in_graphs
 

@@ -23,7 +23,7 @@ Parameters = dict[str, Tensor]
 Final = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
 
 
-class OfWholeState(Influence):
+class LayerInfluence(Influence):
     """An influence on the states of all cells as one vector ``[n]`` a row.
 
     The call itself is the layer's own, by the kernels where they can; ``advance`` then carries the

@@ -3,11 +3,11 @@
 // The few that have a name in Python, and steps of stages enough to test the sweep, are there for every
 // instruction set and dtype; all others, for float32 and vectors alone, since that is what is used.
 #pragma once
-#include "cross_entropy.h"
-#include "generated/cells.h"
-#include "kernel.h"
-#include "sweep/backward.h"
-#include "sweep/forward.h"
+#include "../cross_entropy.h"
+#include "../generated/cells.h"
+#include "../kernel.h"
+#include "../sweep/backward.h"
+#include "../sweep/forward.h"
 
 #define UNROLLED_JOIN_(a, b) a##b
 #define UNROLLED_JOIN(a, b) UNROLLED_JOIN_(a, b)

@@ -1,4 +1,4 @@
-"""Any recurrent layer of a model, as ``RecurrentLayer``."""
+"""Finds the recurrent layers of a model, of any kind, each as ``RecurrentLayer``."""
 
 from collections.abc import Iterator
 from typing import TypeVar, cast
@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from unrolled.layers.recurrent import Recurrent
+from unrolled.layers.torch_adapter import TorchAdapter, without_parametrizations
 from unrolled.layers.torch_layers import DROP_INS, TorchLayer
-from unrolled.layers.torch_view import TorchView, without_parametrizations
-from unrolled.scan.computed import alias, computed
+from unrolled.scan.hooks import alias, computed
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
 Layer = Recurrent | nn.RNNBase
 """A recurrent layer as its owner has it."""
-AnyLayer = Recurrent | TorchView
+AnyLayer = Recurrent | TorchAdapter
 """Each is a ``RecurrentLayer``, and has ``as_recurrent``: one that shares its very weights, time first."""
 _NAMES = ("RNN", "LSTM", "GRU")
 NOT_SWAPPED = "it is not swapped; unrolled.accelerate(model) does it"
@@ -29,11 +29,11 @@ def layer_of(module: object) -> AnyLayer | None:
         return module
     if isinstance(module, nn.RNNBase):
         is_drop_in = isinstance(module, TorchLayer)
-        return TorchView(module, None if is_drop_in else why_no_drop_in(module) or NOT_SWAPPED)
+        return TorchAdapter(module, None if is_drop_in else why_no_drop_in(module) or NOT_SWAPPED)
     return None
 
 
-def viewed(module: nn.Module) -> AnyLayer:
+def adapted(module: nn.Module) -> AnyLayer:
     """``layer_of`` a module that is known to have one."""
     layer = layer_of(module)
     assert layer is not None
@@ -41,7 +41,7 @@ def viewed(module: nn.Module) -> AnyLayer:
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether ``module`` is a recurrent layer: one with a view, or PyTorch's in another form."""
+    """Whether ``module`` is a recurrent layer: one that ``layer_of`` knows, or PyTorch's in another form."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", "") in _NAMES
     if type(module).__module__.startswith("torch.ao."):
@@ -79,18 +79,18 @@ def why_no_drop_in(layer: nn.Module) -> str | None:
 
 def in_evaluation(layer: Layer) -> Recurrent:
     """A ``Recurrent`` over the very numbers of ``layer``, time first, in evaluation, untrained."""
-    return viewed(computed(_detached(layer))).as_recurrent()
+    return adapted(computed(_detached(layer))).as_recurrent()
 
 
 def checked_layer(layer: nn.Module) -> Layer:
     """``layer``, or an error unless its equations are known here."""
     kind = type(layer).__name__
     expected = "expected a Recurrent, or an RNN, LSTM or GRU of unrolled or torch.nn"
-    view = layer_of(layer)
-    if view is None:
+    recurrent = layer_of(layer)
+    if recurrent is None:
         advice = "; name one inside, as in model.encoder" if isinstance(layer, nn.Module) else ""
         raise TypeError(f"layer: got {kind}, {expected}{advice}")
-    if not view.masks and (reason := why_no_drop_in(layer)):
+    if not recurrent.masks and (reason := why_no_drop_in(layer)):
         raise TypeError(f"layer: got {kind}, {expected}; {reason}")
     if size := getattr(layer, "proj_size", 0):
         raise ValueError(f"layer: got proj_size={size}, expected 0; use Recurrent with projection=")
@@ -99,13 +99,13 @@ def checked_layer(layer: nn.Module) -> Layer:
 
 def _detached(module: Kind) -> Kind:
     """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
-    view = alias(module)
-    view.training = False
-    view._parameters = cast(
+    shared = alias(module)
+    shared.training = False
+    shared._parameters = cast(
         dict[str, nn.Parameter | None],
         {name: None if p is None else p.detach() for name, p in module._parameters.items()},
     )
-    view._modules = {
+    shared._modules = {
         name: None if part is None else _detached(part) for name, part in module._modules.items()
     }
-    return view
+    return shared

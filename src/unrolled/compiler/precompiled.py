@@ -70,7 +70,7 @@ def canonical(traced: Trace, planned: Schedule | StagedSchedule) -> Canonical:
     return Canonical(traced, planned, names, weights, tuple(constants), text)
 
 
-def brought() -> Iterator[tuple[str, Cell]]:
+def library_cells() -> Iterator[tuple[str, Cell]]:
     """Every cell of ``unrolled.cells`` with every choice of options, by the name of its kernel.
 
     But for those classes, without options, that have a ``kernel``.

@@ -13,7 +13,7 @@ from unrolled.cells import Cell, Elman, GatedCell, State
 from unrolled.layers.base import SET_ASIDE, Hidden
 from unrolled.layers.recurrent import Recurrent
 from unrolled.scan import Backend, native
-from unrolled.scan.computed import computed, settled
+from unrolled.scan.hooks import computed, settled
 from unrolled.scan.native.calls import Weights
 from unrolled.shapes import Lengths, Shape, check_dense, check_lengths, check_resets
 
@@ -29,7 +29,7 @@ MODES: dict[str, tuple[type[GatedCell], str]] = {
 KERNELS = {mode: "_".join(filter(None, (str(c.kernel), f))) for mode, (c, f) in MODES.items()}
 
 
-class TorchView:
+class TorchAdapter:
     """A layer of ``torch.nn``, or one that drops in for it, as ``RecurrentLayer``.
 
     It is no part of the layer, which may have attributes of its owner's, of any name.
@@ -121,7 +121,7 @@ class TorchView:
         layer = self.layer
         kernel = KERNELS[layer.mode]
         made = iter([native.cell_over(kernel, own) for own in self.weights()])
-        view = Recurrent(
+        recurrent = Recurrent(
             cast(Callable[..., Cell], lambda *_: next(made)),
             layer.input_size,
             layer.hidden_size,
@@ -129,7 +129,7 @@ class TorchView:
             bidirectional=layer.bidirectional,
             backend=getattr(layer, "backend", "auto"),
         )
-        return view.train(layer.training)
+        return recurrent.train(layer.training)
 
     def weights(self) -> list[Weights]:
         """Those of each scan, as they are now; without that of a ``proj_size``."""
