@@ -41,7 +41,7 @@ def adapted(module: nn.Module) -> AnyLayer:
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether ``module`` is a recurrent layer: one that ``layer_of`` knows, or PyTorch's in another form."""
+    """Whether ``module`` is a recurrent layer: one that ``layer_of`` knows, or PyTorch's in other form."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", "") in _NAMES
     if type(module).__module__.startswith("torch.ao."):

@@ -1,4 +1,4 @@
-"""What is done once a call of a cell, before its steps: weights that are computed, and hooks.
+"""Hooks and parametrizations of a cell: what is done once a call of it, before its steps and around them.
 
 A cell is not called as a module at every step: a scan is its call. ``torch.nn.utils.parametrize``
 computes a weight whenever it is read; ``prune``, ``weight_norm`` and ``spectral_norm`` of
