@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from unrolled import Recurrent, cells, explain
 from unrolled.cells import Cell
+from unrolled.layers import linear_cross_entropy
 from unrolled.text.data import sentences
-from unrolled.text.models import linear_cross_entropy
 
 T, B, E, H = 64, 32, 64, 128  # steps a window, sequences, width of the embedding, hidden units
 HELD_OUT = 200  # steps of 256 sequences

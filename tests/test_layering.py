@@ -45,17 +45,9 @@ def room_of(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """What a file imports of the library, without "unrolled.", also within functions."""
+    """What a file imports of the library, without "unrolled.", also in functions and for types alone."""
     tree = ast.parse(path.read_text("utf-8"))
-    for_types = {
-        node
-        for guard in ast.walk(tree)
-        if isinstance(guard, ast.If) and "TYPE_CHECKING" in ast.dump(guard.test)
-        for node in ast.walk(guard)
-    }
     for node in ast.walk(tree):
-        if node in for_types:
-            continue
         if isinstance(node, ast.Import):
             yield from (a.name[9:] for a in node.names if a.name.split(".")[0] == "unrolled")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "unrolled":

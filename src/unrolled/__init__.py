@@ -1,16 +1,12 @@
 """Recurrent networks on PyTorch."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unrolled import bptt, cells, lens, remedies
 from unrolled.layers import GRU, LSTM, RNN, Recurrent, accelerate, explain
 from unrolled.lens import watch
 from unrolled.version import __version__ as __version__
-
-if TYPE_CHECKING:
-    from unrolled import text, training
-    from unrolled.text.pretrained import fill
 
 
 def __getattr__(name: str) -> Any:

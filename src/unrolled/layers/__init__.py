@@ -1,6 +1,7 @@
-"""Layers: depth × directions of scans, and the drop-in layers for ``torch.nn``'s."""
+"""Layers: depth × directions of scans, and the drop-in layers for ``torch.nn``'s; a head's loss."""
 
 from unrolled.layers.accelerate import accelerate, restore
+from unrolled.layers.cross_entropy import linear_cross_entropy
 from unrolled.layers.explain import Explanation, explain
 from unrolled.layers.quantize import quantize
 from unrolled.layers.recurrent import Merge, Recurrent
@@ -19,6 +20,7 @@ __all__ = [
     "Stream",
     "accelerate",
     "explain",
+    "linear_cross_entropy",
     "quantize",
     "restore",
 ]

@@ -1,7 +1,6 @@
 """Models over tokens: the language model, and fill-in-the-blank."""
 
 from unrolled.text.models.cloze import Cloze
-from unrolled.text.models.cross_entropy import linear_cross_entropy
 from unrolled.text.models.filling import Blank, Candidate, Filled, fill, fill_all
 from unrolled.text.models.language import LanguageModel
 from unrolled.text.models.token_model import Prediction, TokenModel
@@ -22,6 +21,5 @@ __all__ = [
     "Why",
     "fill",
     "fill_all",
-    "linear_cross_entropy",
     "why",
 ]

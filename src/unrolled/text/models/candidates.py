@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from unrolled.cells import State
 from unrolled.layers import Recurrent
+from unrolled.layers.cross_entropy import token_losses
 from unrolled.text.data.vocabulary import END, PAD, SPECIALS
 from unrolled.text.models.cloze import Cloze, gathered
-from unrolled.text.models.cross_entropy import token_losses
 
 RESCORED = 50  # candidates whose whole sentence is read, at most
 WORTH = 0.1  # of the best one's probability, that such a candidate has at least

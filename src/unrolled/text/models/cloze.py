@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from unrolled.cells import Cell
 from unrolled.layers import Recurrent
+from unrolled.layers.cross_entropy import linear_cross_entropy
 from unrolled.shapes import real_steps
 from unrolled.text.data.dataset import Batch
 from unrolled.text.data.vocabulary import END
-from unrolled.text.models.cross_entropy import linear_cross_entropy
 from unrolled.text.models.token_model import TokenModel
 
 SHARE_OF_WORDS = 0.25  # of the steps through words, those that a training step learns from

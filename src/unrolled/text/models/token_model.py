@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from unrolled.bptt.checkpointed import checkpointed
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.layers import Recurrent
+from unrolled.layers.cross_entropy import linear_cross_entropy
 from unrolled.remedies import sensible_weights_
 from unrolled.shapes import check_fraction, check_size, real_steps
 from unrolled.text.data.dataset import Batch
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN
-from unrolled.text.models.cross_entropy import linear_cross_entropy
 from unrolled.training.model import Model
 
 WIDEST, DEEPEST = 1 << 16, 256

@@ -1,4 +1,4 @@
-"""Softmax over a vocabulary and its cross-entropy, by a kernel that never holds all the logits."""
+"""Softmax over many classes and its cross-entropy, by a kernel that never holds all the logits."""
 
 from collections.abc import Sequence
 from ctypes import addressof

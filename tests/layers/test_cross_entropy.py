@@ -9,11 +9,11 @@ from torch.library import opcheck
 from torch.nn import functional as F
 
 from tests.compare import assert_close_by_name, collect, leaves
+from unrolled.layers import cross_entropy as module
+from unrolled.layers import linear_cross_entropy
+from unrolled.layers.cross_entropy import token_losses
 from unrolled.scan import Backend
 from unrolled.scan.native import library
-from unrolled.text.models import cross_entropy as module
-from unrolled.text.models import linear_cross_entropy
-from unrolled.text.models.cross_entropy import token_losses
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason="no native library")
 
