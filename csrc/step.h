@@ -240,7 +240,7 @@ struct Simple {
 
 // One vector of units of one sequence at one step, as the cell's statements see it.
 template <class V, class Cell, bool whole>
-struct Units {
+struct StepUnits {
   using T = typename V::Scalar;
   static constexpr int P = Cell::projected, S = Cell::states;
   Index H, padded, z_step;
@@ -295,7 +295,7 @@ struct Staged {
   template <bool is_forward, int stage, bool whole>
   static void statements(const Step<V>& step, Index u, int some, const T* products) {
     const Index H = step.H, padded = step.padded;
-    Units<V, Cell, whole> at;
+    StepUnits<V, Cell, whole> at;
     at.H = H, at.padded = padded, at.z_step = step.n * step.width, at.some = some;
     at.all_vectors = step.vectors + u;
     at.totals = is_forward ? nullptr : step.sums + u;

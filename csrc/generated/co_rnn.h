@@ -11,7 +11,7 @@ namespace {
 //     z_t = z_{t-1} + Δt (tanh(W y_{t-1} + W' z_{t-1} + V x_t + b) - γ y_{t-1} - ε z_{t-1})
 //     y_t = y_{t-1} + Δt z_t
 struct CoRnn {
-  static constexpr const char* name = "co_rnn b005c079ec4d3bfa";
+  static constexpr const char* name = "co_rnn 50eaecaa2473bf09";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -37,8 +37,8 @@ struct CoRnn {
       {{0, 1, true, 1, 1, {0}, 0, {}}, {1, 1, true, 1, 1, {0}, 1, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 1) {
       const V v0 = tanh(at.projected(0) + at.product(0) + at.product(1));
       const V v1 = at.state(1) + (v0 - at.state(0) * at.vector(0) - at.state(1) * at.vector(1)) * at.vector(2);
@@ -48,8 +48,8 @@ struct CoRnn {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(1) + at.d_next(0) * at.vector(2);
       const V v1 = v0 * at.vector(2);

@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmLayerNormRecurrentDropout {
-  static constexpr const char* name = "coupled_lstm_layer_norm_recurrent_dropout 1d6de7ab885d2d2a";
+  static constexpr const char* name = "coupled_lstm_layer_norm_recurrent_dropout 748b0f1ff21805b2";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct CoupledLstmLayerNormRecurrentDropout {
       {{0, 1, true, 3, 1, {14, 15, 16}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(15, v0);
@@ -113,8 +113,8 @@ struct CoupledLstmLayerNormRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.kept(5) * (V(1.0) - at.kept(12) * at.kept(12));
       const V v1 = v0 * at.vector(12);

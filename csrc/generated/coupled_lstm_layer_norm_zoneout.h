@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmLayerNormZoneout {
-  static constexpr const char* name = "coupled_lstm_layer_norm_zoneout 56d626729d6ea758";
+  static constexpr const char* name = "coupled_lstm_layer_norm_zoneout 9625accf9bb0f006";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct CoupledLstmLayerNormZoneout {
       {{0, 1, true, 3, 1, {14, 15, 16}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0) + at.projected(1) + at.projected(2));
     }
@@ -111,8 +111,8 @@ struct CoupledLstmLayerNormZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(0));
       const V v1 = v0 * at.kept(4) * (V(1.0) - at.kept(11) * at.kept(11));

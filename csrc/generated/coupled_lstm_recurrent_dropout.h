@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmRecurrentDropout {
-  static constexpr const char* name = "coupled_lstm_recurrent_dropout ff570974db9fa528";
+  static constexpr const char* name = "coupled_lstm_recurrent_dropout 6a7497e29fed2cbb";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct CoupledLstmRecurrentDropout {
       {{0, 1, true, 3, 1, {0, 1, 2}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -60,8 +60,8 @@ struct CoupledLstmRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(1) + at.d_next(0) * at.kept(1) * (V(1.0) - at.kept(4) * at.kept(4));
       const V v1 = V(1.0) - at.kept(2);

@@ -12,7 +12,7 @@ namespace {
 //     g = tanh(U_g x_t + W_g h_{t-1} + b_g)     h_t = o ⊙ tanh(c_t)
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)
 struct CoupledLstmRecurrentDropoutZoneout {
-  static constexpr const char* name = "coupled_lstm_recurrent_dropout_zoneout 18081651708db00e";
+  static constexpr const char* name = "coupled_lstm_recurrent_dropout_zoneout 61df66431979e427";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct CoupledLstmRecurrentDropoutZoneout {
       {{0, 1, true, 3, 1, {0, 1, 2}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -60,8 +60,8 @@ struct CoupledLstmRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = at.d_next(1) * (V(1.0) - at.noise(2)) + v0 * at.kept(1) * (V(1.0) - at.kept(4) * at.kept(4));

@@ -9,7 +9,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanLayerNormRecurrentDropoutZoneout {
-  static constexpr const char* name = "elman_layer_norm_recurrent_dropout_zoneout c71b84c6bd6a57ae";
+  static constexpr const char* name = "elman_layer_norm_recurrent_dropout_zoneout 22159182e83e85a4";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -35,8 +35,8 @@ struct ElmanLayerNormRecurrentDropoutZoneout {
       {{0, 1, true, 1, 1, {4}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(4, v0);
@@ -71,8 +71,8 @@ struct ElmanLayerNormRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1)) * (V(1.0) - at.kept(5) * at.kept(5));
       const V v1 = v0 * at.vector(0);

@@ -9,7 +9,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanLayerNormZoneoutEvaluated {
-  static constexpr const char* name = "elman_layer_norm_zoneout_evaluated 48b3e1b0fc129926";
+  static constexpr const char* name = "elman_layer_norm_zoneout_evaluated 922cda317d88a3d7";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -35,8 +35,8 @@ struct ElmanLayerNormZoneoutEvaluated {
       {{0, 1, true, 1, 1, {4}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0));
     }
@@ -68,8 +68,8 @@ struct ElmanLayerNormZoneoutEvaluated {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.vector(8) * (V(1.0) - at.kept(4) * at.kept(4));
       const V v1 = v0 * at.vector(0);

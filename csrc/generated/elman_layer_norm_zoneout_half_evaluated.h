@@ -9,7 +9,7 @@ namespace {
 
 // The simple recurrent network: s_t = f(U x_t + W s_{t-1} + b).
 struct ElmanLayerNormZoneoutHalfEvaluated {
-  static constexpr const char* name = "elman_layer_norm_zoneout_half_evaluated e5929a309336dad7";
+  static constexpr const char* name = "elman_layer_norm_zoneout_half_evaluated e3dd1909ddc1c59c";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -35,8 +35,8 @@ struct ElmanLayerNormZoneoutHalfEvaluated {
       {{0, 1, true, 1, 1, {4}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0));
     }
@@ -68,8 +68,8 @@ struct ElmanLayerNormZoneoutHalfEvaluated {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.vector(7);
       const V v1 = v0 * (V(1.0) - at.kept(4) * at.kept(4));

@@ -13,7 +13,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruLayerNormRecurrentDropoutZoneout {
-  static constexpr const char* name = "gru_layer_norm_recurrent_dropout_zoneout 551609179b0f14bd";
+  static constexpr const char* name = "gru_layer_norm_recurrent_dropout_zoneout 4768785fd1b569d6";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -39,8 +39,8 @@ struct GruLayerNormRecurrentDropoutZoneout {
       {{0, 1, true, 3, 1, {13, 14, 15}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(12, v0);
@@ -106,8 +106,8 @@ struct GruLayerNormRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = v0 * at.kept(12);

@@ -13,7 +13,7 @@ namespace {
 //     n = tanh(U_n x_t + b_n + r ⊙ (W_n h_{t-1} + b'_n))
 //     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 struct GruLayerNormZoneout {
-  static constexpr const char* name = "gru_layer_norm_zoneout 102a924d3d03f07b";
+  static constexpr const char* name = "gru_layer_norm_zoneout a57f7715be2f4d8e";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -39,8 +39,8 @@ struct GruLayerNormZoneout {
       {{0, 1, true, 3, 1, {13, 14, 15}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(2));
       at.add_sum(1, at.projected(0) + at.projected(1));
@@ -103,8 +103,8 @@ struct GruLayerNormZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(0));
       const V v1 = v0 * at.kept(11);

@@ -13,7 +13,7 @@ namespace {
 //     z_t = (1 - a) ⊙ z_{t-1} + a ⊙ tanh(W_z y_{t-1} + V_z x_t + b_z)
 //     y_t = (1 - e) ⊙ y_{t-1} + e ⊙ tanh(W_y z_t + V_y x_t + b_y)
 struct Lem {
-  static constexpr const char* name = "lem 9bca482d88fc5c55";
+  static constexpr const char* name = "lem 780e63b090b8f905";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -39,8 +39,8 @@ struct Lem {
       {{0, 1, true, 3, 1, {0, 1, 2}, 0, {}}, {3, 1, true, 1, 1, {3}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(1) + at.product(1));
       const V v1 = sigmoid(at.projected(0) + at.product(0));
@@ -62,8 +62,8 @@ struct Lem {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(1);
       at.set_staging(0, at.d_next(1));

@@ -12,7 +12,7 @@ namespace {
 //     f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + i ⊙ g
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)        h_t = o ⊙ tanh(c_t)
 struct LstmLayerNormZoneout {
-  static constexpr const char* name = "lstm_layer_norm_zoneout 80d9897ec728a690";
+  static constexpr const char* name = "lstm_layer_norm_zoneout 321e794990497d83";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct LstmLayerNormZoneout {
       {{0, 1, true, 4, 1, {18, 19, 20, 21}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0) + at.projected(1) + at.projected(2) + at.projected(3));
     }
@@ -121,8 +121,8 @@ struct LstmLayerNormZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(0));
       const V v1 = v0 * at.kept(4) * (V(1.0) - at.kept(13) * at.kept(13));

@@ -12,7 +12,7 @@ namespace {
 //     f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + i ⊙ g
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)        h_t = o ⊙ tanh(c_t)
 struct LstmRecurrentDropout {
-  static constexpr const char* name = "lstm_recurrent_dropout 026921518ade64fa";
+  static constexpr const char* name = "lstm_recurrent_dropout 3cef1d6d1ad83af1";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct LstmRecurrentDropout {
       {{0, 1, true, 4, 1, {0, 1, 2, 3}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -62,8 +62,8 @@ struct LstmRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(1) + at.d_next(0) * at.kept(1) * (V(1.0) - at.kept(5) * at.kept(5));
       at.set_staging(0, v0 * at.kept(2));

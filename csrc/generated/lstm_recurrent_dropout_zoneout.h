@@ -12,7 +12,7 @@ namespace {
 //     f = σ(U_f x_t + W_f h_{t-1} + b_f)        c_t = f ⊙ c_{t-1} + i ⊙ g
 //     o = σ(U_o x_t + W_o h_{t-1} + b_o)        h_t = o ⊙ tanh(c_t)
 struct LstmRecurrentDropoutZoneout {
-  static constexpr const char* name = "lstm_recurrent_dropout_zoneout 8da920084834df43";
+  static constexpr const char* name = "lstm_recurrent_dropout_zoneout bbd1afe6cc2b9d60";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct LstmRecurrentDropoutZoneout {
       {{0, 1, true, 4, 1, {0, 1, 2, 3}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -62,8 +62,8 @@ struct LstmRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = at.d_next(1) * (V(1.0) - at.noise(2)) + v0 * at.kept(1) * (V(1.0) - at.kept(5) * at.kept(5));

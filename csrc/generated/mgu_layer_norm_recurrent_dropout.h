@@ -12,7 +12,7 @@ namespace {
 //     h̃ = tanh(U_h x_t + W_h (f ⊙ h_{t-1}) + b_h)
 //     h_t = (1 - f) ⊙ h_{t-1} + f ⊙ h̃
 struct MguLayerNormRecurrentDropout {
-  static constexpr const char* name = "mgu_layer_norm_recurrent_dropout 18b35e06fc708004";
+  static constexpr const char* name = "mgu_layer_norm_recurrent_dropout 4f257e6315ef5609";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct MguLayerNormRecurrentDropout {
       {{0, 1, false, 1, 1, {8}, -1, {0}}, {1, 1, false, 1, 1, {9}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(4, v0);
@@ -105,8 +105,8 @@ struct MguLayerNormRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.kept(6) * (V(1.0) - at.kept(11) * at.kept(11));
       const V v1 = v0 * at.vector(5);

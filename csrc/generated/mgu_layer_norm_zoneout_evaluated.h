@@ -12,7 +12,7 @@ namespace {
 //     h̃ = tanh(U_h x_t + W_h (f ⊙ h_{t-1}) + b_h)
 //     h_t = (1 - f) ⊙ h_{t-1} + f ⊙ h̃
 struct MguLayerNormZoneoutEvaluated {
-  static constexpr const char* name = "mgu_layer_norm_zoneout_evaluated 836f4e9930e0bdb4";
+  static constexpr const char* name = "mgu_layer_norm_zoneout_evaluated bd4bae87e795a593";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct MguLayerNormZoneoutEvaluated {
       {{0, 1, false, 1, 1, {8}, 0, {}}, {1, 1, false, 1, 1, {9}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0));
       at.add_sum(1, at.projected(1));
@@ -102,8 +102,8 @@ struct MguLayerNormZoneoutEvaluated {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.vector(13);
       const V v1 = v0 * at.kept(5) * (V(1.0) - at.kept(10) * at.kept(10));

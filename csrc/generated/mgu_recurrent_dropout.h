@@ -12,7 +12,7 @@ namespace {
 //     h̃ = tanh(U_h x_t + W_h (f ⊙ h_{t-1}) + b_h)
 //     h_t = (1 - f) ⊙ h_{t-1} + f ⊙ h̃
 struct MguRecurrentDropout {
-  static constexpr const char* name = "mgu_recurrent_dropout b2ee3f5343e41581";
+  static constexpr const char* name = "mgu_recurrent_dropout d37b257a44b96e29";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct MguRecurrentDropout {
       {{0, 1, false, 1, 1, {0}, -1, {0}}, {1, 1, false, 1, 1, {1}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -61,8 +61,8 @@ struct MguRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(2);
       at.set_staging(0, at.d_next(0) * at.kept(3) - at.d_next(0) * at.state(0));

@@ -12,7 +12,7 @@ namespace {
 //     h̃ = tanh(U_h x_t + W_h (f ⊙ h_{t-1}) + b_h)
 //     h_t = (1 - f) ⊙ h_{t-1} + f ⊙ h̃
 struct MguUnbiased {
-  static constexpr const char* name = "mgu_unbiased ccaab8acf830def4";
+  static constexpr const char* name = "mgu_unbiased 5d788f16a5461c62";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -38,8 +38,8 @@ struct MguUnbiased {
       {{0, 1, false, 1, 1, {0}, 0, {}}, {1, 1, false, 1, 1, {1}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(0) + at.product(0));
       const V v1 = v0 * at.state(0);
@@ -56,8 +56,8 @@ struct MguUnbiased {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(1);
       at.set_staging(0, at.d_next(0) * at.kept(2) - at.d_next(0) * at.state(0));

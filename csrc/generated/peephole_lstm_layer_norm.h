@@ -15,7 +15,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmLayerNorm {
-  static constexpr const char* name = "peephole_lstm_layer_norm 911cccbcb0b5dd1a";
+  static constexpr const char* name = "peephole_lstm_layer_norm 22b7bb51de7be531";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -41,8 +41,8 @@ struct PeepholeLstmLayerNorm {
       {{0, 1, true, 4, 1, {21, 22, 23, 24}, 0, {}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       at.add_sum(0, at.projected(0) + at.projected(1) + at.projected(2) + at.projected(3));
     }
@@ -123,8 +123,8 @@ struct PeepholeLstmLayerNorm {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.kept(10) * (V(1.0) - at.kept(13) * at.kept(13));
       const V v1 = v0 * at.vector(19);

@@ -15,7 +15,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmLayerNormRecurrentDropout {
-  static constexpr const char* name = "peephole_lstm_layer_norm_recurrent_dropout d7704721791f42d8";
+  static constexpr const char* name = "peephole_lstm_layer_norm_recurrent_dropout 6cb58368437473b3";
   static constexpr const char* projection = "weight_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -41,8 +41,8 @@ struct PeepholeLstmLayerNormRecurrentDropout {
       {{0, 1, true, 4, 1, {21, 22, 23, 24}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(19, v0);
@@ -126,8 +126,8 @@ struct PeepholeLstmLayerNormRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.kept(11) * (V(1.0) - at.kept(14) * at.kept(14));
       const V v1 = v0 * at.vector(19);

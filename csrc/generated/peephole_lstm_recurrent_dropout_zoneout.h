@@ -15,7 +15,7 @@ namespace {
 //     o = σ(U_o x_t + W_o h_{t-1} + p_o ⊙ c_t + b_o)
 //     h_t = o ⊙ tanh(c_t)
 struct PeepholeLstmRecurrentDropoutZoneout {
-  static constexpr const char* name = "peephole_lstm_recurrent_dropout_zoneout db8ab19d0f743b04";
+  static constexpr const char* name = "peephole_lstm_recurrent_dropout_zoneout 3df8be8630c6dab3";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -41,8 +41,8 @@ struct PeepholeLstmRecurrentDropoutZoneout {
       {{0, 1, true, 4, 1, {0, 1, 2, 3}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.state(0) * at.noise(0);
       at.set_staging(0, v0);
@@ -65,8 +65,8 @@ struct PeepholeLstmRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = v0 * at.kept(5) * at.kept(4) * (V(1.0) - at.kept(4));

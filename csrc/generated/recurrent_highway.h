@@ -13,7 +13,7 @@ namespace {
 //     g_l = σ([l = 1] U_g x_t + R_gl s_{l-1} + b_gl)
 //     s_l = g_l ⊙ h_l + (1 - g_l) ⊙ s_{l-1}
 struct RecurrentHighway {
-  static constexpr const char* name = "recurrent_highway 6ff0236827767ba6";
+  static constexpr const char* name = "recurrent_highway 412605ca87e29843";
   static constexpr const char* projection = "weight_ih bias_ih";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -39,8 +39,8 @@ struct RecurrentHighway {
       {{0, 1, true, 2, 1, {0, 1}, 0, {}}, {2, 1, true, 2, 1, {2, 3}, -1, {0}}, {4, 1, true, 2, 1, {4, 5}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(1) + at.product(1));
       const V v1 = tanh(at.projected(0) + at.product(0));
@@ -68,8 +68,8 @@ struct RecurrentHighway {
     }
   }
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(6);
       at.set_staging(0, at.d_next(0) * v0);

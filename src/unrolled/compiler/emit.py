@@ -88,13 +88,13 @@ _TABLES = """
   static constexpr std::array<WeightGradient, {count}> weight_gradients = {{
       {{{weight_gradients}}}}};"""
 _STAGE_FUNCTIONS = """\
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Units& at) {{
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {{
 {forward}
   }}
 
-  template <int stage, class V, class Units>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Units& at) {{
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {{
 {backward}
   }}"""
 
