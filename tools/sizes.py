@@ -25,7 +25,6 @@ WHOLE = {
     "src/unrolled/layers/torch_layers.py": "three layers over one base, and the swap of their class",
     "src/unrolled/lens/render/charts.py": "the pictures, one function each",
     "src/unrolled/lens/trials.py": "the trials and what is said of them",
-    "tests/bptt/test_carry.py": "one class, by its methods",
 }
 SOURCES = ("src", "csrc", "tools", "benchmarks", "examples", "tests")
 KINDS = {".py", ".h", ".cpp", ".js", ".css", ".html"}

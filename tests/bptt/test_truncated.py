@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import unrolled
+from tests.bptt.carrying import Graphs
 from tests.bptt.files import through_safetensors, through_torch
-from tests.bptt.test_carry import Graphs
 from tests.compare import assert_close_by_name, leaves, parameters_by_torch_name
 from unrolled import Recurrent, bptt, cells
 
