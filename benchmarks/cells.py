@@ -246,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if row["of_built_in"] < COPY_AT_LEAST:
                     missed.append(f"CopiedLSTM {size}: {row['of_built_in']:.2f} of the built-in")
             rows.append(row)
-            results.write(given.json, {"copy": moved, "rows": rows})
+            found = {"machine": results.machine(), "copy": moved, "rows": rows}
+            results.write(given.json, found)
     print("\nmissed: " + ("; ".join(missed) or "nothing"))
 
 

@@ -55,7 +55,16 @@ def test_a_report_gives_what_the_tables_show() -> None:
             {"option": "zoneout", "cell": "GRU", "size": [100, 16, 64], "ratio": 7.0},
         ],
     }
-    shown = page.tables({"layers": found, "options": page.of_options(options)})
+    cells = {
+        "machine": machine,
+        "copy": 10.0,
+        "rows": [
+            {"cell": "LRU", "size": [9, 2, 3], "ratio": 2.0, "bandwidth": 1.0},
+            {"cell": "CopiedLSTM", "size": [9, 2, 3], "ratio": 8.0, "of_built_in": 0.8},
+        ],
+    }
+    figures = {"layers": found, "options": page.of_options(options), "cells": page.of_cells(cells)}
+    shown = page.tables(figures)
     assert shown["layers"] == "`python -m x`, 2026-01-02, 3 threads of P.\n"
     assert "| 100, 1, 32 | – | 1.5 | – |" in shown["training"]
     assert "| geometric mean | – | 1.25 | – |" in shown["training"]
@@ -63,6 +72,9 @@ def test_a_report_gives_what_the_tables_show() -> None:
     assert "| 0.25 to 0.5 | of the time of full lengths |" in shown["ragged"]
     assert "| 2.5 |" in shown["model"]
     assert "| zoneout | 1.1 |" in shown["options"] and "7" not in shown["options"]
+    assert "over the kernel's, T, B, H = 9, 2, 3 | 2 | 4 | 8 |" in shown["cells"]
+    assert "over the built-in one's | 1.25 | 1.25 | 1.25 |" in shown["cells"]
+    assert "over what a large copy does | 0.1 | 0.1 | 0.1 |" in shown["cells"]
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])

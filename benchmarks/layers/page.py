@@ -1,10 +1,11 @@
 """The tables of docs/guides/speed.md, from what was measured.
 
-    python -m benchmarks.layers.page [--layers FILE] [--options FILE]
+    python -m benchmarks.layers.page [--layers FILE] [--options FILE] [--cells FILE]
 
-``FILE`` is what ``python -m benchmarks.layers --json FILE`` wrote, or ``benchmarks.options``; what the page
-shows of it goes into ``docs/guides/speed.json``, which is tracked. Then every table of the page, between
-two comments that name it, is written anew from there. Without a file the page alone is written.
+``FILE`` is what ``python -m benchmarks.layers --json FILE`` wrote, or ``benchmarks.options``, or
+``benchmarks.cells``; what the page shows of it goes into ``docs/guides/speed.json``, which is tracked. Then
+every table of the page, between two comments that name it, is written anew from there. Without a file the
+page alone is written.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import results
@@ -37,7 +39,7 @@ def of_layers(report: dict[str, Any]) -> dict[str, Any]:
     ragged = [r for r in ratios if r["section"] == "ragged"]
     pairs = dict.fromkeys((r["contestant"], r["against"]) for r in ragged)
     return {
-        **{name: report["machine"][name] for name in ("date", "command", "processor", "threads")},
+        **origin(report),
         "training": [
             {
                 "cell": r["cell"],
@@ -83,7 +85,7 @@ def spread(own: str, peer: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any
 def of_options(report: dict[str, Any]) -> dict[str, Any]:
     """What the page shows of a report of ``benchmarks.options``: one size."""
     return {
-        **{name: report["machine"][name] for name in ("date", "command", "processor", "threads")},
+        **origin(report),
         "size": OPTIONS_SIZE,
         "rows": [
             {"option": r["option"], "cell": r["cell"], "ratio": r["ratio"]}
@@ -93,9 +95,33 @@ def of_options(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def of_cells(report: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a report of ``benchmarks.cells``: the range over all cells."""
+    rows = report["rows"]
+    sizes = dict.fromkeys(tuple(r["size"]) for r in rows)
+    by_size = {size: [r["ratio"] for r in rows if tuple(r["size"]) == size] for size in sizes}
+    shares = [r["bandwidth"] / report["copy"] for r in rows if "bandwidth" in r]
+    copied = [1 / r["of_built_in"] for r in rows if "of_built_in" in r]
+    return {
+        **origin(report),
+        "loop": [{"size": list(size), **ends(found)} for size, found in by_size.items()],
+        "built_in": ends(copied),
+        "of_copy": ends(shares),
+    }
+
+
+def origin(report: dict[str, Any]) -> dict[str, Any]:
+    """When, how and where a report was measured."""
+    return {name: report["machine"][name] for name in ("date", "command", "processor", "threads")}
+
+
+def ends(found: Sequence[float]) -> dict[str, float]:
+    return {"least": min(found), "mean": geometric_mean(found), "most": max(found)}
+
+
 def tables(figures: dict[str, Any]) -> dict[str, str]:
     """Every table of the page by name, in Markdown, and where they come from."""
-    layers, options = figures["layers"], figures["options"]
+    layers, options, cells = figures["layers"], figures["options"], figures["cells"]
     return {
         "layers": source(layers),
         "training": training(layers),
@@ -104,6 +130,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
         "ragged": ragged(layers),
         "model": model(layers),
         "options": f"{source(options)}\n{of_each_option(options)}",
+        "cells": f"{source(cells)}\n{of_every_cell(cells)}",
     }
 
 
@@ -178,6 +205,27 @@ def of_each_option(options: dict[str, Any]) -> str:
     return table(["", *cells], lines)
 
 
+def of_every_cell(cells: dict[str, Any]) -> str:
+    found = [
+        *(
+            (f"the loop's time over the kernel's, T, B, H = {', '.join(map(str, r['size']))}", r)
+            for r in cells["loop"]
+        ),
+        (
+            "time of an LSTM copied by hand into a cell of your own, over the built-in one's",
+            cells["built_in"],
+        ),
+        (
+            "what cells without a product move a second, over what a large copy does",
+            cells["of_copy"],
+        ),
+    ]
+    lines = [
+        [words, *(number(r[name]) for name in ("least", "mean", "most"))] for words, r in found
+    ]
+    return table(["", "least", "geometric mean", "most"], lines)
+
+
 def source(figures: dict[str, Any]) -> str:
     """When, where and how it was measured; a note says what else is to be known."""
     note = f" {figures['note']}" if "note" in figures else ""
@@ -226,9 +274,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--layers", type=Path, metavar="FILE", help="of benchmarks.layers")
     parser.add_argument("--options", type=Path, metavar="FILE", help="of benchmarks.options")
+    parser.add_argument("--cells", type=Path, metavar="FILE", help="of benchmarks.cells")
     given = parser.parse_args(arguments)
     figures = json.loads(FIGURES.read_text(encoding="utf-8"))
-    for name, read in (("layers", of_layers), ("options", of_options)):
+    for name, read in (("layers", of_layers), ("options", of_options), ("cells", of_cells)):
         path: Path | None = getattr(given, name)
         if path is not None:
             figures[name] = read(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Looks on at the passes through a model: where the gradient goes, step by step, and where it breaks."""
+"""Watches the passes through a model: where the gradient goes, step by step, and where it breaks."""
 
 import math
 import sys
@@ -263,8 +263,8 @@ def watch(model: nn.Module) -> Iterator[Lens]:
     unseen: dict[str, str] = {}
     swapped: list[tuple[nn.RNNBase, type]] = []
     for name, layer in named.items():
-        view = layer_of(layer)
-        reason = why_no_drop_in(layer) if view is None else view.why_unwatched()
+        recurrent = layer_of(layer)
+        reason = why_no_drop_in(layer) if recurrent is None else recurrent.why_unwatched()
         if reason == NOT_SWAPPED:
             reason = None  # it is, inside
         if next(layer.parameters()).is_complex():
