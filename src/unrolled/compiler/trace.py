@@ -14,12 +14,13 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, vjp
+from torch.func import vjp
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrolled.cells import Cell, State
 from unrolled.errors import UnrolledError
+from unrolled.modules import functional, rebuilt
 
 Result = TypeVar("Result")
 _TORCH = str(Path(torch.__file__).parent)
@@ -96,18 +97,6 @@ class Trace:
         return "\n".join(lines)
 
 
-class _Method(nn.Module):
-    """A method of a cell as a module's forward, which ``functional_call`` asks for."""
-
-    def __init__(self, cell: Cell, method: str) -> None:
-        super().__init__()
-        self.cell = cell
-        self.method = method
-
-    def forward(self, *arguments: Any) -> Any:
-        return getattr(self.cell, self.method)(*arguments)
-
-
 def apart(call: Callable[[], Result]) -> Result:
     """``call()`` in none of the modes that the caller may be in.
 
@@ -151,29 +140,26 @@ def _plain() -> Iterator[None]:
         parametrize._cache_enabled = caching
 
 
-def _skeleton(module: nn.Module, known: dict[int, Any]) -> Any:
-    """A module like this one, on no memory of its parameters and floating-point buffers.
+def _skeleton(cell: Cell) -> Cell:
+    """A cell like this one, on no memory of its parameters and floating-point buffers, its own or inside.
 
-    What is done to either is not seen by the other; ``known`` holds what has been copied already, by
-    its identity, so that what is shared stays shared.
+    What is done to either is not seen by the other; what is shared stays shared.
     """
-    if id(module) in known:
-        return known[id(module)]
-    new = known[id(module)] = type(module).__new__(type(module))
-    new.__dict__.update(module.__dict__)
+    empty: dict[int, nn.Parameter] = {}
 
-    def empty(tensor: Tensor | None) -> Any:
+    def emptied(tensor: Tensor | None) -> Any:
         if tensor is None or not tensor.is_floating_point():
             return tensor
-        return known.setdefault(id(tensor), nn.Parameter(torch.empty(tensor.shape, device="meta")))
+        return empty.setdefault(id(tensor), nn.Parameter(torch.empty_like(tensor, device="meta")))
 
-    new._parameters = {name: empty(p) for name, p in module._parameters.items()}
-    new._buffers = {
-        name: b if b is None or not b.is_floating_point() else empty(b).detach()
-        for name, b in module._buffers.items()
-    }
-    new._modules = {n: m and _skeleton(m, known) for n, m in module._modules.items()}
-    return new
+    def empty_all(module: nn.Module) -> None:
+        module._parameters = {name: emptied(p) for name, p in module._parameters.items()}
+        buffers = {name: emptied(b) for name, b in module._buffers.items()}
+        module._buffers = {
+            n: b.detach() if isinstance(b, nn.Parameter) else b for n, b in buffers.items()
+        }
+
+    return rebuilt(cell, empty_all)
 
 
 def trace(cell: Cell, *, fused: bool = True) -> Trace:
@@ -200,22 +186,21 @@ def _trace(cell: Cell, fused: bool) -> Trace:
     # Zeros in the place of the cell's own tensors: neither their device nor their dtype matters.
     parameters = {name: _zeros(*p.shape) for name, p in cell.named_parameters()}
     buffers = {n: _zeros(*b.shape) for n, b in cell.named_buffers() if b.is_floating_point()}
-    names = [f"cell.{name}" for name in (*parameters, *buffers)]
+    names = (*parameters, *buffers)
     tensors = (*parameters.values(), *buffers.values())
     widths = {units, cell.input_size, *(n for tensor in tensors for n in tensor.shape)}
     taken = widths | {width // units for width in widths}
     batch_size = next(
         n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken
     )  # a size of its own
-    bound = partial(_bound, names)
-
     x = _zeros(batch_size, cell.input_size)
     noise = cell.noise(2, batch_size, x)
-    made = _skeleton(cell, {})  # of this cell as it is now, since the steps outlive it
-    projecting = bound(_Method(made, "project"))
+    made = _skeleton(cell)  # of this cell as it is now, since the steps outlive it
+    projecting = functional(made, lambda cell, x: cell.project(x))
+    stepping = functional(made, lambda cell, *given: cell.step(*given))
 
     def project(x: Tensor, *tensors: Tensor) -> Any:
-        return projecting((x,), tensors)
+        return projecting(dict(zip(names, tensors, strict=True)), x)
 
     apart, further = "", None
     try:
@@ -238,15 +223,14 @@ def _trace(cell: Cell, fused: bool) -> Trace:
             )
         projected = torch.cat([projected, _zeros(batch_size, noise.shape[-1])], -1)
 
-    stepping = bound(_Method(made, "step"))
-
     def step(projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         if further is not None and noise is None:
             projected = further(projected, *rest[len(sizes) :])
         elif further is not None:
-            own, drawn = torch.split(projected, [width, projected.shape[-1] - width], -1)
-            projected = torch.cat([further(own, *rest[len(sizes) :]), drawn], -1)
-        after: State = stepping((projected, rest[: len(sizes)]), rest[len(sizes) :])
+            plain, drawn = torch.split(projected, [width, projected.shape[-1] - width], -1)
+            projected = torch.cat([further(plain, *rest[len(sizes) :]), drawn], -1)
+        own = dict(zip(names, rest[len(sizes) :], strict=True))
+        after: State = stepping(own, projected, rest[: len(sizes)])
         if not isinstance(after, tuple):
             raise Unsupported(f"step returns a {type(after).__name__}, expected a tuple of tensors")
         shapes = [tuple(s.shape) for s in after]
@@ -326,15 +310,6 @@ def _evaluated(project: Callable[..., Any], x: Tensor, tensors: Sequence[Tensor]
     if projected.dtype != x.dtype:
         raise Unsupported(f"project(x) gives {projected.dtype} for {x.dtype}, expected the same")
     return _zeros(*projected.shape)
-
-
-def _bound(names: Sequence[str], method: _Method) -> Callable[..., Any]:
-    """A cell's method as a function of its arguments and of the tensors in place of the cell's own."""
-
-    def call(arguments: Any, tensors: Sequence[Tensor]) -> Any:
-        return functional_call(method, dict(zip(names, tensors, strict=True)), arguments)
-
-    return call
 
 
 _VIEWS_OF_VECTORS = (

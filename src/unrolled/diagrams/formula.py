@@ -9,7 +9,7 @@ from torch import nn
 from unrolled.cells import Cell, Elman
 from unrolled.cells.cell import GatedCell
 from unrolled.layers.finding import checked_layer, in_evaluation
-from unrolled.scan.native import kind_of
+from unrolled.modules import kind_of
 from unrolled.shapes import check_size
 
 MOST_STEPS = 64

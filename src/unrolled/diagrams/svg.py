@@ -5,7 +5,7 @@ from html import escape
 
 from unrolled.diagrams.formula import Symbol
 from unrolled.diagrams.graph import Edge, Graph, Label, Node
-from unrolled.scan.native import kind_of
+from unrolled.modules import kind_of
 
 MARGIN = 12.0
 STYLE = """

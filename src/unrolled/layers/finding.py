@@ -1,17 +1,16 @@
 """Finds the recurrent layers of a model, of any kind, each as ``RecurrentLayer``."""
 
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from unrolled.layers.recurrent import Recurrent
-from unrolled.layers.torch_adapter import TorchAdapter, without_parametrizations
+from unrolled.layers.torch_adapter import TorchAdapter
 from unrolled.layers.torch_layers import DROP_INS, TorchLayer
-from unrolled.scan.hooks import alias, computed
-
-Kind = TypeVar("Kind", bound=nn.Module)
+from unrolled.modules import kind_of, rebuilt
+from unrolled.scan.hooks import computed
 
 Layer = Recurrent | nn.RNNBase
 """A recurrent layer as its owner has it."""
@@ -64,7 +63,7 @@ def described(module: nn.Module) -> str:
 
 def why_no_drop_in(layer: nn.Module) -> str | None:
     """Why a recurrent layer cannot become a drop-in layer, or ``None`` if it can."""
-    kind = without_parametrizations(layer)
+    kind = kind_of(layer)
     if isinstance(layer, torch.jit.ScriptModule):
         return "it is compiled by TorchScript"
     if not issubclass(kind, nn.RNNBase):
@@ -79,7 +78,7 @@ def why_no_drop_in(layer: nn.Module) -> str | None:
 
 def in_evaluation(layer: Layer) -> Recurrent:
     """A ``Recurrent`` over the very numbers of ``layer``, time first, in evaluation, untrained."""
-    return adapted(computed(_detached(layer))).as_recurrent()
+    return adapted(computed(rebuilt(layer, _detach))).as_recurrent()
 
 
 def checked_layer(layer: nn.Module) -> Layer:
@@ -97,15 +96,10 @@ def checked_layer(layer: nn.Module) -> Layer:
     return cast(Layer, layer)
 
 
-def _detached(module: Kind) -> Kind:
-    """``module`` in evaluation, over the same numbers, as parameters that ask for no gradient."""
-    shared = alias(module)
+def _detach(shared: nn.Module) -> None:
+    """Let an alias be in evaluation, its parameters the same numbers, which ask for no gradient."""
     shared.training = False
     shared._parameters = cast(
         dict[str, nn.Parameter | None],
-        {name: None if p is None else p.detach() for name, p in module._parameters.items()},
+        {name: None if p is None else p.detach() for name, p in shared._parameters.items()},
     )
-    shared._modules = {
-        name: None if part is None else _detached(part) for name, part in module._modules.items()
-    }
-    return shared

@@ -13,6 +13,7 @@ from unrolled.layers.base import SET_ASIDE, stacked
 from unrolled.layers.result import Result
 from unrolled.layers.stream import Stream
 from unrolled.layers.tracing import as_leaf, is_symbolic
+from unrolled.modules import alias
 from unrolled.scan import (
     Backend,
     ScanOptions,
@@ -25,7 +26,7 @@ from unrolled.scan import (
     reasons_of_resets,
     scan,
 )
-from unrolled.scan.hooks import alias, computed, settled
+from unrolled.scan.hooks import computed, settled
 from unrolled.scan.native.calls import Weights
 from unrolled.shapes import (
     Lengths,

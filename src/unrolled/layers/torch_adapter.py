@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled import cells
@@ -271,9 +270,3 @@ def as_state(hx: Hidden | None) -> Sequence[Tensor]:
     if hx is None:
         return ()
     return (hx,) if isinstance(hx, Tensor) else hx
-
-
-def without_parametrizations(layer: nn.Module) -> type[nn.Module]:
-    """The class of ``layer``; of a parametrised one, the class it had before."""
-    kind = type(layer)
-    return kind.__bases__[0] if parametrize.is_parametrized(layer) else kind

@@ -28,9 +28,9 @@ from unrolled.layers.torch_adapter import (
     checked_masks,
     unsupported_reasons,
     weights_of,
-    without_parametrizations,
 )
 from unrolled.layers.tracing import as_leaf, enter_graphs, is_symbolic, script_copies
+from unrolled.modules import kind_of
 from unrolled.scan import (
     DEFAULTS,
     Backend,
@@ -414,13 +414,13 @@ def _refusal(layer: TorchLayer, reasons: list[str]) -> str:
 
 def become_drop_in(layer: nn.RNNBase) -> TorchLayer:
     """Make a layer of ``torch.nn`` a drop-in layer: the same object, all that it holds untouched."""
-    _become(layer, DROP_INS[cast(type[nn.RNNBase], without_parametrizations(layer))])
+    _become(layer, DROP_INS[cast(type[nn.RNNBase], kind_of(layer))])
     return cast(TorchLayer, layer)
 
 
 def become_parent(drop_in: TorchLayer) -> None:
     """Undo ``become_drop_in``; a subclass of a drop-in layer is left as it is."""
-    kind = without_parametrizations(drop_in)
+    kind = kind_of(drop_in)
     parent = next((parent for parent, made in DROP_INS.items() if made is kind), None)
     if parent is not None:
         _become(drop_in, parent)

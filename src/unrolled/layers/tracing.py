@@ -16,10 +16,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
-import torch
 from torch import fx, nn
 
-from unrolled.scan.hooks import alias
+from unrolled.modules import rebuilt
 
 Layer = TypeVar("Layer", bound=nn.Module)
 BUILDER = "torch._dynamo.variables.builder"  # a second's work to import: left to whoever compiles
@@ -106,23 +105,10 @@ def script_copies(kind: type[nn.Module]) -> None:
     @functools.wraps(prepare)
     def prepare_copy(model: Any) -> Any:
         if isinstance(model, nn.Module) and any(isinstance(m, kind) for m in model.modules()):
-            model = _with_own_modules(model, {})
+            model = rebuilt(model, lambda _: None)
         return prepare(model)
 
     _script.call_prepare_scriptable_func = prepare_copy
-
-
-def _with_own_modules(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
-    """A module that shares all with ``module`` but the modules inside, which are such copies too."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return module
-    if id(module) not in copies:
-        copies[id(module)] = copy = alias(module)
-        copy._modules = {
-            name: None if part is None else _with_own_modules(part, copies)
-            for name, part in module._modules.items()
-        }
-    return copies[id(module)]
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:

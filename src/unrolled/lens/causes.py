@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled.cells import Cell, GatedCell, State
 from unrolled.cells.facts import Retain
 from unrolled.lens.recurrence import ROOM, Recurrence, check_finite, measuring, pulling, recurrences
-from unrolled.scan.native import kind_of
+from unrolled.modules import alias, kind_of
 
 # An activation is saturated where its slope is under a tenth of its greatest: tanh beyond ±0.95.
 SATURATED = 0.1
@@ -220,9 +220,7 @@ class _Parts:
         self, recurrence: Recurrence, state: Tensor, entered: Tensor, projected: Tensor
     ) -> Tensor:
         """``recurrence.step`` in which ``entered`` enters through W, whatever the state is."""
-        kind = type(self.cell)
-        cell = kind.__new__(kind)
-        cell.__dict__.update(self.cell.__dict__)
+        kind, cell = type(self.cell), alias(self.cell)
         if self.is_split:
             cell.__dict__["of_state"] = lambda _: entered
         else:

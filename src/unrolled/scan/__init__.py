@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import native, reference
-from unrolled.scan.hooks import called, computed, has_hooks
+from unrolled.scan.hooks import Called, computed, has_hooks
 from unrolled.scan.masking import Masking
 from unrolled.scan.options import (
     DEFAULTS,
@@ -81,7 +81,7 @@ def scan(
     plain = computed(cell)
     if not has_hooks(cell):
         return _scan(plain, x, state, options)
-    outputs, final = called(cell, partial(_shown, plain, options), x, state)
+    outputs, final = Called(cell, partial(_shown, plain, options))(x, state)
     return ScanResult(outputs if options.return_states else (outputs,), final)
 
 

@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from unrolled.cells import Cell, State
+from unrolled.modules import alias, kind_of
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -29,17 +30,6 @@ FLAGS = (
     "_forward_hooks_always_called",
     "_is_full_backward_hook",
 )
-
-
-def alias(module: Kind, kind: type[Kind] | None = None) -> Kind:
-    """A module that shares all with ``module``, but for what is set on it afterwards.
-
-    ``copy.copy`` does the same, but does not compile, and refuses a parametrised module.
-    """
-    kind = kind or type(module)
-    made = kind.__new__(kind)
-    made.__dict__.update(module.__dict__)
-    return made
 
 
 def computing_hooks(module: nn.Module) -> dict[int, Any]:
@@ -75,10 +65,8 @@ def computed(module: Kind) -> Kind:
     hooks, is_parametrized = computing_hooks(module), parametrize.is_parametrized(module)
     if not (hooks or is_parametrized or changed):
         return module
-    kind = type(module)
     found: dict[str, Tensor] = {}
     if is_parametrized:
-        kind = kind.__bases__[0]  # as it was before it got properties
         found = {
             name: getattr(module, name) for name in cast(nn.ModuleDict, module.parametrizations)
         }
@@ -86,7 +74,7 @@ def computed(module: Kind) -> Kind:
     for hook in hooks.values():
         hook(module, ())
         found[_name_of(hook)] = getattr(module, _name_of(hook))
-    plain = alias(module, kind)
+    plain = alias(module, kind_of(module))  # without the properties of a parametrised one
     for name in found:
         plain.__dict__.pop(name, None)
     sources = {f"{name}_{part}" for name in found for part in ("orig", "g", "v")}
@@ -116,8 +104,8 @@ def _name_of(hook: Any) -> str:
     return str(hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name)
 
 
-class _Call(nn.Module):
-    """A scan of a cell as the call of a module, which runs the cell's hooks."""
+class Called(nn.Module):
+    """``run(x, state)``, a scan of ``cell``, as the call of a module, which runs the cell's hooks."""
 
     def __init__(self, cell: Cell, run: Callable[..., Any]) -> None:
         super().__init__()
@@ -139,11 +127,6 @@ class _Call(nn.Module):
 
 def _told(hook: Callable[..., Any], cell: Cell, _: nn.Module, *arguments: Any) -> Any:
     return hook(cell, *arguments)
-
-
-def called(cell: Cell, run: Callable[..., Any], x: Tensor, state: State | None) -> Any:
-    """``run(x, state)``, with the hooks of ``cell`` around it."""
-    return _Call(cell, run)(x, state) if has_hooks(cell) else run(x, state)
 
 
 def hooked(module: nn.Module) -> Iterator[str]:

@@ -1,10 +1,7 @@
 """Text: corpora and tokens, models over tokens, their runs, and those that come with the package."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from unrolled.text import data, feeds, measures, models, pretrained, run
+from typing import Any
 
 __all__ = ["data", "feeds", "measures", "models", "pretrained", "run"]
 

@@ -1,15 +1,14 @@
 """How the past's part of a gradient is kept: the influence of the parameters on the state."""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unrolled.cells import State
 from unrolled.layers.recurrent import Recurrent
+from unrolled.modules import alias
 
 Tensors = tuple[Tensor, ...]
 Scans = tuple[State, ...]
@@ -74,28 +73,6 @@ def forgotten(influence: Tensors, over: Tensor) -> Tensors:
 
 def by_reference(layer: Recurrent) -> Recurrent:
     """``layer`` over the same parameters, by PyTorch's operations, which ``torch.func`` can follow."""
-    shared = copy.copy(layer)
+    shared = alias(layer)
     shared.batch_first, shared.backend = False, "reference"
     return shared
-
-
-class _Bound(nn.Module):
-    """A function of a module, as the ``forward`` that ``functional_call`` can reach."""
-
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module, self.function = module, function
-
-    def forward(self, *arguments: Any) -> Any:
-        return self.function(self.module, *arguments)
-
-
-def functional(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function(module, …)`` as a function of (parameters by name, …); others stay as they are."""
-    bound = _Bound(module, function)
-
-    def call(parameters: dict[str, Tensor], *arguments: Any) -> Any:
-        named = {f"module.{name}": p for name, p in parameters.items()}
-        return torch.func.functional_call(bound, named, arguments)
-
-    return call

@@ -14,10 +14,10 @@ from unrolled.bptt.online.influence import (
     Tensors,
     by_reference,
     forgotten,
-    functional,
 )
 from unrolled.cells import Cell, State
 from unrolled.layers.recurrent import Recurrent
+from unrolled.modules import functional
 
 Parameters = dict[str, Tensor]
 Final = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]

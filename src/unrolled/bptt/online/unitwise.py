@@ -6,11 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten, functional
+from unrolled.bptt.online.influence import Chunk, Influence, Scans, Tensors, forgotten
 from unrolled.bptt.online.locality import Locality
 from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell
 from unrolled.layers.recurrent import Recurrent
+from unrolled.modules import functional
 from unrolled.scan import ScanOptions, read, scan
 
 Blocks = Sequence[Sequence[Tensor]]

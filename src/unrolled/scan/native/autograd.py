@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrolled.cells import Cell, State
 from unrolled.cells.cell import GatedCell
+from unrolled.modules import kind_of
 from unrolled.scan import reference
 from unrolled.scan.native import jit, onnx
 from unrolled.scan.native.calls import Optional, Weights, backward_operator, forward_operator
@@ -20,7 +21,6 @@ from unrolled.scan.native.kernels import (
     cell_over,
     check_weights,
     kernel_name,
-    kind_of,
     weights_of,
 )
 from unrolled.scan.options import ScanOptions, ScanResult

@@ -9,21 +9,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from unrolled.cells import GRU, LSTM, Cell, Elman
 from unrolled.cells.cell import GatedCell
+from unrolled.modules import kind_of
 from unrolled.scan.hooks import hooked
 from unrolled.scan.native import jit, library, onnx
 from unrolled.scan.native.calls import Weights, constant_in_graphs
 
 KINDS: dict[str, type[GatedCell]] = {str(kind.kernel): kind for kind in (Elman, LSTM, GRU)}
-
-
-def kind_of(cell: Cell) -> type[Cell]:
-    """The class of ``cell``; of a parametrised one, the class it had before."""
-    kind = type(cell)
-    return kind.__bases__[0] if is_parametrized(cell) else kind
 
 
 def kernel_name(cell: Cell) -> str | None:
