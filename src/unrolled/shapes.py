@@ -17,7 +17,7 @@ and where it helps what to do next.
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
@@ -43,10 +43,15 @@ def check_size(name: str, value: int, *, least: int = 1, most: int | None = None
     return size
 
 
-def check_number(name: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
-    """``value``, or an error unless it is a finite number from ``least`` to ``most``."""
+def check_real(name: str, value: object) -> None:
+    """Refuse what is no number of Python's; a truth value is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: got {value!r}, expected a number")
+
+
+def check_number(name: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
+    """``value``, or an error unless it is a finite number from ``least`` to ``most``."""
+    check_real(name, value)
     if not least <= value <= most or math.isinf(value):
         limit = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
         raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
@@ -55,8 +60,7 @@ def check_number(name: str, value: float, *, least: float = 0.0, most: float = m
 
 def check_fraction(name: str, value: float) -> float:
     """``value``, or an error unless 0 <= value < 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: got {value!r}, expected a number")
+    check_real(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name}: got {value!r}, expected a number from 0 up to, but not, 1")
     return float(value)
@@ -166,9 +170,7 @@ def check_lengths(lengths: Lengths, steps: int, batch_size: int) -> Tensor:
         raise ValueError(
             f"lengths: got shape {list(numbers.shape)}, expected [{batch_size}], one a sequence"
         )
-    if (
-        torch.compiler.is_compiling()
-    ):  # numbers are not known yet; the kernel's operator checks them
+    if torch.compiler.is_compiling():  # the numbers are not known yet: the operator checks them
         return numbers
     if batch_size and (int(numbers.min()) < 0 or int(numbers.max()) > steps):
         worst = numbers.min() if int(numbers.min()) < 0 else numbers.max()
@@ -176,30 +178,19 @@ def check_lengths(lengths: Lengths, steps: int, batch_size: int) -> Tensor:
     return numbers
 
 
-def check_resets(
-    resets: Tensor, steps: int, batch_size: int, *, batch_first: bool, like: Tensor | None = None
-) -> Tensor:
-    """``resets`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first).
-
-    On the device of ``like``, if that is given.
-    """
-    resets = _check_flags("resets", resets, steps, batch_size, batch_first, like)
-    return resets if like is None else resets.to(like.device)
-
-
-def check_mask(mask: Tensor, steps: int, batch_size: int, *, batch_first: bool) -> Tensor:
-    """``mask`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first)."""
-    return _check_flags("mask", mask, steps, batch_size, batch_first)
-
-
-def _check_flags(
+def check_flags(
     name: str,
     flags: Tensor,
     steps: int,
     batch_size: int,
-    batch_first: bool,
+    *,
+    batch_first: bool = False,
     like: Tensor | None = None,
 ) -> Tensor:
+    """``flags`` as a boolean ``[T, B]``, or an error unless it is one (``[B, T]`` if batch first).
+
+    On the device of ``like``, if that is given.
+    """
     expected = [batch_size, steps] if batch_first else [steps, batch_size]
     if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
         got = flags.dtype if isinstance(flags, Tensor) else type(flags).__name__
@@ -209,14 +200,15 @@ def _check_flags(
         raise ValueError(f"{name}: got shape {list(flags.shape)}, expected {expected}")
     if like is None or not like.is_meta:
         check_valued(name, flags)
-    return flags.transpose(0, 1) if batch_first else flags
+    flags = flags.transpose(0, 1) if batch_first else flags
+    return flags if like is None else flags.to(like.device)
 
 
 def check_state(
     state: object, expected: Sequence[Shape], like: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """``state``, or an error unless it is a tuple of tensors of the ``expected`` shapes, like ``like``."""
-    described = ", ".join(str(list(shape)) for shape in expected)
+    described = listed(expected)
     if isinstance(state, Tensor) and len(expected) == 1:
         raise TypeError("state: got a tensor, expected a tuple of one; write (state,)")
     if not _are_tensors(state):
@@ -230,8 +222,9 @@ def check_state(
     for tensor in state:
         check_dense("state", tensor, described)
     if [tuple(s.shape) for s in state] != list(expected):
-        got = ", ".join(str(list(s.shape)) for s in state)
-        raise ValueError(f"state: got shapes {got}, expected {described}")
+        raise ValueError(
+            f"state: got shapes {listed(s.shape for s in state)}, expected {described}"
+        )
     if like is not None:
         for tensor in state:
             check_like("state", tensor, like, "x")
@@ -274,19 +267,20 @@ def check_step(
 
     And of ``dtype``, if one is given.
     """
+    rule = f"expected a tuple of tensors {listed(expected)}, as state_sizes says"
     if not isinstance(after, tuple) or not _are_tensors(after):
-        raise TypeError(f"{cell}.step: returned {type(after).__name__}, {_state_rule(expected)}")
+        raise TypeError(f"{cell}.step: returned {type(after).__name__}, {rule}")
     if [tuple(s.shape) for s in after] != list(expected):
-        got = ", ".join(str(list(s.shape)) for s in after)
-        raise ValueError(f"{cell}.step: returned shapes {got}, {_state_rule(expected)}")
+        got = listed(s.shape for s in after)
+        raise ValueError(f"{cell}.step: returned shapes {got}, {rule}")
     if dtype is not None and any(s.dtype != dtype for s in after):
         got = ", ".join(str(s.dtype) for s in after)
         raise TypeError(f"{cell}.step: returned {got}, expected {dtype} as it was given")
 
 
-def _state_rule(expected: Sequence[Shape]) -> str:
-    described = ", ".join(str(list(shape)) for shape in expected)
-    return f"expected a tuple of tensors {described}, as state_sizes says"
+def listed(shapes: Iterable[Sequence[int]]) -> str:
+    """Shapes for a message: "[2, 3], [2, 4]"."""
+    return ", ".join(str(list(shape)) for shape in shapes)
 
 
 def _are_tensors(state: object) -> TypeGuard[Sequence[Tensor]]:

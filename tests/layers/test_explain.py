@@ -64,7 +64,7 @@ def test_the_native_path_is_told_with_its_instruction_set_and_threads() -> None:
         "unrolled.LSTM(3, 5, num_layers=2)",
         "native",
         instruction_set=native.instruction_set(),
-        threads=native.threads(),
+        threads=torch.get_num_threads(),
     )
     assert str(explanation).splitlines() == [
         "unrolled.LSTM(3, 5, num_layers=2): native",

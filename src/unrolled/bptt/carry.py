@@ -10,7 +10,7 @@ from unrolled.bptt.inject import Injection, States, check_initial, layers_of
 from unrolled.cells import State
 from unrolled.layers.base import weight_of
 from unrolled.layers.finding import adapted
-from unrolled.shapes import check_lengths, check_numbers, check_resets, check_saved
+from unrolled.shapes import check_flags, check_lengths, check_numbers, check_saved, listed
 
 MODES = ("training", "evaluation")
 
@@ -203,14 +203,12 @@ class Carry:
     def _checked(self, name: str, parts: Mapping[int, Tensor]) -> State:
         state = tuple(parts[k] for k in sorted(parts))
         batch_size = state[0].shape[1] if state[0].dim() == 3 else 1
-        expected = [tuple(shape) for shape in adapted(self.layers[name]).state_shapes(batch_size)]
-        if (
-            sorted(parts) != list(range(len(expected)))
-            or [tuple(s.shape) for s in state] != expected
-        ):
-            got = ", ".join(str(list(s.shape)) for s in state)
-            described = ", ".join(str(list(shape)) for shape in expected)
-            raise ValueError(f"saved: got shapes {got} for layer {name!r}, expected {described}")
+        expected = adapted(self.layers[name]).state_shapes(batch_size)
+        if sorted(parts) != [*range(len(expected))] or [s.shape for s in state] != expected:
+            got = listed(s.shape for s in state)
+            raise ValueError(
+                f"saved: got shapes {got} for layer {name!r}, expected {listed(expected)}"
+            )
         return state
 
     # --- For truncated BPTT ----------------------------------------------------------------------
@@ -250,7 +248,7 @@ class Carry:
                 expected = "[B, T]" if self.batch_first else "[T, B]"
                 raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
             steps, batch_size = resets.shape[::-1] if self.batch_first else resets.shape
-            resets = check_resets(resets, steps, batch_size, batch_first=self.batch_first)
+            resets = check_flags("resets", resets, steps, batch_size, batch_first=self.batch_first)
         if lengths is not None:
             batch_size = len(lengths) if isinstance(lengths, Tensor | Sequence) else -1
             lengths = check_lengths(lengths, 2**62, batch_size)

@@ -23,10 +23,10 @@ from unrolled.scan import ScanOptions, ScanResult, Sweep
 from unrolled.shapes import (
     Lengths,
     check_dense,
+    check_flags,
     check_function,
     check_lengths,
     check_module,
-    check_resets,
     check_size,
     check_valued,
     real_steps,
@@ -195,7 +195,7 @@ def checkpointed_loss(
     if not steps:
         raise ValueError(f"sequences: got {list(sequences[0].shape)}, expected at least one step")
     if resets is not None:
-        resets = check_resets(resets, steps, batch_size, batch_first=batch_first)
+        resets = check_flags("resets", resets, steps, batch_size, batch_first=batch_first)
     real = None
     if lengths is not None:
         real = real_steps(check_lengths(lengths, steps, batch_size), steps)

@@ -13,7 +13,7 @@ from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple
 from unrolled.layers.finding import adapted, layer_of, recurrent_layers
 from unrolled.layers.result import Result
-from unrolled.shapes import check_lengths, check_module, check_resets, real_steps
+from unrolled.shapes import check_flags, check_lengths, check_module, listed, real_steps
 
 States = dict[str, State]
 """The state of each recurrent layer of a model, by the layer's name in it."""
@@ -167,9 +167,10 @@ class Injection:
         self.ended = None if real is None else ~real[-1]
         all_resets = [] if resets is None else [resets.to(x.device)]
         if resets_of_call is not None:
-            all_resets.append(
-                check_resets(resets_of_call, steps, batch_size, batch_first=first).to(x.device)
+            own = check_flags(
+                "resets", resets_of_call, steps, batch_size, batch_first=first, like=x
             )
+            all_resets.append(own)
         resets = reduce(torch.logical_or, all_resets) if all_resets else None
         return resets if resets is not None and resets.any() else None, real
 
@@ -270,11 +271,12 @@ def check_initial(
         if name not in layers:
             raise ValueError(f"initial: got {name!r}, expected one of {', '.join(layers)}")
         state = as_tuple(states)
-        expected = [list(shape) for shape in adapted(layers[name]).state_shapes(1)]
-        if [list(s.shape) for s in state] != expected:
-            got = ", ".join(str(list(s.shape)) for s in state)
-            described = ", ".join(map(str, expected))
-            raise ValueError(f"initial: got shapes {got} for {_called(name)}, expected {described}")
+        expected = adapted(layers[name]).state_shapes(1)
+        if [s.shape for s in state] != expected:
+            got = listed(s.shape for s in state)
+            raise ValueError(
+                f"initial: got shapes {got} for {_called(name)}, expected {listed(expected)}"
+            )
         checked[name] = state
     return checked
 

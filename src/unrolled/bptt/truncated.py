@@ -13,9 +13,9 @@ from unrolled.layers.finding import is_recurrent
 from unrolled.shapes import (
     Lengths,
     check_dense,
+    check_flags,
     check_generator,
     check_lengths,
-    check_resets,
     check_saved,
     check_size,
     real_steps,
@@ -139,7 +139,7 @@ class Truncated:
             )
         mode = self.carry.mode()
         if resets is not None:
-            resets = check_resets(resets, steps, batch_size, batch_first=self.time == 1)
+            resets = check_flags("resets", resets, steps, batch_size, batch_first=self.time == 1)
         counts = None if lengths is None else check_lengths(lengths, steps, batch_size)
         is_training = mode == "training"
         if is_training:
@@ -402,7 +402,7 @@ def truncated(
     if k1 > steps:
         raise ValueError(f"k1: got {k1}, expected at most {steps}, the steps of x")
     if resets is not None:
-        resets = check_resets(resets, steps, batch_size, batch_first=batch_first)
+        resets = check_flags("resets", resets, steps, batch_size, batch_first=batch_first)
     counts = None if lengths is None else check_lengths(lengths, steps, batch_size)
     return _windows(learner, inputs, steps, k1, resets, counts)
 

@@ -3,13 +3,14 @@
 import re
 
 _TYPES = {
-    "int64_t": ("c_int64", "int"),
-    "double": ("c_double", "float"),
-    "char*": ("c_char_p", "bytes"),
-    "void*": ("c_void_p", "int | None"),
-    "int64_t*": ("c_void_p", "int | None"),
-    "uint8_t*": ("c_void_p", "int | None"),
+    "int64_t": "Int",
+    "double": "Float",
+    "char*": "Text",
+    "void*": "Address",
+    "int64_t*": "Address",
+    "uint8_t*": "Address",
 }
+_ARRAYS = {"Int": "c_int64", "Address": "c_void_p"}
 _NOTE = '''\
 """The constants and structures of ``csrc/unrolled.h``; `make generate` writes it, a test compares.
 
@@ -18,7 +19,22 @@ They have ``__slots__``, so that a name that is no field is an error.
 
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Array, Structure, c_char_p, c_double, c_int64, c_void_p
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+Kind = TypeVar("Kind", bound=type[Structure])
+
+Int = Annotated[int, c_int64]
+Float = Annotated[float, c_double]
+Text = Annotated[bytes, c_char_p]
+Address = Annotated[int | None, c_void_p]
+
+
+def structure(kind: Kind) -> Kind:
+    """Let the fields of ``kind`` be what it annotates, each of the ctypes type behind Python's."""
+    kind._fields_ = [(name, of.__metadata__[0]) for name, of in kind.__annotations__.items()]
+    return kind
+
+
 '''
 
 
@@ -27,42 +43,40 @@ def constants(header: str) -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"#define UNROLLED_(\w+) (\d+)", header)}
 
 
-def fields(header: str) -> dict[str, dict[str, tuple[str, str]]]:
-    """By the name of each struct and of its fields, in order: the ctypes type, and Python's.
+def fields(header: str) -> dict[str, dict[str, str]]:
+    """By the name of each struct and of its fields, in order: the annotation.
 
     Raises:
         ValueError: a declaration is of a kind that this does not know.
     """
-    structs: dict[str, dict[str, tuple[str, str]]] = {}
+    structs: dict[str, dict[str, str]] = {}
     for body, name in re.findall(r"typedef struct {([^{}]*)} (\w+);", header):
-        found: dict[str, tuple[str, str]] = {}
+        found: dict[str, str] = {}
         for declaration in re.sub(r"//.*", "", body).split(";")[:-1]:
             found |= _declared(" ".join(declaration.split()).replace("const ", ""), structs)
         structs[name] = found
     return structs
 
 
-def _declared(
-    text: str, structs: dict[str, dict[str, tuple[str, str]]]
-) -> dict[str, tuple[str, str]]:
+def _declared(text: str, structs: dict[str, dict[str, str]]) -> dict[str, str]:
     """The fields of one declaration."""
     function = re.fullmatch(r"(void|int64_t) \(\*(\w+)\)\((.*)\)", text)
     if function:
         result, name, given = function.groups()
         kinds = ["c_void_p" if "*" in kind else "c_int64" for kind in given.split(",")]
-        returned = "None" if result == "void" else "c_int64"
-        return {name: (f"CFUNCTYPE({', '.join((returned, *kinds))})", "Callable[..., Any]")}
+        kinds.insert(0, "None" if result == "void" else "c_int64")
+        return {name: f"Annotated[Callable[..., Any], CFUNCTYPE({', '.join(kinds)})]"}
     kind, _, names = text.partition(" ")
     if kind.removesuffix("*") in structs:
-        return {names: (f"POINTER({class_name(kind[:-1])})", "Any")}
+        return {names: f"Annotated[Any, POINTER({class_name(kind[:-1])})]"}
     if kind not in _TYPES:
         raise ValueError(
             f"{text!r}: got a declaration of type {kind!r}, expected one of {[*_TYPES]}"
         )
-    c, python = _TYPES[kind]
     declared = {}
     for name, bound in re.findall(r"(\w+)(?:\[(?:UNROLLED_)?(\w+)\])?", names):
-        declared[name] = (f"{c} * {bound}", f"Array[{c}]") if bound else (c, python)
+        c = _ARRAYS.get(_TYPES[kind])
+        declared[name] = f"Annotated[Array[{c}], {c} * {bound}]" if bound else _TYPES[kind]
     return declared
 
 
@@ -73,19 +87,11 @@ def class_name(struct: str) -> str:
 
 def structures(header: str) -> str:
     """The Python module."""
-    parts = [_NOTE, *(f"{name} = {value}" for name, value in constants(header).items())]
+    text = _NOTE + "".join(f"{name} = {value}\n" for name, value in constants(header).items())
     for struct, found in fields(header).items():
-        parts += [
-            "",
-            "",
-            f"class {class_name(struct)}(Structure):",
-            f'    """``{struct}``."""',
-            "",
-        ]
-        parts += [
-            "    __slots__ = ()",
-            "    _fields_ = [",
-        ]
-        parts += [f'        ("{name}", {c}),' for name, (c, _) in found.items()]
-        parts += ["    ]", *(f"    {name}: {python}" for name, (_, python) in found.items())]
-    return "\n".join(parts) + "\n"
+        text += (
+            f'\n\n@structure\nclass {class_name(struct)}(Structure):\n    """``{struct}``."""\n\n'
+        )
+        text += "    __slots__ = ()\n"
+        text += "".join(f"    {name}: {annotation}\n" for name, annotation in found.items())
+    return text

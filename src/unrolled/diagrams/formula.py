@@ -57,11 +57,8 @@ class Notation:
     def __init__(self, layer: nn.Module) -> None:
         recurrent = in_evaluation(checked_layer(layer))
         self.cells = cast(Sequence[Cell], recurrent.cells)
-        self.depth, self.directions, self.merge = (
-            recurrent.depth,
-            recurrent.directions,
-            recurrent.merge,
-        )
+        self.depth, self.directions = recurrent.depth, recurrent.directions
+        self.merge = recurrent.merge
         self.is_projected, self.residual = recurrent.projections is not None, recurrent.residual
         self.cell = self.cells[0]
         letters = self.cell.symbols or (("h",) if len(self.cell.state_sizes) == 1 else ("s",))

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.scan import Backend, check_backend, native
-from unrolled.scan.native import calls, interface, library
+from unrolled.scan.native import interface, library
+from unrolled.scan.native.calls import operator, scratch
 
 LARGEST = 1 << 20  # logits that are held at a time where the kernel is not there
 
@@ -61,7 +62,7 @@ def token_losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     _check(x, weight, bias, targets)
     with torch.no_grad():
         if len(x) and not _unsupported_reasons(x, weight, bias, targets):
-            return cast(Tensor, _operator()(x, weight, bias, targets, [False] * 3)[0])
+            return operator("cross_entropy", _run)(x, weight, bias, targets, [False] * 3)[0]
         rows = max(1, LARGEST // len(weight))
         blocks = zip(torch.split(x, rows), torch.split(targets, rows), strict=True)
         losses = [
@@ -109,7 +110,7 @@ def _native(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> 
     inputs = (x, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return cast(Tensor, _CrossEntropy.apply(*inputs, targets))  # type: ignore[no-untyped-call]
-    return cast(Tensor, _operator()(*inputs, targets, [False] * 3)[0].mean())
+    return operator("cross_entropy", _run)(*inputs, targets, [False] * 3)[0].mean()
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -117,7 +118,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, targets):  # type: ignore[no-untyped-def]
-        losses, *gradients = _operator()(x, weight, bias, targets, list(ctx.needs_input_grad[:3]))
+        losses, *gradients = operator("cross_entropy", _run)(
+            x, weight, bias, targets, list(ctx.needs_input_grad[:3])
+        )
         ctx.save_for_backward(x, weight, bias, targets, *gradients)
         return losses.mean()
 
@@ -155,13 +158,6 @@ _LIBRARY.define(
 )
 
 
-def _operator() -> Any:
-    """The operator where something is watching (a compiler, a dispatch mode), else the bare function."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return torch.ops.unrolled.cross_entropy.default
-    return _run
-
-
 def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
@@ -182,8 +178,8 @@ def _run(
     call.bias = None if bias is None else bias.data_ptr()
     addresses = (r.data_ptr() if r.numel() else None for r in results)
     call.losses, call.d_x, call.d_weight, call.d_bias = addresses
-    scratch = calls.scratch(kernel.work_bytes(addressof(call)))
-    call.work = scratch.data_ptr()
+    memory = scratch(kernel.work_bytes(addressof(call)))
+    call.work = memory.data_ptr()
     kernel.run(addressof(call))
     return results
 

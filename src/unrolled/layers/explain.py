@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -119,5 +120,5 @@ def _explanation(
         described(layer),
         "native",
         instruction_set=native.instruction_set(),
-        threads=native.threads(),
+        threads=torch.get_num_threads(),
     )

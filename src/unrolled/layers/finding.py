@@ -11,6 +11,7 @@ from unrolled.layers.torch_adapter import TorchAdapter
 from unrolled.layers.torch_layers import DROP_INS, TorchLayer
 from unrolled.modules import kind_of, rebuilt
 from unrolled.scan.hooks import computed
+from unrolled.shapes import check_module
 
 Layer = Recurrent | nn.RNNBase
 """A recurrent layer as its owner has it."""
@@ -51,6 +52,19 @@ def is_recurrent(module: nn.Module) -> bool:
 def recurrent_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The recurrent layers in ``model``, itself included, by name; a shared one once."""
     return ((name, module) for name, module in model.named_modules() if is_recurrent(module))
+
+
+def layers_in(model: nn.Module) -> dict[str, nn.Module]:
+    """``recurrent_layers`` of a model that must have one.
+
+    Raises:
+        TypeError, ValueError: ``model`` is not a module, or has none.
+    """
+    check_module("model", model)
+    layers = dict(recurrent_layers(model))
+    if not layers:
+        raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
+    return layers
 
 
 def described(module: nn.Module) -> str:

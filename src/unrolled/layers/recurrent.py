@@ -31,11 +31,10 @@ from unrolled.scan.native.calls import Weights
 from unrolled.shapes import (
     Lengths,
     Shape,
+    check_flags,
     check_fraction,
     check_input,
     check_lengths,
-    check_mask,
-    check_resets,
     check_size,
     check_state,
 )
@@ -281,9 +280,11 @@ class Recurrent(nn.Module):
         steps, batch_size, _ = x.shape
         lengths = None if lengths is None else check_lengths(lengths, steps, batch_size)
         if resets is not None:
-            resets = check_resets(resets, steps, batch_size, batch_first=self.batch_first, like=x)
+            resets = check_flags(
+                "resets", resets, steps, batch_size, batch_first=self.batch_first, like=x
+            )
         if mask is not None:
-            mask = check_mask(mask, steps, batch_size, batch_first=self.batch_first)
+            mask = check_flags("mask", mask, steps, batch_size, batch_first=self.batch_first)
         if state is not None:
             state = check_state(state, self.state_shapes(batch_size), x)
         return x, state, lengths, resets, mask

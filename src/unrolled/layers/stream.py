@@ -12,7 +12,7 @@ from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple, weight_of
 from unrolled.scan.hooks import hooked
 from unrolled.scan.native.calls import Step
-from unrolled.shapes import check_dense, check_resets, check_size, check_state
+from unrolled.shapes import check_dense, check_flags, check_size, check_state
 
 
 class Saved(TypedDict):
@@ -129,7 +129,7 @@ class Stream:
         if not is_chunk and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(0)
         first = is_chunk and self._view.batch_first
-        return check_resets(resets, steps, self.batch_size, batch_first=first)
+        return check_flags("resets", resets, steps, self.batch_size, batch_first=first)
 
     def _with_resets(self, x: Tensor, resets: Tensor) -> Tensor:
         """The steps between resets at once, each after the sequences that are reset have started anew."""

@@ -14,7 +14,7 @@ from unrolled.layers.recurrent import Recurrent
 from unrolled.scan import Backend, native
 from unrolled.scan.hooks import computed, settled
 from unrolled.scan.native.calls import Weights
-from unrolled.shapes import Lengths, Shape, check_dense, check_lengths, check_resets
+from unrolled.shapes import Lengths, Shape, check_dense, check_flags, check_lengths
 
 Groups = list[list[Tensor]]
 
@@ -261,7 +261,7 @@ def checked_masks(
     steps, batch_size = (x.shape[1], x.shape[0]) if first else x.shape[:2]
     lengths = None if lengths is None else check_lengths(lengths, steps, batch_size)
     if resets is not None:
-        resets = check_resets(resets, steps, batch_size, batch_first=first, like=x)
+        resets = check_flags("resets", resets, steps, batch_size, batch_first=first, like=x)
     return lengths, resets
 
 

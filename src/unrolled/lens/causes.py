@@ -303,9 +303,8 @@ def _way_back_of(
 ) -> tuple[Tensor, Tensor]:
     """``_way_back`` of sequences that fit into memory."""
     before = recurrence.before
-    rows = start.unsqueeze(1).expand(
-        -1, recurrence.batch_size, -1
-    )  # A, its rows first, then the sequences
+    # A, its rows first, then the sequences.
+    rows = start.unsqueeze(1).expand(-1, recurrence.batch_size, -1)
     count = 0 if parts is None else 1 + len(parts.paths)
     logs = before.new_zeros(3 if parts else 1, recurrence.steps - 1, recurrence.batch_size).double()
     shares = before.new_zeros(count, *logs.shape[1:]).double()

@@ -92,9 +92,8 @@ def _lags(recurrence: Recurrence, count: int, norm: MatrixNorm) -> Tensor:
     )
     lags[..., 0] = 1.0
     unit = torch.eye(n, dtype=torch.float64, device=lags.device)
-    ring = unit.new_zeros(
-        batch_size, count, n, n
-    )  # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k
+    # (∂s_t/∂s_k)ᵀ at k modulo K, for the last K steps k.
+    ring = unit.new_zeros(batch_size, count, n, n)
     ring[:, 0] = unit
     for t, jacobian in enumerate(recurrence.each_jacobian(1), 1):
         kept = ring[:, :t].flatten(1, 2)
@@ -167,15 +166,8 @@ def influence(layer: nn.Module, x: Tensor) -> Tensor:
     recurrent, x = evaluated(layer, x)
     steps, batch_size, _ = x.shape
     features = recurrent.output_size * (2 if recurrent.merge == "separate" else 1)
-    size = max(
-        1,
-        ROOM
-        // (
-            steps
-            * batch_size
-            * max(recurrent.input_size, features, 4 * max(recurrent.hidden_sizes))
-        ),
-    )
+    widest = max(recurrent.input_size, features, 4 * max(recurrent.hidden_sizes))
+    size = max(1, ROOM // (steps * batch_size * widest))
     squares = x.new_zeros(steps, steps, batch_size, dtype=torch.float64)
     for asked in torch.split(torch.arange(steps * features, device=x.device), size):
         t, feature = asked // features, asked % features

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.cells import Cell, State
-from unrolled.layers.base import weight_of
+from unrolled.layers.base import stacked, weight_of
 from unrolled.layers.finding import checked_layer, in_evaluation
 from unrolled.layers.recurrent import Recurrent
-from unrolled.scan import ScanOptions, scan
+from unrolled.scan import ScanOptions, ScanResult, scan
 from unrolled.shapes import check_input, check_size
 
 # How many numbers a measure holds at once, where it can choose; 64 MiB in float64.
@@ -160,18 +160,23 @@ def recurrences(
     """
     recurrent, x = evaluated(layer, x)
     cells = cast(Sequence[Cell], recurrent.cells)
-    streams, scans = [x], []
-    for level in range(recurrent.depth):
-        outputs = []
-        for direction in range(recurrent.directions):
-            k = level * recurrent.directions + direction
-            cell, start = cells[k], None if starts is None else starts[k]
-            seen = streams[min(direction, len(streams) - 1)]
-            options = ScanOptions(reverse=direction == 1, return_states=True, backend="reference")
-            states, _ = scan(cell, seen, start, options)
-            outputs.append(cell.read(states))
-            scans.append(_as_steps(cell, level, direction, seen, start, states))
-        streams = recurrent.joined(level, outputs, streams)
+    scans: list[Recurrence] = []
+
+    def run(k: int, x: Tensor, start: State | None, options: ScanOptions) -> ScanResult:
+        result = scan(cells[k], x, start, options)
+        place = divmod(k, recurrent.directions)
+        scans.append(_as_steps(cells[k], *place, x, start, result.outputs))
+        return result
+
+    stacked(
+        recurrent,
+        x,
+        starts or [None] * len(cells),
+        ScanOptions(return_states=True, backend="reference"),
+        scan=run,
+        watcher=None,
+        output=lambda k, states: cells[k].read(states),
+    )
     return tuple(scans)
 
 

@@ -20,7 +20,15 @@ from unrolled.layers.accelerate import accelerate
 from unrolled.layers.finding import Layer
 from unrolled.lens.formatting import plain, steps_in_words
 from unrolled.lens.report import Report, Row
-from unrolled.lens.verdict import FADED, GROWN, Condition, Verdict, horizon_of_growth, worst
+from unrolled.lens.verdict import (
+    FADED,
+    GROWN,
+    Condition,
+    Verdict,
+    distance,
+    horizon_of_growth,
+    worst,
+)
 from unrolled.lens.watching import Lens, watch
 from unrolled.remedies.initialising import LONGEST
 from unrolled.remedies.weights import cells_of
@@ -126,15 +134,9 @@ class Trials:
 
     def record(self) -> dict[str, Any]:
         """All of it as plain JSON data, the model as it is first; numbers not finite are ``None``."""
+        names = ("remedy", "state", "growth", "horizon", "loss")
         trials = [
-            {
-                "remedy": trial.remedy,
-                "state": trial.state,
-                "growth": trial.growth,
-                "horizon": trial.horizon,
-                "loss": trial.loss,
-                "norms": trial.norms.tolist(),
-            }
+            {name: getattr(trial, name) for name in names} | {"norms": trial.norms.tolist()}
             for trial in (self.before, *self.after)
         ]
         return {"trials": plain(trials), "left_out": dict(self.left_out)}
@@ -213,9 +215,7 @@ def order(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
     In the logarithm, to five decimals, so that 0.5 is as far as 2. Of equals the first stays first.
     """
-    return tuple(
-        sorted(trials, key=lambda t: (t.state != "healthy", round(_distance(t.growth), 5)))
-    )
+    return tuple(sorted(trials, key=lambda t: (t.state != "healthy", round(distance(t.growth), 5))))
 
 
 # --- One trial -----------------------------------------------------------------------------------
@@ -297,11 +297,6 @@ def _trial(remedy: str, lens: Lens, report: Report, loss: float) -> Trial:
         )
     norms = next(row.norms for row in report.rows if row.verdict is chosen)
     return Trial(remedy, chosen.state, chosen.growth, chosen.horizon, loss, norms, verdicts)
-
-
-def _distance(growth: float) -> float:
-    """How far it is from 1, in the logarithm."""
-    return abs(math.log(growth)) if growth > 0 and math.isfinite(growth) else math.inf
 
 
 # --- Applying ------------------------------------------------------------------------------------

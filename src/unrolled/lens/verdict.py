@@ -9,13 +9,9 @@ from unrolled.lens.causes import Causes
 
 Condition = Literal["healthy", "vanishing", "exploding", "dead", "saturated"]
 
-FADED = (
-    1e-3  # what a gradient may fall to over the sequence, of what it was, before it has vanished
-)
+FADED = 1e-3  # what a gradient may fall to over the sequence, of what it was, before it vanished
 GROWN = 1e3  # what it may grow to before it has exploded
-IDLE = (
-    0.5  # the share of units that are dead, or of slopes that are saturated, from which it counts
-)
+IDLE = 0.5  # the share of dead units, or of saturated slopes, from which it counts
 FRACTION = 0.01  # of a gradient is left at its horizon
 
 
@@ -83,11 +79,16 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
     """Of those that are not healthy, or else of all, the one whose growth is farthest from 1; if any."""
 
     def badness(verdict: Verdict) -> tuple[bool, float]:
-        growth = verdict.growth
-        far = 0.0 if math.isnan(growth) else math.inf if growth <= 0 else abs(math.log(growth))
-        return verdict.state != "healthy", far
+        return verdict.state != "healthy", distance(verdict.growth)
 
     return max(verdicts, key=badness, default=None)
+
+
+def distance(growth: float) -> float:
+    """How far it is from 1, in the logarithm; 0 if it is unknown."""
+    if math.isnan(growth):
+        return 0.0
+    return math.inf if growth <= 0 else abs(math.log(growth))
 
 
 def horizon_of_growth(growth: float, fraction: float = FRACTION) -> float:
@@ -124,34 +125,24 @@ def evidence(causes: Causes, steps: int) -> str:
 
 def remedies(state: Condition, causes: Causes) -> tuple[Remedy, ...]:
     """What to do about ``state``, the first one first."""
-    gated = causes.gate is not None
-    to_one = "brings the matrix's factor to 1"
     if state == "healthy":
         return ()
     if state == "exploding":
-        return (
-            Remedy(
-                "remedies.clip_norm_, remedies.clip_states_",
-                "leaves the growth, bounds each update",
-            ),
-            Remedy("remedies.orthogonal_weights_", to_one),
-        )
-    advised: Sequence[Remedy]
-    if gated:
-        name = "chrono_bias_" if state == "vanishing" else "forget_bias_"
-        advised = (
-            Remedy(f"remedies.{name}", "opens the gate that carries the state: growth to 1"),
-            Remedy("remedies.orthogonal_weights_", to_one),
-        )
-    elif state == "dead":
-        advised = (
-            Remedy("remedies.identity_weights_", "units are on at first: growth 1"),
-            Remedy("remedies.as_gru", "a gate carries the state: growth to 1"),
-        )
-    else:
-        advised = (
-            Remedy("remedies.orthogonal_weights_", to_one),
-            Remedy("remedies.identity_weights_, with ReLU", "slopes of 1: growth 1"),
-            Remedy("remedies.as_lstm, remedies.as_gru", "a gate carries the state: growth to 1"),
-        )
-    return tuple(advised)
+        return CLIP, ORTHOGONAL
+    if causes.gate is not None:
+        return CHRONO if state == "vanishing" else FORGET, ORTHOGONAL
+    if state == "dead":
+        return Remedy("remedies.identity_weights_", "units are on at first: growth 1"), GRU
+    return ORTHOGONAL, RELU, GATES
+
+
+ORTHOGONAL = Remedy("remedies.orthogonal_weights_", "brings the matrix's factor to 1")
+CLIP = Remedy("remedies.clip_norm_, remedies.clip_states_", "leaves the growth, bounds each update")
+OPENED = "opens the gate that carries the state: growth to 1"
+CHRONO, FORGET = Remedy("remedies.chrono_bias_", OPENED), Remedy("remedies.forget_bias_", OPENED)
+RELU = Remedy("remedies.identity_weights_, with ReLU", "slopes of 1: growth 1")
+CARRIED = "a gate carries the state: growth to 1"
+GRU, GATES = (
+    Remedy("remedies.as_gru", CARRIED),
+    Remedy("remedies.as_lstm, remedies.as_gru", CARRIED),
+)

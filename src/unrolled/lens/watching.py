@@ -17,7 +17,7 @@ from unrolled.layers.finding import (
     adapted,
     described,
     layer_of,
-    recurrent_layers,
+    layers_in,
     why_no_drop_in,
 )
 from unrolled.layers.torch_layers import TorchLayer, become_drop_in, become_parent
@@ -27,7 +27,7 @@ from unrolled.lens.flow import Flow, underflowed, version_of
 from unrolled.lens.report import Report, Row, summed_up
 from unrolled.lens.spikes import Clipping, Spike, spike_of
 from unrolled.scan import ScanOptions
-from unrolled.shapes import check_module, check_size
+from unrolled.shapes import check_real, check_size
 
 UNTOUCHED = -1.0  # which no norm is
 
@@ -146,8 +146,7 @@ class Lens:
         """
         length = norm.item() if isinstance(norm, Tensor) and norm.numel() == 1 else norm
         for name, value in (("norm", length), ("bound", bound)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}: got {value!r}, expected a number")
+            check_real(name, value)
             if isinstance(value, int) and value > sys.float_info.max:
                 raise ValueError(f"{name}: got a number beyond every float, expected one within")
         assert isinstance(length, int | float)
@@ -255,14 +254,10 @@ def watch(model: nn.Module) -> Iterator[Lens]:
         TypeError: ``model`` is not a module.
         ValueError: it holds no recurrent layer, or is being watched already.
     """
-    check_module("model", model)
-    named = dict(recurrent_layers(model))
-    if not named:
-        raise ValueError(f"model: got {type(model).__name__}, which holds no recurrent layer")
     layers: dict[str, Layer] = {}
     unseen: dict[str, str] = {}
     swapped: list[tuple[nn.RNNBase, type]] = []
-    for name, layer in named.items():
+    for name, layer in layers_in(model).items():
         recurrent = layer_of(layer)
         reason = why_no_drop_in(layer) if recurrent is None else recurrent.why_unwatched()
         if reason == NOT_SWAPPED:

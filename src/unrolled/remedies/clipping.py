@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unrolled.layers.finding import layer_of, recurrent_layers
-from unrolled.shapes import check_dense, check_module, check_number, check_valued
+from unrolled.layers.finding import layer_of, layers_in
+from unrolled.shapes import check_dense, check_number, check_real, check_valued
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -176,12 +176,7 @@ def clip_states_(model: Model, most: float | None) -> Model:
     """
     if most is not None:
         most = check_bound(most)
-    check_module("model", model)
-    layers = dict(recurrent_layers(model))
-    if not layers:
-        raise ValueError(
-            f"model: got {type(model).__name__}, which holds no recurrent layer, expected one"
-        )
+    layers = layers_in(model)
     for name, layer in layers.items():
         recurrent = layer_of(layer)
         if recurrent is None or "resets" not in recurrent.masks:
@@ -201,8 +196,7 @@ def clip_states_(model: Model, most: float | None) -> Model:
 
 def check_bound(most: float) -> float:
     """``most``, or an error unless it is a number above 0; infinity is one."""
-    if isinstance(most, bool) or not isinstance(most, int | float):
-        raise TypeError(f"most: got {most!r}, expected a number")
+    check_real("most", most)
     if not most > 0:
         raise ValueError(f"most: got {most!r}, expected a number above 0")
     return float(most)

@@ -20,14 +20,14 @@ from unrolled.scan.options import (
     check_backend,
 )
 from unrolled.shapes import (
+    check_flags,
     check_input,
     check_lengths,
     check_like,
-    check_mask,
     check_noise,
-    check_resets,
     check_state,
     is_autocast,
+    listed,
     real_steps,
 )
 
@@ -102,20 +102,18 @@ def _scan(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> S
     if lengths is not None:
         lengths = check_lengths(lengths, steps, batch_size)
     if resets is not None:
-        resets = check_resets(resets, steps, batch_size, batch_first=False, like=x)
+        resets = check_flags("resets", resets, steps, batch_size, like=x)
     if state is not None:
         state = check_state(state, [(batch_size, size) for size in cell.state_sizes])
     if state is None and not cell.starts_at_zero:
         state = cell.initial_state(batch_size, x)
-    expected = (steps, batch_size)
-    if norms is not None and [n.shape for n in norms] != [expected] * len(cell.state_sizes):
-        shapes = ", ".join(str(list(n.shape)) for n in norms)
-        raise ValueError(
-            f"norms: got shapes {shapes}, expected {list(expected)} for each state tensor"
-        )
+    expected = [(steps, batch_size)] * len(cell.state_sizes)
+    if norms is not None and [n.shape for n in norms] != expected:
+        got = listed(n.shape for n in norms)
+        raise ValueError(f"norms: got shapes {got}, expected {listed(expected)}")
     masking, asked = None, norms
     if mask is not None:
-        mask = check_mask(mask, steps, batch_size, batch_first=False)
+        mask = check_flags("mask", mask, steps, batch_size)
         if lengths is not None:
             mask = mask & real_steps(lengths, steps).to(mask.device)
         masking = Masking(mask, x.device)

@@ -41,9 +41,7 @@ def scan(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> Sc
             continue
         if resets is not None and t + reverse < steps:
             anew = resets[t + reverse]
-            if (
-                live[t + reverse] < batch_size
-            ):  # what stands beyond a sequence's length is no reset of it
+            if live[t + reverse] < batch_size:  # beyond a sequence's length there is no reset of it
                 anew = anew & real[t + reverse].to(anew.device)
             anew = anew.unsqueeze(1)
             state = tuple(torch.where(anew, f, s) for f, s in zip(fresh, state, strict=True))

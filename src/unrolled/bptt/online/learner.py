@@ -12,7 +12,7 @@ from unrolled.cells import Cell, State
 from unrolled.layers.finding import layer_of
 from unrolled.layers.recurrent import Recurrent
 from unrolled.scan.hooks import computed_names, computing_hooks, has_hooks
-from unrolled.shapes import check_input, check_resets, check_saved, check_valued, is_autocast
+from unrolled.shapes import check_flags, check_input, check_saved, check_valued, is_autocast
 
 
 class Learner:
@@ -143,7 +143,7 @@ class Learner:
             return torch.zeros(steps, batch_size, dtype=torch.bool, device=x.device)
         if isinstance(resets, Tensor) and resets.dim() == 1 and not batch_first and steps == 1:
             resets = resets.unsqueeze(0)
-        checked = check_resets(resets, steps, batch_size, batch_first=batch_first)
+        checked = check_flags("resets", resets, steps, batch_size, batch_first=batch_first)
         return checked.to(x.device, copy=True)
 
     def _admit(self, x: Tensor, batch_size: int) -> None:

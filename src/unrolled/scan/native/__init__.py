@@ -4,7 +4,6 @@ from unrolled.scan.native.autograd import run, run_reference, scan
 from unrolled.scan.native.kernels import (
     cell_over,
     check_weights,
-    instruction_set,
     is_transformed,
     is_vmapped,
     kernel_name,
@@ -12,9 +11,9 @@ from unrolled.scan.native.kernels import (
     missing,
     reasons_of_cell,
     reasons_of_tensors,
-    threads,
     unsupported_reasons,
 )
+from unrolled.scan.native.library import instruction_set
 
 __all__ = [
     "cell_over",
@@ -30,6 +29,5 @@ __all__ = [
     "run",
     "run_reference",
     "scan",
-    "threads",
     "unsupported_reasons",
 ]

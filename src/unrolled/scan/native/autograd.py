@@ -15,7 +15,7 @@ from unrolled.cells.cell import GatedCell
 from unrolled.modules import kind_of
 from unrolled.scan import reference
 from unrolled.scan.native import jit, onnx
-from unrolled.scan.native.calls import Optional, Weights, backward_operator, forward_operator
+from unrolled.scan.native.calls import Optional, Weights, backward, forward, operator
 from unrolled.scan.native.kernels import (
     KINDS,
     cell_over,
@@ -72,7 +72,7 @@ def run(
         outputs = _Sweep.apply(name, *masks, *settings, *tensors)  # type: ignore[no-untyped-call]
     else:
         call = (name, *tensors[:5], list(start), *masks, reverse, return_states, False)
-        outputs = tuple(forward_operator()(*call))
+        outputs = tuple(operator("forward", forward)(*call))
     count = len(outputs) // 2 if return_states else 1
     return ScanResult(outputs[:count], outputs[count:])
 
@@ -105,7 +105,7 @@ class _Sweep(torch.autograd.Function):
     def forward(ctx, name, *arguments):  # type: ignore[no-untyped-def]
         *masks, reverse, return_states, norms, clip = arguments[:8]
         tensors = arguments[8:]
-        outputs = forward_operator()(
+        outputs = operator("forward", forward)(
             name, *tensors[:5], list(tensors[5:]), *masks, reverse, True, True
         )
         count = (len(outputs) - 1) // 2
@@ -143,9 +143,9 @@ class _Sweep(torch.autograd.Function):
             return nothing + _by_reference(name, tensors, wanted, (*d_states, *d_final), options)
         call = (name, *tensors[:5], tensors[5:], *masks, reverse)
         if ctx.versions is not None and ctx.versions.have_changed():
-            outputs = forward_operator()(*call, True, True)
+            outputs = operator("forward", forward)(*call, True, True)
             states, kept = outputs[:count], outputs[-1]
-        results = backward_operator()(
+        results = operator("backward", backward)(
             *call, list(states), kept, d_states, d_final, wanted, norms is not None, clip
         )
         if norms is not None:

@@ -52,18 +52,11 @@ def constant_in_graphs(function: Function) -> Function:
     return function
 
 
-def forward_operator() -> Callable[..., Sequence[Tensor]]:
-    """The operator where something looks on (a compiler, a dispatch mode), else the bare function."""
+def operator(name: str, function: Function) -> Function:
+    """The operator ``name`` where a compiler or a dispatch mode sees it, else its bare ``function``."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return torch.ops.unrolled.forward.default
-    return _forward
-
-
-def backward_operator() -> Callable[..., Sequence[Tensor]]:
-    """As ``forward_operator``, for the backward pass."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return torch.ops.unrolled.backward.default
-    return _backward
+        return getattr(torch.ops.unrolled, name).default  # type: ignore[no-any-return]
+    return function
 
 
 _work_sizes: dict[tuple[object, ...], tuple[int, int]] = {}
@@ -80,11 +73,11 @@ def _sizes(
     found = None if ragged else _work_sizes.get(key)
     if found is None:
         address = addressof(call)
-        found = (
+        work, packed = (
             kernel.work_bytes(address, backward),
             0 if backward else kernel.packed_bytes(address),
         )
-        found = ((found[0] + 63) // 64 * 64, (found[1] + 63) // 64 * 64)
+        found = ((work + 63) // 64 * 64, (packed + 63) // 64 * 64)
         if not ragged:  # with lengths it depends on each of them
             if len(_work_sizes) > 1000:
                 _work_sizes.clear()
@@ -224,13 +217,14 @@ def _rows(x: Tensor, weight_ih: Optional) -> int:
     return x.shape[-1] if weight_ih is None else weight_ih.shape[0]
 
 
-def _differentiable(inputs: Sequence[Any]) -> list[Optional]:
-    """Of what both operators are given, what may have a gradient: x, the weights, the start."""
-    _, x, weight_ih, weight_hh, bias_ih, bias_hh, start, *_ = inputs
-    return [x, weight_ih, weight_hh, bias_ih, bias_hh, *start]
+def _gradients(inputs: Sequence[Any], wanted: Sequence[bool]) -> list[Tensor]:
+    """Memory for the gradients of x, the weights and the start, empty where not ``wanted``."""
+    _, x, *weights, start = inputs[:7]
+    pairs = zip((x, *weights, *start), wanted, strict=True)
+    return [x.new_empty(t.shape if want and t is not None else 0) for t, want in pairs]
 
 
-def _forward(*arguments: Any) -> list[Tensor]:
+def forward(*arguments: Any) -> list[Tensor]:
     """The states at every step, or the outputs alone; the final states; what is kept, if anything is."""
     *inputs, reverse, every, keep = arguments
     given = _Given(*inputs)
@@ -262,7 +256,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     return [*shown, *final, kept]
 
 
-def _backward(*arguments: Any) -> list[Tensor]:
+def backward(*arguments: Any) -> list[Tensor]:
     """Gradients of x, the weights and the start, empty where not wanted; then norms, if wanted."""
     *inputs, reverse, states, kept, d_states, d_final, wanted, norms, clip = arguments
     given = _Given(*inputs)
@@ -271,11 +265,8 @@ def _backward(*arguments: Any) -> list[Tensor]:
         d if d is None or d.stride(-1) == 1 else d.contiguous() for d in map(_written, d_states)
     ]
     d_final = [_dense(d) for d in map(_written, d_final)]
-    results = [
-        x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
-        for t, want in zip(_differentiable(inputs), wanted, strict=True)
-    ]
-    asked = [r if want else None for r, want in zip(results, wanted, strict=True)]
+    results = _gradients(inputs, wanted)
+    asked = (r if want else None for r, want in zip(results, wanted, strict=True))
     d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, *d_start = asked
     biases = {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh}
     summed = [d for d in (biases[n] for n in kernel.biases) if d is not None]
@@ -387,14 +378,10 @@ def _shapes_forward(*arguments: Any) -> list[Tensor]:
 def _shapes_backward(*arguments: Any) -> list[Tensor]:
     *inputs, _, states, _, _, _, wanted, norms, _ = arguments
     x: Tensor = inputs[1]
-    results = [
-        x.new_empty(t.shape) if want and t is not None else x.new_empty(0)
-        for t, want in zip(_differentiable(inputs), wanted, strict=True)
-    ]
-    return results + [x.new_empty(x.shape[:-1]) for _ in states if norms]
+    return _gradients(inputs, wanted) + [x.new_empty(x.shape[:-1]) for _ in states if norms]
 
 
-_LIBRARY.impl("forward", _forward, "CPU")
-_LIBRARY.impl("backward", _backward, "CPU")
+_LIBRARY.impl("forward", forward, "CPU")
+_LIBRARY.impl("backward", backward, "CPU")
 torch.library.register_fake("unrolled::forward", _shapes_forward, lib=_LIBRARY)
 torch.library.register_fake("unrolled::backward", _shapes_backward, lib=_LIBRARY)

@@ -91,13 +91,9 @@ class Recipe:
                 "let it depend on the cell's own settings alone"
             )
 
-    def cell(self, weights: Weights) -> Cell:
-        """A cell over these very tensors, which the reference can run."""
-        return _Canonical(self, weights)
 
-
-class _Canonical(Cell):
-    """What a recipe's kernel computes, in PyTorch's operations."""
+class CellOver(Cell):
+    """What a recipe's kernel computes, over these very tensors, which the reference can run."""
 
     def __init__(self, recipe: Recipe, weights: Weights) -> None:
         nn.Module.__init__(self)
@@ -144,7 +140,8 @@ class _Canonical(Cell):
 
 _recipes: dict[tuple[Any, ...], Recipe | str] = {}
 _MOST = 1000
-_by_name: dict[str, Recipe] = {}
+by_name: dict[str, Recipe] = {}
+"""Those of kernels that have run."""
 _MODULE_KEYS = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -241,7 +238,7 @@ def _made(cell: Cell) -> Recipe | str:
     library.add_own(name, own)
     traced = replace(traced, where=lambda _: "")  # which the cell's own code hangs on
     made = Recipe(name, traced, planned.vectors, found.weights, found.constants)
-    return _by_name.setdefault(name, made)
+    return by_name.setdefault(name, made)
 
 
 def _constants(module: fx.GraphModule | None) -> Iterator[Any]:
@@ -249,11 +246,6 @@ def _constants(module: fx.GraphModule | None) -> Iterator[Any]:
     for node in module.graph.nodes if module else ():
         if node.op == "get_attr":
             yield getattr(module, str(node.target)).tolist()
-
-
-def by_name(name: str) -> Recipe:
-    """The recipe of a kernel that has run."""
-    return _by_name[name]
 
 
 def unsupported_reason(cell: Cell, dtype: torch.dtype) -> str | None:

@@ -158,16 +158,6 @@ def missing() -> str | None:
     return library.missing()
 
 
-def instruction_set() -> str:
-    """The instruction set whose kernels run: "avx512", "avx2", "neon" or "serial"."""
-    return library.instruction_set()
-
-
-def threads() -> int:
-    """How many threads a kernel uses at most: as many as PyTorch."""
-    return torch.get_num_threads()
-
-
 def unsupported_reasons(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> list[str]:
     """Every reason why the kernel cannot take this call, a line each; none if it can."""
     absent = missing()
@@ -229,7 +219,7 @@ def check_weights(
 def cell_over(name: str, weights: Weights) -> Cell:
     """The cell whose kernel is ``name``, over these very tensors; nothing is drawn or registered."""
     if name.startswith("own_"):
-        return jit.by_name(name).cell(weights)
+        return jit.CellOver(jit.by_name[name], weights)
     assert weights.weight_ih is not None
     kind = KINDS[name.partition("_")[0]]
     cell = kind.__new__(kind)

@@ -35,13 +35,6 @@ class Kernel(NamedTuple):
     staged: bool
 
 
-class CrossEntropy(NamedTuple):
-    """Softmax and cross-entropy for one dtype, of the address of an ``interface.CrossEntropyCall``."""
-
-    run: Callable[[int], None]
-    work_bytes: Callable[[int], int]
-
-
 def _path() -> Path | None:
     """Where the library is: named by UNROLLED_LIBRARY, or among the files that were installed."""
     named = os.environ.get("UNROLLED_LIBRARY")
@@ -181,19 +174,16 @@ def kernel(name: str, dtype: torch.dtype) -> Kernel:
     )
 
 
-def cross_entropy(dtype: torch.dtype) -> CrossEntropy:
-    """The cross-entropy for that dtype, of the instruction set in use."""
-    return _cross_entropy(_in_use(), dtype)
+def cross_entropy(dtype: torch.dtype) -> interface.CrossEntropy:
+    """Softmax and cross-entropy for that dtype, of the instruction set in use.
+
+    Each function takes the address of an ``interface.CrossEntropyCall``.
+    """
+    return _library().unrolled_cross_entropy_of(_in_use().encode(), dtype.itemsize).contents  # type: ignore[no-any-return]
 
 
 def _in_use() -> str:
     return _forced[-1] if _forced else instruction_set()
-
-
-@cache
-def _cross_entropy(instructions: str, dtype: torch.dtype) -> CrossEntropy:
-    native = _library().unrolled_cross_entropy_of(instructions.encode(), dtype.itemsize).contents
-    return CrossEntropy(native.run, native.work_bytes)
 
 
 @cache

@@ -9,7 +9,7 @@ import regex
 import torch
 
 from unrolled.errors import CallError
-from unrolled.shapes import check_size
+from unrolled.shapes import check_real, check_size
 from unrolled.text.data.text import Tokenizer
 from unrolled.text.data.vocabulary import END, START, UNKNOWN, Vocabulary
 from unrolled.text.models import candidates as search
@@ -162,8 +162,7 @@ def check_scoring(rescoring: float = RESCORING, temperature: float = 1.0) -> Non
         TypeError, ValueError: with the name, what was got and what is expected.
     """
     for name, value, least in (("rescoring", rescoring, 0.0), ("temperature", temperature, 1e-3)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}: got {value!r}, expected a number")
+        check_real(name, value)
         if not least <= value <= MOST:
             raise ValueError(f"{name}: got {value!r}, expected a number from {least:g} to {MOST:,}")
 
