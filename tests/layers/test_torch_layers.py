@@ -211,9 +211,9 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     read: list[Tensor] = []
     real = native.run
 
-    def sweep(name: str, x: Tensor, *args: Any, **options: Any) -> Any:
+    def sweep(name: str, weights: Any, x: Tensor, *args: Any) -> Any:
         read.append(x)
-        return real(name, x, *args, **options)
+        return real(name, weights, x, *args)
 
     monkeypatch.setattr(native, "run", sweep)
     yield read

@@ -3,7 +3,7 @@
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NoReturn
 
@@ -15,19 +15,31 @@ from unrolled.compiler.units import Algebra, Unit, ordered, pointwise
 
 
 @dataclass(frozen=True)
+class WeightGradient:
+    """Σ over all steps and sequences of rowsᵀ columns."""
+
+    weight: str
+    rows: tuple[Unit, ...]
+    columns: tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
 class Equations:
-    """The step and its gradient, in unit values."""
+    """The step and its gradient, in unit values; in stages some of them gather all units of others."""
 
     next: tuple[Unit, ...]
     d_projected: tuple[Unit, ...]
-    d_product: tuple[Unit, ...]
     d_vector: tuple[Unit, ...]
     d_state: tuple[Unit, ...]
-    """What does not go through the product."""
-    weight: str
-    transposed: bool
+    """Of a step of one product, what does not go through that."""
     vectors: dict[str, int]
     """The per-unit parameters and buffers that the step reads, and how many blocks each holds."""
+    d_product: tuple[Unit, ...] = ()
+    """Of one product; "weight" and how it is stored are that one's."""
+    weight: str = ""
+    transposed: bool = True
+    weight_gradients: tuple[WeightGradient, ...] = ()
+    """Of the products of stages."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ def lower(trace: Trace) -> Equations:
     Raises:
         Unsupported: an operation is not known, or is used in a form that is not.
     """
-    return Lowering(trace).run()
+    return Lowering(trace).equations()
 
 
 class Lowering:
@@ -105,32 +117,30 @@ class Lowering:
         shapes = {**self.trace.parameters, **self.trace.buffers}
         return {n: max(1, prod(s) // self.trace.units) for n, s in shapes.items() if n in names}
 
-    def run(self) -> Equations:
-        trace, outputs = self.trace, self.walk()
-        after = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
-        d_projected = self.output(next(outputs), trace.projected + trace.noise)[: trace.projected]
-        d_state = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
-        d_parameters = dict(zip(trace.parameters, outputs, strict=True))
-
-        vectors = self.vectors(ordered(after))
-        none = _Blocks((self.zero,))  # a buffer has no gradient
-        d_vector = (self.output(d_parameters.get(n, none), count) for n, count in vectors.items())
+    def equations(self) -> Equations:
+        """The traced step in unit values."""
+        equations, _ = self.shared()
         if Counter(self.to_state) != Counter(self.to_weight):
             raise Unsupported("the product's gradient reaches only one of the state and the weight")
         d_product = (self.zero,) * self.products
         for units in self.to_state:
             d_product = tuple(map(self.algebra.add, d_product, units))
         weight = self.product or _Matrix("", True)
-        return Equations(
-            next=after,
-            d_projected=d_projected,
-            d_product=d_product,
-            d_vector=sum(d_vector, ()),
-            d_state=d_state,
-            weight=weight.name,
-            transposed=weight.transposed,
-            vectors=vectors,
+        return replace(
+            equations, d_product=d_product, weight=weight.name, transposed=weight.transposed
         )
+
+    def shared(self) -> tuple[Equations, dict[str, Any]]:
+        """What steps of any kind have, and the gradient of each parameter."""
+        trace, outputs = self.trace, self.walk()
+        after = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
+        d_projected = self.output(next(outputs), trace.projected + trace.noise)[: trace.projected]
+        d_state = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
+        gradients = dict(zip(trace.parameters, outputs, strict=True))
+        vectors = self.vectors(ordered(after))
+        none = _Blocks((self.zero,))  # a buffer has no gradient
+        d_vector = (self.output(gradients.get(n, none), count) for n, count in vectors.items())
+        return Equations(after, d_projected, sum(d_vector, ()), d_state, vectors), gradients
 
     def inputs(self) -> Iterator[_Blocks | _Matrix | _Other]:
         """What the graph's inputs are, in their order."""
@@ -148,9 +158,7 @@ class Lowering:
                 blocks = range(shape[-1] // units)
                 yield _Blocks(tuple(leaf("vector", j, name) for j in blocks), shape)
             elif prod(shape) == 1:
-                yield _Blocks(
-                    (leaf("vector", 0, name),), shape
-                )  # one number, the same for all units
+                yield _Blocks((leaf("vector", 0, name),), shape)  # the same for all units
             else:
                 yield _Other(f"{name}, whose shape is {shape}")
         yield from (_Blocks((leaf("d_next", k),), (batch_size, units)) for k in range(trace.states))
@@ -167,10 +175,8 @@ class Lowering:
         """How many blocks of H units the product with the state has."""
         if not self.product:
             return 0
-        return (
-            self.trace.parameters[self.product.name][not self.product.transposed]
-            // self.trace.units
-        )
+        shape = self.trace.parameters[self.product.name]
+        return shape[not self.product.transposed] // self.trace.units
 
     def refuse(self, reason: str) -> NoReturn:
         where = self.trace.where(self.node) if self.forward else ""
@@ -239,11 +245,9 @@ class Lowering:
         match args:
             case [_Other(), *_] if name == "lift_fresh_copy":  # torch.tensor(2.0) in the step
                 constant = getattr(self.trace.module, str(self.node.args[0]))
-                return (
-                    _Blocks((self.algebra.constant(constant.item()),))
-                    if constant.numel() == 1
-                    else None
-                )
+                if constant.numel() != 1:
+                    return None
+                return _Blocks((self.algebra.constant(constant.item()),))
             case _ if name in _FILLS:
                 return _Blocks((self.algebra.constant(_FILLS[name]),))
             case [*_, int() | float() as number] if (
@@ -266,9 +270,8 @@ class Lowering:
             case [_Blocks(units)] if name == "_to_copy" and val.dtype is torch.float32:
                 return _Blocks(tuple(map(self.algebra.number, units)))
             case [_Blocks(units, shape), [0], *_] if name == "sum" and not self.forward:
-                return (
-                    _Blocks(units) if self.has_batch(shape) else None
-                )  # the sweep adds the sequences
+                # The sweep adds the sequences.
+                return _Blocks(units) if self.has_batch(shape) else None
             case [_Blocks(units, shape), *dims] if name == "sum" and self.for_one_number(dims):
                 total = self.zero
                 for unit in units:

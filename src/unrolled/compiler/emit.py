@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from unrolled.compiler.blocks import WeightGradient
 from unrolled.compiler.schedule import Schedule
-from unrolled.compiler.staged import (
-    Pass,
-    StagedSchedule,
-    WeightGradient,
-    blocks_of,
-    every_product,
-)
+from unrolled.compiler.staged import Pass, StagedSchedule, blocks_of, every_product
 from unrolled.compiler.trace import Unsupported
 from unrolled.compiler.units import Unit, ordered
 

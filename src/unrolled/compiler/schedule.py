@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from unrolled.compiler.blocks import lower
+from unrolled.compiler.blocks import Equations, lower
 from unrolled.compiler.trace import Trace
 from unrolled.compiler.units import COSTLY, MASKS, Unit, ordered
 
@@ -25,9 +25,9 @@ class Stage:
     """What is computed, in order."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A step and its gradient, ready to be printed or interpreted."""
+@dataclass(frozen=True, kw_only=True)
+class Scheduled:
+    """What a step in order has, of one product or of stages."""
 
     cell: str
     equations: tuple[str, ...]
@@ -39,20 +39,26 @@ class Schedule:
     """How many blocks the projection has."""
     noise: int
     """How many blocks are given as noise."""
+    kept: tuple[Unit, ...]
+    """What the backward pass needs, and neither has at hand nor computes again."""
+    grads: tuple[Unit, ...]
+    """The distinct gradients of blocks of the projection, the products and the vectors."""
+    d_projected: tuple[int, ...]
+    """For each block, which of ``grads`` is its gradient, or -1 for none."""
+    d_vector: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Scheduled):
+    """A step and its gradient, ready to be printed or interpreted."""
+
     forward: tuple[Stage, ...]
     """The step: one stage, as yet."""
     next: tuple[Unit, ...]
     """The next states."""
-    kept: tuple[Unit, ...]
-    """What the backward pass needs, and neither has at hand nor computes again."""
     backward: tuple[Unit, ...]
     """What the backward pass computes, in order."""
-    grads: tuple[Unit, ...]
-    """The distinct gradients of blocks of the projection, the product and the vectors."""
-    d_projected: tuple[int, ...]
-    """For each block, which of ``grads`` is its gradient, or -1 for none."""
     d_product: tuple[int, ...]
-    d_vector: tuple[int, ...]
     d_state: tuple[Unit, ...]
     """The gradients of the states, without what comes back through the product."""
 
@@ -98,26 +104,37 @@ def schedule(trace: Trace) -> Schedule:
     step = lower(trace)
     blocks = (*step.d_projected, *step.d_product, *step.d_vector)
     grads = tuple(dict.fromkeys(unit for unit in blocks if unit.value != 0))
-    place = {unit: k for k, unit in enumerate(grads)}
     kept = keep_fewest(step.next, (*grads, *step.d_state), (), ("projected", "product"))
     stage = Stage(step.weight, step.transposed, len(step.d_product), ordered(step.next))
     return Schedule(
-        cell=trace.cell,
-        equations=trace.equations,
-        projection=trace.projection,
-        vectors=step.vectors,
-        projected=trace.projected,
-        noise=trace.noise,
+        **shared(trace, step, kept, grads),
         forward=(stage,),
         next=step.next,
-        kept=kept,
         backward=ordered((*grads, *step.d_state), known=(*kept, *step.next)),
-        grads=grads,
-        d_projected=tuple(place.get(unit, -1) for unit in step.d_projected),
-        d_product=tuple(place.get(unit, -1) for unit in step.d_product),
-        d_vector=tuple(place.get(unit, -1) for unit in step.d_vector),
+        d_product=_places(step.d_product, grads),
         d_state=step.d_state,
     )
+
+
+def shared(
+    trace: Trace, step: Equations, kept: tuple[Unit, ...], grads: tuple[Unit, ...]
+) -> dict[str, Any]:
+    """What is ``Scheduled``."""
+    names = ("cell", "equations", "projection", "projected", "noise")
+    return {
+        **{name: getattr(trace, name) for name in names},
+        "vectors": step.vectors,
+        "kept": kept,
+        "grads": grads,
+        "d_projected": _places(step.d_projected, grads),
+        "d_vector": _places(step.d_vector, grads),
+    }
+
+
+def _places(units: tuple[Unit, ...], grads: tuple[Unit, ...]) -> tuple[int, ...]:
+    """For each unit where it stands in ``grads``, or -1."""
+    place = {unit: k for k, unit in enumerate(grads)}
+    return tuple(place.get(unit, -1) for unit in units)
 
 
 def keep_fewest(
@@ -161,8 +178,7 @@ def keep_fewest(
         if unit in forward and (unit.op in gone or unit.op in COSTLY):
             graph.add_edge("gone", (unit, "made"))
         graph.add_edges_from(((arg, "there"), (unit, "made")) for arg in unit.args)
-    _, (before, _) = nx.minimum_cut(
-        graph, "gone", "read"
-    )  # of equal cuts, the one nearest to "read"
+    # Of equal cuts it is the one nearest to "read".
+    _, (before, _) = nx.minimum_cut(graph, "gone", "read")
     cut = (u for u in forward if (u, "made") in before and (u, "there") not in before)
     return (*kept_anyway, *(unit for unit in cut if unit not in anyway))

@@ -1,12 +1,12 @@
 """Steps with several products, or with sums over units: in stages, between which all units meet."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from unrolled.compiler.blocks import Lowering, _Blocks, _Matrix, _Other
-from unrolled.compiler.schedule import keep_fewest
+from unrolled.compiler.blocks import Equations, Lowering, WeightGradient, _Blocks, _Matrix, _Other
+from unrolled.compiler.schedule import Scheduled, keep_fewest, shared
 from unrolled.compiler.trace import Trace
 from unrolled.compiler.units import GATHERING, MASKS, Unit, ordered
 
@@ -25,27 +25,6 @@ class Multiplied:
 
 
 @dataclass(frozen=True)
-class WeightGradient:
-    """Σ over all steps and sequences of rowsᵀ columns."""
-
-    weight: str
-    rows: tuple[Unit, ...]
-    columns: tuple[Unit, ...]
-
-
-@dataclass(frozen=True)
-class StagedEquations:
-    """The step and its gradient, in unit values of which some gather all units of others."""
-
-    next: tuple[Unit, ...]
-    d_projected: tuple[Unit, ...]
-    d_vector: tuple[Unit, ...]
-    d_state: tuple[Unit, ...]
-    weight_gradients: tuple[WeightGradient, ...]
-    vectors: dict[str, int]
-
-
-@dataclass(frozen=True)
 class _Gradients:
     """The gradient of a weight: products over all steps and sequences, to be added."""
 
@@ -56,7 +35,7 @@ class _Gradients:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PassStage:
     """Products, then what is computed unit by unit."""
 
     products: tuple[Multiplied, ...]
@@ -74,28 +53,18 @@ class Stage:
 class Pass:
     """The stages of the step, or of its gradient."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[PassStage, ...]
     staging: dict[Unit, int]
     sums: dict[Unit, int]
 
 
-@dataclass(frozen=True)
-class StagedSchedule:
+@dataclass(frozen=True, kw_only=True)
+class StagedSchedule(Scheduled):
     """A step of stages and its gradient, ready to be printed."""
 
-    cell: str
-    equations: tuple[str, ...]
-    projection: tuple[str, ...]
-    vectors: dict[str, int]
     weights: dict[str, tuple[int, int]]
     """Each weight's rows and columns, in blocks of H."""
-    projected: int
-    noise: int
     states: int
-    kept: tuple[Unit, ...]
-    grads: tuple[Unit, ...]
-    d_projected: tuple[int, ...]
-    d_vector: tuple[int, ...]
     forward: Pass
     backward: Pass
     weight_gradients: tuple[WeightGradient, ...]
@@ -124,30 +93,18 @@ class StagedSchedule:
 class _Staged(Lowering):
     """One walk along a trace's graph, for steps of stages."""
 
-    def equations(self) -> StagedEquations:
-        """The traced step in unit values."""
-        trace, outputs = self.trace, self.walk()
-        after = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
-        d_projected = self.output(next(outputs), trace.projected + trace.noise)[: trace.projected]
-        d_state = sum((self.output(next(outputs)) for _ in range(trace.states)), ())
-        d_parameters = dict(zip(trace.parameters, outputs, strict=True))
-        vectors = self.vectors(ordered(after))
-        none = _Blocks((self.zero,))
-        d_vector = (self.output(d_parameters.get(n, none), count) for n, count in vectors.items())
-        return StagedEquations(
-            next=after,
-            d_projected=d_projected,
-            d_vector=sum(d_vector, ()),
-            d_state=d_state,
+    def equations(self) -> Equations:
+        equations, found = self.shared()
+        gradients = {n: g for n, g in found.items() if isinstance(g, _Gradients)}
+        return replace(
+            equations,
             weight_gradients=tuple(
                 WeightGradient(name, rows, columns)
-                for name, gradient in d_parameters.items()
-                if isinstance(gradient, _Gradients)
+                for name, gradient in gradients.items()
                 for rows, columns in gradient.parts
                 if any(unit.value != 0 for unit in rows)
                 and any(unit.value != 0 for unit in columns)
             ),
-            vectors=vectors,
         )
 
     def multiplied(self, a: Any, b: Any) -> Any:
@@ -319,7 +276,6 @@ def schedule_stages(trace: Trace) -> StagedSchedule:
         if unit.op == "product" and unit not in forward:
             gradients |= dict.fromkeys(unit.args)
     grads = tuple(unit for unit in gradients if unit.value != 0)
-    place = {unit: k for k, unit in enumerate(grads)}
     kept = keep_fewest(step.next, (*grads, *step.d_state), operands, GATHERING)
     multiplied_by = {weight.weight for weight in step.weight_gradients}
     every = ordered((*step.next, *grads, *step.d_state))
@@ -331,18 +287,9 @@ def schedule_stages(trace: Trace) -> StagedSchedule:
     }
     there = {*kept, *step.next, *(u for u in forward if not u.args)}
     return StagedSchedule(
-        cell=trace.cell,
-        equations=trace.equations,
-        projection=trace.projection,
-        vectors=step.vectors,
+        **shared(trace, step, kept, grads),
         weights=weights,
-        projected=trace.projected,
-        noise=trace.noise,
         states=trace.states,
-        kept=kept,
-        grads=grads,
-        d_projected=tuple(place.get(unit, -1) for unit in step.d_projected),
-        d_vector=tuple(place.get(unit, -1) for unit in step.d_vector),
         forward=_stages({"kept": kept, "next": step.next}, (), weights),
         backward=_stages({"grad": grads, "d_state": step.d_state}, there, weights),
         weight_gradients=step.weight_gradients,
@@ -462,7 +409,7 @@ def _divide(
 
     return Pass(
         stages=tuple(
-            Stage(
+            PassStage(
                 products=tuple(products[k]),
                 blocks=_places(products[k]),
                 staging=tuple(unit for unit in crossing if home(unit) == k),

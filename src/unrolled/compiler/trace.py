@@ -123,10 +123,8 @@ _alone = threading.Lock()
 @contextmanager
 def _plain() -> Iterator[None]:
     """None of the process's modes, and none of the random numbers that the caller will draw."""
-    caching, parametrize._cache_enabled = (
-        parametrize._cache_enabled,
-        0,
-    )  # what is traced is no result
+    caching = parametrize._cache_enabled
+    parametrize._cache_enabled = 0  # what is traced is no result
     dtype, strict = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
@@ -190,9 +188,8 @@ def _trace(cell: Cell, fused: bool) -> Trace:
     tensors = (*parameters.values(), *buffers.values())
     widths = {units, cell.input_size, *(n for tensor in tensors for n in tensor.shape)}
     taken = widths | {width // units for width in widths}
-    batch_size = next(
-        n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken
-    )  # a size of its own
+    # A size of its own.
+    batch_size = next(n for n in range(5, 2 * len(taken) + 7, 2) if n not in taken)
     x = _zeros(batch_size, cell.input_size)
     noise = cell.noise(2, batch_size, x)
     made = _skeleton(cell)  # of this cell as it is now, since the steps outlive it
@@ -245,9 +242,13 @@ def _trace(cell: Cell, fused: bool) -> Trace:
         if broken := _broken(node):
             raise Unsupported(f"step calls aten.{operation(node)}{located(node)}, {broken}")
     split = _split(whole, 1 + len(sizes), 1 + len(sizes) + len(parameters), batch_size)
-    if split and not _is_same(
-        step, split, 1 + len(sizes), len(parameters), (projected, *state, *tensors)
-    ):
+
+    def joined(*given: Tensor) -> Any:
+        own, (prologue, run) = given[1 + len(sizes) :], cast(Any, split)
+        own = (*own[: len(parameters)], *prologue(*own), *own[len(parameters) :])
+        return run(*given[: 1 + len(sizes)], *own)
+
+    if split and not _alike(step, joined, (projected, *state, *tensors)):
         split = None  # a gradient of the step's own making, or one that was stopped
     rest, run = parameters, step
     if split is not None:
@@ -265,9 +266,8 @@ def _trace(cell: Cell, fused: bool) -> Trace:
 
         pulling: Any = vjp(differentiated, projected, tuple(state), tuple(given[: len(rest)]))
         after, pull = pulling
-        d_next = tuple(
-            torch.ops.aten.alias.default(d) for d in rest_[-len(sizes) :]
-        )  # the boundary
+        # The boundary.
+        d_next = tuple(map(torch.ops.aten.alias.default, rest_[-len(sizes) :]))
         d_projected, d_state, d_parameters = pull(d_next)
         return (*after, d_projected, *d_state, *d_parameters)
 
@@ -392,23 +392,6 @@ def _has_batch(node: fx.Node, batch_size: int) -> bool:
 
 def _is_floating(node: fx.Node) -> bool:
     return all(isinstance(v, Tensor) and v.is_floating_point() for v in _values(node))
-
-
-def _is_same(
-    step: Callable[..., Any],
-    split: tuple[fx.GraphModule, fx.GraphModule],
-    moving: int,
-    trained: int,
-    arguments: tuple[Tensor, ...],
-) -> bool:
-    """Whether both parts of a step together have its values and gradients, by one random example."""
-    prologue, rest = split
-
-    def joined(*given: Tensor) -> Any:
-        own = given[moving:]
-        return rest(*given[:moving], *own[:trained], *prologue(*own), *own[trained:])
-
-    return _alike(step, joined, arguments)
 
 
 def _alike(one: Callable[..., Any], other: Callable[..., Any], arguments: Sequence[Tensor]) -> bool:

@@ -24,30 +24,20 @@ class RecurrentLayer(Protocol):
 
     arguments: tuple[str, str]
     """What ``forward`` calls its input and its state."""
+    input_size: int
+    """D."""
+    output_size: int
+    """The width of y; of each direction, where they stay separate."""
+    depth: int
+    """L."""
+    directions: int
+    """S."""
+    batch_first: bool
+    """Whether it reads ``[B, T, D]``."""
 
     @property
     def module(self) -> nn.Module:
         """The layer that is called."""
-
-    @property
-    def input_size(self) -> int:
-        """D."""
-
-    @property
-    def output_size(self) -> int:
-        """The width of y; of each direction, where they stay separate."""
-
-    @property
-    def depth(self) -> int:
-        """L."""
-
-    @property
-    def directions(self) -> int:
-        """S."""
-
-    @property
-    def batch_first(self) -> bool:
-        """Whether it reads ``[B, T, D]``."""
 
     @property
     def backend(self) -> Backend:

@@ -45,30 +45,14 @@ class TorchAdapter:
     def __init__(self, layer: nn.RNNBase, refusal: str | None = None) -> None:
         self.layer = layer
         self.refusal = refusal
+        self.input_size, self.depth = layer.input_size, layer.num_layers
+        self.directions = 2 if layer.bidirectional else 1
+        self.output_size = self.directions * (layer.proj_size or layer.hidden_size)
+        self.batch_first = layer.batch_first
 
     @property
     def module(self) -> nn.RNNBase:
         return self.layer
-
-    @property
-    def input_size(self) -> int:
-        return self.layer.input_size
-
-    @property
-    def output_size(self) -> int:
-        return self.directions * (self.layer.proj_size or self.layer.hidden_size)
-
-    @property
-    def depth(self) -> int:
-        return self.layer.num_layers
-
-    @property
-    def directions(self) -> int:
-        return 2 if self.layer.bidirectional else 1
-
-    @property
-    def batch_first(self) -> bool:
-        return self.layer.batch_first
 
     @property
     def backend(self) -> Backend:
@@ -119,7 +103,9 @@ class TorchAdapter:
     def as_recurrent(self) -> Recurrent:
         layer = self.layer
         kernel = KERNELS[layer.mode]
-        made = iter([native.cell_over(kernel, own) for own in self.weights()])
+        count = 4 if layer.bias else 2  # without that of a ``proj_size``
+        groups = [as_weights(group[:count]) for group in weights_of(layer)]
+        made = iter([native.cell_over(kernel, weights) for weights in groups])
         recurrent = Recurrent(
             cast(Callable[..., Cell], lambda *_: next(made)),
             layer.input_size,
@@ -129,11 +115,6 @@ class TorchAdapter:
             backend=getattr(layer, "backend", "auto"),
         )
         return recurrent.train(layer.training)
-
-    def weights(self) -> list[Weights]:
-        """Those of each scan, as they are now; without that of a ``proj_size``."""
-        count = 4 if self.layer.bias else 2
-        return [as_weights(group[:count]) for group in weights_of(self.layer)]
 
     def unsupported_reasons(
         self,
@@ -178,10 +159,8 @@ def weights_of(layer: nn.RNNBase) -> Groups:
     and once a call, since that may be costly or random.
     """
     plain = cast(dict[str, Tensor], layer._parameters)
-    return [
-        [
-            plain[n] if n in plain else getattr(layer, n) for n in names
-        ]  # getattr alone is 20x slower
+    return [  # getattr alone is 20 times slower
+        [plain[n] if n in plain else getattr(layer, n) for n in names]
         for names in layer._all_weights
     ]
 

@@ -42,7 +42,7 @@ from unrolled.scan import (
     native,
 )
 from unrolled.scan.native import onnx
-from unrolled.scan.native.calls import Weights, check_packed, constant_in_graphs
+from unrolled.scan.native.calls import check_packed, constant_in_graphs
 from unrolled.shapes import Lengths, check_dense, check_like
 
 Run = Callable[..., ScanResult]
@@ -234,9 +234,9 @@ class TorchLayer(nn.RNNBase):
         names = self._all_weights[k]
         native.check_weights(kernel, given, x.shape[-1], self.hidden_size, names)
         if options.segmenter is None:
-            return run(kernel, x, state, given, options)
+            return run(kernel, given, x, state, options)
         fresh = partial(TorchAdapter(self).fresh_scan, x.shape[1], x)
-        sweep = partial(_run_over, run, kernel, given)
+        sweep = partial(run, kernel, given)
         return options.segmenter(sweep, x, state, options, weights=weights[k], fresh=fresh)
 
     def stream(self, batch_size: int = 1) -> Stream:
@@ -375,13 +375,6 @@ def _check_alike(
             f"proj_size: got {layer.proj_size} under torch.vmap, which torch.nn's loops do not take, "
             "expected 0; use Recurrent with projection="
         )
-
-
-def _run_over(
-    run: Run, kernel: str, weights: Weights, x: Tensor, state: State | None, options: ScanOptions
-) -> ScanResult:
-    """``run`` as a ``Sweep``."""
-    return run(kernel, x, state, weights, options)
 
 
 def _is_transformed(weights: Groups, x: Tensor | PackedSequence, hx: Hidden | None) -> bool:

@@ -35,7 +35,7 @@ def scan(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> Sc
     if name is not None:
         weights = weights_of(cell, name)
         check_weights(name, weights, cell.input_size, cell.hidden_size)
-        return run(name, x, state, weights, options)
+        return run(name, weights, x, state, options)
     if torch.compiler.is_compiling():  # and is_operator(cell)
         gated = cast(GatedCell, cell)
         weights = Weights(gated.weight_ih, gated.weight_hh, gated.bias_ih, gated.bias_hh)
@@ -48,11 +48,11 @@ def scan(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> Sc
         options = options._replace(noise=noise)
     recipe.check_noise(cell, noise)
     x = x if recipe.is_projected else recipe.projected(cell, x, options.lengths)
-    return run(recipe.name, x, state, weights, options)
+    return run(recipe.name, weights, x, state, options)
 
 
 def run(
-    name: str, x: Tensor, state: State | None, weights: Weights, options: ScanOptions
+    name: str, weights: Weights, x: Tensor, state: State | None, options: ScanOptions
 ) -> ScanResult:
     """As ``unrolled.scan.scan``, by the kernel ``name`` over these weights."""
     if torch.compiler.is_compiling() and onnx.is_exporting():
@@ -78,19 +78,14 @@ def run(
 
 
 def run_reference(
-    name: str, x: Tensor, state: State | None, weights: Weights, options: ScanOptions
+    name: str, weights: Weights, x: Tensor, state: State | None, options: ScanOptions
 ) -> ScanResult:
-    """As ``run``, by the reference over these very tensors."""
-    return _over_padded(cell_over(name, weights), x, state, options)
-
-
-def _over_padded(cell: Cell, x: Tensor, state: State | None, options: ScanOptions) -> ScanResult:
-    """``reference.scan``, of packed rows too: as ``[T, B, D]`` with lengths."""
+    """As ``run``, by the reference over these very tensors; packed rows as ``[T, B, D]`` with lengths."""
+    cell = cell_over(name, weights)
     if options.batch_sizes is None:
         return reference.scan(cell, x, state, options)
-    real = torch.arange(int(options.batch_sizes[0]), device="cpu") < options.batch_sizes.unsqueeze(
-        1
-    )
+    counts = options.batch_sizes.unsqueeze(1)
+    real = torch.arange(int(counts[0]), device="cpu") < counts
     rows = real.flatten().nonzero().squeeze(1).to(x.device)  # where in [T * B] each stands
     padded = x.new_zeros(real.numel(), x.shape[1]).index_copy(0, rows, x)
     options = options._replace(lengths=real.sum(0))
@@ -187,8 +182,8 @@ def _by_reference(
             if want and alias is not None and not alias.requires_grad:
                 alias.requires_grad_()
         x, *start = (t for i, t in enumerate(tensors) if t is not None and (i == 0 or i > 4))
-        cell = cell_over(name, Weights(*tensors[1:5]))
-        states, final = _over_padded(cell, x, tuple(start) if start else None, options)
+        weights, state = Weights(*tensors[1:5]), tuple(start) if start else None
+        states, final = run_reference(name, weights, x, state, options)
         pairs = [
             (y, d)
             for y, d in zip((*states, *final), gradients, strict=True)
