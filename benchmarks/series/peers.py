@@ -3,7 +3,7 @@
 A peer is given what stands before the origins that are scored, and the time to train. It returns quantiles
 ``[N, horizon, Q]`` at the origins, in their order, or ``None`` where it cannot serve the set.
 
-LightGBM comes with the extra ``bench``. statsforecast, darts and neuralforecast, which need pandas below 3, are
+LightGBM comes with the extra ``bench``. statsforecast, darts and neuralforecast need pandas below 3: they are
 installed by hand.
 """
 
