@@ -21,7 +21,8 @@ class Backtest:
 
     ``scores`` are the network's, ``naive`` those of the seasonal naive forecast at the same origins;
     ``by_horizon`` ``[horizon]``: the mean absolute error of the median at each step ahead, in units of
-    ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "origin".
+    ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "cutoff",
+    the time of the origin.
     """
 
     scores: ForecastFigures
@@ -38,8 +39,9 @@ class Backtest:
         rows = (data.begins[asked.series] + asked.steps)[:, None] + np.arange(1, steps + 1)
         values, season = data.values[rows], max(1, data.panel.plan.season)
         errors, naive = np.empty((count, 1, targets, 2)), np.empty_like(told)
-        for k in np.unique(asked.series):
-            here = np.flatnonzero(asked.series == k)
+        order = np.argsort(asked.series, kind="stable")
+        wanted, firsts = np.unique(asked.series[order], return_index=True)
+        for k, here in zip(wanted, np.split(order, firsts[1:]), strict=True):
             begin, end = int(data.begins[k]), int(data.begins[k] + data.lengths[k])
             before = data.values[begin : begin + int(asked.steps[here].min()) + 1]
             for target in range(targets):

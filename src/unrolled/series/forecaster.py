@@ -1,8 +1,11 @@
 """Forecasts of series: fit on a table, predict, back-test."""
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,12 @@ Names = str | Sequence[str]
 
 STEPS, EPOCHS = 800, 3.0  # of a training, at least, where neither minutes nor epochs are given
 
+OPTIONS = (
+    "horizon", "quantiles", "cell", "hidden_size", "depth", "dropout", "distribution", "minutes", "epochs",
+    "learning_rate", "season", "validation_share", "test_share", "batch_steps", "threads", "seed",
+)  # fmt: skip
+"""The arguments of a forecaster that are kept with its run, beside "frequency"."""
+
 RECIPE: dict[str, Any] = {
     "optimizer": "adam",
     "schedule": "cosine",
@@ -43,20 +52,37 @@ RECIPE: dict[str, Any] = {
 """What every forecaster is trained with."""
 
 
+def checked_levels(quantiles: Any, within: tuple[float, float] = (0.0, 1.0)) -> tuple[float, ...]:
+    """Levels of quantiles as numbers; ``within``: of those that a network has learnt.
+
+    Raises:
+        ValueError: they are none, or not between 0 and 1, or further out than what is learnt.
+    """
+    expected = "levels between 0 and 1, such as (0.1, 0.5, 0.9)"
+    if isinstance(quantiles, str) or not isinstance(quantiles, Iterable):
+        raise ValueError(f"quantiles: got {quantiles!r}, expected {expected}")
+    levels = list(quantiles)
+    if not levels:
+        raise ValueError(f"quantiles: got none, expected {expected}")
+    for level in levels:
+        is_number = isinstance(level, Real) and not isinstance(level, bool)
+        if not is_number or not 0 < float(level) < 1:
+            raise ValueError(f"quantiles: got {level!r}, expected {expected}")
+        if not within[0] <= round(float(level), 9) <= within[1]:
+            raise ValueError(
+                f"quantiles: got {level!r}, expected levels from {within[0]:g} to {within[1]:g}, "
+                "which the network has learnt; Forecaster(quantiles=…) says which it learns"
+            )
+    return tuple(map(float, levels))
+
+
 def levels_of(quantiles: Sequence[float]) -> list[float]:
     """The levels that a network learns: those asked for, as many on the other side, and ``LEVELS``.
 
     Raises:
         ValueError: a level is not between 0 and 1.
     """
-    asked = list(quantiles)
-    if not asked:
-        raise ValueError(
-            "quantiles: got none, expected levels between 0 and 1, such as (0.1, 0.5, 0.9)"
-        )
-    for level in asked:
-        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
-            raise ValueError(f"quantiles: got {level!r}, expected levels between 0 and 1")
+    asked = checked_levels(quantiles)
     return sorted({round(x, 9) for q in (*asked, *LEVELS) for x in (q, 1 - q)} | {0.5})
 
 
@@ -66,7 +92,18 @@ def begin(
     """A new run in ``directory``, in which a forecaster is to be trained on ``panel``.
 
     ``options``: ``horizon``, ``quantiles`` and the other arguments of ``Forecaster`` by name.
+
+    Raises:
+        CallError: the distribution is one of counts, and a target is none.
     """
+    if DISTRIBUTIONS[options["distribution"]].is_of_counts:
+        for name in panel.plan.targets:
+            if not panel.plan.column(name).is_count:
+                raise CallError(
+                    f"distribution: got {options['distribution']!r} for the target {name!r}, which "
+                    f"is not a count (it is {panel.plan.column(name).told}); expected another, such as "
+                    "'quantiles'"
+                )
     statistics = statistics_of(panel)
     config = network_config(
         panel.plan,
@@ -164,8 +201,7 @@ class Forecaster:
         out: Path | str | None = None,
     ) -> None:
         self.horizon = check_size("horizon", horizon)
-        levels_of(quantiles)
-        self.quantiles = tuple(quantiles)
+        self.quantiles = checked_levels(quantiles)
         if cell not in CELLS:
             raise ValueError(f"cell: got {cell!r}, expected one of {', '.join(CELLS)}")
         if distribution not in DISTRIBUTIONS:
@@ -178,23 +214,26 @@ class Forecaster:
             )
         check_fraction("validation_share", validation_share)
         check_fraction("test_share", test_share)
+        if threads is not None:
+            check_size("threads", threads)
         self.cell, self.hidden_size, self.depth, self.dropout = cell, hidden_size, depth, dropout
         self.distribution, self.minutes, self.epochs = distribution, minutes, epochs
         self.learning_rate, self.season, self.frequency = learning_rate, season, frequency
         self.validation_share, self.test_share = validation_share, test_share
         self.batch_steps, self.threads, self.seed = batch_steps, threads, seed
         self.out = None if out is None else Path(out)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: _Temporary | None = None
         self._run: ForecastRun | None = None
 
     @classmethod
     def load(cls, directory: Path | str) -> "Forecaster":
         """The forecaster in the run ``directory``, made here or by ``unrolled train series``."""
         run = ForecastRun(directory)
-        command = run.command
-        forecaster = cls(
-            run.model_config["horizon"], quantiles=command.get("quantiles", (0.1, 0.5, 0.9))
-        )
+        known = run.command | run.model_config
+        options = {name: known[name] for name in OPTIONS if known.get(name) is not None}
+        if "minutes" in options:
+            options.pop("epochs", None)
+        forecaster = cls(**options, frequency=run.command.get("frequency", "infer"))
         forecaster._take(run)
         return forecaster
 
@@ -241,8 +280,10 @@ class Forecaster:
             categories=categories,
         )
         if self.out is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="unrolled-")
-        directory = self.out or Path(str(self._temporary and self._temporary.name)) / "run"
+            self._temporary = _Temporary()
+            directory = self._temporary.path / "run"
+        else:
+            directory = self.out
         options = self.options()
         with place_of_a_run(directory, is_new=True), beginning(directory):
             run = begin(directory, panel, options, {"kind": "series", **options})
@@ -264,10 +305,8 @@ class Forecaster:
         )
 
     def options(self) -> dict[str, Any]:
-        """The arguments that decide what is trained, by name."""
-        names = ("horizon", "cell", "hidden_size", "depth", "dropout", "distribution", "minutes", "epochs",
-                 "learning_rate", "season", "batch_steps", "seed")  # fmt: skip
-        options = {name: getattr(self, name) for name in names}
+        """The arguments that decide what is trained, by name, with those of ``RECIPE``."""
+        options = {name: getattr(self, name) for name in (*OPTIONS, "frequency")}
         options["quantiles"] = list(self.quantiles)
         options["threads"] = self.threads or torch.get_num_threads()
         return options | RECIPE
@@ -302,7 +341,8 @@ class Forecaster:
             frame: as that of ``fit``, of the same or of other series. Where columns are known ahead, it
                 has rows for what comes too, without targets.
             horizon: how many steps; by default as many as were learnt.
-            quantiles: the levels; by default those of the forecaster.
+            quantiles: the levels; by default those of the forecaster. Between two that were learnt they
+                are interpolated, beyond them there is none.
             future: a frame of the rows to come, if ``frame`` does not have them.
 
         Returns:
@@ -314,12 +354,12 @@ class Forecaster:
         """
         run = self.run
         steps = self.network.horizon if horizon is None else check_size("horizon", horizon)
-        wanted = self.quantiles if quantiles is None else tuple(quantiles)
-        levels_of(wanted)
+        levels = self.network.distribution.levels
+        learnt = (levels[0], levels[-1])
+        wanted = self.quantiles if quantiles is None else checked_levels(quantiles, learnt)
         panel = panel_of(frame, run.plan, horizon=steps, future=future)
         asked = Asked(panel.lengths - 1, np.arange(len(panel)))
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
-        levels = self.network.distribution.levels
         return frame_like(frame, columns_of(panel, asked, told, levels, wanted))
 
     def backtest(self, frame: Any, *, origins: int = 1000, horizon: int | None = None) -> Backtest:
@@ -355,3 +395,11 @@ class Forecaster:
         levels = self.network.distribution.levels
         columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
         return Backtest.of(data, asked, told, levels, frame_like(frame, columns))
+
+
+class _Temporary:
+    """A directory that goes with the last forecaster that has it; a pickled one has its path alone."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="unrolled-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

@@ -57,6 +57,8 @@ def states_at(
 
     Each series is read once, from its first step to its last origin; series of like length together.
     """
+    if not len(asked.steps):
+        return
     wanted, counts = np.unique(asked.series, return_counts=True)
     by_series = np.split(np.argsort(asked.series, kind="stable"), np.cumsum(counts)[:-1])
     ends = np.array([asked.steps[places].max() + 1 for places in by_series], np.int64)

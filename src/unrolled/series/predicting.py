@@ -1,6 +1,6 @@
 """Forecasts in the units of the table, from any origin and of any horizon."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,11 @@ def predicted(
         told = stretched(part.quantiles(model), spread)
         if is_far:
             told = _beyond(model, spread, data, part, told, horizon)
-        location, scale = (u[:, None, :, None].double() for u in part.ahead[3:5])
-        result[part.places] = (location + scale * told.double()).numpy()[:, :horizon]
+        origins = data.begins[part.series] + part.steps
+        location, scale = (u[origins][:, None, :, None] for u in (data.location, data.scale))
+        result[part.places] = location + scale * told.double().numpy()[:, :horizon]
+    if model.distribution.is_of_counts:
+        np.maximum(np.rint(result, out=result), 0.0, out=result)
     return result
 
 
@@ -92,11 +95,11 @@ def _beyond(
         path = np.moveaxis(path, -1, 1).reshape(count * PATHS, model.horizon, targets)
         values = np.concatenate([values, path], 1)
         steps = rows[:, None] + np.arange(done - model.horizon + 1, done + 1)
-        inputs, codes = data.imagined(steps.T, series, path.swapaxes(0, 1))
+        inputs, codes = data.imagined(steps.T, series, path.swapaxes(0, 1), rows)
         states, state = model.read(inputs, codes, state)
         ahead = data.ahead_of(rows, series, done, values, location, scale)
         each = stretched(model.quantiles(states[-1], ahead), spread).double().numpy()
-        order = np.stack([chance.permutation(PATHS) for _ in range(count)]).ravel()
+        order = np.tile(chance.permutation(PATHS), count)  # no forecast depends on those beside it
         path = at_levels(each, levels, ways)[np.arange(len(order)), ..., order]
         path = path.reshape(count, PATHS, model.horizon, targets)
         told.append(torch.from_numpy(np.moveaxis(np.quantile(path, levels, axis=1), 0, -1)).float())
@@ -116,13 +119,16 @@ def columns_of(
 ) -> dict[str, Any]:
     """Columns of forecasts ``[N, horizon, targets, Q]``: a row for each origin, target and step.
 
+    Beside those that the table has: "step" where it has no times, "cutoff" and "target", with a "_" where
+    the table has a column of that name.
+
     Args:
         panel: of which series they are.
         asked: the origins.
         told: what ``predicted`` gave.
         levels: ``[Q]``, of its quantiles.
         wanted: those of which a column is made.
-        with_origin: whether there is a column of the origins' times.
+        with_origin: whether there is a column of the origins' times, "cutoff".
     """
     plan, (count, steps, targets, _) = panel.plan, told.shape
     rows = np.repeat(np.arange(count), targets * steps)
@@ -132,14 +138,21 @@ def columns_of(
     }
     origins = panel.offsets[:-1][asked.series] + asked.steps
     clock = panel.clock
-    time = plan.of_role("time")
-    name = time[0].name if time else "step"
+    taken = {*columns, *(column.name for column in plan.of_role("time"))}
+    time = plan.roles.time or _free("step", taken)
     if with_origin:
-        columns["origin"] = clock.written(panel.times[origins][rows])
-    columns[name] = clock.written(panel.times[origins[rows] + ahead])
+        columns[_free("cutoff", taken)] = clock.written(panel.times[origins][rows])
+    columns[time] = clock.written(panel.times[origins[rows] + ahead])
     if targets > 1:
-        columns["target"] = np.tile(np.repeat(np.array(plan.targets), steps), count)
+        names = np.array(plan.targets, dtype=object)
+        columns[_free("target", taken)] = np.tile(np.repeat(names, steps), count)
     values = at_levels(told, levels, wanted).swapaxes(1, 2)
     for k, level in enumerate(wanted):
         columns[f"q{level:g}"] = values[..., k].ravel()
     return columns
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

@@ -191,10 +191,13 @@ class Origins:
         there = rows >= self.begins[series][:, None]
         return np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
 
-    def imagined(self, rows: Integers, series: Integers, values: Floats) -> tuple[Tensor, Tensor]:
-        """What would be read at ``rows`` ``[T, B]`` if ``values`` ``[T, B, targets]``, scaled, had come.
+    def imagined(
+        self, rows: Integers, series: Integers, values: Floats, origins: Integers
+    ) -> tuple[Tensor, Tensor]:
+        """What would be read at ``rows`` ``[T, B]`` if ``values`` ``[T, B, targets]`` had come.
 
-        Of the other columns those that are known ahead are read; of the past ones nothing is known.
+        They are in the scale of the ``origins`` ``[B]``, which stays. Of the other columns those that are
+        known ahead are read; of the past ones nothing is known.
         """
         end = self.ends[series]
         inside = np.minimum(rows, end - 1)
@@ -202,6 +205,7 @@ class Origins:
         targets, past = self.values.shape[1], self.panel.past.shape[1]
         first = 3 * targets
         inputs[..., :targets], inputs[..., targets : 2 * targets] = values, 1.0
+        inputs[..., 2 * targets : first] = self.inputs[origins, 2 * targets : first]
         inputs[..., first : first + 2 * past] = 0.0
         codes[..., : self.panel.past_codes.shape[1]] = 0
         beyond = rows >= end

@@ -6,7 +6,7 @@ All is in scaled units, z = (y - m) / s with the causal location m and scale s o
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Distribution(ABC):
 
     size: int
     """How many numbers the network gives for one value."""
+    is_of_counts: ClassVar[bool] = False
+    """Whether its values are whole numbers from 0."""
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.levels = tuple(levels)
@@ -159,7 +161,7 @@ class Mixture(Distribution):
 class NegativeBinomial(Distribution):
     """Counts, of a variance larger than their mean: Salinas, Flunkert & Gasthaus, "DeepAR", 2017."""
 
-    size = 2
+    size, is_of_counts = 2, True
 
     def _parameters(self, given: Tensor, around: Around) -> tuple[Tensor, Tensor]:
         level = around.base + given[..., 0] + around.location / around.scale
