@@ -1,4 +1,4 @@
-"""What is said at a step depends on nothing after it, but on what is known ahead; and one pass is enough."""
+"""What is said at a step depends on nothing after it, but on what is known ahead; one pass is enough."""
 
 from typing import Any
 

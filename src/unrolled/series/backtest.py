@@ -72,11 +72,18 @@ class Backtest:
 
     def verdict(self) -> str:
         """Whether it is better than the seasonal naive forecast, in one line."""
-        mine, others = self.scores.mase, self.naive.mase
-        if not mine < others:
-            return f"it LOSES to the seasonal naive forecast: MASE {mine:.3f}, where that has {others:.3f}"
-        share = 1 - mine / others
-        return f"better than the seasonal naive forecast by {share:.0%}: MASE {mine:.3f} to {others:.3f}"
+        for name, mine, others in (
+            ("MASE", self.scores.mase, self.naive.mase),
+            ("CRPS", self.scores.crps, self.naive.crps),  # of a constant series there is no MASE
+        ):
+            if not (math.isfinite(mine) and math.isfinite(others)):
+                continue
+            if mine < others:
+                gain = f"better than the seasonal naive forecast by {1 - mine / others:.0%}"
+                return f"{gain}: {name} {mine:.3g} to {others:.3g}"
+            worse = f"it LOSES to the seasonal naive forecast: {name} {mine:.3g}"
+            return f"{worse}, where that has {others:.3g}"
+        return "nothing to compare with: all that came is missing or 0"
 
     def __str__(self) -> str:
         lines = [self.HEAD, *self.rows()]

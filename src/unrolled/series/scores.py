@@ -92,6 +92,8 @@ def seasonal_naive(
 ) -> Floats:
     """``[N, steps, targets, Q]``: the value of the last season that is known, and quantiles of its errors.
 
+    Where no season is known it is the last value that is, and without one the mean of ``before``.
+
     Args:
         values: ``[T, targets]``, one series.
         origins: ``[N]``.
@@ -104,18 +106,27 @@ def seasonal_naive(
     ahead = np.arange(1, steps + 1)
     cycles = -(-ahead // season)
     rows = origins[:, None] + ahead - season * cycles
-    point = np.where((rows >= 0)[..., None], values[np.maximum(rows, 0)], np.nan)
-    last = values[origins][:, None]
-    point = np.where(np.isnan(point), last, point)
-    point = np.where(
-        np.isnan(point), np.nanmean(before) if np.isfinite(before).any() else 0.0, point
-    )
+    point = np.where((rows >= 0)[..., None], _latest(values, season)[np.maximum(rows, 0)], np.nan)
+    point = np.where(np.isnan(point), _latest(values, 1)[origins][:, None], point)
     apart = season if len(before) > season else 1
     result = np.empty((*point.shape, len(levels)))
     for target in range(values.shape[1]):
+        seen = before[np.isfinite(before[:, target]), target]
+        lacks = np.isnan(point[..., target])
+        point[lacks, target] = seen.mean() if len(seen) else 0.0
         errors = before[apart:, target] - before[:-apart, target]
         errors = errors[np.isfinite(errors)]
         spread = np.quantile(errors, levels) if len(errors) else np.zeros(len(levels))
         spread = spread - spread[len(levels) // 2]
         result[:, :, target] = point[..., target, None] + spread * np.sqrt(cycles)[:, None]
     return result
+
+
+def _latest(values: Floats, season: int) -> Floats:
+    """Each missing value of ``[T, targets]`` by that of the last season in which it is not; or NaN."""
+    count = -(-len(values) // season) * season
+    rows = np.full((count, values.shape[1]), -1)
+    rows[: len(values)] = np.where(np.isnan(values), -1, np.arange(len(values))[:, None])
+    by_season = rows.reshape(-1, season, values.shape[1])
+    last = np.maximum.accumulate(by_season, axis=0).reshape(rows.shape)[: len(values)]
+    return np.where(last < 0, np.nan, np.take_along_axis(values, np.maximum(last, 0), axis=0))
