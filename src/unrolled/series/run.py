@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from unrolled.errors import DataError, RunError
@@ -83,7 +84,7 @@ class ForecastRun(Run):
             raise DataError(
                 f"{path}: no such file; what the run was trained on is not there"
             ) from None
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError, SafetensorError) as error:
             raise RunError(f"{path}: damaged ({error})") from None
 
     def dataset(self) -> Origins:
