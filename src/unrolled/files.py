@@ -1,7 +1,12 @@
 """Files that are replaced whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_SYNCED = ContextVar("synced", default=True)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -18,7 +23,8 @@ def replace(path: Path, content: bytes) -> None:
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if _SYNCED.get():
+                    os.fsync(file.fileno())
             partial.replace(target)
         except OSError:
             partial.unlink(missing_ok=True)
@@ -30,10 +36,20 @@ def replace(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Make a file, or the names in a directory, survive a power cut, where the system can."""
-    if os.name != "posix":
+    if os.name != "posix" or not _SYNCED.get():
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Within, nothing is made to survive a power cut: for a directory that is removed in the end."""
+    token = _SYNCED.set(False)
+    try:
+        yield
+    finally:
+        _SYNCED.reset(token)

@@ -5,12 +5,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrolled.series.backtest import Backtest
+    from unrolled.series.classifier import SequenceClassifier
     from unrolled.series.forecaster import Forecaster
+    from unrolled.series.regressor import SequenceRegressor
     from unrolled.series.tagger import SequenceTagger
 
-MODULES = {"Backtest": "backtest", "Forecaster": "forecaster", "SequenceTagger": "tagger"}
+MODULES = {
+    "Backtest": "backtest",
+    "Forecaster": "forecaster",
+    "SequenceClassifier": "classifier",
+    "SequenceRegressor": "regressor",
+    "SequenceTagger": "tagger",
+}
 
-__all__ = ["Backtest", "Forecaster", "SequenceTagger"]
+__all__ = [
+    "Backtest",
+    "Forecaster",
+    "SequenceClassifier",
+    "SequenceRegressor",
+    "SequenceTagger",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -174,7 +174,8 @@ class Trainer:
 
     def _backward(self, item: Any, lens: Lens | None = None) -> tuple[float, float]:
         """The gradient of an item, clipped; its loss, and the norm before clipping."""
-        torch.manual_seed((self.settings.seed << 32) + self.step)
+        # As torch.manual_seed, which notes it for other devices too, for as long as a small step.
+        torch.default_generator.manual_seed((self.settings.seed << 32) + self.step)
         loss = self.feed.loss(item)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -340,6 +341,11 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
+def steps_of_epochs(epochs: float, items: int) -> int:
+    """How many steps so many passes over ``items`` make."""
+    return max(1, round(epochs * items))
+
+
 def steps_of(
     model: Model, settings: Settings, feed_of: Callable[[Any, Settings], Feed[Any]]
 ) -> int:
@@ -365,7 +371,7 @@ def steps_of(
         with torch.random.fork_rng(devices=[]):
             first.loss(next(first.from_step(0))[1])
     if settings.epochs is not None:
-        return max(1, round(settings.epochs * len(feed)))
+        return steps_of_epochs(settings.epochs, len(feed))
     if settings.minutes is None:
         raise ValueError("settings: got neither epochs nor minutes, expected one of them")
     budget = settings.minutes * 60
