@@ -160,6 +160,12 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         found: Array = self.classes_[best]
         return found
 
+    @classmethod
+    def _options_of(cls, command: dict[str, Any]) -> dict[str, Any]:
+        options: dict[str, Any] = super()._options_of(command)
+        weights = options.get("class_weight")
+        return options | {"class_weight": dict(weights) if isinstance(weights, list) else weights}
+
     def _targets(self, y: Any, labels: list[Any] | None) -> tuple[Array, list[Any]]:
         column = column_or_1d(y, warn=True)
         assert_all_finite(column, input_name="y")
@@ -175,7 +181,7 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
                 )
             numbers = np.searchsorted(self.classes_, found)[numbers]
         if len(self.classes_) < 2:
-            raise ValueError(f"y: got 1 class, {found[0]!r}, expected at least 2 classes")
+            raise ValueError(f"y: got 1 class, {found.tolist()[0]!r}, expected at least 2 classes")
         return numbers.astype(np.int64), self.classes_.tolist()
 
     def _named(self, labels: list[Any]) -> None:

@@ -268,14 +268,19 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
                 f"{directory}: a run of kind '{run.kind}', expected '{cls.kind}'; read it with "
                 f"{ESTIMATORS[run.kind]}.load"
             )
-        known = cls._get_param_names()
-        estimator = cls(**{n: v for n, v in run.command.items() if n in known})
+        estimator = cls(**cls._options_of(run.command))
         estimator._forget()
         estimator._read_as = run.data
         estimator._take(run)
         estimator._named(run.labels)
         estimator.n_features_in_ = run.data["columns"] or run.data["features"]
         return estimator
+
+    @classmethod
+    def _options_of(cls, command: dict[str, Any]) -> dict[str, Any]:
+        """The options that a run was asked for with."""
+        known = cls._get_param_names()
+        return {name: value for name, value in command.items() if name in known}
 
     # --- Telling -------------------------------------------------------------------------------------
 

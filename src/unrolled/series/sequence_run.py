@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from unrolled.errors import DataError
 from unrolled.series.data.labelled import Batches, Labelled, SequenceBatch
 from unrolled.series.models.sequence import ClassNetwork, SequenceNetwork, ValueNetwork
+from unrolled.shapes import check_fraction
 from unrolled.training.feed import Feed
 from unrolled.training.loop import steps_of, steps_of_epochs
 from unrolled.training.remedies import begun
-from unrolled.training.run import DATA, Run
+from unrolled.training.run import DATA, Run, without_values
 from unrolled.training.scores import Scores
 from unrolled.training.settings import Settings
 
@@ -257,6 +258,8 @@ def begin(
     if kind == "regress":
         names = ("target_location", "target_scale")
         model_config |= dict(zip(names, standard_of(train.labels), strict=True))
+    with without_values():  # wrong options are to be known before there is a run
+        SequenceRun.kinds[kind](**model_config)
     if not len(splits["validation"]):
         settings = replace(settings, evaluations=1)
     batches = len(train.batches(settings.batch_size, settings.batch_steps))
@@ -296,6 +299,7 @@ def split(
     count = len(sequences)
     if share is None:
         share = SHARE if count >= FEW else 0.0
+    check_fraction("validation_share", share)
     random = np.random.default_rng((seed, count))
     groups = sequences.labels if is_class else np.zeros(count, np.int64)
     held = np.zeros(count, bool)

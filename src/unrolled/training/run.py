@@ -61,7 +61,7 @@ class Run(ABC):
             self.model_config: dict[str, Any] = dict(config["model"])
             self.settings = Settings.of_record(config["training"])
             self.read(config)
-            with _without_values():  # takes no memory, whatever the sizes
+            with without_values():  # takes no memory, whatever the sizes
                 self.new_model()
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise RunError(f"{directory / CONFIG}: not the config of a run ({error})") from None
@@ -133,7 +133,7 @@ class Run(ABC):
             tensors = unpacked(tensors)
         except ValueError as error:
             raise RunError(f"{path}: {error}; the weights are damaged") from None
-        with _without_values():
+        with without_values():
             model: Model = self.new_model()
         check_fit(model, tensors, path)
         model.load_state_dict(tensors, strict=False, assign=True)
@@ -200,7 +200,7 @@ def in_float32() -> Iterator[None]:
 
 
 @contextmanager
-def _without_values() -> Iterator[None]:
+def without_values() -> Iterator[None]:
     """Modules made within have parameters without memory."""
     with torch.device("meta"), _Unfilled():
         yield
