@@ -2,6 +2,18 @@
 #pragma once
 #include "antisymmetric_rnn.h"
 #include "co_rnn.h"
+#include "continuous_time_lstm.h"
+#include "continuous_time_lstm_layer_norm.h"
+#include "continuous_time_lstm_layer_norm_recurrent_dropout.h"
+#include "continuous_time_lstm_layer_norm_recurrent_dropout_zoneout.h"
+#include "continuous_time_lstm_layer_norm_zoneout.h"
+#include "continuous_time_lstm_layer_norm_zoneout_evaluated.h"
+#include "continuous_time_lstm_layer_norm_zoneout_half_evaluated.h"
+#include "continuous_time_lstm_recurrent_dropout.h"
+#include "continuous_time_lstm_recurrent_dropout_zoneout.h"
+#include "continuous_time_lstm_zoneout.h"
+#include "continuous_time_lstm_zoneout_evaluated.h"
+#include "continuous_time_lstm_zoneout_half_evaluated.h"
 #include "coupled_lstm.h"
 #include "coupled_lstm_layer_norm.h"
 #include "coupled_lstm_layer_norm_recurrent_dropout.h"
@@ -42,6 +54,18 @@
 #include "gru_zoneout.h"
 #include "gru_zoneout_evaluated.h"
 #include "gru_zoneout_half_evaluated.h"
+#include "grud.h"
+#include "grud_layer_norm.h"
+#include "grud_layer_norm_recurrent_dropout.h"
+#include "grud_layer_norm_recurrent_dropout_zoneout.h"
+#include "grud_layer_norm_zoneout.h"
+#include "grud_layer_norm_zoneout_evaluated.h"
+#include "grud_layer_norm_zoneout_half_evaluated.h"
+#include "grud_recurrent_dropout.h"
+#include "grud_recurrent_dropout_zoneout.h"
+#include "grud_zoneout.h"
+#include "grud_zoneout_evaluated.h"
+#include "grud_zoneout_half_evaluated.h"
 #include "ind_rnn.h"
 #include "lem.h"
 #include "lru.h"
@@ -101,6 +125,18 @@
 #define UNROLLED_MORE_CELLS(X) \
   X(AntisymmetricRnn) \
   X(CoRnn) \
+  X(ContinuousTimeLstm) \
+  X(ContinuousTimeLstmZoneout) \
+  X(ContinuousTimeLstmZoneoutEvaluated) \
+  X(ContinuousTimeLstmZoneoutHalfEvaluated) \
+  X(ContinuousTimeLstmRecurrentDropout) \
+  X(ContinuousTimeLstmRecurrentDropoutZoneout) \
+  X(ContinuousTimeLstmLayerNorm) \
+  X(ContinuousTimeLstmLayerNormZoneout) \
+  X(ContinuousTimeLstmLayerNormZoneoutEvaluated) \
+  X(ContinuousTimeLstmLayerNormZoneoutHalfEvaluated) \
+  X(ContinuousTimeLstmLayerNormRecurrentDropout) \
+  X(ContinuousTimeLstmLayerNormRecurrentDropoutZoneout) \
   X(CoupledLstm) \
   X(CoupledLstmUnbiased) \
   X(CoupledLstmZoneout) \
@@ -136,6 +172,18 @@
   X(GruLayerNormZoneoutHalfEvaluated) \
   X(GruLayerNormRecurrentDropout) \
   X(GruLayerNormRecurrentDropoutZoneout) \
+  X(Grud) \
+  X(GrudZoneout) \
+  X(GrudZoneoutEvaluated) \
+  X(GrudZoneoutHalfEvaluated) \
+  X(GrudRecurrentDropout) \
+  X(GrudRecurrentDropoutZoneout) \
+  X(GrudLayerNorm) \
+  X(GrudLayerNormZoneout) \
+  X(GrudLayerNormZoneoutEvaluated) \
+  X(GrudLayerNormZoneoutHalfEvaluated) \
+  X(GrudLayerNormRecurrentDropout) \
+  X(GrudLayerNormRecurrentDropoutZoneout) \
   X(IndRnn) \
   X(Lem) \
   X(Lru) \

@@ -12,7 +12,7 @@ from unrolled.cells import Cell, GatedCell, State
 from unrolled.cells.facts import Onnx, Retain
 from unrolled.scan import ScanOptions, scan
 
-T, B, D, H = 6, 3, 4, 5
+T, B, D, H = 6, 3, 8, 5
 
 Weights = Mapping[str, np.ndarray]
 Step = Callable[..., tuple[np.ndarray, ...]]

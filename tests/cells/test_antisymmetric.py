@@ -84,4 +84,4 @@ def test_a_step_size_that_is_no_number_of_at_least_zero_is_refused() -> None:
 
 
 def test_it_shows_its_options() -> None:
-    assert repr(make(D, H)) == "AntisymmetricRNN(4, 5, gated=False, epsilon=0.3, gamma=0.2)"
+    assert repr(make(D, H)) == "AntisymmetricRNN(8, 5, gated=False, epsilon=0.3, gamma=0.2)"

@@ -65,4 +65,4 @@ def test_a_constant_below_zero_is_refused_by_name(name: str) -> None:
 
 
 def test_it_shows_its_constants() -> None:
-    assert repr(CoRNN(D, H)) == "CoRNN(4, 5, dt=0.042, gamma=2.7, epsilon=4.7)"
+    assert repr(CoRNN(D, H)) == "CoRNN(8, 5, dt=0.042, gamma=2.7, epsilon=4.7)"

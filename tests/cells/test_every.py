@@ -11,13 +11,15 @@ import unrolled
 from tests.cells.papers import D, H, drawn, inputs
 from tests.compare import assert_close_by_name, collect, leaves
 from unrolled import Recurrent, cells
-from unrolled.cells import Cell, State
+from unrolled.cells import Cell, GatedCell, State
 from unrolled.scan import ScanOptions, scan
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
-    name: getattr(cells, name)
+    name: kind
     for name in cells.__all__
-    if name not in ("Cell", "GatedCell", "State", "Elman", "LSTM", "GRU")
+    if isinstance(kind := getattr(cells, name), type)
+    and issubclass(kind, Cell)
+    and kind not in (Cell, GatedCell, cells.Elman, cells.LSTM, cells.GRU)
 } | {"gated AntisymmetricRNN": functools.partial(cells.AntisymmetricRNN, gated=True)}
 
 every_cell = pytest.mark.parametrize("kind", CELLS)

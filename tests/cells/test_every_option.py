@@ -20,9 +20,11 @@ from unrolled.scan import ScanOptions
 
 T, B = 6, 3
 CELLS: dict[str, type[Cell]] = {
-    name: getattr(cells, name)
+    name: kind
     for name in cells.__all__
-    if name not in ("Cell", "GatedCell", "State")
+    if isinstance(kind := getattr(cells, name), type)
+    and issubclass(kind, Cell)
+    and kind not in (Cell, GatedCell)
 }
 VALUES: dict[str, object] = {
     "bias": False,
@@ -37,9 +39,11 @@ VALUES: dict[str, object] = {
     "gamma": 0.7,
     "gated": True,
     "max_phase": 1.0,
+    "mean": 0.6,
     "micro_depth": 2,
     "r_max": 0.7,
     "r_min": 0.6,
+    "variables": 1,
 }
 Found = dict[str, Tensor]
 
@@ -128,10 +132,12 @@ def zoned_out(kind: str, cell: GatedCell, x: Tensor, state: State) -> None:
             ys = []
             for t, projected in enumerate(cell.project(x)):
                 after = cell.step(projected, state)
+                if isinstance(cell, cells.GRUD | cells.ContinuousTimeLSTM):
+                    state = cell.faded(projected, state)  # of what the time has left, some is kept
                 shares = [k if isinstance(k, float) else k[t] for k in stays]
                 pairs = zip(shares, state, after, strict=True)
                 state = tuple(k * old + (1 - k) * new for k, old, new in pairs)
-                ys.append(state[0])
+                ys.append(cell.read(state))
             return torch.stack(ys), state
 
         return call

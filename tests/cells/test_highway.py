@@ -75,4 +75,4 @@ def test_a_micro_depth_of_none_is_refused() -> None:
 
 
 def test_it_shows_its_micro_depth() -> None:
-    assert repr(RecurrentHighway(D, H)).startswith("RecurrentHighway(\n  4, 5, micro_depth=3\n")
+    assert repr(RecurrentHighway(D, H)).startswith("RecurrentHighway(\n  8, 5, micro_depth=3\n")

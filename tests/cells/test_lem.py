@@ -69,4 +69,4 @@ def test_a_step_size_that_is_no_number_is_refused() -> None:
 
 
 def test_it_shows_its_step_size() -> None:
-    assert repr(LEM(D, H)) == "LEM(4, 5, dt=1)"
+    assert repr(LEM(D, H)) == "LEM(8, 5, dt=1)"

@@ -128,4 +128,4 @@ def test_a_ring_that_is_none_is_refused(options: dict[str, float], message: str)
 
 
 def test_it_shows_its_ring() -> None:
-    assert repr(LRU(D, H)) == "LRU(4, 5, r_min=0, r_max=1, max_phase=6.28319)"
+    assert repr(LRU(D, H)) == "LRU(8, 5, r_min=0, r_max=1, max_phase=6.28319)"

@@ -93,4 +93,4 @@ def test_its_weights_are_drawn_as_in_the_authors_code() -> None:
 
 
 def test_it_shows_its_constants() -> None:
-    assert repr(UnICORNN(D, H, alpha=9)) == "UnICORNN(4, 5, dt=0.1, alpha=9)"
+    assert repr(UnICORNN(D, H, alpha=9)) == "UnICORNN(8, 5, dt=0.1, alpha=9)"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import unrolled
+from tests.diagrams.test_formula import CELLS
 from tests.lens.nets import KINDS, D, H, make, uncompiled
 from unrolled import Recurrent, cells, lens
 from unrolled.errors import MissingExtraError
@@ -197,8 +198,8 @@ class Own(cells.Cell):
 
 
 def test_every_cell_can_be_drawn():
-    for name in {*cells.__all__} - {"Cell", "GatedCell", "State"}:
-        drawn = lens.draw(uncompiled(getattr(cells, name), bidirectional=True, depth=2))
+    for name, kind in CELLS.items():
+        drawn = lens.draw(uncompiled(kind, bidirectional=True, depth=2))
         assert f"<title>{name}, unrolled over 4 steps</title>" in drawn.svg
 
 

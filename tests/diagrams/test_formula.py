@@ -10,6 +10,13 @@ from tests.compare import tolerance
 from tests.lens.nets import KINDS, D, H, T, inputs, make, uncompiled
 from unrolled import Recurrent, cells, lens
 
+CELLS = {
+    name: kind
+    for name in cells.__all__
+    if isinstance(kind := getattr(cells, name), type)
+    and issubclass(kind, cells.Cell)
+    and kind not in (cells.Cell, cells.GatedCell)
+}
 TOKEN = re.compile(r"[A-Za-z]+'?(?:_\d+)?(?:\^\(\d+\))?\(?|\S")
 SYMBOL = re.compile(r"([A-Za-z]+)('?)(?:_(\d+))?(?:\^\((\d+)\))?")
 
@@ -68,7 +75,7 @@ class Evaluated:
         start = [s[0] for s in cell.initial_state(1, self.x)]
         if len(start) == 1:
             return start[0]
-        names = next((both for both in ("hc", "yz") if letter in both), None)
+        names = next((both for both in ("hc", "yz", "oced") if letter in both), None)
         return start[names.index(letter)] if names else tuple(start)
 
     def arguments(self, end):
@@ -86,6 +93,8 @@ class Evaluated:
         found = self.arguments(")")
         if name == "g":
             return torch.sigmoid(found[0])
+        if name == "beside":
+            return found[0][-self.layer.beside :]
         if name == "mean":
             return (vector(found[0]) + vector(found[1])) / 2
         if name == "highway":
@@ -180,9 +189,18 @@ def test_every_way_to_join_layers(merge, residual, depth):
     check(Recurrent(cells.GRU, D, H, depth=depth, projection=D, **options).double(), steps=2)
 
 
-@pytest.mark.parametrize("name", sorted({*cells.__all__} - {"Cell", "GatedCell", "State"}))
+@pytest.mark.parametrize("name", sorted(CELLS))
 def test_every_cell(name):
-    check(uncompiled(getattr(cells, name), bidirectional=True).double())
+    check(uncompiled(CELLS[name], bidirectional=True).double())
+
+
+@pytest.mark.parametrize("residual", [False, True, "highway"])
+@pytest.mark.parametrize("merge", ["mean", "separate"])
+def test_what_every_layer_reads_beside_the_one_below(merge, residual):
+    options = {"depth": 2, "bidirectional": True, "merge": merge, "residual": residual}
+    layer = uncompiled(cells.ContinuousTimeLSTM, **options).double()
+    check(layer, steps=2)
+    assert "beside(x): the last 2 features of x" in lens.expand(layer, 2).where
 
 
 @pytest.mark.parametrize(

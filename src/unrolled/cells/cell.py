@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
@@ -62,6 +62,11 @@ class Cell(nn.Module):
     """What the equations call the tensors of the state, or all of them together; by default h, or s."""
     kernel: ClassVar[str | None] = None
     """The kernel that the library has of these very equations; a subclass may have others."""
+
+    beside: ClassVar[int] = 0
+    """How many of the input's last features the cells in the levels above read too, such as the time."""
+    above: ClassVar[Mapping[str, object]] = {}
+    """The options by which the cells in the levels above the first differ from it."""
 
     at_once: ClassVar[bool] = False
     """Whether there is a ``parallel``, and it stands for ``step``: no subclass changed that alone."""

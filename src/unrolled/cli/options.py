@@ -127,5 +127,7 @@ fraction = number(lambda value: 0 <= value < 1, "a number from 0 up to, but not,
 CELLS: dict[str, type[Cell]] = {
     name.lower(): kind
     for name in cells.__all__
-    if isinstance(kind := getattr(cells, name), type) and kind not in (Cell, cells.GatedCell)
+    if isinstance(kind := getattr(cells, name), type)
+    and issubclass(kind, Cell)
+    and kind not in (Cell, cells.GatedCell)
 }

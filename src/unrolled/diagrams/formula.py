@@ -60,10 +60,12 @@ class Notation:
         self.depth, self.directions = recurrent.depth, recurrent.directions
         self.merge = recurrent.merge
         self.is_projected, self.residual = recurrent.projections is not None, recurrent.residual
+        self.beside = recurrent.beside if recurrent.depth > 1 else 0
         self.cell = self.cells[0]
         letters = self.cell.symbols or (("h",) if len(self.cell.state_sizes) == 1 else ("s",))
         self.letters = ("A",) if letters == ("s",) and self.directions == 2 else letters
-        self.output = "y" if self.directions == 2 and "y" not in letters else "o"
+        taken = "y" if "y" in letters else "o" if "o" in letters else ""
+        self.output = {"y": "o", "o": "y"}.get(taken, "y" if self.directions == 2 else "o")
         kinds = {_plainly(cell) for cell in self.cells}
         self.f = kinds.pop() if len(kinds) == 1 else None
         """The name of f, and whether there is a b, if every step is f(U x_t + W s_{t-1} + b)."""
@@ -163,8 +165,9 @@ class _Writer:
         notation = self.notation
         streams = [[self.write(Symbol("x", str(k + 1))) for k in range(self.steps)]]
         for level in range(notation.depth):
+            read = [self.timed(stream) for stream in streams] if notation.beside and level else streams
             outputs = [
-                self.states(level, direction, streams[min(direction, len(streams) - 1)])
+                self.states(level, direction, read[min(direction, len(read) - 1)])
                 for direction in range(notation.directions)
             ]
             streams = self.joined(level, outputs, streams)
@@ -210,6 +213,12 @@ class _Writer:
             for i, (stream, below) in enumerate(zip(outputs, read, strict=True))
         ]
 
+    def timed(self, stream: Sequence[str]) -> list[str]:
+        """What the layer below gives, and beside it the last features of the input."""
+        beside = self.write(Symbol("beside"))
+        inputs = (self.write(Symbol("x", str(k + 1))) for k in range(len(stream)))
+        return [f"[{y}; {beside}({x})]" for y, x in zip(stream, inputs, strict=True)]
+
     def merged(self, forward: str, backward: str) -> str:
         """Both directions as one."""
         merge = self.notation.merge
@@ -252,31 +261,3 @@ def _where(notation: Notation, steps: int) -> str:
         said.append(f"{', '.join(begins)}: {kind}")
     if notation.residual == "highway" and notation.depth > 1:
         said.append("highway(y, x) = q ⊙ y + (1 - q) ⊙ x, q = σ(Q x + b)")
-    heads = "V, V'" if notation.reads_both else "V"
-    return "; ".join([*filter(None, said), f"{heads} and g are the head's"])
-
-
-def _step_of(notation: Notation) -> str:
-    """What one step is."""
-    if notation.f is None:
-        before, after = (_side_by_side(_state(notation, 0, step)) for step in ("{t-1}", "t"))
-        said = f"{kind_of(notation.cell).__name__}(x_t, {before}) = {after}"
-        if isinstance(notation.cell, GatedCell) and notation.cell.extras:
-            said += f", with {', '.join(notation.cell.extras)}"
-        if type(notation.cell).read is not Cell.read:
-            return f"{said}, of which read({after}) goes on"
-        return (
-            said
-            if len(notation.letters) == 1
-            else f"{said}, of which {notation.letters[0]}_t goes on"
-        )
-    f, has_bias = notation.f
-    if not has_bias:
-        return "" if f == "identity" else f"f = {f}"
-    said = f"f(z) = {'z + b' if f == 'identity' else f'{f}(z + b)'}"
-    return f"{said}, each layer and direction having its own b" if len(notation.cells) > 1 else said
-
-
-def _state(notation: Notation, direction: int, step: int | str) -> list[str]:
-    """The state, in whatever layer."""
-    return [str(Symbol(letter, str(step), direction == 1)) for letter in notation.letters]

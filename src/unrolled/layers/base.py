@@ -98,7 +98,7 @@ class RecurrentLayer(Protocol):
 
 def stacked(
     layer: RecurrentLayer,
-    x: Tensor,
+    x: Tensor | Sequence[Tensor],
     starts: Sequence[State | None],
     options: ScanOptions,
     *,
@@ -112,7 +112,7 @@ def stacked(
 
     Args:
         layer: whose levels they are.
-        x: what the first level reads.
+        x: what the first level reads, or each of its directions.
         starts: of each scan the state before its first step.
         options: of every scan.
         scan: runs scan k over what it reads.
@@ -128,7 +128,8 @@ def stacked(
     if watcher is not None and torch.compiler.is_compiling():
         watcher = None
     depth, directions = layer.depth, layer.directions
-    streams = [x]  # what the next level reads: one for both directions, or one for each
+    # What the next level reads: one for both directions, or one for each.
+    streams = [x] if isinstance(x, Tensor) else list(x)
     finals: list[State] = []
     every: list[State] = []
     for level in range(depth):

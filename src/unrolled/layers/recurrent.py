@@ -159,11 +159,13 @@ class Recurrent(nn.Module):
         self.projections = nn.ModuleList() if projection is not None else None
         self.highways = nn.ModuleList() if residual == "highway" else None
         streams = 2 if merge == "separate" else 1
-        read = self.input_size
+        read, options = self.input_size, dict(cell_options)
         for level, units in enumerate(self.hidden_sizes):
             for _ in range(self.directions):
-                self.cells.append(_made(cell, read, units, cell_options))
+                beside = self.beside if level else 0
+                self.cells.append(_made(cell, read + beside, units, options))
             own = cast(Cell, self.cells[-1])
+            options = cell_options | dict(own.above)
             width = own.output_size * (self.directions if merge == "concat" else 1)
             given = width if projection is None else projection
             if residual and level and given != read:
@@ -188,7 +190,7 @@ class Recurrent(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | tuple[Tensor, Tensor],
         state: State | None = None,
         *,
         lengths: Lengths | None = None,
@@ -199,7 +201,9 @@ class Recurrent(nn.Module):
         """Run over the whole of ``x``.
 
         Args:
-            x: ``[T, B, D]``, or ``[B, T, D]`` if ``batch_first``.
+            x: ``[T, B, D]``, or ``[B, T, D]`` if ``batch_first``. A bidirectional layer also takes a pair,
+                if its directions are to read different things, such as what ``cells.observed`` gives
+                without and with ``reverse``.
             state: before the first step, as ``Result.state`` is: each tensor ``[L*S, B, size]``, or
                 split by layer; zeros (or what has been learnt) by default.
             lengths: ``[B]``, each from 0 to T; all T by default. A sequence's outputs beyond its length
@@ -225,7 +229,9 @@ class Recurrent(nn.Module):
         if is_symbolic(x):
             given = {"lengths": lengths, "resets": resets, "mask": mask, "states": states}
             return cast(Result, as_leaf(self, x, state, **given))
+        x, *second = x if isinstance(x, tuple | list) else (x,)
         x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
+        pair = [x, *(self._checked_second(other, x) for other in second)]
         starts = [None] * len(self.cells) if state is None else self.by_scan(state)
         options = ScanOptions(
             lengths=lengths,
@@ -238,13 +244,13 @@ class Recurrent(nn.Module):
         )
         streams, finals, every = stacked(
             self,
-            x,
+            pair,
             starts,
             options,
             scan=self._scan,
             watcher=self.watcher,
             drop_inputs=self._seen if self.variational_dropout and self.training else None,
-            drop_outputs=partial(F.dropout, p=self.dropout) if self.training else None,
+            drop_outputs=self._dropped if self.dropout and self.training else None,
             output=partial(self._output, options),
         )
         if self.batch_first:
@@ -322,7 +328,33 @@ class Recurrent(nn.Module):
 
     def _seen(self, x: Tensor) -> Tensor:
         """``x`` ``[T, B, size]`` under variational dropout: a mask for all steps."""
-        return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.variational_dropout)
+        mask = F.dropout(x.new_ones(1, *x.shape[1:]), self.variational_dropout)
+        _, *beside = self._apart(mask)
+        for part in beside:  # such as the time, of which nothing is to be dropped
+            part.fill_(1)
+        return x * mask
+
+    def _dropped(self, y: Tensor) -> Tensor:
+        """What a level gives, under dropout."""
+        own, *beside = self._apart(y)
+        return torch.cat([F.dropout(own, self.dropout), *beside], -1)
+
+    def _apart(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What a level reads: what the one below gave, and what of the input stands beside it."""
+        if not self.beside:
+            return (x,)
+        return torch.split(x, [x.shape[-1] - self.beside, self.beside], -1)
+
+    def _checked_second(self, second: Tensor, first: Tensor) -> Tensor:
+        """What the backward direction reads, as ``[T, B, D]``; or an error."""
+        if self.directions == 1:
+            raise ValueError("x: got a pair, expected a tensor; the layer is not bidirectional")
+        other, *_ = self.checked(second)
+        if other.shape != first.shape:
+            raise ValueError(
+                f"x: got shapes {list(first.shape)} and {list(other.shape)}, expected one for both"
+            )
+        return other
 
     def _cell(self, k: int) -> Cell:
         """The cell of scan k, in training under weight drop."""
@@ -337,12 +369,25 @@ class Recurrent(nn.Module):
         first = level * len(given)
         if self.projections is not None:
             given = [self.projections[first + i](y) for i, y in enumerate(given)]
-        if not self.residual or level == 0:
+        apart = [self._apart(x) for x in read]
+        if self.residual and level:
+            given = self._with_residual(level, given, [x for x, *_ in apart])
+        if not self.beside or level == self.depth - 1:
             return given
-        pairs = list(zip(given, read, strict=True))
+        ways = range(max(len(given), len(apart)))  # one, if neither knows of two directions
+        return [
+            torch.cat([given[min(k, len(given) - 1)], *apart[min(k, len(apart) - 1)][1:]], -1)
+            for k in ways
+        ]
+
+    def _with_residual(
+        self, level: int, given: Sequence[Tensor], read: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What a level gives, joined to what it ``read`` of the one below."""
+        pairs = list(zip(given, read, strict=False))
         if self.highways is None:
             return [y + x for y, x in pairs]
-        first -= len(given)  # the first layer has none
+        first = (level - 1) * len(given)  # the first layer has none
         gates = [torch.sigmoid(self.highways[first + i](x)) for i, (_, x) in enumerate(pairs)]
         return [x + gate * (y - x) for gate, (y, x) in zip(gates, pairs, strict=True)]
 
@@ -370,7 +415,12 @@ class Recurrent(nn.Module):
 
     @property
     def is_chained(self) -> bool:
-        return not (self.projection or self.residual)
+        return not (self.projection or self.residual or self.beside)
+
+    @property
+    def beside(self) -> int:
+        """How many of the last features of the input every level reads; see ``Cell.beside``."""
+        return cast(Cell, self.cells[0]).beside
 
     def described(self) -> str:
         sizes = self.extra_repr().partition(", backend=")[0]
