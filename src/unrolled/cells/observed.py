@@ -11,7 +11,6 @@ from unrolled.shapes import (
     check_lengths,
     check_numbers,
     check_resets,
-    check_state,
     real_steps,
 )
 
@@ -90,31 +89,31 @@ def observed(
         raise ValueError(f"x: got {got}, expected {expected}")
     check_dense("x", x, expected)
     steps, batch_size, variables = x.shape
+    if memory is not None:
+        if reverse:
+            raise ValueError("memory: got one with reverse=True, which begins with the last row")
+        _check_memory(memory, batch_size, variables)
+        if steps == 1 and lengths is None and resets is None:
+            return _row(x, _checked_times(times, memory, x), memory)
     begin = unseen(batch_size, variables, fill, x)
-    if memory is not None and reverse:
-        raise ValueError(
-            "memory: got one with reverse=True, expected none: what came before comes last"
-        )
-    memory = begin if memory is None else _checked_memory(memory, batch_size, variables)
-    times = _checked_times(times, memory, steps, x)
+    memory = begin if memory is None else memory
+    times = _checked_times(times, memory, x)
     starts, real = torch.zeros_like(times, dtype=torch.bool), None
     if resets is not None:
         starts = check_resets(resets, steps, batch_size, batch_first=False, like=x)
-    order = torch.arange(steps, device=x.device).unsqueeze(1).expand(-1, batch_size)
-    backwards = order.flip(0)
     if lengths is not None:
-        lengths = check_lengths(lengths, steps, batch_size).to(x.device)
-        real = real_steps(lengths, steps)
-        backwards = torch.where(real, lengths - 1 - order, order)  # each from its own last row
+        real = real_steps(check_lengths(lengths, steps, batch_size).to(x.device), steps)
     if not steps:
         return Observed(x.new_empty(0, batch_size, 3 * variables + 2), memory)
     _check_order(times, memory[2], starts, real)
     if not reverse:
         return _forward(x, times, memory, starts, real, begin[0])
-    after = torch.cat([starts[1:], torch.zeros_like(starts[:1])])  # it ends where the next begins
-    x, after = x.gather(0, backwards.unsqueeze(-1).expand_as(x)), after.gather(0, backwards)
-    features, memory = _forward(x, -times.gather(0, backwards), memory, after, real, begin[0])
-    return Observed(features.gather(0, backwards.unsqueeze(-1).expand_as(features)), memory)
+    order = _backwards(times, real)
+    rows = order.unsqueeze(-1)
+    ends = torch.cat([starts[1:], torch.zeros_like(starts[:1])]).gather(0, order)
+    turned, times = x.gather(0, rows.expand_as(x)), -times.gather(0, order)
+    features, memory = _forward(turned, times, memory, ends, real, begin[0])
+    return Observed(features.gather(0, rows.expand_as(features)), memory)
 
 
 def unseen(batch_size: int, variables: int, fill: float | Tensor, like: Tensor) -> Memory:
@@ -128,58 +127,72 @@ def unseen(batch_size: int, variables: int, fill: float | Tensor, like: Tensor) 
     return filled.to(like.device).expand(batch_size, variables), never, never[:, 0]
 
 
-def _checked_memory(memory: Memory, batch_size: int, variables: int) -> Memory:
-    """``memory``, or an error unless it is one of so many sequences."""
-    wide = (batch_size, variables)
-    last, when, before = check_state(memory, [wide, wide, (batch_size,)])
-    return last, when, before
+def _row(x: Tensor, times: Tensor, memory: Memory) -> Observed:
+    """``observed`` of one row of a stream, in as few operations as there can be."""
+    last, when, before = memory
+    if not bool((times >= before).all()):  # or the first row of a sequence
+        _check_order(times, before, torch.zeros_like(times, dtype=torch.bool), None)
+    mask, now = ~x[0].isnan(), times[0].unsqueeze(-1)
+    values = torch.where(mask, x[0], last)
+    since = (now - when).nan_to_num(0.0)
+    gap = (now - before.unsqueeze(-1)).nan_to_num(0.0)
+    parts = [part.to(x.dtype) for part in (mask, since, gap, mask.any(-1, keepdim=True))]
+    features = torch.cat([values, *parts], -1).unsqueeze(0)
+    return Observed(features, (values, torch.where(mask | when.isnan(), now, when), times[0]))
 
 
 def _forward(
     x: Tensor, times: Tensor, memory: Memory, starts: Tensor, real: Tensor | None, blank: Tensor
 ) -> Observed:
-    """``observed`` in the order of the rows; ``blank`` ``[V]`` is what stands for what was not seen yet."""
+    """``observed`` in the order of the rows; ``blank`` ``[B, V]`` stands for what was not seen yet.
+
+    A value is read by the number of the row that it is from, counted from 1; row 0 is the memory.
+    """
     last, when, before = memory
     mask = ~x.isnan()
     starts = torch.cat([starts[:1] | before.isnan(), starts[1:]])
     if real is not None:
         mask, starts = mask & real.unsqueeze(-1), starts & real
-        ends = real.sum(0, keepdim=True)
-        final = times.gather(0, (ends - 1).clamp(min=0))
-        times = torch.where(real, times, torch.where(ends > 0, final, before))
-    if len(x) == 1:  # a stream's row
-        anew = starts[0].unsqueeze(-1)
-        now = times[0].unsqueeze(-1)
-        when, before = torch.where(anew, now, when), torch.where(starts[0], times[0], before)
-        values = torch.where(mask, x, torch.where(anew, blank, last))
-        since, gaps = (now - when).unsqueeze(0), times - before
-        memory = (values[0], torch.where(mask[0], now, when), times[0])
-    else:
-        shape = x.shape[1:]
-        known = torch.arange(1, len(x) + 1, device=x.device).view(-1, 1, 1)
-        anew = starts.unsqueeze(-1)
-        own = (
-            torch.where(mask | anew, known, 0).cummax(0).values
-        )  # the row each value is from; 0: memory
-        earlier = torch.cat([torch.zeros_like(own[:1]), own[:-1]])
-        earlier = torch.where(anew, known, earlier)
-        value = torch.cat([last.unsqueeze(0), torch.where(mask, x, blank)])
-        time = torch.cat([when.unsqueeze(0), times.unsqueeze(-1).expand(-1, *shape)])
-        values = value.gather(0, own)
-        since = times.unsqueeze(-1) - time.gather(0, earlier)
-        gaps = torch.where(starts, 0, times - torch.cat([before.unsqueeze(0), times[:-1]]))
-        memory = (values[-1].clone(), time.gather(0, own[-1:])[0], times[-1].clone())
-    seen = mask.any(-1, keepdim=True)
-    parts = [mask, since, gaps.unsqueeze(-1), seen]
+        count = real.sum(0, keepdim=True)
+        final = torch.where(count > 0, times.gather(0, (count - 1).clamp(min=0)), before)
+        times = torch.where(real, times, final)
+    anew = starts.unsqueeze(-1)
+    number = torch.arange(1, len(x) + 1, device=x.device).view(-1, 1, 1)
+    until = torch.where(mask | anew, number, 0).cummax(0).values
+    prior = torch.where(anew, number, torch.cat([torch.zeros_like(until[:1]), until[:-1]]))
+    value = torch.cat([last.unsqueeze(0), torch.where(mask, x, blank)])
+    time = torch.cat([when.unsqueeze(0), times.unsqueeze(-1).expand_as(x)])
+    values = value.gather(0, until)
+    since = times.unsqueeze(-1) - time.gather(0, prior)
+    gaps = torch.where(starts, 0, times - torch.cat([before.unsqueeze(0), times[:-1]]))
+    parts = [mask, since, gaps.unsqueeze(-1), mask.any(-1, keepdim=True)]
     features = torch.cat([values, *(part.to(x.dtype) for part in parts)], -1)
     if real is not None:
         features = torch.where(real.unsqueeze(-1), features, 0)
+    memory = (values[-1].clone(), time.gather(0, until[-1:])[0], times[-1].clone())
     return Observed(features, memory)
 
 
-def _checked_times(times: Tensor | None, memory: Memory, steps: int, x: Tensor) -> Tensor:
+def _backwards(times: Tensor, real: Tensor | None) -> Tensor:
+    """The rows from the last to the first, ``[T, B]``; what is not real stays where it is."""
+    order = torch.arange(len(times), device=times.device).unsqueeze(1).expand_as(times)
+    return order.flip(0) if real is None else torch.where(real, real.sum(0) - 1 - order, order)
+
+
+def _check_memory(memory: Memory, batch_size: int, variables: int) -> None:
+    """Refuse a memory that is not one of so many sequences."""
+    wide = (batch_size, variables)
+    shapes = [tuple(part.shape) for part in memory]
+    if shapes != [wide, wide, (batch_size,)]:
+        raise ValueError(
+            f"memory: got shapes {shapes}, expected {[wide, wide, (batch_size,)]}; give what observed "
+            "returned of the rows before"
+        )
+
+
+def _checked_times(times: Tensor | None, memory: Memory, x: Tensor) -> Tensor:
     """The time of each row, ``[T, B]`` in float64."""
-    batch_size = x.shape[1]
+    steps, batch_size, _ = x.shape
     if times is None:
         counted = torch.arange(steps, dtype=torch.float64, device=x.device).unsqueeze(1)
         return counted + (memory[2] + 1).nan_to_num(0.0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unrolled.cells import State
 from unrolled.scan import Backend, ScanOptions, ScanResult, Watcher
-from unrolled.scan.native.calls import Weights
+from unrolled.scan.native.calls import StepKernel
 from unrolled.shapes import Lengths, Shape
 
 Hidden = Tensor | Sequence[Tensor]
@@ -89,8 +89,8 @@ class RecurrentLayer(Protocol):
     def why_unwatched(self) -> str | None:
         """Why the gradients within it cannot be seen, or clipped; ``None`` if they can."""
 
-    def bare_kernels(self) -> list[tuple[str, Weights] | None]:
-        """The kernel of each scan, and its weights now; ``None`` where a step does more."""
+    def step_kernels(self) -> list[StepKernel | None]:
+        """What takes the steps of each scan in evaluation; ``None`` where there is no kernel."""
 
     def holders(self) -> Sequence[nn.Module]:
         """The modules that hold what the kernels read."""

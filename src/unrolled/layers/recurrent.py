@@ -27,7 +27,7 @@ from unrolled.scan import (
     scan,
 )
 from unrolled.scan.hooks import computed, settled
-from unrolled.scan.native.calls import Weights
+from unrolled.scan.native.calls import StepKernel
 from unrolled.shapes import (
     Lengths,
     Shape,
@@ -415,7 +415,7 @@ class Recurrent(nn.Module):
 
     @property
     def is_chained(self) -> bool:
-        return not (self.projection or self.residual or self.beside)
+        return not (self.projection or self.residual or (self.beside and self.depth > 1))
 
     @property
     def beside(self) -> int:
@@ -466,8 +466,8 @@ class Recurrent(nn.Module):
     def why_unwatched(self) -> str | None:
         return None
 
-    def bare_kernels(self) -> list[tuple[str, Weights] | None]:
-        return [native.kernel_of(computed(cell)) for cell in cast(Sequence[Cell], self.cells)]
+    def step_kernels(self) -> list[StepKernel | None]:
+        return [native.step_kernel(computed(cell)) for cell in cast(Sequence[Cell], self.cells)]
 
     def holders(self) -> Sequence[nn.Module]:
         return cast(Sequence[nn.Module], self.cells)

@@ -62,7 +62,7 @@ class Stream:
     """The number of the sequence in each row of x, y and the state."""
 
     def __init__(self, layer: RecurrentLayer, batch_size: int = 1) -> None:
-        if not hasattr(layer, "bare_kernels"):
+        if not hasattr(layer, "step_kernels"):
             raise TypeError(
                 f"layer: got {type(layer).__name__}, expected a Recurrent; a drop-in layer has "
                 "layer.stream(batch_size), and unrolled.accelerate makes one of torch.nn's"
@@ -113,7 +113,7 @@ class Stream:
             raise TypeError(f"x: got {x.dtype} on {x.device}, expected {wanted} as the weights")
         if self._signature() != self._seen:
             self._renew(self._room)
-        if self._steps and self._is_chained and not is_chunk and resets is None:
+        if self._is_bare and not is_chunk and resets is None:
             return self._by_steps(
                 x.detach()
             )  # torch.no_grad() takes half as long as a small kernel
@@ -144,7 +144,8 @@ class Stream:
     def _run(self, x: Tensor) -> Tensor:
         """Some steps ``[T, B, D]``, or none."""
         if self._steps and len(x) == 1:
-            return self._by_steps(x[0]).unsqueeze(0)
+            with _evaluating(self.layer):
+                return self._by_steps(x[0]).unsqueeze(0)
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)
         x = x.transpose(0, 1) if self._view.batch_first else x
@@ -156,11 +157,10 @@ class Stream:
     def _by_steps(self, x: Tensor) -> Tensor:
         """One step ``[B, D]`` by the kernels, layer by layer."""
         layer, batch_size = self._view, self.batch_size
-        self._steps[0].x[:batch_size] = x
         for level, step in enumerate(self._steps):
-            if level and not self._is_chained:
-                step.x[:batch_size] = x
-            y = step.run()[:batch_size]
+            if not step.is_fed:
+                step.enter(x)
+            y = step.run(batch_size)
             if not self._is_chained:
                 (y,) = layer.joined(level, [y], [x])
             x = y
@@ -245,7 +245,7 @@ class Stream:
         layer = self._view
         with _evaluating(layer.module):
             reasons = layer.unsupported_reasons()
-            kernels = [] if reasons else layer.bare_kernels()
+            kernels = [] if reasons else layer.step_kernels()
             if None in kernels or any(True for _ in hooked(layer.module)):
                 kernels = []  # a scan of one step, by the kernel all the same
         if reasons and layer.backend == "native":
@@ -258,9 +258,12 @@ class Stream:
             self._like.new_zeros(shape) for shape in self._view.state_shapes(self._room)
         )
         self._steps: list[Step] = []
-        for name, weights in filter(None, kernels):
+        for kernel in filter(None, kernels):
             below = self._steps[-1] if self._steps and self._is_chained else None
-            self._steps.append(Step(name, weights, self._room, below))
+            self._steps.append(Step(kernel, self._room, self._like.dtype, below))
+        # Whether there is nothing but kernels between x and y.
+        bare = (step.project is None and step.read is None for step in self._steps)
+        self._is_bare = bool(self._steps) and self._is_chained and all(bare)
 
     def _signature(self) -> list[int]:
         """What changes when an optimizer, a loaded state dict or a move changes the weights."""

@@ -13,7 +13,7 @@ from unrolled.layers.base import SET_ASIDE, Hidden
 from unrolled.layers.recurrent import Recurrent
 from unrolled.scan import Backend, native
 from unrolled.scan.hooks import computed, settled
-from unrolled.scan.native.calls import Weights
+from unrolled.scan.native.calls import StepKernel, Weights
 from unrolled.shapes import Lengths, Shape, check_dense, check_flags, check_lengths
 
 Groups = list[list[Tensor]]
@@ -139,9 +139,10 @@ class TorchAdapter:
             return f"proj_size is {self.layer.proj_size}: torch.nn runs it"
         return self.refusal
 
-    def bare_kernels(self) -> list[tuple[str, Weights] | None]:
-        name = KERNELS[self.layer.mode]
-        return [(name, as_weights(group)) for group in weights_of(computed(self.layer))]
+    def step_kernels(self) -> list[StepKernel | None]:
+        name, units = KERNELS[self.layer.mode], self.layer.hidden_size
+        groups = weights_of(computed(self.layer))
+        return [StepKernel(name, as_weights(group), units) for group in groups]
 
     def holders(self) -> Sequence[nn.Module]:
         return [self.layer]

@@ -11,6 +11,7 @@ from unrolled.scan.native.kernels import (
     missing,
     reasons_of_cell,
     reasons_of_tensors,
+    step_kernel,
     unsupported_reasons,
 )
 from unrolled.scan.native.library import instruction_set
@@ -29,5 +30,6 @@ __all__ = [
     "run",
     "run_reference",
     "scan",
+    "step_kernel",
     "unsupported_reasons",
 ]

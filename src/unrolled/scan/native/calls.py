@@ -295,32 +295,48 @@ def backward(*arguments: Any) -> list[Tensor]:
     return [*results, *found]
 
 
+class StepKernel(NamedTuple):
+    """What takes the steps of one cell."""
+
+    name: str
+    """The kernel."""
+    weights: Weights
+    """The cell's, as they are now."""
+    units: int
+    """H."""
+    project: Callable[[Tensor], Tensor] | None = None
+    """What the kernel reads of x, where it does not project itself."""
+    read: Callable[[State], Tensor] | None = None
+    """What the cell shows of its states, where that is not the first."""
+
+
 class Step:
     """One layer, one step a call, without gradient: every address is fixed and every weight packed.
 
     Args:
-        name: the kernel.
-        weights: the layer's, as they are now: they are packed at the first step.
+        given: the kernel and the weights, which are packed at the first step.
         batch_size: B.
-        below: the layer whose output this one reads; by default ``x`` is for the caller to fill.
+        dtype: of everything.
+        below: the layer whose output this one reads, if neither ``project`` nor ``read`` come between;
+            by default ``enter`` is told what to read.
     """
 
     def __init__(
-        self, name: str, weights: Weights, batch_size: int, below: "Step | None" = None
+        self, given: StepKernel, batch_size: int, dtype: torch.dtype, below: "Step | None" = None
     ) -> None:
+        name, weights, units, self.project, self.read = given
         weight = weights.weight_ih
-        assert weight is not None
-        self.kernel = kernel = library.kernel(name, weight.dtype)
-        units = weight.shape[0] // kernel.projected
-        empty = partial(torch.zeros, dtype=weight.dtype, device="cpu")
-        self.x = empty(batch_size, weight.shape[1])
+        if self.project is not None or (below is not None and below.read is not None):
+            below = None
+        self.is_fed = below is not None
+        self.kernel = kernel = library.kernel(name, dtype)
+        empty = partial(torch.zeros, dtype=dtype, device="cpu")
+        self.x = empty(batch_size, units * kernel.projected if weight is None else weight.shape[1])
         # Read and written in turn.
         self.states = [[empty(batch_size, units) for _ in range(kernel.states)] for _ in (0, 1)]
         self.outputs = (self.states[0][0], self.states[1][0])
         self.turn = 0
-        bare_weights = Weights(
-            weight.detach(), *(w if w is None else w.detach() for w in weights[1:])
-        )
+        bare_weights = Weights(*(w if w is None else w.detach() for w in weights))
         self._given = [
             _Given(
                 name,
@@ -346,8 +362,12 @@ class Step:
         self._memory = (kept, memory)
         self._is_packed = False
 
-    def run(self) -> Tensor:
-        """Take a step; the output is overwritten by the step after the next."""
+    def enter(self, x: Tensor) -> None:
+        """Read ``x`` ``[b, D]`` at the next step, in the first b of the B rows."""
+        self.x[: len(x)] = x if self.project is None else self.project(x)
+
+    def run(self, rows: int) -> Tensor:
+        """Take a step; the output of the first ``rows``, to be overwritten by the step after the next."""
         turn = self.turn
         self.kernel.forward(self._addresses[turn])
         if not self._is_packed:
@@ -355,7 +375,9 @@ class Step:
             for call in self._calls:
                 call.packed_ready = 1
         self.turn = 1 - turn
-        return self.outputs[1 - turn]
+        if self.read is None:
+            return self.outputs[1 - turn][:rows]
+        return self.read(tuple(s[:rows] for s in self.states[1 - turn]))
 
     @property
     def state(self) -> State:

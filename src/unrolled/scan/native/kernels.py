@@ -15,7 +15,7 @@ from unrolled.cells.cell import GatedCell
 from unrolled.modules import kind_of
 from unrolled.scan.hooks import hooked
 from unrolled.scan.native import jit, library, onnx
-from unrolled.scan.native.calls import Weights, constant_in_graphs
+from unrolled.scan.native.calls import StepKernel, Weights, constant_in_graphs
 
 KINDS: dict[str, type[GatedCell]] = {str(kind.kernel): kind for kind in (Elman, LSTM, GRU)}
 
@@ -172,18 +172,17 @@ def unsupported_reasons(cell: Cell, x: Tensor, state: Sequence[Tensor] = ()) -> 
     return reasons_of_tensors(x, *weights, *state)
 
 
-def kernel_of(cell: Cell) -> tuple[str, Weights] | None:
-    """The kernel of ``cell``, which there is, and its weights now; ``None`` if a scan does more.
-
-    More than the kernel: a projection that is not x weightᵀ + biases, or a ``read``.
-    """
-    name = kernel_name(cell)
+def step_kernel(cell: Cell) -> StepKernel | None:
+    """What takes the steps of ``cell`` in evaluation; ``None`` if there is no kernel."""
+    name, units = kernel_name(cell), cell.state_sizes[0]
     if name is not None:
-        return name, weights_of(cell, name)
+        return StepKernel(name, weights_of(cell, name), units)
     recipe = jit.recipe(cell)
-    if isinstance(recipe, str) or not recipe.is_projected or type(cell).read is not Cell.read:
+    if isinstance(recipe, str):
         return None
-    return recipe.name, recipe.tensors(cell)
+    project = None if recipe.is_projected else cell.project
+    read = None if type(cell).read is Cell.read else cell.read
+    return StepKernel(recipe.name, recipe.tensors(cell), units, project, read)
 
 
 def weights_of(cell: Cell, name: str) -> Weights:
