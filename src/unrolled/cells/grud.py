@@ -84,7 +84,8 @@ class GRUD(GatedCell):
         sizes = {"weight_dx": count, "bias_dx": count * has_bias, "bias_dh": hidden_size * has_bias}
         for name, size in sizes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(size)) if size else None)
-        means = check_numbers("mean", mean, f"a number, or {count}, one a variable", torch.float32)
+        dtype = torch.get_default_dtype()
+        means = check_numbers("mean", mean, f"a number, or {count}, one a variable", dtype)
         if means.shape not in ((), (count,)):
             raise ValueError(
                 f"mean: got shape {list(means.shape)}, expected [{count}], or a number"

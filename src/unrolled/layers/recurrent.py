@@ -229,9 +229,10 @@ class Recurrent(nn.Module):
         if is_symbolic(x):
             given = {"lengths": lengths, "resets": resets, "mask": mask, "states": states}
             return cast(Result, as_leaf(self, x, state, **given))
-        x, *second = x if isinstance(x, tuple | list) else (x,)
+        is_pair = type(x) is tuple and len(x) == 2  # neither a PackedSequence nor anything else
+        x, *second = x if is_pair else (cast(Tensor, x),)
         x, state, lengths, resets, mask = self.checked(x, state, lengths, resets, mask)
-        pair = [x, *(self._checked_second(other, x) for other in second)]
+        ways = [x, *(self._checked_second(other, x) for other in second)]
         starts = [None] * len(self.cells) if state is None else self.by_scan(state)
         options = ScanOptions(
             lengths=lengths,
@@ -244,7 +245,7 @@ class Recurrent(nn.Module):
         )
         streams, finals, every = stacked(
             self,
-            pair,
+            ways,
             starts,
             options,
             scan=self._scan,
