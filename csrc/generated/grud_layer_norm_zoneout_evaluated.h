@@ -16,14 +16,14 @@ namespace {
 //     n = tanh(U_n x̂ + W_n (r ⊙ ĥ) + V_n m_t + b_n)
 //     h_t = (1 - z) ⊙ ĥ + z ⊙ n
 struct GrudLayerNormZoneoutEvaluated {
-  static constexpr const char* name = "grud_layer_norm_zoneout_evaluated a14c01f17547b772";
+  static constexpr const char* name = "grud_layer_norm_zoneout_evaluated d36337a13b287c6d";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
   static constexpr const char* vector_names = "bias_hh";
   static constexpr bool staged = true;
   static constexpr int projected = 4, noise = 0, products = 0, vectors = 11;
-  static constexpr int states = 1, kept = 10, grads = 10;
+  static constexpr int states = 1, kept = 11, grads = 10;
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, 4> d_projected = {0, 1, 2, 3};
   static constexpr std::array<int, 0> d_product = {};
@@ -45,9 +45,11 @@ struct GrudLayerNormZoneoutEvaluated {
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
-      const V v0 = at.projected(0) * at.state(0);
-      at.set_staging(3, v0);
-      at.set_kept(0, v0);
+      const V v0 = exp(-relu(at.projected(0)));
+      const V v1 = v0 * at.state(0);
+      at.set_staging(3, v1);
+      at.set_kept(0, v1);
+      at.set_kept(2, v0);
     }
     if constexpr (stage == 1) {
       at.set_staging(0, at.product(0));
@@ -73,11 +75,11 @@ struct GrudLayerNormZoneoutEvaluated {
       at.set_staging(8, (V(1.0) - v2) * at.staging(3));
       at.set_staging(9, v5);
       at.set_kept(1, v5);
-      at.set_kept(2, v0);
-      at.set_kept(3, v1);
-      at.set_kept(4, v2);
-      at.set_kept(5, v3);
-      at.set_kept(6, v4);
+      at.set_kept(3, v0);
+      at.set_kept(4, v1);
+      at.set_kept(5, v2);
+      at.set_kept(6, v3);
+      at.set_kept(7, v4);
     }
     if constexpr (stage == 4) {
       at.set_staging(5, at.product(0));
@@ -92,9 +94,9 @@ struct GrudLayerNormZoneoutEvaluated {
       const V v0 = V(1.0) / sqrt(at.sum(3) * at.vector(8) + at.vector(7));
       const V v1 = at.staging(6) * v0;
       const V v2 = tanh(at.projected(3) + v1 * at.vector(2) + at.vector(5));
-      at.set_kept(7, v0);
-      at.set_kept(8, v1);
-      at.set_kept(9, v2);
+      at.set_kept(8, v0);
+      at.set_kept(9, v1);
+      at.set_kept(10, v2);
       at.set_next(0, at.staging(3) * at.vector(9) + (at.staging(8) + at.staging(7) * v2) * at.vector(10));
     }
   }
@@ -103,45 +105,45 @@ struct GrudLayerNormZoneoutEvaluated {
   static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.vector(10);
-      const V v1 = v0 * at.kept(4) * (V(1.0) - at.kept(9) * at.kept(9));
+      const V v1 = v0 * at.kept(5) * (V(1.0) - at.kept(10) * at.kept(10));
       const V v2 = v1 * at.vector(2);
-      const V v3 = V(1.0) - at.kept(4);
-      const V v4 = (v0 * at.kept(9) - v0 * at.kept(0)) * at.kept(4) * v3;
+      const V v3 = V(1.0) - at.kept(5);
+      const V v4 = (v0 * at.kept(10) - v0 * at.kept(0)) * at.kept(5) * v3;
       const V v5 = v4 * at.vector(1);
       at.set_staging(0, v2);
       at.set_staging(1, at.d_next(0) * at.vector(9) + v0 * v3);
       at.set_staging(2, v5);
-      at.set_staging(4, v5 * at.kept(3));
+      at.set_staging(4, v5 * at.kept(4));
       at.add_sum(0, v2);
-      at.add_sum(1, v2 * at.kept(8));
+      at.add_sum(1, v2 * at.kept(9));
       at.set_grad(2, v4);
       at.set_grad(3, v1);
-      at.set_grad(5, v4 * at.kept(3));
-      at.set_grad(6, v1 * at.kept(8));
+      at.set_grad(5, v4 * at.kept(4));
+      at.set_grad(6, v1 * at.kept(9));
     }
     if constexpr (stage == 1) {
-      at.set_grad(9, at.kept(7) * (at.staging(0) - at.sum(0) * at.vector(8) - at.kept(8) * at.sum(1) * at.vector(8)));
+      at.set_grad(9, at.kept(8) * (at.staging(0) - at.sum(0) * at.vector(8) - at.kept(9) * at.sum(1) * at.vector(8)));
     }
     if constexpr (stage == 2) {
-      const V v0 = at.product(0) * at.kept(0) * at.kept(6) * (V(1.0) - at.kept(6));
+      const V v0 = at.product(0) * at.kept(0) * at.kept(7) * (V(1.0) - at.kept(7));
       const V v1 = v0 * at.vector(0);
       at.set_staging(3, v1);
-      at.set_staging(5, at.staging(1) + at.product(0) * at.kept(6));
+      at.set_staging(5, at.staging(1) + at.product(0) * at.kept(7));
       at.add_sum(2, v1 + at.staging(2));
-      at.add_sum(3, v1 * at.kept(5) + at.staging(4));
+      at.add_sum(3, v1 * at.kept(6) + at.staging(4));
       at.set_grad(1, v0);
-      at.set_grad(4, v0 * at.kept(5));
+      at.set_grad(4, v0 * at.kept(6));
     }
     if constexpr (stage == 3) {
       const V v0 = at.sum(2) * at.vector(6);
       const V v1 = at.sum(3) * at.vector(6);
-      at.set_grad(7, at.kept(2) * (at.staging(3) - v0 - at.kept(5) * v1));
-      at.set_grad(8, at.kept(2) * (at.staging(2) - v0 - at.kept(3) * v1));
+      at.set_grad(7, at.kept(3) * (at.staging(3) - v0 - at.kept(6) * v1));
+      at.set_grad(8, at.kept(3) * (at.staging(2) - v0 - at.kept(4) * v1));
     }
     if constexpr (stage == 4) {
       const V v0 = at.staging(5) + at.product(0);
-      at.set_grad(0, v0 * at.state(0));
-      at.set_d_state(0, v0 * at.projected(0));
+      at.set_grad(0, select(relu(at.projected(0)) <= V(0.0), V(0.0), -(v0 * at.state(0) * at.kept(2))));
+      at.set_d_state(0, v0 * at.kept(2));
     }
   }
 };

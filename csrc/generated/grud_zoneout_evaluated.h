@@ -16,14 +16,14 @@ namespace {
 //     n = tanh(U_n x̂ + W_n (r ⊙ ĥ) + V_n m_t + b_n)
 //     h_t = (1 - z) ⊙ ĥ + z ⊙ n
 struct GrudZoneoutEvaluated {
-  static constexpr const char* name = "grud_zoneout_evaluated ebb8c4f65c82cf1d";
+  static constexpr const char* name = "grud_zoneout_evaluated 675e1da7e4a85548";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
   static constexpr const char* vector_names = "bias_hh";
   static constexpr bool staged = true;
   static constexpr int projected = 4, noise = 0, products = 0, vectors = 2;
-  static constexpr int states = 1, kept = 5, grads = 4;
+  static constexpr int states = 1, kept = 6, grads = 4;
   // Which of the gradients belongs to each block; -1: none.
   static constexpr std::array<int, 4> d_projected = {0, 1, 2, 3};
   static constexpr std::array<int, 0> d_product = {};
@@ -45,9 +45,11 @@ struct GrudZoneoutEvaluated {
   template <int stage, class V, class Place>
   static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
-      const V v0 = at.projected(0) * at.state(0);
-      at.set_staging(0, v0);
-      at.set_kept(0, v0);
+      const V v0 = exp(-relu(at.projected(0)));
+      const V v1 = v0 * at.state(0);
+      at.set_staging(0, v1);
+      at.set_kept(0, v1);
+      at.set_kept(2, v0);
     }
     if constexpr (stage == 1) {
       const V v0 = sigmoid(at.projected(2) + at.product(1));
@@ -57,12 +59,12 @@ struct GrudZoneoutEvaluated {
       at.set_staging(2, (V(1.0) - v0) * at.staging(0));
       at.set_staging(3, v2);
       at.set_kept(1, v2);
-      at.set_kept(2, v0);
-      at.set_kept(3, v1);
+      at.set_kept(3, v0);
+      at.set_kept(4, v1);
     }
     if constexpr (stage == 2) {
       const V v0 = tanh(at.projected(3) + at.product(0));
-      at.set_kept(4, v0);
+      at.set_kept(5, v0);
       at.set_next(0, at.staging(0) * at.vector(0) + (at.staging(2) + at.staging(1) * v0) * at.vector(1));
     }
   }
@@ -71,19 +73,19 @@ struct GrudZoneoutEvaluated {
   static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * at.vector(1);
-      const V v1 = V(1.0) - at.kept(2);
+      const V v1 = V(1.0) - at.kept(3);
       at.set_staging(0, at.d_next(0) * at.vector(0) + v0 * v1);
-      at.set_grad(2, (v0 * at.kept(4) - v0 * at.kept(0)) * at.kept(2) * v1);
-      at.set_grad(3, v0 * at.kept(2) * (V(1.0) - at.kept(4) * at.kept(4)));
+      at.set_grad(2, (v0 * at.kept(5) - v0 * at.kept(0)) * at.kept(3) * v1);
+      at.set_grad(3, v0 * at.kept(3) * (V(1.0) - at.kept(5) * at.kept(5)));
     }
     if constexpr (stage == 1) {
-      at.set_staging(1, at.staging(0) + at.product(0) * at.kept(3));
-      at.set_grad(1, at.product(0) * at.kept(0) * at.kept(3) * (V(1.0) - at.kept(3)));
+      at.set_staging(1, at.staging(0) + at.product(0) * at.kept(4));
+      at.set_grad(1, at.product(0) * at.kept(0) * at.kept(4) * (V(1.0) - at.kept(4)));
     }
     if constexpr (stage == 2) {
       const V v0 = at.staging(1) + at.product(0);
-      at.set_grad(0, v0 * at.state(0));
-      at.set_d_state(0, v0 * at.projected(0));
+      at.set_grad(0, select(relu(at.projected(0)) <= V(0.0), V(0.0), -(v0 * at.state(0) * at.kept(2))));
+      at.set_d_state(0, v0 * at.kept(2));
     }
   }
 };

@@ -94,21 +94,19 @@ class GRUD(GatedCell):
         self.reset_parameters()
 
     def project(self, x: Tensor) -> Tensor:
-        """γ_h, then U x̂ + V m_t + b for every gate and step: ``[..., D] -> [..., 4H]``."""
+        """W_γ δ_t + b_γ, then U x̂ + V m_t + b for every gate and step: ``[..., D] -> [..., 4H]``."""
         count = self.variables
         others, last, mask, since, gap, _ = torch.split(x, [self.others, *[count] * 3, 1, 1], -1)
-        decay = _decay(F.linear(since if count else gap, self.weight_dh), self.bias_dh)
         filled = last
         if self.weight_dx is not None:
             kept = _decay(self.weight_dx * since, self.bias_dx)
-            filled = mask * last + (1 - mask) * (kept * last + (1 - kept) * self.mean)
-        return torch.cat(
-            [decay, self.of_input(torch.cat([others, filled, mask], -1), self.bias())], -1
-        )
+            filled = last - (1 - mask) * (last - self.mean) * (1 - kept)
+        u = self.of_input(torch.cat([others, filled, mask], -1), self.bias())
+        return torch.cat([F.linear(since if count else gap, self.weight_dh, self.bias_dh), u], -1)
 
     def faded(self, projected: Tensor, state: State) -> State:
         """ĥ, the state when the step begins."""
-        return (projected[..., : self.hidden_size] * state[0],)
+        return (_decay(projected[..., : self.hidden_size]) * state[0],)
 
     def step(self, projected: Tensor, state: State) -> State:
         """The equations above; the options work on ĥ."""
@@ -133,6 +131,6 @@ class GRUD(GatedCell):
         return f"{super().extra_repr()}, variables={self.variables}"
 
 
-def _decay(waited: Tensor, bias: Tensor | None) -> Tensor:
+def _decay(waited: Tensor, bias: Tensor | None = None) -> Tensor:
     """What is left: exp(-max(0, waited + b))."""
     return torch.exp(-torch.relu(waited if bias is None else waited + bias))
