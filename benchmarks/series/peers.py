@@ -3,8 +3,8 @@
 A peer is given what stands before the origins that are scored, and the time to train. It returns quantiles
 ``[N, horizon, Q]`` at the origins, in their order, or ``None`` where it cannot serve the set.
 
-LightGBM comes with the extra ``bench``. statsforecast, darts and neuralforecast need pandas below 3: they are
-installed by hand.
+LightGBM comes with the extra ``bench``. statsforecast, darts and neuralforecast need pandas below 3 and
+are installed by hand.
 """
 
 import time

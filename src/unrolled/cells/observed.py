@@ -8,9 +8,9 @@ from torch import Tensor
 from unrolled.shapes import (
     Lengths,
     check_dense,
+    check_flags,
     check_lengths,
     check_numbers,
-    check_resets,
     real_steps,
 )
 
@@ -100,7 +100,7 @@ def observed(
     times = _checked_times(times, memory, x)
     starts, real = torch.zeros_like(times, dtype=torch.bool), None
     if resets is not None:
-        starts = check_resets(resets, steps, batch_size, batch_first=False, like=x)
+        starts = check_flags("resets", resets, steps, batch_size, like=x)
     if lengths is not None:
         real = real_steps(check_lengths(lengths, steps, batch_size).to(x.device), steps)
     if not steps:

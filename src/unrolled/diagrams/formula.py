@@ -261,3 +261,33 @@ def _where(notation: Notation, steps: int) -> str:
         said.append(f"{', '.join(begins)}: {kind}")
     if notation.residual == "highway" and notation.depth > 1:
         said.append("highway(y, x) = q ⊙ y + (1 - q) ⊙ x, q = σ(Q x + b)")
+    if notation.beside:
+        said.append(f"beside(x): the last {notation.beside} features of x")
+    heads = "V, V'" if notation.reads_both else "V"
+    return "; ".join([*filter(None, said), f"{heads} and g are the head's"])
+
+
+def _step_of(notation: Notation) -> str:
+    """What one step is."""
+    if notation.f is None:
+        before, after = (_side_by_side(_state(notation, 0, step)) for step in ("{t-1}", "t"))
+        said = f"{kind_of(notation.cell).__name__}(x_t, {before}) = {after}"
+        if isinstance(notation.cell, GatedCell) and notation.cell.extras:
+            said += f", with {', '.join(notation.cell.extras)}"
+        if type(notation.cell).read is not Cell.read:
+            return f"{said}, of which read({after}) goes on"
+        return (
+            said
+            if len(notation.letters) == 1
+            else f"{said}, of which {notation.letters[0]}_t goes on"
+        )
+    f, has_bias = notation.f
+    if not has_bias:
+        return "" if f == "identity" else f"f = {f}"
+    said = f"f(z) = {'z + b' if f == 'identity' else f'{f}(z + b)'}"
+    return f"{said}, each layer and direction having its own b" if len(notation.cells) > 1 else said
+
+
+def _state(notation: Notation, direction: int, step: int | str) -> list[str]:
+    """The state, in whatever layer."""
+    return [str(Symbol(letter, str(step), direction == 1)) for letter in notation.letters]

@@ -44,8 +44,8 @@ class Graph:
         if notation.residual and notation.depth > 1:
             joined = "mixed with" if notation.residual == "highway" else "added to"
             self.note = f"From layer 2 on, what a layer reads is {joined} what it gives."
-        if names.beside:
-            also = f"From layer 2 on, a layer also reads the last {names.beside} features of x."
+        if notation.beside:
+            also = f"From layer 2 on, a layer also reads the last {notation.beside} features of x."
             self.note = f"{self.note} {also}".strip()
         streams = [self.row("input", "x")]
         for level in range(notation.depth):
