@@ -156,7 +156,7 @@ class Forecaster:
     Args:
         horizon: how many steps ahead it learns to forecast; ``predict`` may ask for more.
         quantiles: the levels that ``predict`` gives; any others can be asked for there.
-        cell: "lstm", "gru" or "elman".
+        cell: "lstm", "gru", "elman", or for irregular times "continuous-time-lstm".
         hidden_size: H, the hidden units of a layer.
         depth: L, how many layers.
         dropout: the share of features dropped in training.

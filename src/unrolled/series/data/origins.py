@@ -121,6 +121,9 @@ class Origins:
         self.location, self.scale = running_scales(self.values, panel.offsets)
         self.known = _filled(_scaled(panel.known, statistics.known)).astype(np.float32)
         self.seasons = list(seasons)
+        rows = np.arange(len(self.values))
+        there = np.isfinite(self.values).all(1)
+        self.latest = np.maximum.accumulate(np.where(there, rows, -1))  # the last row with values
         self.inputs = self._inputs(statistics)
         per_series = np.diff(panel.offsets)
         static_codes = np.repeat(panel.static_codes, per_series, axis=0)
@@ -141,8 +144,8 @@ class Origins:
             self.known,
         ]
         columns.append(np.repeat(static, np.diff(panel.offsets), axis=0))
-        if panel.plan.frequency is None:
-            columns.append(np.log1p(np.maximum(panel.gaps, 0.0))[:, None])
+        seen = np.isfinite(np.concatenate([scaled, past], axis=1)).any(1)
+        columns += [panel.gaps[:, None], seen[:, None]]  # last: as ContinuousTimeLSTM reads them
         return np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
 
     @property
@@ -165,7 +168,7 @@ class Origins:
             values = (self.values[np.clip(rows, 0, len(self.values) - 1)] - location) / scale
             return np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
 
-        last = np.broadcast_to(origins[:, None], steps.shape)
+        last = np.broadcast_to(self.latest[origins][:, None], steps.shape)
         lags = [scaled(last, last >= begin)]
         for season in self.seasons:
             ahead = np.arange(1, self.horizon + 1)
@@ -189,7 +192,12 @@ class Origins:
             origins
         ][:, None]
         there = rows >= self.begins[series][:, None]
-        return np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
+        values = np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
+        last = self.latest[origins]
+        is_there = (last >= self.begins[series])[:, None]
+        latest = (self.values[last] - self.location[origins]) / self.scale[origins]
+        values[:, -1] = np.where(is_there, np.clip(latest, -FURTHEST, FURTHEST), np.nan)
+        return values
 
     def imagined(
         self, rows: Integers, series: Integers, values: Floats, origins: Integers
@@ -210,6 +218,7 @@ class Origins:
         codes[..., : self.panel.past_codes.shape[1]] = 0
         beyond = rows >= end
         inputs[beyond, first + 2 * past : first + 2 * past + self.known.shape[1]] = 0.0
+        inputs[..., -1] = 1.0
         return torch.from_numpy(inputs), torch.from_numpy(codes)
 
     def ahead_of(
@@ -253,7 +262,7 @@ def sizes_of(plan: Plan, horizon: int) -> dict[str, Any]:
         role: [[len(c.levels) + 1, c.embedding] for c in plan.categories(role)]
         for role in ("past", "known", "static")
     }
-    inputs = 3 * targets + 2 * past + known + len(plan.static) + (plan.frequency is None)
+    inputs = 3 * targets + 2 * past + known + len(plan.static) + 2
     return {
         "horizon": horizon,
         "targets": targets,

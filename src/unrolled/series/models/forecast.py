@@ -17,7 +17,12 @@ from unrolled.series.models.distributions import DISTRIBUTIONS, Around, Distribu
 from unrolled.shapes import check_fraction, check_size
 from unrolled.training.model import Model
 
-CELLS: dict[str, type[Cell]] = {"elman": cells.Elman, "lstm": cells.LSTM, "gru": cells.GRU}
+CELLS: dict[str, type[Cell]] = {
+    "elman": cells.Elman,
+    "lstm": cells.LSTM,
+    "gru": cells.GRU,
+    "continuous-time-lstm": cells.ContinuousTimeLSTM,
+}
 WIDEST, DEEPEST, FURTHEST = 1 << 14, 64, 1 << 12
 Levels = Sequence[Sequence[int]]
 
@@ -49,7 +54,7 @@ class ForecastNetwork(Model):
         known_levels: the same of k_t.
         levels: of the quantiles, ascending.
         distribution: one of ``DISTRIBUTIONS``.
-        cell: "lstm", "gru" or "elman".
+        cell: "lstm", "gru", "elman", or "continuous-time-lstm", whose state decays between rows.
         depth: L, how many layers.
         dropout: the share of features dropped, of what enters and leaves the layers.
         width: the units of e.
@@ -120,7 +125,8 @@ class ForecastNetwork(Model):
         """The states after each step.
 
         Args:
-            inputs: ``[T, B, D]``.
+            inputs: ``[T, B, D]``; the last two are the time since the row before, and whether there is
+                a value in the row.
             codes: ``[T, B, categories]``, int64.
             state: that of the layers before the first step.
 
@@ -134,7 +140,8 @@ class ForecastNetwork(Model):
         self, inputs: Tensor, codes: Tensor, state: State | None = None, *, states: bool = False
     ) -> Result:
         """The same as the layers give it; with ``states`` their state after every step."""
-        read = _with(inputs, codes, self.input_embeddings)
+        own, gap_and_seen = inputs[..., :-2], inputs[..., -2:]  # the last two, as a cell may ask
+        read = torch.cat([_with(own, codes, self.input_embeddings), gap_and_seen], -1)
         result: Result = self.layers(read, state, states=states)
         return result
 
