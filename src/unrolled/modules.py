@@ -1,6 +1,7 @@
-"""Modules that share what another one holds, and a module's code as a function of its parameters."""
+"""Modules for a while in another form: aliases, functions of their parameters, evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -64,3 +65,16 @@ def functional(module: nn.Module, function: Callable[..., Any]) -> Callable[...,
         return torch.func.functional_call(bound, named, arguments)
 
     return call
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` and all in it are as in evaluation; afterwards each is as it was."""
+    training = [part for part in module.modules() if part.training] if module.training else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

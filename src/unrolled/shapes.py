@@ -278,6 +278,11 @@ def check_step(
         raise TypeError(f"{cell}.step: returned {got}, expected {dtype} as it was given")
 
 
+def shape_or_type(value: object) -> str:
+    """What was got in a tensor's place, for a message: its shape, or of what is none its type."""
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
 def listed(shapes: Iterable[Sequence[int]]) -> str:
     """Shapes for a message: "[2, 3], [2, 4]"."""
     return ", ".join(str(list(shape)) for shape in shapes)

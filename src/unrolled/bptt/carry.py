@@ -6,11 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unrolled.bptt.inject import Injection, States, check_initial, layers_of
+from unrolled.bptt.inject import Injection, States, check_initial, layers_of, where_rows
 from unrolled.cells import State
 from unrolled.layers.base import weight_of
 from unrolled.layers.finding import adapted
-from unrolled.shapes import check_flags, check_lengths, check_numbers, check_saved, listed
+from unrolled.shapes import (
+    check_flags,
+    check_lengths,
+    check_numbers,
+    check_saved,
+    listed,
+    shape_or_type,
+)
 
 MODES = ("training", "evaluation")
 
@@ -137,10 +144,7 @@ class Carry:
                 count = state[0].shape[1]
                 chosen = chosen_rows(rows, count, state[0].device)
                 fresh = injection.fresh(name, count, state[0])
-                self.kept[mode][name] = tuple(
-                    torch.where(chosen.view(1, -1, 1), f, s)
-                    for f, s in zip(fresh, state, strict=True)
-                )
+                self.kept[mode][name] = where_rows(chosen, fresh, state)
             ended = self._ended[mode]
             if ended is not None:
                 self._ended[mode] = ended & ~chosen_rows(rows, len(ended), ended.device)
@@ -244,9 +248,10 @@ class Carry:
         """``resets`` as ``[T, B]`` and ``lengths`` as ``[B]``, or an error."""
         if resets is not None:
             if not isinstance(resets, Tensor) or resets.dim() != 2:
-                got = list(resets.shape) if isinstance(resets, Tensor) else type(resets).__name__
                 expected = "[B, T]" if self.batch_first else "[T, B]"
-                raise TypeError(f"resets: got {got}, expected a boolean tensor {expected}")
+                raise TypeError(
+                    f"resets: got {shape_or_type(resets)}, expected a boolean tensor {expected}"
+                )
             steps, batch_size = resets.shape[::-1] if self.batch_first else resets.shape
             resets = check_flags("resets", resets, steps, batch_size, batch_first=self.batch_first)
         if lengths is not None:

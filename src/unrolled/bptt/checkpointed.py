@@ -30,6 +30,7 @@ from unrolled.shapes import (
     check_size,
     check_valued,
     real_steps,
+    shape_or_type,
 )
 
 PEAK = 3.0  # what a step takes while its gradient is computed, of what autograd keeps of it
@@ -208,8 +209,9 @@ def checkpointed_loss(
         with carry.injection(states, *flags) as injection:
             value = loss(*parts)
         if not isinstance(value, Tensor) or value.dim():
-            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss: got {got}, expected one number, a sum over the steps")
+            raise ValueError(
+                f"loss: got {shape_or_type(value)}, expected one number, a sum over the steps"
+            )
         carry.require_run(injection)
         return (value,), injection.finals
 

@@ -13,7 +13,14 @@ from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple
 from unrolled.layers.finding import adapted, layer_of, recurrent_layers
 from unrolled.layers.result import Result
-from unrolled.shapes import check_flags, check_lengths, check_module, listed, real_steps
+from unrolled.shapes import (
+    check_flags,
+    check_lengths,
+    check_module,
+    listed,
+    real_steps,
+    shape_or_type,
+)
 
 States = dict[str, State]
 """The state of each recurrent layer of a model, by the layer's name in it."""
@@ -121,7 +128,7 @@ class Injection:
             start = fresh
         if resets is not None and fresh is not None:
             if start is not None:
-                start = _where(resets[0], fresh, start)
+                start = where_rows(resets[0], fresh, start)
             resets = resets.clone()
             resets[0] = False  # done; the backward direction has nothing before the window
             resets = resets if resets.any() else None
@@ -202,9 +209,7 @@ class Injection:
         if "lengths" in options or "mask" in options:
             return options
         lengths = real.sum(0)
-        is_prefix = bool(
-            (real == (torch.arange(len(real), device=real.device)[:, None] < lengths)).all()
-        )
+        is_prefix = bool((real == real_steps(lengths, len(real))).all())
         if "mask" in layer.masks and not is_prefix:
             return options | {"mask": real.transpose(0, 1) if layer.batch_first else real}
         if "lengths" in layer.masks and is_prefix:
@@ -295,13 +300,12 @@ def _batch_of(layer: RecurrentLayer, x: Any) -> tuple[int, Tensor]:
     if isinstance(x, PackedSequence):
         return int(x.batch_sizes[0]), x.data
     if not isinstance(x, Tensor) or x.dim() != 3:
-        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x: got {got}, expected [T, B, D]")
+        raise ValueError(f"x: got {shape_or_type(x)}, expected [T, B, D]")
     return x.shape[0 if layer.batch_first else 1], x
 
 
-def _where(rows: Tensor, new: State, old: State) -> State:
-    """``new`` for the ``rows`` that are true, ``old`` for the others."""
+def where_rows(rows: Tensor, new: State, old: State) -> State:
+    """The state ``new`` for the ``rows`` that are true, ``old`` for the others."""
     chosen = rows.view(1, -1, 1)
     return tuple(torch.where(chosen, n, o) for n, o in zip(new, old, strict=True))
 
@@ -315,7 +319,7 @@ def _in_parts(
     times = resets.any(1).nonzero().flatten().tolist()
     outputs, result = [], None
     for begin, end in pairwise(sorted({0, *times, steps})):
-        state = _where(resets[begin], fresh, state)
+        state = where_rows(resets[begin], fresh, state)
         result = forward(x.narrow(time, begin, end - begin), layer.as_given(state))
         outputs.append(result[0])
         state = as_tuple(result[1])

@@ -19,6 +19,7 @@ from unrolled.shapes import (
     check_saved,
     check_size,
     real_steps,
+    shape_or_type,
 )
 
 ALPHA = 4.0  # how slowly the odds of an end fall with the length of a span; above 1
@@ -205,26 +206,14 @@ class Truncated:
             ValueError: it is of a model with other layers; nothing has been changed.
         """
         check_saved(saved)
-        carried = {k.removeprefix("carry/"): t for k, t in saved.items() if k.startswith("carry/")}
         numbers = {int(k.split("/")[0]) for k in saved if k.split("/")[0].isdecimal()}
         history = []
         for k in sorted(numbers):
-            mine = {key.partition("/")[2]: t for key, t in saved.items() if key.startswith(f"{k}/")}
-            states = {
-                key.removeprefix("state/"): t for key, t in mine.items() if key.startswith("state/")
-            }
-            inputs = [
-                mine[f"input/{i}"].clone() for i in range(sum(k[:6] == "input/" for k in mine))
-            ]
-            history.append(
-                PastWindow(
-                    self.carry.states_from(states),
-                    tuple(inputs),
-                    mine.get("resets"),
-                    mine.get("real"),
-                )
-            )
-        self.carry.load_state_dict(carried)
+            mine = _below(f"{k}/", saved)
+            states, inputs = self.carry.states_from(_below("state/", mine)), _below("input/", mine)
+            read = tuple(inputs[str(i)].clone() for i in range(len(inputs)))
+            history.append(PastWindow(states, read, mine.get("resets"), mine.get("real")))
+        self.carry.load_state_dict(_below("carry/", saved))
         self._history, self._pending = history, saved.get("pending")
         self._span, self.truncates = 0, True
 
@@ -291,10 +280,9 @@ class Truncated:
 
         def latest(y: Any) -> Any:
             if not isinstance(y, Tensor) or y.dim() <= self.time or y.shape[self.time] < steps:
-                got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
                 raise ValueError(
-                    f"model: gave {got}, expected outputs with {steps} steps or more in dimension "
-                    f"{self.time}; wrap it in a module that returns those alone"
+                    f"model: gave {shape_or_type(y)}, expected outputs with {steps} steps or more in "
+                    f"dimension {self.time}; wrap it in a module that returns those alone"
                 )
             return y.narrow(self.time, y.shape[self.time] - steps, steps)
 
@@ -320,8 +308,7 @@ class Truncated:
         for x in inputs:
             shape = "[B, T, ...]" if self.time else "[T, B, ...]"
             if not isinstance(x, Tensor) or x.dim() < 2:
-                got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(f"x: got {got}, expected a tensor {shape}")
+                raise ValueError(f"x: got {shape_or_type(x)}, expected a tensor {shape}")
             check_dense("x", x, shape)
         counts = {x.shape[self.time] for x in inputs}
         if len(counts) != 1 or 0 in counts:
@@ -404,34 +391,23 @@ def truncated(
     if resets is not None:
         resets = check_flags("resets", resets, steps, batch_size, batch_first=batch_first)
     counts = None if lengths is None else check_lengths(lengths, steps, batch_size)
-    return _windows(learner, inputs, steps, k1, resets, counts)
 
+    def spans() -> Iterator[tuple[Any, slice]]:
+        outputs, first = [], 0
+        for begin in range(0, steps, k1):
+            end = min(begin + k1, steps)
+            parts = [x.narrow(learner.time, begin, end - begin) for x in inputs]
+            flags = None if resets is None else resets[begin:end]
+            if flags is not None and batch_first:
+                flags = flags.transpose(0, 1)
+            left = None if counts is None else (counts - begin).clamp(0, end - begin)
+            outputs.append(learner(*parts, resets=flags, lengths=left))
+            if learner.truncates or end == steps:
+                whole = pytree.tree_map(lambda *ys: _cat(ys, learner.time), *outputs)
+                yield whole, slice(first, end)
+                outputs, first = [], end
 
-def _windows(
-    learner: Truncated,
-    inputs: Sequence[Tensor],
-    steps: int,
-    k1: int,
-    resets: Tensor | None,
-    counts: Tensor | None,
-) -> Iterator[tuple[Any, slice]]:
-    """The outputs of each window, or of all windows of a span."""
-    outputs, first = [], 0
-    for begin in range(0, steps, k1):
-        end = min(begin + k1, steps)
-        flags = None if resets is None else resets[begin:end]
-        if flags is not None and learner.time == 1:
-            flags = flags.transpose(0, 1)
-        outputs.append(
-            learner(
-                *(x.narrow(learner.time, begin, end - begin) for x in inputs),
-                resets=flags,
-                lengths=None if counts is None else (counts - begin).clamp(0, end - begin),
-            )
-        )
-        if learner.truncates or end == steps:
-            yield pytree.tree_map(lambda *ys: _cat(ys, learner.time), *outputs), slice(first, end)
-            outputs, first = [], end
+    return spans()
 
 
 class _Scaled(torch.autograd.Function):
@@ -445,6 +421,11 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         return gradient * ctx.factor, None
+
+
+def _below(prefix: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is saved under names that begin with ``prefix``, without it."""
+    return {k.removeprefix(prefix): t for k, t in saved.items() if k.startswith(prefix)}
 
 
 def _cat(parts: Sequence[Tensor], time: int) -> Tensor:

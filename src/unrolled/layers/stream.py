@@ -1,7 +1,6 @@
 """Step by step: a layer that keeps its own state between calls, for sequences that come and go."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict, cast
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from unrolled.cells import State
 from unrolled.layers.base import RecurrentLayer, as_tuple, weight_of
+from unrolled.modules import evaluating
 from unrolled.scan.hooks import hooked
 from unrolled.scan.native.calls import Step
 from unrolled.shapes import check_dense, check_flags, check_size, check_state
@@ -114,9 +114,8 @@ class Stream:
         if self._signature() != self._seen:
             self._renew(self._room)
         if self._is_bare and not is_chunk and resets is None:
-            return self._by_steps(
-                x.detach()
-            )  # torch.no_grad() takes half as long as a small kernel
+            # torch.no_grad() takes half as long as a small kernel
+            return self._by_steps(x.detach())
         with torch.no_grad():
             if resets is not None:
                 y = self._with_resets(given, self._checked(resets, len(given), is_chunk))
@@ -149,7 +148,7 @@ class Stream:
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)
         x = x.transpose(0, 1) if self._view.batch_first else x
-        with _evaluating(self.layer):
+        with evaluating(self.layer):
             y, final = self.layer(x, self._view.as_given(self.state))
         self._write(slice(0, self.batch_size), as_tuple(final))
         return cast(Tensor, y.transpose(0, 1) if self._view.batch_first else y)
@@ -243,7 +242,7 @@ class Stream:
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
         layer = self._view
-        with _evaluating(layer.module):
+        with evaluating(layer.module):
             reasons = layer.unsupported_reasons()
             kernels = [] if reasons else layer.step_kernels()
             if None in kernels or any(True for _ in hooked(layer.module)):
@@ -303,16 +302,3 @@ class Stream:
         """The state in which so many sequences begin."""
         with torch.no_grad():
             return self._view.fresh_state(batch_size, self._like)
-
-
-@contextmanager
-def _evaluating(layer: nn.Module) -> Iterator[None]:
-    """``layer`` in evaluation."""
-    training = [module for module in layer.modules() if module.training] if layer.training else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 import torch
 
@@ -60,7 +61,7 @@ class Clipping:
         if not self.clipped:
             return said
         lags = [spike.lag for *_, spike in self.spikes if spike is not None]
-        at = f"; the gradient was longest {_median(lags)} steps back (median)" if lags else ""
+        at = f"; the gradient was longest {median_high(lags)} steps back (median)" if lags else ""
         return f"{said}, by a factor of {self.factor:.3g}{at}"
 
 
@@ -81,7 +82,3 @@ def spike_of(flows: Sequence[Flow]) -> Spike | None:
             step = peak if flow.direction else len(way) - 1 - peak
             best = Spike(flow.layer, flow.level, flow.direction, step, sequence, peak - began, most)
     return best
-
-
-def _median(values: Sequence[int]) -> int:
-    return sorted(values)[len(values) // 2]

@@ -14,7 +14,7 @@ from unrolled.bptt.inject import layers_of
 from unrolled.layers.finding import adapted, is_recurrent
 from unrolled.lens.formatting import steps_in_words
 from unrolled.lens.watching import watch
-from unrolled.shapes import check_loss, check_size
+from unrolled.shapes import check_loss, check_size, shape_or_type
 
 WindowLoss = Callable[[Any, slice], Tensor]
 
@@ -217,8 +217,9 @@ def _checked(
         raise ValueError(f"x: got nothing, expected a tensor {shape}, or several")
     for part in inputs:
         if not isinstance(part, Tensor) or part.dim() < 2 or not part.numel():
-            got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-            raise ValueError(f"x: got {got}, expected a tensor {shape} that is not empty")
+            raise ValueError(
+                f"x: got {shape_or_type(part)}, expected a tensor {shape} that is not empty"
+            )
     return inputs, sizes
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.bptt import Carry, Window
+from unrolled.modules import evaluating
 from unrolled.shapes import real_steps
 from unrolled.text.data import Batch
 from unrolled.text.data.vocabulary import START
@@ -77,10 +78,8 @@ def ragged(window: TokenWindow) -> Tensor | None:
 
 @torch.no_grad()
 def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> TokenScores:
-    was_training = model.training
-    model.eval()
     nats, top1, top5, tokens = 0.0, 0, 0, 0
-    try:
+    with evaluating(model):
         for logits, targets in predictions:
             if not len(targets):
                 continue
@@ -89,8 +88,6 @@ def _scores(model: TokenModel, predictions: Iterable[Prediction]) -> TokenScores
             top1 += int(best[:, 0].sum())
             top5 += int(best.sum())
             tokens += len(targets)
-    finally:
-        model.train(was_training)
     if tokens == 0:
         return TokenScores(math.nan, math.nan, math.nan, 0)
     return TokenScores(nats / tokens, top1 / tokens, top5 / tokens, tokens)

@@ -127,9 +127,8 @@ def _written(gradient: Optional) -> Optional:
 
 def _strides(tensor: Tensor, batch_size: int) -> tuple[int, int]:
     """From step to step and sequence to sequence of ``[T, B, size]``, or of packed rows ``[R, size]``."""
-    if tensor.dim() == 3:
-        return tensor.stride(0), tensor.stride(1)
-    return batch_size * tensor.stride(0), tensor.stride(0)
+    step, *sequence, _ = tensor.stride()
+    return (step, sequence[0]) if sequence else (batch_size * step, step)
 
 
 def check_packed(batch_sizes: Tensor, batch_size: int, rows: int) -> None:
@@ -171,17 +170,16 @@ class _Given:
         noise: Optional = None,
     ) -> None:
         self.kernel = kernel = library.kernel(name, x.dtype)
-        steps, batch_size = (
-            x.shape[:2] if batch_sizes is None else (len(batch_sizes), len(start[0]))
-        )
+        *self.rows, inputs = x.shape  # T and B, or R of packed rows
+        self.count = self.real = math.prod(self.rows)
+        steps, batch_size = self.rows if batch_sizes is None else (len(batch_sizes), len(start[0]))
         self.weight_hh = _dense(weight_hh)
-        units = _rows(x, weight_ih) // kernel.projected
-        self.sizes = (steps, batch_size, x.shape[-1], units)
+        units = kernel.units(inputs, weight_ih)
+        self.sizes = (steps, batch_size, inputs, units)
         self.x, self.weight_ih = x if x.stride(-1) == 1 else x.contiguous(), _dense(weight_ih)
         self.bias_ih, self.bias_hh = _dense(bias_ih), _dense(bias_hh)
         self.start = [_dense(s) for s in start]
         self.lengths = self.offsets = None
-        self.real = x.shape[:-1].numel()
         if batch_sizes is not None:
             check_packed(batch_sizes, batch_size, len(x))
             if self.real < steps * batch_size:
@@ -212,11 +210,6 @@ class _Given:
         _point(call.initial, self.start)
 
 
-def _rows(x: Tensor, weight_ih: Optional) -> int:
-    """The width of the projection; without a weight x is the projection."""
-    return x.shape[-1] if weight_ih is None else weight_ih.shape[0]
-
-
 def _gradients(inputs: Sequence[Any], wanted: Sequence[bool]) -> list[Tensor]:
     """Memory for the gradients of x, the weights and the start, empty where not ``wanted``."""
     _, x, *weights, start = inputs[:7]
@@ -231,11 +224,11 @@ def forward(*arguments: Any) -> list[Tensor]:
     kernel, (_, batch_size, _, units), x = given.kernel, given.sizes, given.x
     every = every or keep or kernel.staged  # whose stages read all states before the step
     states = [
-        x.new_empty((*x.shape[:-1], units) if every or s == 0 else (batch_size, units))
+        x.new_empty((*given.rows, units) if every or s == 0 else (batch_size, units))
         for s in range(kernel.states)
     ]
     final = [x.new_empty(batch_size, units) for _ in range(kernel.states)]
-    slots = (x.shape[:-1].numel(), kernel.slots, units)
+    slots = (given.count, kernel.slots, units)
     call = given.call
     call.reverse, call.keep, call.every = reverse, keep, every
     _point(call.states, states)
@@ -251,7 +244,7 @@ def forward(*arguments: Any) -> list[Tensor]:
     kernel.forward(addressof(call))
     if kept is None:
         return [*shown, *final]
-    if given.real < slots[0]:
+    if given.real < given.count:
         kept[given.real :].zero_()  # so that equal calls give equal tensors
     return [*shown, *final, kept]
 
@@ -390,7 +383,7 @@ def _shapes_forward(*arguments: Any) -> list[Tensor]:
     kernel = library.kernel(name, x.dtype)
     rows = x.shape[:-1]
     batch_size = rows[1] if len(rows) == 2 else arguments[6][0].shape[0]
-    units = _rows(x, weight_ih) // kernel.projected
+    units = kernel.units(x.shape[-1], weight_ih)
     states = [x.new_empty(*rows, units) for _ in range(kernel.states if every or keep else 1)]
     final = [x.new_empty(batch_size, units) for _ in range(kernel.states)]
     kept = [x.new_empty(math.prod(rows), kernel.slots, units)] if keep else []

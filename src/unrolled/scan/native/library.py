@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from unrolled.scan.native import interface
 
@@ -33,6 +34,10 @@ class Kernel(NamedTuple):
     states: int
     slots: int
     staged: bool
+
+    def units(self, inputs: int, weight_ih: Tensor | None) -> int:
+        """H; without a weight what is read is the projection."""
+        return (inputs if weight_ih is None else len(weight_ih)) // self.projected
 
 
 def _path() -> Path | None:

@@ -80,9 +80,7 @@ def candidates(
         reads = torch.split(_reads(around, tried), [counts[k] for k in range(len(priors))])
         for prior, read in zip(priors, reads, strict=True):
             first = prior[:RESCORED]
-            p = torch.tensor(
-                [guess.probability for guess in first], dtype=torch.float64, device="cpu"
-            )
+            p = _probabilities(first)
             scores = p.log()
             few = scores[: len(read)]
             few += few.logsumexp(0) - (few + rescoring * read).logsumexp(0) + rescoring * read
@@ -91,6 +89,10 @@ def candidates(
             ranked = sorted([*ranked, *prior[RESCORED:]], key=lambda guess: -guess.probability)
             results.append(ranked[:top])
     return results
+
+
+def _probabilities(guesses: Sequence[Guess]) -> Tensor:
+    return torch.tensor([g.probability for g in guesses], dtype=torch.float64, device="cpu")
 
 
 def log_probabilities(
@@ -266,9 +268,7 @@ def _words(around: _Around, count: int) -> list[list[Guess]]:
     estimates = (p for rows in around.single() for p in rows)
     for guesses, p in zip(words, estimates, strict=True):
         single = [k for k, guess in enumerate(guesses) if len(guess.tokens) == 1]
-        own = torch.tensor(
-            [guesses[k].probability for k in single], dtype=torch.float64, device="cpu"
-        )
+        own = _probabilities([guesses[k] for k in single])
         other = p[[guesses[k].tokens[0] for k in single]].double().cpu()
         shares = own.sum() * torch.softmax((own.log() + other) / 2, -1)
         for k, share in zip(single, shares.tolist(), strict=True):

@@ -71,9 +71,8 @@ class Cloze(TokenModel):
         context, targets = self._real(batch, _around(forward, backward))
         before, after, steps = steps_through_words(batch.tokens, batch.lengths, batch.ends)
         if self.training:
-            chosen = (
-                torch.rand(len(steps), dtype=torch.float32, device=steps.device) < SHARE_OF_WORDS
-            )
+            drawn = torch.rand(len(steps), dtype=torch.float32, device=steps.device)
+            chosen = drawn < SHARE_OF_WORDS
             before, after, steps = before[chosen], after[chosen], steps[chosen]
         words = self.features(gathered(forward, backward, before, after), self.join_words)
         features = torch.cat([self.features(context), words])

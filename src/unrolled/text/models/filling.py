@@ -9,6 +9,7 @@ import regex
 import torch
 
 from unrolled.errors import CallError
+from unrolled.modules import evaluating
 from unrolled.shapes import check_real, check_size
 from unrolled.text.data.text import Tokenizer
 from unrolled.text.data.vocabulary import END, START, UNKNOWN, Vocabulary
@@ -25,9 +26,7 @@ CONTEXT = 60  # tokens on either side of a blank that are read to fill it
 TOGETHER = 256  # texts that are filled at a time
 LARGEST = 1 << 20  # candidates that are held at a time
 BEAM = 8  # fillings of several blanks that are extended
-SETTLING = (
-    3  # rounds in which each of up to FEW blanks is filled anew, knowing the others; else one
-)
+SETTLING = 3  # rounds in which each of up to FEW blanks is filled anew, knowing the others; else 1
 FEW = 4
 TINY = 1e-300  # what a share that has come to nothing counts as
 MOST = 1_000_000  # of rescoring and temperature
@@ -343,7 +342,7 @@ def _with(filling: Filling, which: int, tokens: Tokens) -> Filling:
 def _filled(
     searching: _Search, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> list[Filled | CallError]:
-    vocabulary, model = searching.vocabulary, searching.model
+    vocabulary = searching.vocabulary
     sentences: dict[int, _Sentence] = {}
     results: dict[int, Filled | CallError] = {}
     for k, text in enumerate(texts):
@@ -352,13 +351,8 @@ def _filled(
         except CallError as error:
             results[k] = error.with_traceback(None)  # which would keep the whole group
     order = sorted(sentences, key=lambda k: len(sentences[k]))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            guesses_of_each = searching.fill([sentences[k] for k in order])
-    finally:
-        model.train(was_training)
+    with evaluating(searching.model), torch.no_grad():
+        guesses_of_each = searching.fill([sentences[k] for k in order])
     for k, guesses in zip(order, guesses_of_each, strict=True):
         results[k] = sentences[k].result(vocabulary, guesses)
     return [results[k] for k in range(len(texts))]

@@ -9,6 +9,7 @@ from torch import Tensor
 from unrolled.bptt import checkpointed_loss
 from unrolled.cells import Cell, State
 from unrolled.layers import Recurrent
+from unrolled.modules import evaluating
 from unrolled.shapes import check_size, real_steps
 from unrolled.text.data.dataset import Batch
 from unrolled.text.data.vocabulary import END, PAD, START, UNKNOWN
@@ -103,9 +104,7 @@ class LanguageModel(TokenModel):
             raise ValueError(f"temperature: got {temperature!r}, expected a number of 0 or more")
         if top_k is not None:
             check_size("top_k", top_k)
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             device = self.embedding.weight.device
             read = torch.tensor([[START], *([n] for n in prompt)], device=device)
             state: State | None = None
@@ -119,8 +118,6 @@ class LanguageModel(TokenModel):
                     break
                 added.append(n)
                 read = torch.tensor([[n]], device=device)
-        finally:
-            self.train(was_training)
         return added
 
 

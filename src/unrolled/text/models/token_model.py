@@ -216,10 +216,7 @@ class TokenModel(Model, ABC):
     def _embedded(self, tokens: Tensor) -> Tensor:
         if self.training and self.token_dropout:
             words = tokens >= len(SPECIALS)
-            lost = (
-                torch.rand(tokens.shape, dtype=torch.float32, device=tokens.device)
-                < self.token_dropout
-            )
-            tokens = torch.where(words & lost, UNKNOWN, tokens)
+            drawn = torch.rand(tokens.shape, dtype=torch.float32, device=tokens.device)
+            tokens = torch.where(words & (drawn < self.token_dropout), UNKNOWN, tokens)
         embedded: Tensor = self.drop(self.embedding(tokens))
         return embedded

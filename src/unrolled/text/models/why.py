@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from unrolled.modules import evaluating
 from unrolled.shapes import check_size
 from unrolled.text.data.text import Tokenizer
 from unrolled.text.data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
@@ -88,14 +89,9 @@ def why(
     place = len(left) + 1
     others = [k for k in range(1, len(encoded) - 1) if k != place]
     sentences = [encoded, *([*encoded[:k], UNKNOWN, *encoded[k + 1 :]] for k in others)]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            blanks = [MaskedSentence(sentence, place) for sentence in sentences]
-            whole, *without = log_probabilities(model, blanks, numbers)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        blanks = [MaskedSentence(sentence, place) for sentence in sentences]
+        whole, *without = log_probabilities(model, blanks, numbers)
 
     context = [
         ContextToken(token, whole - p, "left" if k < place else "right")
