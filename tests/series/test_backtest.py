@@ -6,6 +6,7 @@ import pytest
 from tests.series.forecasting import ROLES, drawn, holed, rows_of
 from unrolled.errors import CallError
 from unrolled.series import Forecaster
+from unrolled.series.data import panel_of
 from unrolled.series.models.distributions import LEVELS
 from unrolled.series.scores import figures, seasonal_errors
 
@@ -103,3 +104,27 @@ def test_of_zeros_there_is_nothing_to_compare_with(tmp_path) -> None:
     frame = {"y": np.zeros(60)}
     back = drawn(tmp_path / "run", frame, 3, {"target": "y"}).backtest(frame, origins=4)
     assert back.verdict() == "nothing to compare with: all that came is missing or 0"
+
+
+def test_before_its_first_value_nothing_is_said_of_a_target_and_nothing_learnt(tmp_path) -> None:
+    table = holed(HOURS, 0)
+    table["delay"] = np.arange(2.0 * HOURS)
+    table["delay"][: HOURS - 10] = np.nan
+    table["delay"][HOURS:] = np.nan
+    table["departures"][:60] = np.nan
+    roles = {**ROLES, "known": [], "target": ["departures", "delay"]}
+    forecaster = drawn(tmp_path / "run", table, HORIZON, roles)
+    back = forecaster.backtest(table, origins=30)
+    jfk, first = table["time"][:HOURS], 1 + int(np.isfinite(table["departures"]).argmax())
+    for target, begin in (("departures", first - 1), ("delay", HOURS - 10)):
+        told = rows_of(back.forecasts, origin="JFK", target=target).reshape(30, HORIZON, 3)
+        steps = HOURS - HORIZON - 30 + np.arange(30)
+        assert (np.isnan(told).all((1, 2)) == (steps < begin)).all()
+        assert np.isfinite(told[steps >= begin]).all()
+    assert np.isnan(rows_of(back.forecasts, origin="LGA", target="delay")).all()
+    assert np.isfinite([back.scores.mase, back.scores.crps, back.naive.crps]).all()
+    origins = back.forecasts["cutoff"][back.forecasts["origin"] == "JFK"]
+    assert origins.min() == jfk[HOURS - HORIZON - 30]
+    data = forecaster.run.origins(panel_of(table, forecaster.run.plan))
+    before = data.ahead(np.array([10]), np.array([0]))
+    assert before.values.isnan().all()

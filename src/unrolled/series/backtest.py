@@ -37,7 +37,10 @@ class Backtest:
         """Compare what was said, ``[N, horizon, targets, Q]`` at ``levels``, with what came."""
         count, steps, targets, _ = told.shape
         rows = (data.begins[asked.series] + asked.steps)[:, None] + np.arange(1, steps + 1)
-        values, season = data.values[rows], max(1, data.panel.plan.season)
+        values = np.where(
+            np.isnan(told[..., 0]), np.nan, data.values[rows]
+        )  # where nothing was said
+        season = max(1, data.panel.plan.season)
         errors, naive = np.empty((count, 1, targets, 2)), np.empty_like(told)
         order = np.argsort(asked.series, kind="stable")
         wanted, firsts = np.unique(asked.series[order], return_index=True)

@@ -22,7 +22,9 @@ from unrolled.training.settings import Settings
 Integers = NDArray[np.int64]
 
 LONGEST, SHORTEST = 512, 32  # steps of a window
-FORECASTS = 1 << 14  # values that a step learns from at most: origins beside each other say the same
+FORECASTS = (
+    1 << 14
+)  # values that a step learns from at most: origins beside each other say the same
 VALIDATION_ORIGINS = 2000  # at most, at every evaluation
 
 

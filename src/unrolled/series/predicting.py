@@ -44,6 +44,8 @@ def predicted(
 ) -> Floats:
     """``[N, horizon, targets, Q]``: the quantiles at the levels of the model, in the table's units.
 
+    NaN of a target that had no value up to the origin.
+
     Beyond the network's own horizon a forecast continues from what it said: on ``PATHS`` ways, each at
     another level of the first part, the network reads on as if that had come, with the scale of the
     origin. Of what it then says, at other levels on each way, there are again quantiles.
@@ -64,6 +66,8 @@ def predicted(
         origins = data.begins[part.series] + part.steps
         location, scale = (u[origins][:, None, :, None] for u in (data.location, data.scale))
         result[part.places] = location + scale * told.double().numpy()[:, :horizon]
+    rows, targets = np.nonzero(~data.is_known[data.begins[asked.series] + asked.steps])
+    result[rows, :, targets] = np.nan
     if model.distribution.is_of_counts:
         np.maximum(np.rint(result, out=result), 0.0, out=result)
     return result

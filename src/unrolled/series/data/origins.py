@@ -33,7 +33,7 @@ class Ahead(NamedTuple):
     """What a network is given at N origins beside its state; see ``ForecastNetwork.parameters_of``.
 
     ``location``, ``scale``: ``[N, targets]``. ``values``: ``[N, horizon, targets]``, what came, in scaled
-    units; NaN where it is missing.
+    units; NaN where it is missing, and of a target that had no value yet, for which there is no scale.
     """
 
     known: Tensor
@@ -119,6 +119,8 @@ class Origins:
         self.ends = panel.offsets[1:]
         self.values = panel.targets
         self.location, self.scale = running_scales(self.values, panel.offsets)
+        count = np.vstack([np.zeros((1, self.values.shape[1])), ~np.isnan(self.values)]).cumsum(0)
+        self.is_known = count[1:] > np.repeat(count[self.begins], np.diff(panel.offsets), axis=0)
         self.known = _filled(_scaled(panel.known, statistics.known)).astype(np.float32)
         self.seasons = list(seasons)
         rows = np.arange(len(self.values))
@@ -182,7 +184,11 @@ class Origins:
             torch.from_numpy(_filled(np.stack(lags, -1)).astype(np.float32)),
             torch.from_numpy(self.location[origins].astype(np.float32)),
             torch.from_numpy(self.scale[origins].astype(np.float32)),
-            torch.from_numpy(scaled(steps, steps < end).astype(np.float32)),
+            torch.from_numpy(
+                np.where(
+                    self.is_known[origins][:, None], scaled(steps, steps < end), np.nan
+                ).astype(np.float32)
+            ),
         )
 
     def scaled_before(self, origins: Integers, series: Integers, count: int) -> Floats:
