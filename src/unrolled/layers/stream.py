@@ -143,7 +143,7 @@ class Stream:
     def _run(self, x: Tensor) -> Tensor:
         """Some steps ``[T, B, D]``, or none."""
         if self._steps and len(x) == 1:
-            with _evaluating(self.layer):
+            with evaluating(self.layer):
                 return self._by_steps(x[0]).unsqueeze(0)
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)

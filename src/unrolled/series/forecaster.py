@@ -362,6 +362,20 @@ class Forecaster:
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
         return frame_like(frame, columns_of(panel, asked, told, levels, wanted))
 
+    def tested(self) -> Backtest | None:
+        """A back-test on the test split of what it was trained on; ``None`` if no whole forecast is in it.
+
+        ``forecasts`` are a mapping from names to columns, without those of the series.
+        """
+        panel, steps = self.run.panel(), self.network.horizon
+        first, end = panel.splits()[:, 1] - 1, panel.lengths - steps
+        counts = np.maximum(end - first, 0)
+        if not counts.sum():
+            return None
+        series = np.repeat(np.arange(len(panel)), counts)
+        within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._tested(panel, Asked(first[series] + within, series), steps, {})
+
     def backtest(self, frame: Any, *, origins: int = 1000, horizon: int | None = None) -> Backtest:
         """What it would have said at the last ``origins`` steps of each series that have a whole future.
 
@@ -390,9 +404,11 @@ class Forecaster:
             )
         within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
         asked = Asked((last - counts + 1)[series] + within, series)
-        data = run.origins(panel)
+        return self._tested(panel, asked, steps, frame)
+
+    def _tested(self, panel: Panel, asked: Asked, steps: int, frame: Any) -> Backtest:
+        data, levels = self.run.origins(panel), self.network.distribution.levels
         told = predicted(self.network, self.spread, data, asked, steps)
-        levels = self.network.distribution.levels
         columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
         return Backtest.of(data, asked, told, levels, frame_like(frame, columns))
 

@@ -117,6 +117,9 @@ class Application(ABC):
         """The options that follow from others of ``options`` where they are not given, by their names."""
         return {}
 
+    def finished(self, trainer: Trainer) -> None:  # noqa: B027
+        """What is to be done when a training has ended, early or not."""
+
     def outcome(self, trainer: Trainer) -> Mapping[str, Any]:  # noqa: ARG002
         """What ``--json`` has beside what every training has."""
         return {}

@@ -72,6 +72,7 @@ def train(application: Application, arguments: argparse.Namespace) -> None:
         outcome = trainer.train(
             followers, options.get("checkpoint_seconds", 30.0), watch_every=options.get("watch")
         )
+    application.finished(trainer)
     if "json" in options:
         print_json(_record(application, trainer, outcome))
     early = ", stopped early" if outcome.stopped_early else ""
