@@ -66,7 +66,7 @@ def measured(page: Path) -> tuple[dict[str, Any], list[str]]:
 
 def draw(names: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write all pictures of ``names`` into ``folder``."""
-    from unrolled.lens.render import charts
+    from unrolled.pages import look
 
     figures = {
         "lags": lags(names["decays"], (1e-4, 1e4)),
@@ -76,7 +76,7 @@ def draw(names: Mapping[str, Any], folder: Path) -> list[Path]:
     }
     paths = {name: folder / f"vanishing-{name}.svg" for name in ("unrolled", *figures)}
     paths["unrolled"].write_text(on_white(names["picture"]), encoding="utf-8")
-    config = charts.config() | {"background": "white", "font": FONT}
+    config = look.config() | {"background": "white", "font": FONT}
     for name, figure in figures.items():
         figure.properties(config=config, padding=10).save(paths[name])
     for name, report in {"lstm": "LSTM", "chrono": "LSTM, chrono"}.items():
@@ -106,10 +106,11 @@ def remedies(tried: Trials, best: int = 4) -> Any:
     import altair as alt
 
     from unrolled.lens.render import charts
+    from unrolled.pages import look
 
     trials = (tried.before, *tried.after[:best])
     found = {trial.remedy.removeprefix("remedies."): trial.norms for trial in trials}
-    palette = charts.CATEGORIES  # the first of which is grey
+    palette = look.CATEGORIES  # the first of which is grey
     return lines(found, alt.X("at:Q", title="step t"), charts.GRADIENT, (1e-6, 10), palette=palette)
 
 
@@ -125,6 +126,7 @@ def lines(
     import altair as alt
 
     from unrolled.lens.render import charts
+    from unrolled.pages import look
 
     rows = [
         {"net": name, "at": at, "value": value}
@@ -133,7 +135,7 @@ def lines(
         if value > ends[0] / 100  # 0 has no logarithm
     ]
     y = alt.Y("value:Q", title=title).scale(type="log", domain=ends, nice=False)
-    palette = (palette or charts.CATEGORIES[1:])[: len(values)]
+    palette = (palette or look.CATEGORIES[1:])[: len(values)]
     colour = alt.Color("net:N", title=None).scale(domain=list(values), range=palette)
     columns = 4 if len(values) == 4 else 3
     chart = alt.Chart(alt.Data(values=rows)).mark_line(clip=True, strokeWidth=2)
@@ -150,14 +152,14 @@ def activations(fading: Mapping[str, Tensor], explained: Mapping[str, tuple[floa
     """The gradient by lag, and the factors of a step, of each network."""
     import altair as alt
 
-    from unrolled.lens.render import charts
+    from unrolled.pages import look
 
     rows = [
         {"net": net, "factor": factor, "value": value}
         for net, values in explained.items()
         for factor, value in zip(("activation", "matrix"), values, strict=True)
     ]
-    colour = alt.Color("factor:N", title=None).scale(range=[charts.ACCENT, charts.CATEGORIES[2]])
+    colour = alt.Color("factor:N", title=None).scale(range=[look.ACCENT, look.CATEGORIES[2]])
     bars = alt.Chart(alt.Data(values=rows)).mark_bar(height=9)
     right = bars.encode(
         alt.X("value:Q", title="factor of a step").axis(tickCount=4),
@@ -174,10 +176,11 @@ def cliff(b: Tensor, loss: Tensor, slope: Tensor, norms: Tensor, chosen: Sequenc
     import altair as alt
 
     from unrolled.lens.render import charts
+    from unrolled.pages import look
 
     columns = zip(b.tolist(), loss.tolist(), slope.abs().tolist(), strict=True)
     rows = [{"b": at, "loss": value, "slope": steep} for at, value, steep in columns]
-    chart = alt.Chart(alt.Data(values=rows)).mark_line(color=charts.ACCENT, strokeWidth=2)
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(color=look.ACCENT, strokeWidth=2)
     chart = chart.encode(alt.X("b:Q").scale(nice=False, zero=False).axis(grid=False, tickCount=4))
     slopes = alt.Y("slope:Q", title="|dL/db|").scale(type="log", nice=False)
     panels = (

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "src" / "unrolled"
 # From the ground up. What stands in one line may not import one another.
 FLOORS = (
     ("version", "errors", "files", "shapes", "modules"),
-    ("cells",),
+    ("cells", "pages"),
     ("compiler",),
     ("scan",),
     ("layers",),

@@ -292,7 +292,7 @@ def test_an_empty_split_says_what_to_do(tmp_path: Path, call: Call) -> None:
 
 
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrolled.lens.render.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.pages.find_spec", lambda _: None)
 
 
 def test_a_page_without_the_extra_says_which_command_installs_it(

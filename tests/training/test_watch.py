@@ -352,7 +352,7 @@ def test_the_page_is_one_of_all_the_records(tmp_path: Path) -> None:
 def test_without_the_extra_the_command_that_installs_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unrolled.lens.render.find_spec", lambda _: None)
+    monkeypatch.setattr("unrolled.pages.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="pip install altair"), history(tmp_path, 0):
         pass
     assert not list(tmp_path.iterdir())

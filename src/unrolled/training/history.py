@@ -80,7 +80,8 @@ def write_page(directory: Path, said: Callable[[str], str] = str) -> None:
         RunError: a file cannot be read or written, or is damaged.
     """
     from unrolled.lens.render import charts
-    from unrolled.lens.render.page import encoded, page
+    from unrolled.lens.render.page import page
+    from unrolled.pages.document import encoded
 
     path = directory / RECORDS
     steps = [at for _, at, _ in _lines(path)]

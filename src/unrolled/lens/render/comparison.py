@@ -11,16 +11,10 @@ import altair as alt
 
 from unrolled.files import replace
 from unrolled.lens.render import charts
-from unrolled.lens.render.page import (
-    Said,
-    encoded,
-    hash_of,
-    in_language,
-    json_of,
-    library,
-    titles_in_language,
-)
+from unrolled.pages.document import Said, document, encoded, in_language, titles_in_language
+from unrolled.pages.look import CATEGORIES, WIDE
 
+TITLE = "Runs side by side"
 NAME = 300  # pixels of a run's name, at most
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
@@ -46,23 +40,13 @@ def write(
 def page(record: Mapping[str, Any], table: Table, said: Said = str, *, measure: str) -> str:
     """The text of the page."""
     here = files("unrolled.lens.render")
-    script = (here / "comparison.js").read_text("utf-8")
-    drawn = library()
-    template = in_language((here / "comparison.html").read_text("utf-8"), said)
-    return Template(template).substitute(
-        language=said('lang="en"'),
-        allowed=" ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script)),
-        style=(here / "page.css").read_text("utf-8"),
-        table=in_language(_table(*table), said),
-        data=json_of(
-            {
-                "chart": titles_in_language(curves(record, measure).to_dict(), said),
-                "light": charts.config(),
-                "dark": charts.config(dark=True),
-            }
-        ),
-        library=drawn,
-        script=script,
+    body = Template(in_language((here / "comparison.html").read_text("utf-8"), said))
+    return document(
+        title=said(TITLE),
+        body=body.substitute(title=said(TITLE), table=in_language(_table(*table), said)),
+        data={"chart": titles_in_language(curves(record, measure).to_dict(), said)},
+        script=(here / "comparison.js").read_text("utf-8"),
+        said=said,
     )
 
 
@@ -79,7 +63,7 @@ def curves(comparison: Mapping[str, Any], measure: str) -> alt.Chart:
         for run, point in points
     ]
     names = [record["run"] for record in comparison["runs"]]
-    colours = [charts.CATEGORIES[(k + 1) % charts.LINES] for k in range(len(names))]
+    colours = [CATEGORIES[(k + 1) % charts.LINES] for k in range(len(names))]
     colour = alt.Color("run:N", title=None).scale(domain=names, range=colours)
     dashes = [[1, 0] if k < charts.LINES else [4, 3] for k in range(len(names))]
     dash = alt.StrokeDash("run:N", title=None).scale(domain=names, range=dashes)
@@ -95,7 +79,7 @@ def curves(comparison: Mapping[str, Any], measure: str) -> alt.Chart:
             strokeDash=dash.legend(legend),
             tooltip=["run:N", "step:Q", alt.Tooltip(f"{loss}:Q", format=".4f")],
         )
-        .properties(width="container", height=300)
+        .properties(width=WIDE, height=300)
     )
 
 

@@ -1,22 +1,11 @@
-"use strict";
-
-const data = JSON.parse(document.getElementById("data").textContent);
-const dark = matchMedia("(prefers-color-scheme: dark)");
 const chosen = { snapshot: data.at.length - 1, scan: 0, step: null }; // null: that which is read last
 let views = {}; // promises, by the name of the chart
 let shown = 0; // how often something was shown
 
-const element = (id) => document.getElementById(id);
 const any = (values) => values.some((value) => value > 0);
 const digits = (value) => (value === null ? say("unknown") : Number(value.toPrecision(3)).toString());
 const count = (number, name) => say(number === 1 ? name : `${name}s`, number);
 const between = document.documentElement.lang === "en" ? " " : ""; // two sentences
-
-/** A sentence in the language of the page, {} or {0}, {1}, … of which stand for the parts. */
-function say(name, ...parts) {
-  let next = 0;
-  return data.sentences[name].replace(/{(\d*)}/g, (_, at) => parts[at || next++]);
-}
 
 // What stands above each chart; whether there is anything to draw.
 const figures = {
@@ -147,7 +136,7 @@ async function draw(row) {
     await view.resize().runAsync();
     if (mine !== shown) return;
   }
-  document.documentElement.dataset.shown = mine;
+  isShown(mine);
 }
 
 async function embed(name, chart, rows, signals) {
@@ -155,15 +144,7 @@ async function embed(name, chart, rows, signals) {
   const { datasets, ...drawn } = data.charts[name];
   const description = chart.closest("figure").querySelector("figcaption").textContent; // for a reader of screens
   const spec = { ...drawn, description, params, datasets: { ...datasets, rows } };
-  const { view } = await vegaEmbed(chart, spec, {
-    mode: "vega-lite",
-    renderer: "svg",
-    actions: false,
-    ast: true, // the page's policy forbids to evaluate text
-    config: dark.matches ? data.dark : data.light,
-    tooltip: { theme: dark.matches ? "dark" : "light" },
-    logLevel: 1, // errors alone
-  });
+  const { view } = await vegaEmbed(chart, spec, embedding());
   view.addEventListener("click", (_, item) => {
     const { t, snapshot, scan } = item?.datum ?? {};
     if (item?.mark.marktype === "rect" && t !== undefined) choose({ step: t });

@@ -1,26 +1,28 @@
 """One HTML page of records, which asks for nothing from outside."""
 
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from html import escape, unescape
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import altair as alt
-import vl_convert
-
 from unrolled.files import replace
 from unrolled.lens.flow import scan_name
 from unrolled.lens.render import charts, words
 from unrolled.lens.render.charts import Record
+from unrolled.pages.document import (
+    Said,
+    document,
+    encoded,
+    figure,
+    in_language,
+    reading,
+    titles_in_language,
+)
+from unrolled.pages.look import WIDE
 
-WIDE = "container"  # as wide as the page gives it
 FIGURES = {
     "states": "State by step",
     "gradient": "Gradient by step",
@@ -74,8 +76,6 @@ SENTENCES = {
     "selected": "Step {} is selected: ‖∂L/∂h_t‖ is {}.",
     "absent": "This scan did not run here.",
 }
-TEXT = re.compile(r'(?<=>)[^<>]+(?=<)|(?<=aria-label=")[^"]+')  # what is read of HTML
-Said = Callable[[str], str]
 
 
 def write(
@@ -116,71 +116,29 @@ def page(
     """The text of the page; ``count``: of how many records these are a choice."""
     kept = charts.thinned(records)
     here = files("unrolled.lens.render")
-    drawn = library()
-    script = (here / "page.js").read_text("utf-8")
-    allowed = " ".join(f"'sha256-{hash_of(text)}'" for text in (drawn, script))
     scans = charts.scans_of(kept)
     told = (words.snapshot(record, scans) for record in kept.values())
     parts = {
         "slider": _slider(len(kept), count or len(records)),
         "told": "".join(f'<div class="snapshot">{text}</div>' for text in told),
-        "training": _figure("growth", "Growth over the training", TRAINING)
-        if len(kept) > 1
-        else "",
+        "training": figure("growth", "Growth over the training", TRAINING) if len(kept) > 1 else "",
         "choice": _choice(scans),
-        "figures": "".join(_figure(*item) for item in FIGURES.items()),
+        "figures": "".join(figure(*item) for item in FIGURES.items()),
         "trials": _trials(trials) if trials and trials["trials"] else "",
-        "reading": "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in READING.items()),
+        "reading": reading(READING),
     }
     template = in_language((here / "page.html").read_text("utf-8"), said)
-    return Template(template).substitute(
-        {name: in_language(text, said) for name, text in parts.items()},
-        language=said('lang="en"'),
-        title=escape(said(title)),
-        allowed=allowed,
-        style=(here / "page.css").read_text("utf-8"),
-        data=json_of(_data(kept, trials, said)),
-        library=drawn,
-        script=script,
+    body = Template(template).substitute(
+        {name: in_language(text, said) for name, text in parts.items()}, title=escape(said(title))
     )
-
-
-def in_language(html: str, said: Said) -> str:
-    """``html`` whose every text is as ``said`` has it."""
-    return html if said is str else TEXT.sub(lambda text: escape(said(unescape(text[0]))), html)
-
-
-def titles_in_language(spec: Any, said: Said) -> Any:
-    """The specification of a chart, whose every title is as ``said`` has it."""
-    if isinstance(spec, dict):
-        return {
-            k: said(v) if k == "title" and isinstance(v, str) else titles_in_language(v, said)
-            for k, v in spec.items()
-        }
-    return [titles_in_language(v, said) for v in spec] if isinstance(spec, list) else spec
-
-
-def encoded(text: str) -> bytes:
-    """A page's bytes. The name of a folder may have what UTF-8 has not."""
-    return text.encode(errors="replace")
-
-
-@cache
-def library() -> str:
-    """The JavaScript that draws, of the version that altair writes for."""
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
-
-
-def hash_of(text: str) -> str:
-    """By which a page allows a script."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def json_of(value: object) -> str:
-    """As JSON that no HTML parser takes for the end of its element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
+    return document(
+        title=said(title),
+        body=body,
+        data=_data(kept, trials, said),
+        script=(here / "page.js").read_text("utf-8"),
+        style=(here / "page.css").read_text("utf-8"),
+        said=said,
+    )
 
 
 def _data(records: Mapping[int, Record], trials: Record | None, said: Said) -> dict[str, Any]:
@@ -203,8 +161,6 @@ def _data(records: Mapping[int, Record], trials: Record | None, said: Said) -> d
         "scan": worst["scan"],
         "sentences": {name: said(text) for name, text in SENTENCES.items()},
         "charts": _charts(said) | tried,
-        "light": charts.config(),
-        "dark": charts.config(dark=True),
     }
 
 
@@ -221,14 +177,6 @@ def _charts(said: Said) -> dict[str, Any]:
         "time_scales": charts.time_scales(WIDE),
     }
     return {name: titles_in_language(chart.to_dict(), said) for name, chart in drawn.items()}
-
-
-def _figure(name: str, title: str, about: str = "") -> str:
-    """The place of a chart, for the script."""
-    return (
-        f'<figure id="{name}"><figcaption><h3>{title}</h3><p class="about">{about}</p></figcaption>'
-        f'<div class="chart"></div></figure>'
-    )
 
 
 def _slider(kept: int, count: int) -> str:
@@ -256,12 +204,12 @@ def _choice(scans: Mapping[charts.Place, int]) -> str:
 
 
 def _trials(trials: Record) -> str:
-    growth = _figure("trial_growth", "Growth a step", "1 would keep the gradient's length.")
+    growth = figure("trial_growth", "Growth a step", "1 would keep the gradient's length.")
     about = (
         "‖∂L/∂h_t‖ of the worst scan, as it is and after the best remedies, in the same colours."
     )
     return (
         f'<section id="trials"><h2>Remedies tried</h2>{words.tried(trials)}'
-        f'<div class="figures">{growth}{_figure("trial_gradient", "Gradient by step", about)}</div>'
+        f'<div class="figures">{growth}{figure("trial_gradient", "Gradient by step", about)}</div>'
         f"</section>"
     )

@@ -9,6 +9,7 @@ import altair as alt
 from unrolled.files import replace
 from unrolled.lens.render import charts
 from unrolled.lens.render.charts import Record
+from unrolled.pages import look
 
 WIDTH, HEIGHT = 300, 130  # of a panel, pixels
 SCALE = 3  # of a .png, so that it can be printed
@@ -57,7 +58,7 @@ def _line(row: dict[str, Any]) -> alt.HConcatChart:
 def _config() -> dict[str, Any]:
     """Black on white, with no more lines than needed."""
     axis = {"domainColor": "black", "tickColor": "black", "labelColor": "black", "grid": False}
-    config = charts.config()
+    config = look.config()
     return config | {
         "background": "white",
         "font": "Helvetica, Arial, sans-serif",
