@@ -19,7 +19,7 @@ EXTENT = 52  # of the labels and the title of a vertical axis, so that charts ar
 def config(dark: bool = False) -> dict[str, Any]:
     """The configuration of charts on a white or on a black page.
 
-    Marks of the style "cursor" are outlines in the colour of text, those of the style "ink" lines in it.
+    Marks of the style "cursor" are outlines in the colour of text, those of the style "ink" are in it.
     """
     ink, quiet, faint = INKS[dark]
     words = {"labelColor": quiet, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 11}
@@ -36,6 +36,6 @@ def config(dark: bool = False) -> dict[str, Any]:
         "view": {"stroke": faint},
         "range": {"diverging": DIVERGING[dark]},
         "rule": {"color": ink},
-        "style": {"cursor": {"stroke": ink}, "ink": {"stroke": ink}, "dot": {"fill": ink}},
+        "style": {"cursor": {"stroke": ink}, "ink": {"color": ink}},
         "mark": {"aria": False},
     }

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,17 @@ class Backtest:
     ``by_horizon`` ``[horizon]``: the mean absolute error of the median at each step ahead, in units of
     ``scores.mase``. ``forecasts``: a frame as ``predict`` gives it, with the column "cutoff",
     the time of the origin.
+    ``told`` ``[N, horizon, targets, Q]``: the same at all ``levels``; ``asked``: the origins, of ``data``.
     """
 
     scores: ForecastFigures
     naive: ForecastFigures
     forecasts: Any
     by_horizon: Floats
+    data: Origins = field(repr=False)
+    asked: Asked = field(repr=False)
+    told: Floats = field(repr=False)
+    levels: tuple[float, ...] = field(repr=False)
 
     @classmethod
     def of(
@@ -61,7 +67,8 @@ class Backtest:
         known = np.isfinite(off)
         total = np.where(known, off, 0.0).sum((0, 2))
         by_horizon = total / np.maximum(known.sum((0, 2)), 1)
-        return cls(scores, of_naive, forecasts, np.where(known.any((0, 2)), by_horizon, math.nan))
+        by_horizon = np.where(known.any((0, 2)), by_horizon, math.nan)
+        return cls(scores, of_naive, forecasts, by_horizon, data, asked, told, tuple(levels))
 
     HEAD = ("", "MASE", "RMSSE", "CRPS", "80 % covers", "95 % covers")
 
@@ -88,6 +95,30 @@ class Backtest:
             return f"{worse}, where that has {others:.3g}"
         return "nothing to compare with: all that came is missing or 0"
 
+    def record(self) -> dict[str, Any]:
+        """Verdict and scores as JSON; what is not known is ``None``."""
+        return known(
+            {
+                "verdict": self.verdict(),
+                "network": self.scores.record(),
+                "seasonal_naive": self.naive.record(),
+                "mase_by_horizon": self.by_horizon.tolist(),
+            }
+        )
+
+    def page(self, path: str | Path, *, title: str = "Back-test") -> None:
+        """Write it as one HTML page, which asks for nothing from outside.
+
+        What was said beside what came, errors over time and by horizon, residuals, what intervals cover.
+
+        Raises:
+            MissingExtraError: the packages of the extra ``series`` that draw are not installed.
+            OSError: the file cannot be written.
+        """
+        from unrolled.series.render import page
+
+        page.write_backtest(path, self, title=title)
+
     def __str__(self) -> str:
         lines = [self.HEAD, *self.rows()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -96,3 +127,12 @@ class Backtest:
             for line in lines
         ]
         return "\n".join([self.verdict(), *table])
+
+
+def known(value: Any) -> Any:
+    """``value``, a record, with ``None`` for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: known(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [known(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,6 +19,7 @@ from unrolled.series.calibration import calibrated
 from unrolled.series.data import Panel, Roles, frame_like, panel_of
 from unrolled.series.data.origins import Origins, seasons_of, statistics_of
 from unrolled.series.feeds import ForecastFeed
+from unrolled.series.forecast import Forecast
 from unrolled.series.models import DISTRIBUTIONS, ForecastNetwork
 from unrolled.series.models.distributions import LEVELS
 from unrolled.series.models.forecast import CELLS
@@ -352,6 +353,18 @@ class Forecaster:
         Raises:
             CallError, DataError: as of ``fit``; or the table is not like that of ``fit``.
         """
+        forecast = self.forecast(frame, horizon=horizon, quantiles=quantiles, future=future)
+        return frame_like(frame, forecast.columns())
+
+    def forecast(
+        self,
+        frame: Any,
+        *,
+        horizon: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        future: Any = None,
+    ) -> Forecast:
+        """The same as ``predict`` gives, with the series it comes after: for ``Forecast.page``."""
         run = self.run
         steps = self.network.horizon if horizon is None else check_size("horizon", horizon)
         levels = self.network.distribution.levels
@@ -360,7 +373,7 @@ class Forecaster:
         panel = panel_of(frame, run.plan, horizon=steps, future=future)
         asked = Asked(panel.lengths - 1, np.arange(len(panel)))
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
-        return frame_like(frame, columns_of(panel, asked, told, levels, wanted))
+        return Forecast(panel, told, tuple(levels), tuple(wanted))
 
     def tested(self) -> Backtest | None:
         """A back-test on the test split of what it was trained on; ``None`` if no whole forecast is in it.
