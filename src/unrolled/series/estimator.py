@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,7 +17,7 @@ from unrolled.files import unsynced
 from unrolled.series.data.labelled import Labelled
 from unrolled.series.data.sequences import ragged
 from unrolled.series.models.sequence import SequenceNetwork
-from unrolled.series.sequence_run import SequenceRun, answers_of, begin, figures_of
+from unrolled.series.sequence_run import SequenceRun, answers_of, begin, figures_of, split
 from unrolled.shapes import check_size
 from unrolled.training import Callback, Settings, Trainer
 from unrolled.training.callbacks import clock, progress_bar
@@ -173,14 +173,15 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
     ) -> SequenceRun:
         """A new run; where there is a network, of its like, with all sequences to train on."""
         options = {name: _plain(getattr(self, name)) for name in OF_THE_NETWORK}
+        share = _plain(self.validation_share) if network is None else 0.0
+        is_class = self.kind == "classify"
         return begin(
             directory,
-            sequences,
+            split(sequences.distinct(), share, settings.seed, is_class=is_class),
             kind=self.kind,
             labels=labels,
             network=options if network is None else network.config,
             settings=settings,
-            validation_share=self.validation_share if network is None else 0.0,
             command=self._command(),
             data=self._read_as,
         )
@@ -268,7 +269,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
                 f"{directory}: a run of kind '{run.kind}', expected '{cls.kind}'; read it with "
                 f"{ESTIMATORS[run.kind]}.load"
             )
-        estimator = cls(**cls._options_of(run.command))
+        estimator = cls(**cls._options_of(run))
         estimator._forget()
         estimator._read_as = run.data
         estimator._take(run)
@@ -277,10 +278,11 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc]
         return estimator
 
     @classmethod
-    def _options_of(cls, command: dict[str, Any]) -> dict[str, Any]:
+    def _options_of(cls, run: SequenceRun) -> dict[str, Any]:
         """The options that a run was asked for with."""
-        known = cls._get_param_names()
-        return {name: value for name, value in command.items() if name in known}
+        known = run.model_config | asdict(run.settings) | run.command
+        known |= {"random_state": run.settings.seed}
+        return {name: known[name] for name in cls._get_param_names() if name in known}
 
     # --- Telling -------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Runs of networks that tell something of whole sequences: their data, batches and scores."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from unrolled.errors import DataError
-from unrolled.series.data.labelled import Batches, Labelled, SequenceBatch
+from unrolled.series.data.labelled import Batches, Integers, Labelled, SequenceBatch
 from unrolled.series.models.sequence import ClassNetwork, SequenceNetwork, ValueNetwork
 from unrolled.shapes import check_fraction
 from unrolled.training.feed import Feed
@@ -25,7 +26,7 @@ from unrolled.training.scores import Scores
 from unrolled.training.settings import Settings
 
 Splits = Mapping[str, Labelled]
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
 VALIDATION_BATCHES = 400  # at most, at every evaluation
 READ_STEPS = 1 << 14  # T × B of a batch that is only read
 SHARE, FEW = 0.1, 500  # of the sequences, held out by default; of fewer none is
@@ -50,13 +51,13 @@ class ClassScores(Scores):
 class RegressionScores(Scores):
     """Means over so many ``sequences``, by their weights; NaN over none.
 
-    ``squared_error``: in standard units, half of it; ``r2``: one less the squared error over the variance,
-    the mean of the numbers that are told.
+    ``rmse``: the root of the mean squared error, in standard deviations of the training data; ``r2``: one
+    less the squared error over the variance, the mean of the numbers that are told.
     """
 
-    measure, unit = "squared_error", "sequences"
+    measure, unit = "rmse", "sequences"
 
-    squared_error: float
+    rmse: float
     r2: float
     sequences: int
 
@@ -99,16 +100,25 @@ class SequenceFeed(Feed[SequenceBatch]):
         return int(item.lengths.sum())
 
     def scores(self, most: int | None = None) -> Scores:
-        data = self.data["validation"]
-        batches = self._reading("validation")
-        limited = zip(batches, range(most or VALIDATION_BATCHES), strict=False)
-        return evaluate(self.model, (data.batch(chosen) for chosen, _ in limited))
+        return scores_of(self.model, self.data, "validation", most or VALIDATION_BATCHES)
 
     def evaluations(self) -> int:
-        return min(len(self._reading("validation")), VALIDATION_BATCHES)
+        return min(len(_reading(self.data, "validation")), VALIDATION_BATCHES)
 
-    def _reading(self, split: str) -> Batches:
-        return self.data[split].batches(READ_STEPS, READ_STEPS, (0, 0))
+
+def scores_of(
+    model: SequenceNetwork, data: Splits, split: str, most: int | None = None
+) -> Scores:
+    """The scores of ``model`` on a split, of ``most`` batches at most."""
+    batches = islice(_reading(data, split), most)
+    return evaluate(model, (data[split].batch(chosen) for chosen in batches))
+
+
+def _reading(data: Splits, split: str) -> Sequence[Integers]:
+    """The batches of a split that is only read."""
+    if split not in data:
+        return ()
+    return list(data[split].batches(READ_STEPS, READ_STEPS, (0, 0)))
 
 
 @torch.no_grad()
@@ -146,7 +156,7 @@ def _regression_scores(
     spread = (labels - share @ labels).square()
     error, variance = share @ off, share @ spread
     r2 = torch.where(variance > 0, 1 - error / variance, math.nan).mean()
-    standard = (error / model.target_scale.square()).mean() / 2
+    standard = (error / model.target_scale.square()).mean().sqrt()
     return RegressionScores(float(standard), float(r2), len(labels))
 
 
@@ -164,6 +174,7 @@ class SequenceRun(Run):
             raise ValueError(
                 f"labels: got {len(self.labels)}, expected {config['model']['output_size']} as the model"
             )
+        self.counts = {split: int(config["sequences"].get(split, 0)) for split in SPLITS}
         self.data: dict[str, Any] = dict(config.get("data", {}))
 
     @classmethod
@@ -184,12 +195,13 @@ class SequenceRun(Run):
         ``data``: what else is to be known of where the sequences came from.
         """
         (directory / DATA).mkdir(exist_ok=True)
-        for split in SPLITS:
-            splits[split].write(directory / DATA / f"{split}.safetensors")
+        for name, part in splits.items():
+            part.write(directory / DATA / f"{name}.safetensors")
         return cls.written(
             directory,
             kind=kind,
             labels=labels,
+            sequences={name: len(part) for name, part in splits.items()},
             data=dict(data or {}),
             model_config=model_config,
             settings=settings,
@@ -204,11 +216,13 @@ class SequenceRun(Run):
 
     def dataset(self) -> dict[str, Labelled]:
         return {
-            split: Labelled.read(self.directory / DATA / f"{split}.safetensors") for split in SPLITS
+            split: Labelled.read(self.directory / DATA / f"{split}.safetensors")
+            for split, count in self.counts.items()
+            if count
         }
 
     def feed(self, model: SequenceNetwork, data: Splits) -> SequenceFeed:
-        if not len(data["train"]):
+        if "train" not in data:
             raise DataError(f"{self.directory}: no sequence to train on; more data is needed")
         return SequenceFeed(model, data, self.settings)
 
@@ -218,69 +232,81 @@ class SequenceRun(Run):
 
 def begin(
     directory: Path,
-    sequences: Labelled,
+    splits: Splits,
     *,
     kind: str,
     labels: list[Any],
     network: Mapping[str, Any],
     settings: Settings,
-    validation_share: float | None = None,
     command: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
 ) -> SequenceRun:
-    """A new run in the empty ``directory``: the sequences split, the number of steps known.
+    """A new run in the empty ``directory``, the number of steps known.
 
     Args:
         directory: see ``unrolled.training.run.beginning``.
-        sequences: to train on.
+        splits: "train", and others if there are some.
         kind: "classify" or "regress".
         labels: the classes in the order of their numbers, or the names of the numbers that are told.
-        network: options of the network, beside those that follow from the data.
-        settings: their ``steps`` follow from the epochs or minutes.
-        validation_share: of the sequences, held out to choose the best weights by; see ``split``.
+        network: options of the network; see ``network_config``.
+        settings: their ``steps`` follow from the epochs or minutes; see ``with_length``.
         command: what the run was asked for with, for the record.
         data: what else is to be known of where the sequences came from.
     """
-    splits = split(
-        sequences.distinct(), validation_share, settings.seed, is_class=kind == "classify"
-    )
-    train = splits["train"]
-    location, scale = standard_of(train.values)
-    model_config = {
-        "input_size": train.values.shape[1],
-        "output_size": len(labels),
-        "location": location,
-        "scale": scale,
-        "has_missing": bool(np.isnan(train.values).any()),
-        "has_gaps": train.gaps is not None,
-        **network,
-    }
-    if kind == "regress":
-        names = ("target_location", "target_scale")
-        model_config |= dict(zip(names, standard_of(train.labels), strict=True))
+    config = network_config(splits["train"], kind, len(labels), **network)
     with without_values():  # wrong options are to be known before there is a run
-        SequenceRun.kinds[kind](**model_config)
-    if not len(splits["validation"]):
-        settings = replace(settings, evaluations=1)
-    batches = len(train.batches(settings.batch_size, settings.batch_steps))
-    if settings.epochs is None and settings.minutes is None:
-        settings = replace(settings, epochs=epochs_of(batches))
+        SequenceRun.kinds[kind](**config)
+    settings = with_length(settings, splits)
     if settings.epochs is not None:
-        steps = steps_of_epochs(settings.epochs, batches)
+        steps = steps_of_epochs(settings.epochs, batches_of(splits["train"], settings))
     else:
         torch.manual_seed(settings.seed)
-        model = begun(SequenceRun.kinds[kind], model_config, settings)
+        model = begun(SequenceRun.kinds[kind], config, settings)
         steps = steps_of(model, settings, lambda trial, tried: SequenceFeed(trial, splits, tried))
     return SequenceRun.create(
         directory,
         splits,
         kind=kind,
         labels=labels,
-        model_config=model_config,
+        model_config=config,
         settings=settings.with_steps(steps),
         command=command,
         data=data,
     )
+
+
+def network_config(train: Labelled, kind: str, count: int, **network: Any) -> dict[str, Any]:
+    """The arguments of a network for sequences like ``train`` and so many classes or numbers.
+
+    ``network``: others, which may stand for those that follow from the data.
+    """
+    location, scale = standard_of(train.values)
+    config = {
+        "input_size": train.values.shape[1],
+        "output_size": count,
+        "location": location,
+        "scale": scale,
+        "has_missing": bool(np.isnan(train.values).any()),
+        "has_gaps": train.gaps is not None,
+    }
+    if kind == "regress":
+        names = ("target_location", "target_scale")
+        config |= dict(zip(names, standard_of(train.labels), strict=True))
+    return config | network
+
+
+def with_length(settings: Settings, splits: Splits) -> Settings:
+    """``settings`` with as many epochs as are usual, if neither those nor minutes are given."""
+    if "validation" not in splits:
+        settings = replace(settings, evaluations=1)  # which only keeps the weights
+    if settings.epochs is None and settings.minutes is None:
+        return replace(settings, epochs=epochs_of(batches_of(splits["train"], settings)))
+    return settings
+
+
+def batches_of(train: Labelled, settings: Settings) -> int:
+    """How many batches an epoch has."""
+    return len(train.batches(settings.batch_size, settings.batch_steps))
 
 
 def epochs_of(batches: int) -> float:
@@ -310,8 +336,9 @@ def split(
         held[_one_of_many(groups, random)] = True
     parts = (sequences.rows(np.flatnonzero(part)) for part in (~held, held))
     return {
-        name: part.with_weights(part.weights / part.weights.mean()) if len(part) else part
-        for name, part in zip(SPLITS, parts, strict=True)
+        name: part.with_weights(part.weights / part.weights.mean())
+        for name, part in zip(SPLITS, parts, strict=False)
+        if len(part)
     }
 
 

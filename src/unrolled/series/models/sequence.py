@@ -19,6 +19,17 @@ from unrolled.training.model import Model
 WIDEST, DEEPEST = 1 << 16, 256
 CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 Scaling = Literal["all", "each", "none"]
+OF_THE_LAYERS = (
+    "depth",
+    "bidirectional",
+    "dropout",
+    "variational_dropout",
+    "weight_drop",
+    "zoneout",
+    "residual",
+    "layer_norm",
+)
+"""The options that go on to ``Recurrent``, by their names there."""
 
 
 class SequenceNetwork(Model, ABC):
@@ -40,6 +51,9 @@ class SequenceNetwork(Model, ABC):
         depth: L, how many layers.
         bidirectional: whether each layer reads in both directions.
         dropout: the share of features dropped in training, between layers and of what is pooled.
+        variational_dropout, weight_drop, residual: as in ``Recurrent``.
+        zoneout, layer_norm: as in ``GatedCell``.
+        activation: of ``cell="elman"``; by default tanh.
         scaling: "all": by ``location`` and ``scale``; "each": each sequence by its own mean and deviation,
             feature by feature; "none": not at all.
         location: what is subtracted from each feature, D numbers; by default 0.
@@ -63,6 +77,12 @@ class SequenceNetwork(Model, ABC):
         depth: int = 1,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        variational_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+        residual: bool | Literal["highway"] = False,
+        layer_norm: bool = False,
+        activation: str | None = None,
         scaling: Scaling = "all",
         location: Sequence[float] | None = None,
         scale: Sequence[float] | None = None,
@@ -79,6 +99,7 @@ class SequenceNetwork(Model, ABC):
             check_size(name, size, most=most)
         for name, flag in (
             ("bidirectional", bidirectional),
+            ("layer_norm", layer_norm),
             ("has_missing", has_missing),
             ("has_gaps", has_gaps),
         ):
@@ -98,6 +119,11 @@ class SequenceNetwork(Model, ABC):
             "depth": depth,
             "bidirectional": bidirectional,
             "dropout": check_fraction("dropout", dropout),
+            "variational_dropout": variational_dropout,
+            "weight_drop": weight_drop,
+            "zoneout": zoneout,
+            "residual": residual,
+            "layer_norm": layer_norm,
             "scaling": scaling,
             "location": _numbers("location", location, input_size, 0.0),
             "scale": _numbers("scale", scale, input_size, 1.0),
@@ -109,15 +135,14 @@ class SequenceNetwork(Model, ABC):
         _keep(self, "location", self.config["location"])
         _keep(self, "scale", self.config["scale"])
         read = input_size * (2 if has_missing else 1) + has_gaps
-        layers = Recurrent(
-            CELLS[cell],
-            read,
-            hidden_size,
-            depth=depth,
-            bidirectional=bidirectional,
-            dropout=dropout if depth > 1 else 0.0,
-        )
-        self.layers = sensible_weights_(layers)
+        options: dict[str, Any] = {name: self.config[name] for name in OF_THE_LAYERS}
+        if activation is not None:
+            if cell != "elman":
+                raise ValueError(
+                    f"activation: got {activation!r} with cell={cell!r}, expected 'elman'"
+                )
+            self.config["activation"] = options["activation"] = activation
+        self.layers = sensible_weights_(Recurrent(CELLS[cell], read, hidden_size, **options))
         pooled = 3 * self.layers.output_size
         self.norm = nn.LayerNorm(pooled)
         self.drop = nn.Dropout(dropout)
