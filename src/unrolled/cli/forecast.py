@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unrolled.cli.options import whole
+from unrolled.cli.options import file, whole
 from unrolled.cli.printing import note, print_json, print_table, say, tell
 from unrolled.cli.runs import class_of
 from unrolled.errors import CallError, RunError
 from unrolled.series import Forecaster
-from unrolled.series.data import read_table, write_table
+from unrolled.series.data import read_table, table_of, write_table
 from unrolled.series.run import ForecastRun
 
 SHOWN = 12  # rows that are printed where no file is named
@@ -46,6 +46,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         parser.add_argument(
             "--out", type=Path, metavar="FILE", help="write the forecasts: .csv or .parquet"
         )
+        parser.add_argument(
+            "--page", type=file(".html"), metavar="FILE", help="draw it as a page, FILE.html"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(command=work)
 
@@ -54,16 +57,20 @@ def forecast(arguments: argparse.Namespace) -> None:
     """Forecast, and print or write it."""
     forecaster = _load(arguments)
     future = None if arguments.future is None else read_table(arguments.future)
-    told = forecaster.predict(
+    found = forecaster.forecast(
         read_table(arguments.data),
         horizon=arguments.horizon,
         quantiles=arguments.quantiles,
         future=future,
     )
-    columns = {name: told[name] for name in told.column_names}
+    told = table_of(found.columns())
+    columns = {name: told.arrow(name) for name in told.names}
+    if arguments.page is not None:
+        found.page(arguments.page)
+        say(f"the page: {arguments.page}")
     if arguments.out is not None:
         write_table(arguments.out, columns)
-        say(f"{told.num_rows:,} rows in {arguments.out}")
+        say(f"{told.rows:,} rows in {arguments.out}")
     rows = _rows(columns)
     if arguments.json:
         print_json(rows)
@@ -82,6 +89,9 @@ def backtest(arguments: argparse.Namespace) -> None:
     told = test.forecasts
     if arguments.out is not None:
         write_table(arguments.out, {name: told[name] for name in told.column_names})
+    if arguments.page is not None:
+        test.page(arguments.page)
+        say(f"the page: {arguments.page}")
     if arguments.json:
         print_json({"network": test.scores.record(), "seasonal naive": test.naive.record()})
         return
@@ -96,6 +106,10 @@ def _load(arguments: argparse.Namespace) -> Forecaster:
     directory: Path = arguments.run
     if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
         raise CallError(f"--out: got {str(arguments.out)!r}, expected a folder that is there")
+    if arguments.page is not None:
+        from unrolled.series.render import require
+
+        require()
     kind = class_of(directory)
     if not issubclass(kind, ForecastRun):
         raise RunError(

@@ -44,7 +44,8 @@ def short(values: Any) -> Any:
     power = DIGITS - 1 - np.floor(np.log10(size))
     up, down = 10.0 ** np.clip(power, 0, 300), 10.0 ** np.clip(-power, 0, 300)
     rounded = np.rint(np.where(finite, values, 0.0) / down * up) / up * down
-    return np.where(finite, rounded.astype(object), None).tolist()
+    told: list[Any] = np.asarray(np.where(finite, rounded.astype(object), None)).tolist()
+    return told
 
 
 def evenly(count: int, most: int) -> Integers:
