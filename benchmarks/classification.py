@@ -79,9 +79,11 @@ def measure(
         for way, (prepare, of_way) in WAYS.items():
             row = rows.setdefault(f"{thinned}, {share} % removed", {}).setdefault(way, {})
             for seed in seeds:
-                thin = [removed(split, share / 100, (seed, k)) for k, split in enumerate(sets[thinned])]
-                parts = [prepare(split) for split in thin]
-                found(row, str(seed), lambda: scored(*parts, seed, options | of_way))  # noqa: B023
+                train, test = (
+                    prepare(removed(split, share / 100, (seed, k)))
+                    for k, split in enumerate(sets[thinned])
+                )
+                found(row, str(seed), lambda: scored(train, test, seed, options | of_way))  # noqa: B023
                 results.write(path, rows)
             show(f"{share} % removed, {way}", row)
 
@@ -109,7 +111,7 @@ def show(name: str, row: dict[str, dict[str, float]]) -> None:
     print(f"{name:32}{np.mean(every):.4f}   {shown}   {most:.0f} s at most", flush=True)
 
 
-# --- Values that are missing -----------------------------------------------------------------------------
+# --- Values that are missing ----------------------------------------------------------------------
 
 
 def removed(split: Split, share: float, seed: tuple[int, ...]) -> Split:
@@ -148,7 +150,7 @@ WAYS: dict[str, tuple[Callable[[Split], Split], dict[str, Any]]] = {
 }
 
 
-# --- Sets --------------------------------------------------------------------------------------------------
+# --- Sets -----------------------------------------------------------------------------------------
 
 
 def read(name: str, split: str) -> Split:

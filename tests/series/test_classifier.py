@@ -33,7 +33,7 @@ def fitted() -> SequenceClassifier:
     return small().fit(*made())
 
 
-# --- What comes of it ------------------------------------------------------------------------------------
+# --- What comes of it -----------------------------------------------------------------------------
 
 
 def test_it_learns_and_tells_classes_it_has_not_read(fitted: SequenceClassifier) -> None:
@@ -162,7 +162,7 @@ def test_options_reach_the_network(cell: str, scaling: str) -> None:
     assert network.layers.directions == 1 and network.layers.depth == 2
 
 
-# --- How it is trained -----------------------------------------------------------------------------------
+# --- How it is trained ----------------------------------------------------------------------------
 
 
 def test_it_stops_early_and_keeps_the_best() -> None:
@@ -243,7 +243,7 @@ def test_a_pass_goes_on_from_what_fit_learnt(fitted: SequenceClassifier) -> None
     np.testing.assert_array_equal(classifier.fit(X, y).predict_proba(X), before)
 
 
-# --- Its run -----------------------------------------------------------------------------------------------
+# --- Its run --------------------------------------------------------------------------------------
 
 
 def test_a_run_that_is_kept_is_the_estimator(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_training_that_stopped_goes_on_to_the_same(
     resumed = stopped.fit(X, y)
     np.testing.assert_array_equal(resumed.predict_proba(X), straight.predict_proba(X))
     assert resumed.evaluations_ == straight.evaluations_
-    with pytest.raises(CallError, match="hidden_size: got 9, but .* was begun with 8"):
+    with pytest.raises(CallError, match=r"hidden_size: got 9, but .* was begun with 8"):
         small(epochs=6, hidden_size=9, validation_share=0.2, out=out, resume=True).fit(X, y)
     with pytest.raises(CallError, match="X, y: got other sequences"):
         resumed.fit(X[:-1], y[:-1])
@@ -306,7 +306,7 @@ def test_the_lens_looks_into_it(fitted: SequenceClassifier) -> None:
     assert "native" in str(unrolled.explain(fitted.network_))
 
 
-# --- What is refused ---------------------------------------------------------------------------------------
+# --- What is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

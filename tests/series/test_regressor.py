@@ -63,5 +63,5 @@ def test_a_run_that_is_kept_is_the_estimator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [[np.nan] * 60, [np.inf] * 60, ["a"] * 60, np.zeros((60, 2, 2))])
 def test_targets_that_are_no_numbers_are_refused(bad: Any) -> None:
-    with pytest.raises(ValueError, match="y|array|convert"):
+    with pytest.raises(ValueError, match=r"y|array|convert"):
         small().fit(made()[0], bad)

@@ -97,7 +97,7 @@ class Backtest:
 
     def record(self) -> dict[str, Any]:
         """Verdict and scores as JSON; what is not known is ``None``."""
-        return known(
+        record: dict[str, Any] = known(
             {
                 "verdict": self.verdict(),
                 "network": self.scores.record(),
@@ -105,6 +105,7 @@ class Backtest:
                 "mase_by_horizon": self.by_horizon.tolist(),
             }
         )
+        return record
 
     def page(self, path: str | Path, *, title: str = "Back-test") -> None:
         """Write it as one HTML page, which asks for nothing from outside.

@@ -37,9 +37,7 @@ def _one_hot(codes: Array, sizes: list[int]) -> list[Array]:
     ]
 
 
-def splits_of(
-    sequences: Sequences, *, is_class: bool
-) -> tuple[dict[str, Labelled], list[Any]]:
+def splits_of(sequences: Sequences, *, is_class: bool) -> tuple[dict[str, Labelled], list[Any]]:
     """The splits of a table with labels, and the classes; of numbers the name of the column.
 
     Raises:
@@ -62,7 +60,8 @@ def splits_of(
         names = found.tolist()
         if len(names) < 2:
             raise DataError(
-                f"the column {name!r} (label) is {names[0]!r} in all sequences, expected two classes or more"
+                f"the column {name!r} (label) is {names[0]!r} in all sequences, expected two classes "
+                "or more"
             )
     whole = Labelled.of(values, targets, gaps=gaps)
     return {
