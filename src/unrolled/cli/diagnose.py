@@ -18,7 +18,7 @@ from unrolled.cli.language import translated
 from unrolled.cli.options import CELLS, file, whole
 from unrolled.cli.printing import print_json, print_report, tell
 from unrolled.cli.runs import (
-    add_model,
+    add_held_out,
     check_split,
     chosen,
     class_of,
@@ -34,7 +34,6 @@ from unrolled.layers import Recurrent
 from unrolled.lens import Report
 from unrolled.text.baselines import Bigrams
 from unrolled.text.data import Batch, Dataset
-from unrolled.text.data.dataset import SPLITS
 from unrolled.text.feeds import evaluation_windows
 from unrolled.text.measures import real
 from unrolled.text.models import LanguageModel, TokenModel
@@ -88,22 +87,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "on held-out text, or of a network by itself on noise.",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument(
-        "run",
-        nargs="?",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="a run of 'unrolled train'; by default the bundled model",
-    )
-    add_model(parser, "zh")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        metavar="NAME|FILE",
-        help="other text; by default what it was trained on",
-    )
-    parser.add_argument("--split", choices=SPLITS, help="which part of it (validation)")
+    add_held_out(parser, "validation")
     parser.add_argument("--cell", choices=sorted(CELLS), help="a network by itself, of this cell")
     parser.add_argument(
         "--activation", choices=sorted(elman.ACTIVATIONS), help="of --cell elman (tanh)"

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrolled.cli.printing import print_json, tell
-from unrolled.cli.runs import add_model, check_split, chosen, data_of
+from unrolled.cli.runs import add_held_out, check_split, chosen, data_of
 from unrolled.text.data import Dataset
-from unrolled.text.data.dataset import SPLITS
 from unrolled.text.feeds import evaluation_windows
 from unrolled.text.measures import TokenScores, evaluate, evaluate_continuous
 from unrolled.text.models import LanguageModel, TokenModel
@@ -25,23 +24,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="measure a model on held-out text",
         description="Cross-entropy in nats per token, perplexity, top-1 and top-5 on held-out text.",
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        nargs="?",
-        metavar="DIR",
-        help="a run of 'unrolled train'; by default the bundled model",
-    )
-    add_model(parser, "zh")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        metavar="NAME|FILE",
-        help="other text; by default what it was trained on",
-    )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which part of it (test)")
+    add_held_out(parser, "test")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, split="test")
 
 
 def scored(model: TokenModel, data: Dataset, split: str) -> TokenScores:

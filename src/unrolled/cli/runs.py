@@ -95,6 +95,26 @@ def add_model(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_held_out(parser: argparse.ArgumentParser, split: str) -> None:
+    """Add DIR and the options that choose a model and held-out text, by default of ``split``."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        default=None,
+        metavar="DIR",
+        help="a run of 'unrolled train'; by default the bundled model",
+    )
+    add_model(parser, "zh")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="other text; by default what it was trained on",
+    )
+    parser.add_argument("--split", choices=SPLITS, help=f"which part of it ({split})")
+
+
 def chosen(directory: Path | None, model: str | None, default: str, wanted: type[M]) -> Chosen[M]:
     """The run in ``directory``, or, if there is none, the bundled model."""
     if directory is None:

@@ -70,7 +70,7 @@ class Stream:
         if layer.directions == 2:
             raise ValueError("layer: got a bidirectional one, whose backward half needs the future")
         self.layer = layer.module
-        self._view = layer
+        self._recurrent = layer
         self.ids = list(range(check_size("batch_size", batch_size)))
         self._joined = batch_size  # how many ever joined
         self._room = batch_size  # how many rows there is memory for
@@ -99,8 +99,8 @@ class Stream:
         Raises:
             ValueError, TypeError: ``x`` or ``resets`` has another shape, dtype or device.
         """
-        first = self._view.batch_first
-        row = [self.batch_size, self._view.input_size]
+        first = self._recurrent.batch_first
+        row = [self.batch_size, self._recurrent.input_size]
         check_dense("x", x, str(row))
         is_chunk = x.dim() == 3
         given = x.transpose(0, 1) if is_chunk and first else x if is_chunk else x.unsqueeze(0)
@@ -127,7 +127,7 @@ class Stream:
         """``resets`` as ``[T, B]``."""
         if not is_chunk and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(0)
-        first = is_chunk and self._view.batch_first
+        first = is_chunk and self._recurrent.batch_first
         return check_flags("resets", resets, steps, self.batch_size, batch_first=first)
 
     def _with_resets(self, x: Tensor, resets: Tensor) -> Tensor:
@@ -147,15 +147,15 @@ class Stream:
                 return self._by_steps(x[0]).unsqueeze(0)
         if not x.shape[:2].numel():
             return x.new_empty(*x.shape[:2], self._width)
-        x = x.transpose(0, 1) if self._view.batch_first else x
+        x = x.transpose(0, 1) if self._recurrent.batch_first else x
         with evaluating(self.layer):
-            y, final = self.layer(x, self._view.as_given(self.state))
+            y, final = self.layer(x, self._recurrent.as_given(self.state))
         self._write(slice(0, self.batch_size), as_tuple(final))
-        return cast(Tensor, y.transpose(0, 1) if self._view.batch_first else y)
+        return cast(Tensor, y.transpose(0, 1) if self._recurrent.batch_first else y)
 
     def _by_steps(self, x: Tensor) -> Tensor:
         """One step ``[B, D]`` by the kernels, layer by layer."""
-        layer, batch_size = self._view, self.batch_size
+        layer, batch_size = self._recurrent, self.batch_size
         for level, step in enumerate(self._steps):
             if not step.is_fed:
                 step.enter(x)
@@ -174,7 +174,7 @@ class Stream:
 
     @state.setter
     def state(self, state: Sequence[Tensor]) -> None:
-        given = check_state(state, self._view.state_shapes(self.batch_size), self._like)
+        given = check_state(state, self._recurrent.state_shapes(self.batch_size), self._like)
         self._write(slice(0, self.batch_size), tuple(s.detach() for s in given))
 
     def state_dict(self) -> Saved:
@@ -188,7 +188,7 @@ class Stream:
             TypeError, ValueError: it is of a layer with another state.
         """
         ids = saved["ids"].tolist()
-        check_state(saved["state"], self._view.state_shapes(len(ids)), self._like)
+        check_state(saved["state"], self._recurrent.state_shapes(len(ids)), self._like)
         if len(ids) > self._room:
             self._renew(len(ids))
         self.ids = ids
@@ -241,7 +241,7 @@ class Stream:
     @torch.no_grad()
     def _prepare(self) -> None:
         """Choose the path, and fix the kernels' addresses."""
-        layer = self._view
+        layer = self._recurrent
         with evaluating(layer.module):
             reasons = layer.unsupported_reasons()
             kernels = [] if reasons else layer.step_kernels()
@@ -254,7 +254,7 @@ class Stream:
         self._seen = self._signature()
         self._is_chained, self._width = layer.is_chained, layer.output_size
         self._state = tuple(
-            self._like.new_zeros(shape) for shape in self._view.state_shapes(self._room)
+            self._like.new_zeros(shape) for shape in self._recurrent.state_shapes(self._room)
         )
         self._steps: list[Step] = []
         for kernel in filter(None, kernels):
@@ -278,7 +278,9 @@ class Stream:
         """What holds the weights that the kernels read."""
         # modules() takes longer than a small kernel, and most owners have none but themselves
         return [
-            p for own in self._view.holders() for p in (own.modules() if own._modules else (own,))
+            p
+            for own in self._recurrent.holders()
+            for p in (own.modules() if own._modules else (own,))
         ]
 
     def _tensors(self) -> State:
@@ -286,7 +288,7 @@ class Stream:
         if not self._steps:
             return self._state
         states = [step.state for step in self._steps]
-        return self._view.by_layer(states)
+        return self._recurrent.by_layer(states)
 
     def _write(self, rows: slice | Tensor, state: State) -> None:
         """Write a state of some rows, in the layer's own form."""
@@ -294,11 +296,11 @@ class Stream:
             for target, s in zip(self._state, state, strict=True):
                 target[:, rows] = s
             return
-        for step, own in zip(self._steps, self._view.by_scan(state), strict=True):
+        for step, own in zip(self._steps, self._recurrent.by_scan(state), strict=True):
             for target, s in zip(step.state, own, strict=True):
                 target[rows] = s
 
     def _fresh(self, batch_size: int) -> State:
         """The state in which so many sequences begin."""
         with torch.no_grad():
-            return self._view.fresh_state(batch_size, self._like)
+            return self._recurrent.fresh_state(batch_size, self._like)

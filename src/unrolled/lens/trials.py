@@ -58,10 +58,6 @@ def _sensible(layer: Layer, _: _Read) -> Layer:
     return remedies.sensible_weights_(layer)
 
 
-def _irnn(layer: Layer, _: _Read) -> Layer:
-    return remedies.identity_weights_(remedies.with_activation(layer, "relu"))
-
-
 REMEDIES: dict[str, Apply] = {
     "remedies.orthogonal_weights_": lambda layer, _: remedies.orthogonal_weights_(layer),
     "remedies.chrono_bias_": lambda layer, read: remedies.chrono_bias_(layer, read.longest),
@@ -69,7 +65,9 @@ REMEDIES: dict[str, Apply] = {
     "remedies.critical_weights_": lambda layer, read: remedies.critical_weights_(
         layer, input_variance=read.variance
     ),
-    "remedies.identity_weights_, with ReLU": _irnn,
+    "remedies.identity_weights_, with ReLU": lambda layer, _: remedies.identity_weights_(
+        remedies.with_activation(layer, "relu")
+    ),
     "remedies.glorot_weights_": lambda layer, _: remedies.glorot_weights_(layer),
     "remedies.sensible_weights_": _sensible,
     "remedies.with_activation, ReLU": lambda layer, _: remedies.with_activation(layer, "relu"),
