@@ -115,13 +115,13 @@ $(STAMPS)/test: $(STAMPS)/corpora
 	@touch $@
 
 $(STAMPS)/check: $(STAMPS)/corpora
-	$(call install,check)
+	$(call install,check series)
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/corpora
-	$(call install,bench)
+	$(call install,bench series)
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/package
-	$(call install,docs report)
+	$(call install,docs report series)
 	@touch $@

@@ -25,6 +25,10 @@ WHOLE = {
     "src/unrolled/layers/torch_layers.py": "three layers over one base, and the swap of their class",
     "src/unrolled/lens/render/charts.py": "the pictures, one function each",
     "src/unrolled/lens/trials.py": "the trials and what is said of them",
+    "src/unrolled/scan/native/calls.py": "one place where a kernel is called",
+    "src/unrolled/series/estimator.py": "what both estimators of sequences share, half of it docstrings",
+    "src/unrolled/series/forecaster.py": "one estimator, half of it docstrings",
+    "src/unrolled/series/render/record.py": "what the two pages of forecasts show, one record each",
 }
 SOURCES = ("src", "csrc", "tools", "benchmarks", "examples", "tests")
 KINDS = {".py", ".h", ".cpp", ".js", ".css", ".html"}

@@ -215,9 +215,7 @@ class Trainer:
 
     def _diverged(self, name: str, value: float, step: int, lens: Lens | None = None) -> RunError:
         """The error that ends the run; the weights that are kept for use are good ones."""
-        if (
-            self.best == math.inf
-        ):  # none were ever evaluated: the last checkpoint's are the latest good
+        if self.best == math.inf:  # none evaluated: the last checkpoint's are the latest good
             self.restore()
             self.run.save_weights(self.kept, {"step": self.step})
         broken = None if lens is None else lens.broken()
@@ -315,13 +313,8 @@ def evaluations_of(notes: Mapping[str, Any]) -> list[list[float]]:
     return evaluations
 
 
-PROGRESS = (
-    "step",
-    "best",
-    "worse",
-    "stopped_early",
-    "evaluations",
-)  # what a checkpoint notes beside the tensors
+# What a checkpoint notes beside the tensors.
+PROGRESS = ("step", "best", "worse", "stopped_early", "evaluations")
 OPTIMIZER_STATE = {"adam": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
