@@ -66,6 +66,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """The parser, and that of every command; each puts the function to call into ``command``."""
     from unrolled.cli import (
+        backtest,
         compare,
         completion,
         diagnose,
@@ -91,7 +92,8 @@ def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPar
         generate,
         forecast,
         tag,
-        predict,
+        forecast,
+        backtest,
         evaluate,
         diagnose,
         compare,

@@ -17,7 +17,7 @@ WHERE = {
     "fish": "unrolled completion fish > ~/.config/fish/completions/unrolled.fish",
 }
 DIRECTORIES = ("run", "runs", "out", "tensorboard")
-FILES = ("data", "input", "output", "log", "html", "svg", "config")
+FILES = ("data", "input", "output", "log", "html", "page", "svg", "future", "config")
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unrolled.cli.options import Collecting, memory, names
+from unrolled.cli.options import Collecting, memory, names, quantiles
 from unrolled.errors import CallError
 
 
@@ -158,6 +158,8 @@ def _value(action: argparse.Action, value: Any, where: str) -> Any:
         return dict([read]) if isinstance(read, tuple) else read
     if action.type is names and all(isinstance(part, str) for part in value):
         return list(value)
+    if action.type is quantiles:
+        return _single(action, ",".join(map(str, value)), where)
     if action.nargs != "+" and not isinstance(action, Collecting):
         raise CallError(f"{where}: got {value!r}, expected one value")
     parts = [_single(action, part, where) for part in value]

@@ -92,13 +92,28 @@ def names(text: str) -> list[str]:
     return found
 
 
-def file(suffix: str) -> Callable[[str], Path]:
-    """A file that can be written, whose name ends in ``suffix``."""
+def quantiles(text: str) -> list[float]:
+    """Levels between 0 and 1 from a text such as "0.1,0.5,0.9"."""
+    try:
+        found = [float(level) for level in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < level < 1 for level in found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected levels between 0 and 1 that differ, such as 0.1,0.5,0.9"
+        )
+    return sorted(found)
+
+
+def file(*suffixes: str) -> Callable[[str], Path]:
+    """A file that can be written, whose name ends in one of ``suffixes``."""
 
     def parse(text: str) -> Path:
         path = Path(text)
-        if path.suffix != suffix:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a name that ends in {suffix}")
+        if not path.name.endswith(suffixes) or path.name in suffixes:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected a name that ends in {' or '.join(suffixes)}"
+            )
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a folder that is there")
         # The file is replaced by another of its folder.

@@ -44,19 +44,22 @@ def print_report(report: Report) -> None:
         print(report.told(translated))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO | None = None
+) -> None:
     """Print a table in plain text: a line for each row, or on a narrower terminal a block."""
-    head = [translated(name) for name in head]
+    file = sys.stdout if file is None else file
+    head = [translated(name, file) for name in head]
     widths = [max(map(columns, column)) for column in zip(head, *rows, strict=True)]
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_terminal = file is not None and file.isatty()
     if is_terminal and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
         for row in rows:
-            print(row[0])
+            print(row[0], file=file)
             for name, cell in zip(head[1:], row[1:], strict=True):
-                print(f"  {padded(name, max(map(columns, head)))}  {cell}".rstrip())
+                print(f"  {padded(name, max(map(columns, head)))}  {cell}".rstrip(), file=file)
         return
     for line in (head, *rows):
-        print("  ".join(map(padded, line, widths)).rstrip())
+        print("  ".join(map(padded, line, widths)).rstrip(), file=file)
 
 
 def padded(text: str, width: int) -> str:
@@ -124,11 +127,22 @@ def is_quiet() -> bool:
     return QUIET.get()
 
 
+def is_json() -> bool:
+    """Whether standard output is to hold JSON alone."""
+    return JSON.get()
+
+
 def say(text: str) -> None:
     """Say what is being done: on standard output, or if that is to hold JSON alone, on standard error."""
     if not is_quiet():
-        file = sys.stderr if JSON.get() else sys.stdout
+        file = sys.stderr if is_json() else sys.stdout
         print(translated(text, file), file=file)
+
+
+def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Say a table, where ``say`` says a text."""
+    if not is_quiet():
+        print_table(head, rows, sys.stderr if is_json() else sys.stdout)
 
 
 def tell(text: str) -> None:

@@ -100,6 +100,8 @@ class Backtest:
         record: dict[str, Any] = known(
             {
                 "verdict": self.verdict(),
+                "origins": len(self.asked.steps),
+                "horizon": self.told.shape[1],
                 "network": self.scores.record(),
                 "seasonal_naive": self.naive.record(),
                 "mase_by_horizon": self.by_horizon.tolist(),

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -17,7 +17,7 @@ from unrolled.errors import CallError
 from unrolled.series.backtest import Backtest
 from unrolled.series.calibration import calibrated
 from unrolled.series.data import Panel, Roles, frame_like, panel_of
-from unrolled.series.data.origins import Origins, seasons_of, statistics_of
+from unrolled.series.data.origins import Origins, Statistics, seasons_of, statistics_of
 from unrolled.series.feeds import ForecastFeed
 from unrolled.series.forecast import Forecast
 from unrolled.series.models import DISTRIBUTIONS, ForecastNetwork
@@ -33,6 +33,7 @@ from unrolled.training.run import beginning, place_of_a_run
 Floats = NDArray[np.float64]
 Names = str | Sequence[str]
 
+ORIGINS, TESTED = 1000, 50_000  # of each series, and of all, on the test split
 STEPS, EPOCHS = 800, 3.0  # of a training, at least, where neither minutes nor epochs are given
 
 OPTIONS = (
@@ -87,10 +88,8 @@ def levels_of(quantiles: Sequence[float]) -> list[float]:
     return sorted({round(x, 9) for q in (*asked, *LEVELS) for x in (q, 1 - q)} | {0.5})
 
 
-def begin(
-    directory: Path, panel: Panel, options: dict[str, Any], command: dict[str, Any]
-) -> ForecastRun:
-    """A new run in ``directory``, in which a forecaster is to be trained on ``panel``.
+def network_of(panel: Panel, options: Mapping[str, Any]) -> tuple[Statistics, dict[str, Any]]:
+    """What a network that is to learn from ``panel`` is: what columns are like, and its arguments.
 
     ``options``: ``horizon``, ``quantiles`` and the other arguments of ``Forecaster`` by name.
 
@@ -105,7 +104,6 @@ def begin(
                     f"is not a count (it is {panel.plan.column(name).told}); expected another, such as "
                     "'quantiles'"
                 )
-    statistics = statistics_of(panel)
     config = network_config(
         panel.plan,
         options["horizon"],
@@ -115,6 +113,18 @@ def begin(
             for name in ("hidden_size", "cell", "depth", "dropout", "distribution")
         },
     )
+    return statistics_of(panel), config
+
+
+def begin(
+    directory: Path, panel: Panel, options: dict[str, Any], command: dict[str, Any]
+) -> ForecastRun:
+    """A new run in ``directory``, in which a forecaster is to be trained on ``panel``.
+
+    Raises:
+        CallError: as of ``network_of``, whose ``options`` these are.
+    """
+    statistics, config = network_of(panel, options)
     known = ("seed", "epochs", "minutes", "batch_steps", "optimizer", "learning_rate", "schedule",
              "weight_decay", "clip", "evaluations", "patience", "threads", "average")  # fmt: skip
     settings = Settings(**{name: options[name] for name in known}, steps=1)
@@ -141,6 +151,30 @@ def begin(
 def calibrate(run: ForecastRun, data: Origins) -> None:
     """Stretch the quantiles of a trained run until they are right on its validation split."""
     run.save_spread(calibrated(run.model(), data, run.settings))
+
+
+def tested(run: ForecastRun, data: Origins) -> Backtest | None:
+    """The back-test of a run on the steps that were held out for test; ``None`` if there are none.
+
+    From the last 1,000 origins of each series at most, fewer if there are many series.
+    """
+    model = run.model()
+    ends = data.panel.splits()[:, 1]
+    last = data.lengths - 1 - model.horizon
+    counts = np.where(ends < data.lengths, np.maximum(last - ends + 2, 0), 0)
+    most = max(1, min(ORIGINS, TESTED // max(1, int((counts > 0).sum()))))
+    asked = last_origins(last, np.minimum(counts, most))
+    if not len(asked.steps):
+        return None
+    told = predicted(model, run.spread(), data, asked, model.horizon)
+    return Backtest.of(data, asked, told, model.distribution.levels, None)
+
+
+def last_origins(last: NDArray[np.int64], counts: NDArray[np.int64]) -> Asked:
+    """So many origins of each series, the last of which is ``last``, ``[N]`` both."""
+    series = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Asked((last - counts + 1)[series] + within, series)
 
 
 class Forecaster:
@@ -409,18 +443,13 @@ class Forecaster:
         panel = panel_of(frame, run.plan)
         last = panel.lengths - 1 - steps
         counts = np.clip(last + 1, 0, origins)
-        series = np.repeat(np.arange(len(panel)), counts)
-        if not len(series):
+        if not counts.any():
             longest = int(panel.lengths.max())
             raise CallError(
                 f"horizon: got {steps}, expected fewer: no series has more than {longest} steps"
             )
-        within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
-        asked = Asked((last - counts + 1)[series] + within, series)
-        return self._tested(panel, asked, steps, frame)
-
-    def _tested(self, panel: Panel, asked: Asked, steps: int, frame: Any) -> Backtest:
-        data, levels = self.run.origins(panel), self.network.distribution.levels
+        asked = last_origins(last, counts)
+        data = run.origins(panel)
         told = predicted(self.network, self.spread, data, asked, steps)
         columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
         return Backtest.of(data, asked, told, levels, frame_like(frame, columns))

@@ -97,11 +97,16 @@ class ForecastRun(Run):
     def feed(self, model: ForecastNetwork, data: Origins) -> ForecastFeed:
         return ForecastFeed(model, data, self.settings)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its quantiles are stretched to be right on the validation split."""
+        return (self.directory / CALIBRATION).exists()
+
     def spread(self) -> torch.Tensor:
         """By what each quantile's distance from the median is stretched; 1 before it is calibrated."""
         path = self.directory / CALIBRATION
         count = len(self.model_config["levels"])
-        if not path.exists():
+        if not self.is_calibrated:
             return torch.ones(count)
         spread = read_json(path).get("spread")
         if not isinstance(spread, list) or len(spread) != count:

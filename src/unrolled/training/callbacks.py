@@ -99,7 +99,7 @@ class ProgressLines:
         left = (now - self.speed.start) * (self.steps - step.step) / (step.step - self.first)
         text = (
             f"step {step.step:,} of {self.steps:,}: loss {self.loss:.3f}{self.validation}, "
-            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} {step.unit}/s, {_clock(left)} left"
+            f"|gradient| {step.gradient_norm:.2f}, {speed:,.0f} {step.unit}/s, {duration(left)} left"
         )
         print(self.told(text), file=self.file, flush=True)
 
@@ -110,10 +110,10 @@ class ProgressLines:
         """Nothing: the log has the reports."""
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in the words of the progress bar.
 
-    >>> _clock(59.7), _clock(3700)
+    >>> duration(59.7), duration(3700)
     ('1:00', '1:01:40')
     """
     minutes, rest = divmod(round(seconds), 60)

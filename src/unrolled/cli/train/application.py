@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from unrolled.cli.options import names
 from unrolled.errors import DataError
 from unrolled.training import Trainer
 from unrolled.training.run import Run
@@ -56,7 +55,7 @@ class Option(NamedTuple):
             return [part for pair in pairs for part in (*flag, pair)]
         if self.settings.get("action") is argparse.BooleanOptionalAction:
             return [*flag] if value else [flag[0].replace("--", "--no-", 1)]
-        if self.settings.get("type") is names:
+        if isinstance(value, list) and "nargs" not in self.settings:
             line = StringIO()
             csv.writer(line, lineterminator="").writerow(value)
             return [*flag, line.getvalue()]
@@ -117,8 +116,9 @@ class Application(ABC):
         """The options that follow from others of ``options`` where they are not given, by their names."""
         return {}
 
-    def finished(self, trainer: Trainer) -> None:  # noqa: B027
-        """What is to be done when a training has ended, early or not."""
+    def finish(self, trainer: Trainer) -> Mapping[str, Any]:  # noqa: ARG002
+        """Do what comes after a training, and say what came of it first; what ``--json`` has of that."""
+        return {}
 
     def outcome(self, trainer: Trainer) -> Mapping[str, Any]:  # noqa: ARG002
         """What ``--json`` has beside what every training has."""

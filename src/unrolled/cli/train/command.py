@@ -72,9 +72,9 @@ def train(application: Application, arguments: argparse.Namespace) -> None:
         outcome = trainer.train(
             followers, options.get("checkpoint_seconds", 30.0), watch_every=options.get("watch")
         )
-    application.finished(trainer)
+        finished = application.finish(trainer)
     if "json" in options:
-        print_json(_record(application, trainer, outcome))
+        print_json({**_record(application, trainer, outcome), **finished})
     early = ", stopped early" if outcome.stopped_early else ""
     say(f"{directory}: trained for {outcome.step} of {run.settings.steps} steps{early}")
     if trainer.judge.evaluations():
@@ -194,4 +194,4 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         parts = (key if setting is None else f"{key}={setting}" for key, setting in value.items())
         return " ".join(parts) or "none"
-    return " ".join(value) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

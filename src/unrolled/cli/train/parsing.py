@@ -80,7 +80,10 @@ def _add_option(place: argparse._ActionsContainer, application: Application, nam
     if option.is_positional:  # needed by a new run alone
         place.add_argument(name, help=option.help, **{"nargs": "?", **settings})
         return
-    usual = [] if option.default in (None, {}) else [str(option.default)]
+    default = option.default
+    usual = [] if default in (None, {}) else [str(default)]
+    if isinstance(default, list):
+        usual = [",".join(map(str, default))]
     recipes = application.recipes.items()
     usual += [f"{kind}: {recipe[name]}" for kind, recipe in recipes if name in recipe]
     shown = f" ({'; '.join(usual)})" if usual else ""

@@ -143,8 +143,8 @@ def panel_of(
             columns, types and frequency. Series and levels may be new.
         future: more rows, with known columns and without targets.
         horizon: the steps F after each history; their known columns have to be there.
-        frequency: "hour", "30 minutes", …; ``"infer"``: from the times; ``None``: irregular. A plan
-            has its own.
+        frequency: "hour", "30 minutes", …; ``"infer"``: from the times; ``None`` or ``"irregular"``: they
+            have none. A plan has its own.
         season: the steps of a season, if not the usual one of the frequency.
         zone: where times without a zone are local, and in which the calendar is read.
         shares: of each series' steps, held out for validation and test.

@@ -15,7 +15,7 @@ from unrolled.series.data.rows import Groups, Rows, timed
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-INFER = "infer"
+INFER, IRREGULAR = "infer", "irregular"
 MOST_FILLED = 50  # steps that a row may come to, gaps filled in
 FEW = 5_000_000  # steps that any table may have
 OFTEN = 3  # gaps from which on a frequency can be told from chance
@@ -68,7 +68,7 @@ def _frequency(
     """As ``given``, or if that is ``"infer"`` from the times."""
     if clock.kind == "order":
         return Frequency("step")
-    if given is None:
+    if given is None or given == IRREGULAR:
         return None
     if given == INFER:
         if len(groups.starts) == len(times) and rows.roles.targets:

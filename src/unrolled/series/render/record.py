@@ -44,8 +44,8 @@ def short(values: Any) -> Any:
     power = DIGITS - 1 - np.floor(np.log10(size))
     up, down = 10.0 ** np.clip(power, 0, 300), 10.0 ** np.clip(-power, 0, 300)
     rounded = np.rint(np.where(finite, values, 0.0) / down * up) / up * down
-    told: list[Any] = np.asarray(np.where(finite, rounded.astype(object), None)).tolist()
-    return told
+    found: Any = np.where(finite, rounded.astype(object), None)
+    return found.tolist()
 
 
 def evenly(count: int, most: int) -> Integers:
@@ -204,7 +204,8 @@ def _of_series(test: Backtest, series: int, places: Integers) -> _One:
     history = data.values[begin : begin + int(data.lengths[series])]
     before = history[: int(steps.min()) + 1]
     naive = seasonal_naive(history, steps, horizon, season, before, (0.5,))[..., 0]
-    values = history[steps[:, None] + np.arange(1, horizon + 1)]
+    said = np.isfinite(test.told[places][..., 0])
+    values = np.where(said, history[steps[:, None] + np.arange(1, horizon + 1)], np.nan)
     unit = [seasonal_errors(column, season)[0] for column in before.T]
     return _One(series, steps, values, test.told[places], naive, unit)
 
@@ -302,11 +303,11 @@ def behind(horizon: int, season: int) -> int:
 def _ends_of_values(values: Floats, told: Floats, bounds: Bounds) -> list[float]:
     """Where the axis of values begins and ends: all that came, and nearly all that was said."""
     low, high = bounds.intervals.get(0.95, (bounds.median, bounds.median))
-    parts = [
-        values[np.isfinite(values)],
-        *(np.quantile(told[..., k], (0.01, 0.99)) for k in (low, high)),
-    ]
-    every = np.concatenate(parts)
+    ends = (u[np.isfinite(u)] for u in (told[..., low], told[..., high]))
+    parts = [np.quantile(u, (0.01, 0.99)) for u in ends if len(u)]
+    every = np.concatenate([values[np.isfinite(values)], *parts])
+    if not len(every):
+        return [0.0, 1.0]
     least, most = float(every.min()), float(every.max())
     room = 0.03 * (most - least) or max(1.0, abs(most)) * 0.1
     least = 0.0 if least == 0.0 else least - room
