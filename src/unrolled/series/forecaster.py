@@ -409,20 +409,6 @@ class Forecaster:
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
         return Forecast(panel, told, tuple(levels), tuple(wanted))
 
-    def tested(self) -> Backtest | None:
-        """A back-test on the test split of what it was trained on; ``None`` if no whole forecast is in it.
-
-        ``forecasts`` are a mapping from names to columns, without those of the series.
-        """
-        panel, steps = self.run.panel(), self.network.horizon
-        first, end = panel.splits()[:, 1] - 1, panel.lengths - steps
-        counts = np.maximum(end - first, 0)
-        if not counts.sum():
-            return None
-        series = np.repeat(np.arange(len(panel)), counts)
-        within = np.arange(len(series)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self._tested(panel, Asked(first[series] + within, series), steps, {})
-
     def backtest(self, frame: Any, *, origins: int = 1000, horizon: int | None = None) -> Backtest:
         """What it would have said at the last ``origins`` steps of each series that have a whole future.
 
@@ -451,6 +437,7 @@ class Forecaster:
         asked = last_origins(last, counts)
         data = run.origins(panel)
         told = predicted(self.network, self.spread, data, asked, steps)
+        levels = self.network.distribution.levels
         columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
         return Backtest.of(data, asked, told, levels, frame_like(frame, columns))
 

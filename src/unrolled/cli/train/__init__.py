@@ -11,12 +11,13 @@ from typing import Any
 
 from unrolled.cli.train import command, parsing
 from unrolled.cli.train.application import Application
+from unrolled.cli.train.sequences import CLASSIFY, REGRESS
 from unrolled.cli.train.series import SERIES
 from unrolled.cli.train.tag import TAGS
 from unrolled.cli.train.text import TEXT
 from unrolled.training.run import Run
 
-APPLICATIONS: tuple[Application, ...] = (TEXT, SERIES, TAGS)
+APPLICATIONS: tuple[Application, ...] = (TEXT, SERIES, CLASSIFY, REGRESS, TAGS)
 """In the order of ``--help``."""
 
 
