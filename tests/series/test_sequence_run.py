@@ -51,15 +51,17 @@ def some(kind: str = "classify", count: int = 40) -> Labelled:
     return Labelled.of(sequences, labels)
 
 
-def begun(directory: Path, kind: str = "classify", **changed: Any) -> SequenceRun:
+def begun(
+    directory: Path, kind: str = "classify", *, cell: str = "lstm", settings: Settings = SETTINGS
+) -> SequenceRun:
     return begin(
         directory,
         split(some(kind), 0.25, 0, is_class=kind == "classify"),
         kind=kind,
         labels=["down", "up"],
-        network={"hidden_size": 6, "dropout": 0.3},
+        network={"hidden_size": 6, "dropout": 0.3, "cell": cell},
         command={},
-        **{"settings": SETTINGS} | changed,
+        settings=settings,
     )
 
 
@@ -215,6 +217,16 @@ def test_a_run_that_is_damaged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "train.safetensors").unlink()
     with pytest.raises(RunError, match="no such file"):
         Trainer(run)
+
+
+def test_a_cell_with_a_mean_is_read_from_its_run(tmp_path: Path) -> None:
+    run = begun(tmp_path, cell="gru-d")
+    Trainer(run).train()
+    data = run.dataset()["validation"]
+    np.testing.assert_allclose(
+        answers_of(run.model(), data), answers_of(SequenceRun(tmp_path).model(), data), rtol=0
+    )
+    assert not any(buffer.is_meta for buffer in run.model().buffers())
 
 
 def test_nothing_to_train_on_is_refused(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ class Run(ABC):
             model: Model = self.new_model()
         check_fit(model, tensors, path)
         model.load_state_dict(tensors, strict=False, assign=True)
+        if any(buffer.is_meta for buffer in model.buffers()):  # these follow from the config alone
+            made = dict(self.new_model().named_buffers())
+            for name, buffer in model.named_buffers():
+                if buffer.is_meta:
+                    owner, _, own = name.rpartition(".")
+                    model.get_submodule(owner).register_buffer(own, made[name])
         model.tie()
         return model.eval()
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import unrolled
+from unrolled.cells import observed
 from unrolled.series.data.labelled import SequenceBatch
 from unrolled.series.models.sequence import ClassNetwork, SequenceNetwork, ValueNetwork
 
@@ -39,12 +40,19 @@ def test_it_is_what_its_parts_say(cell: str, bidirectional: bool) -> None:
         torch.testing.assert_close(answers[b], expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("scaling", ["all", "each", "none"])
-@pytest.mark.parametrize("has_missing", [False, True])
-def test_neither_padding_nor_order_nor_company_changes_a_number(
-    scaling: str, has_missing: bool
-) -> None:
-    network = made(scaling=scaling, has_missing=has_missing, has_gaps=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scaling": "all", "has_missing": False},
+        {"scaling": "each", "has_missing": True},
+        {"scaling": "none", "has_missing": True},
+        {"cell": "gru-d"},
+        {"cell": "gru-d", "bidirectional": False, "depth": 2},
+        {"cell": "continuous-time-lstm", "depth": 2},
+    ],
+)
+def test_neither_padding_nor_order_nor_company_changes_a_number(options: dict[str, Any]) -> None:
+    network = made(has_gaps=True, **options)
     values, lengths = some_values()
     values[0, 3, 1] = values[2, 0] = NAN
     gaps = torch.rand(7, 5, dtype=torch.float64)
@@ -113,6 +121,29 @@ def test_gaps_are_read_as_their_logarithm() -> None:
     )
 
 
+@pytest.mark.parametrize("cell", ["gru-d", "continuous-time-lstm"])
+def test_cells_that_know_of_time_read_what_was_observed(cell: str) -> None:
+    network = made(cell=cell, has_gaps=True)
+    values, lengths = some_values()
+    values[1:3, 0, 1] = values[0, 3] = NAN
+    gaps = torch.rand(7, 5, dtype=torch.float64)
+    real = torch.arange(7).unsqueeze(1) < lengths
+    scaled = (values - network.location) / network.scale
+    ways = [
+        observed(scaled, gaps.cumsum(0), lengths=lengths, reverse=way).features
+        for way in (False, True)
+    ]
+    for got, expected in zip(network.read(values, real, gaps), ways, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    y = network.layers((ways[0], ways[1]), lengths=lengths).y
+    pooled = network.pooled(y, real, lengths)
+    torch.testing.assert_close(pooled[2, :5], y[2, 2, :5])
+    torch.testing.assert_close(pooled[2, 5:10], y[0, 2, 5:])
+    torch.testing.assert_close(
+        network(values, lengths, gaps), network.output(network.norm(pooled)), rtol=0, atol=0
+    )
+
+
 @pytest.mark.parametrize("kind", [ClassNetwork, ValueNetwork])
 def test_its_gradient_is_right_and_weights_weigh(kind: type[SequenceNetwork]) -> None:
     network = made(kind)
@@ -166,7 +197,7 @@ def test_the_lens_and_explain_see_it() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cell": "rnn"}, "cell: got 'rnn', expected one of elman, lstm, gru"),
+        ({"cell": "rnn"}, "cell: got 'rnn', expected one of elman, lstm, gru, gru-d, continuous-time-lstm"),
         ({"scaling": "some"}, "scaling: got 'some'"),
         ({"depth": 0}, "depth: got 0"),
         ({"dropout": 1.0}, "dropout"),

@@ -6,12 +6,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from unrolled.cli.options import fraction, names, whole
-from unrolled.cli.printing import is_quiet, note, print_table, say
+from unrolled.cli.options import fraction, whole
+from unrolled.cli.printing import note, say, tell
 from unrolled.cli.train.application import Application, Kind, Option
 from unrolled.cli.train.begin import planned, settings_of
 from unrolled.cli.train.options import LAYERS, TRAINING, TWO_WAY, cell, every
+from unrolled.cli.train.series import COLUMN, COLUMNS, frequency, show_plan
 from unrolled.errors import CallError, DataError
+from unrolled.series.data import read_table, sequence_roles, sequences_of
 from unrolled.series.data.labelled import Labelled
 from unrolled.series.models.sequence import CELLS, ClassNetwork, ValueNetwork
 from unrolled.series.sequence_run import (
@@ -21,28 +23,26 @@ from unrolled.series.sequence_run import (
     scores_of,
     with_length,
 )
+from unrolled.series.sequence_tables import splits_of
 from unrolled.training import Trainer
 from unrolled.training.remedies import reshaped
 from unrolled.training.run import Run
 from unrolled.training.scores import Scores
 
-COLUMNS = {"type": names, "metavar": "COLUMN,…"}
 SCALINGS = ("all", "each", "none")
-SOURCES = ("data", "id", "time", "label", "features", "categories")
+SOURCES = ("data", "id", "time", "label", "features")
 GROUPS: dict[str, dict[str, Option]] = {
     "the most used": {
         "data": Option(
-            None, "a CSV or Parquet file", {"metavar": "DATA", "nargs": "?"}, is_positional=True
+            None,
+            "a CSV or Parquet file, or - for standard input",
+            {"metavar": "DATA", "nargs": "?"},
+            is_positional=True,
         ),
         "id": Option(None, "the columns that name a sequence", COLUMNS),
-        "time": Option(
-            None,
-            "the column of times; by default the rows of a sequence are its steps",
-            {"metavar": "COLUMN"},
-        ),
-        "label": Option(None, "the column of what is to be told", {"metavar": "COLUMN"}),
-        "features": Option(None, "the columns to tell it from; by default all others", COLUMNS),
-        "categories": Option(None, "features that are no quantities, though numbers", COLUMNS),
+        "time": Option(None, "the column of times; by default rows are steps", COLUMN),
+        "label": Option(None, "the column of what is to be told", COLUMN),
+        "features": Option([], "the columns to tell it from; by default all others", COLUMNS),
         "minutes": Option(None, "time to train", every("minutes")["minutes"].settings),
         "epochs": Option(
             None,
@@ -53,10 +53,15 @@ GROUPS: dict[str, dict[str, Option]] = {
         **every("depth", "seed", hidden=64),
     },
     "table": {
+        "categories": Option([], "columns of numbers that are no quantities", COLUMNS),
         "frequency": Option(
-            "infer", "of the times, such as 30min; none: they are irregular", {"metavar": "NAME"}
+            "infer",
+            "such as hour or 30min, or irregular; by default as the times show",
+            {"type": frequency, "metavar": "NAME"},
         ),
-        "zone": Option(None, "where times without a zone are local", {"metavar": "NAME"}),
+        "zone": Option(
+            None, "of times that say none, such as Europe/Berlin", {"metavar": "NAME"}
+        ),
         "validation_share": Option(
             0.1, "of the sequences, to keep the best weights by", {"type": fraction}
         ),
@@ -107,35 +112,29 @@ class Sequences(Application):
         return complete | {"minutes": options.get("minutes")}
 
     def begin(self, directory: Path, options: dict[str, Any]) -> Run:
-        from unrolled.series.data import read_table, sequence_roles, sequences_of
-        from unrolled.series.sequence_tables import splits_of
-
         for name in ("data", "id", "label"):
             if not options[name]:
                 raise CallError(f"{self.options[name].flag(name)}: missing, expected {MISSING[name]}")
         kind, is_class = self.kinds[options["kind"]].holds, "classify" in self.kinds
+        say(f"reading {options['data']}")
         table = read_table(options["data"])
         roles = sequence_roles(
             table,
             id=options["id"],
             time=options["time"],
             label=options["label"],
-            features=options["features"] or (),
-            categories=options["categories"] or (),
+            features=options["features"],
+            categories=options["categories"],
             is_class=is_class,
         )
-        frequency = None if options["frequency"] == "none" else options["frequency"]
         sequences = sequences_of(
             table,
             roles,
-            frequency=frequency,
+            frequency=options["frequency"],
             zone=options["zone"],
             shares=(options["validation_share"], options["test_share"]),
         )
-        if not is_quiet():
-            print_table(sequences.plan.HEAD, sequences.plan.rows_of_columns())
-            for fact in sequences.plan.facts():
-                say(fact)
+        show_plan(sequences.plan)
         splits, labels = splits_of(sequences, is_class=is_class)
         _say_what_is_there(splits, labels, is_class=is_class)
         network = {n: options[n] for n in ("cell", "bidirectional", "scaling", *LAYERS)}
@@ -170,6 +169,17 @@ class Sequences(Application):
             },
         )
 
+    def finished(self, trainer: Trainer) -> None:
+        run = cast(SequenceRun, trainer.run)
+        for split in ("validation", "test"):
+            if run.counts[split]:
+                scores = scores_of(run.model(), trainer.data, split)
+                tell(f"on the {split} split, of {run.counts[split]:,} sequences: {self.told(scores)}")
+
+    def told(self, scores: Any) -> str:
+        """What is said of scores."""
+        raise NotImplementedError
+
     def longest(self, run: Run, data: Any, split: str) -> int:  # noqa: ARG002
         return int(data[split].lengths.max())
 
@@ -196,6 +206,9 @@ class Classes(Sequences):
     figures = OF_CLASSES
     measure, unit = "nats per sequence", "nats"
 
+    def told(self, scores: Any) -> str:
+        return f"accuracy {scores.accuracy:.1%}, {scores.nats:.4f} nats per sequence"
+
 
 class Values(Sequences):
     """A number that is told of a sequence."""
@@ -203,6 +216,9 @@ class Values(Sequences):
     kinds = VALUES
     figures = OF_VALUES
     measure, unit = "standard deviations (RMSE)", "standard deviations"
+
+    def told(self, scores: Any) -> str:
+        return f"R² {scores.r2:.4f}, RMSE {scores.rmse:.4f} standard deviations"
 
 
 MISSING = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.bptt.checkpointed import checkpointed
-from unrolled.cells import GRU, LSTM, Cell, Elman
+from unrolled.cells import GRU, GRUD, LSTM, Cell, ContinuousTimeLSTM, Elman, observed
 from unrolled.layers import Recurrent
 from unrolled.remedies import sensible_weights_
 from unrolled.series.data.labelled import SequenceBatch
@@ -17,7 +17,15 @@ from unrolled.shapes import Lengths, check_fraction, check_lengths, check_size, 
 from unrolled.training.model import Model
 
 WIDEST, DEEPEST = 1 << 16, 256
-CELLS: dict[str, type[Cell]] = {"elman": Elman, "lstm": LSTM, "gru": GRU}
+CELLS: dict[str, type[Cell]] = {
+    "elman": Elman,
+    "lstm": LSTM,
+    "gru": GRU,
+    "gru-d": GRUD,
+    "continuous-time-lstm": ContinuousTimeLSTM,
+}
+OBSERVING = ("gru-d", "continuous-time-lstm")
+"""Those that read what ``cells.observed`` gives."""
 Scaling = Literal["all", "each", "none"]
 OF_THE_LAYERS = (
     "depth",
@@ -37,7 +45,8 @@ class SequenceNetwork(Model, ABC):
 
     What is read at a step is each feature in standard units, 0 where it is missing; then, where the
     training data lack values, a mask, 1 where it is there; and, where steps are not evenly spaced, the time
-    since the step before, as log(1 + gap). Pooled are the last outputs of each direction, the mean and the
+    since the step before, as log(1 + gap). The cells "gru-d" and "continuous-time-lstm" read what
+    ``cells.observed`` gives instead: last values, mask and times. Pooled are the last outputs of each direction, the mean and the
     maximum over time of each unit (concat pooling: Howard & Ruder, "Universal Language Model Fine-tuning
     for Text Classification", ACL 2018), normalised by LayerNorm.
 
@@ -47,7 +56,7 @@ class SequenceNetwork(Model, ABC):
         input_size: D, features of a step.
         output_size: K classes, or Y numbers.
         hidden_size: H of each direction of each layer.
-        cell: "elman", "lstm" or "gru".
+        cell: one of ``CELLS``, by its name.
         depth: L, how many layers.
         bidirectional: whether each layer reads in both directions.
         dropout: the share of features dropped in training, between layers and of what is pooled.
@@ -135,6 +144,8 @@ class SequenceNetwork(Model, ABC):
         _keep(self, "location", self.config["location"])
         _keep(self, "scale", self.config["scale"])
         read = input_size * (2 if has_missing else 1) + has_gaps
+        if cell in OBSERVING:
+            read = 3 * input_size + 2
         options: dict[str, Any] = {name: self.config[name] for name in OF_THE_LAYERS}
         if activation is not None:
             if cell != "elman":
@@ -189,29 +200,45 @@ class SequenceNetwork(Model, ABC):
             result = self.layers(x, lengths=lengths)
         else:
             result = checkpointed(self.layers, x, lengths=lengths, memory=memory)
-        pooled = [
-            result.final,
-            result.y.sum(0) / lengths.unsqueeze(1),
-            result.y.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(0),
-        ]
-        answers: Tensor = self.output(self.drop(self.norm(torch.cat(pooled, -1))))
+        answers: Tensor = self.output(self.drop(self.norm(self.pooled(result.y, real, lengths))))
         return answers
 
-    def read(self, values: Tensor, real: Tensor, gaps: Tensor | None) -> Tensor:
-        """What the layers read, ``[T, B, …]``: zero where there is no step, ``real`` ``[T, B]``."""
+    def pooled(self, y: Tensor, real: Tensor, lengths: Tensor) -> Tensor:
+        """Of outputs ``[T, B, F]`` the last of each direction, mean and maximum: ``[B, 3F]``."""
+        ends, *backward = y.chunk(self.layers.directions, -1)
+        index = (lengths - 1).view(1, -1, 1).expand(1, -1, ends.shape[-1])
+        last = [ends.gather(0, index)[0], *(way[0] for way in backward)]
+        mean = y.sum(0) / lengths.unsqueeze(1)
+        highest = y.masked_fill(~real.unsqueeze(-1), -torch.inf).amax(0)
+        return torch.cat([*last, mean, highest], -1)
+
+    def read(
+        self, values: Tensor, real: Tensor, gaps: Tensor | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What the layers read, ``[T, B, …]``, or each direction: zero where no step is ``real`` ``[T, B]``."""
         there = real.unsqueeze(-1) & ~values.isnan()
         values = torch.where(there, values.double(), 0.0)
         if self.config["scaling"] == "each":
             values = _standardised(values, there)
         elif self.config["scaling"] == "all":
             values = (values - self.location) / self.scale
+        dtype = self.output.weight.dtype
+        waited = None
+        if self.config["has_gaps"]:
+            waited = torch.where(real, 1.0 if gaps is None else gaps, 0.0)
+        if self.config["cell"] in OBSERVING:
+            values = torch.where(there, values, torch.nan).to(dtype)
+            times = None if waited is None else waited.double().cumsum(0)
+            lengths, ways = real.sum(0), range(self.layers.directions)
+            features = [
+                observed(values, times, lengths=lengths, reverse=bool(way)).features for way in ways
+            ]
+            return (features[0], features[1]) if len(features) == 2 else features[0]
         parts = [torch.where(there, values, 0.0)]
         if self.config["has_missing"]:
             parts.append(there)
-        if self.config["has_gaps"]:
-            waited = torch.ones(real.shape) if gaps is None else gaps
-            parts.append(torch.where(real, waited, 0.0).log1p().unsqueeze(-1))
-        dtype = self.output.weight.dtype
+        if waited is not None:
+            parts.append(waited.log1p().unsqueeze(-1))
         return torch.cat([part.to(dtype) for part in parts], -1)
 
     def answers(self, batch: SequenceBatch, memory: int | str | None = None) -> Tensor:
