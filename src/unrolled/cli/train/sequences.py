@@ -11,7 +11,7 @@ from unrolled.cli.printing import note, say, tell
 from unrolled.cli.train.application import Application, Kind, Option
 from unrolled.cli.train.begin import planned, settings_of
 from unrolled.cli.train.options import LAYERS, TRAINING, TWO_WAY, cell, every
-from unrolled.cli.train.series import COLUMN, COLUMNS, frequency, show_plan
+from unrolled.cli.train.series import COLUMN, COLUMNS, say_plan
 from unrolled.errors import CallError, DataError
 from unrolled.series.data import read_table, sequence_roles, sequences_of
 from unrolled.series.data.labelled import Labelled
@@ -57,11 +57,9 @@ GROUPS: dict[str, dict[str, Option]] = {
         "frequency": Option(
             "infer",
             "such as hour or 30min, or irregular; by default as the times show",
-            {"type": frequency, "metavar": "NAME"},
+            {"metavar": "NAME"},
         ),
-        "zone": Option(
-            None, "of times that say none, such as Europe/Berlin", {"metavar": "NAME"}
-        ),
+        "zone": Option(None, "of times that say none, such as Europe/Berlin", {"metavar": "NAME"}),
         "validation_share": Option(
             0.1, "of the sequences, to keep the best weights by", {"type": fraction}
         ),
@@ -114,7 +112,9 @@ class Sequences(Application):
     def begin(self, directory: Path, options: dict[str, Any]) -> Run:
         for name in ("data", "id", "label"):
             if not options[name]:
-                raise CallError(f"{self.options[name].flag(name)}: missing, expected {MISSING[name]}")
+                raise CallError(
+                    f"{self.options[name].flag(name)}: missing, expected {MISSING[name]}"
+                )
         kind, is_class = self.kinds[options["kind"]].holds, "classify" in self.kinds
         say(f"reading {options['data']}")
         table = read_table(options["data"])
@@ -134,7 +134,7 @@ class Sequences(Application):
             zone=options["zone"],
             shares=(options["validation_share"], options["test_share"]),
         )
-        show_plan(sequences.plan)
+        say_plan(sequences.plan)
         splits, labels = splits_of(sequences, is_class=is_class)
         _say_what_is_there(splits, labels, is_class=is_class)
         network = {n: options[n] for n in ("cell", "bidirectional", "scaling", *LAYERS)}
@@ -174,7 +174,9 @@ class Sequences(Application):
         for split in ("validation", "test"):
             if run.counts[split]:
                 scores = scores_of(run.model(), trainer.data, split)
-                tell(f"on the {split} split, of {run.counts[split]:,} sequences: {self.told(scores)}")
+                tell(
+                    f"on the {split} split, of {run.counts[split]:,} sequences: {self.told(scores)}"
+                )
 
     def told(self, scores: Any) -> str:
         """What is said of scores."""
@@ -228,7 +230,9 @@ MISSING = {
 }
 
 
-def _say_what_is_there(splits: Mapping[str, Labelled], labels: list[Any], *, is_class: bool) -> None:
+def _say_what_is_there(
+    splits: Mapping[str, Labelled], labels: list[Any], *, is_class: bool
+) -> None:
     """Say what there is to learn, and what may be amiss."""
     train = splits["train"]
     if is_class:
@@ -237,7 +241,9 @@ def _say_what_is_there(splits: Mapping[str, Labelled], labels: list[Any], *, is_
         say(f"classes in training: {shown}{', …' * (len(labels) > 20)}")
         absent = [str(labels[k]) for k in np.flatnonzero(counts == 0)]
         if absent:
-            note(f"no sequence of class {', '.join(absent)} is in the training split; give more data")
+            note(
+                f"no sequence of class {', '.join(absent)} is in the training split; give more data"
+            )
     if "validation" not in splits:
         note(
             "the validation split is empty, so that the last weights are kept, not the best: "

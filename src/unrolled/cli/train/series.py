@@ -24,7 +24,7 @@ from unrolled.training import Trainer
 from unrolled.training.remedies import reshaped
 from unrolled.training.run import Run
 
-COLUMNS = {"type": names, "metavar": "COLUMN,…"}
+COLUMN, COLUMNS = {"metavar": "COLUMN"}, {"type": names, "metavar": "COLUMN,…"}
 SOURCES = ("data", "time", "series", "target", "known", "past", "static", "categories")
 GROUPS: dict[str, dict[str, Option]] = {
     "the most used": {
@@ -35,9 +35,7 @@ GROUPS: dict[str, dict[str, Option]] = {
             {"metavar": "DATA"},
             is_positional=True,
         ),
-        "time": Option(
-            None, "the column of times; without one rows are steps", {"metavar": "COLUMN"}
-        ),
+        "time": Option(None, "the column of times; without one rows are steps", COLUMN),
         "series": Option([], "the columns that name a series", COLUMNS),
         "target": Option([], "the columns to forecast", COLUMNS),
         "known": Option([], "columns that are known ahead", COLUMNS),
@@ -145,7 +143,7 @@ class Series(Application):
             )
             statistics, config = network_of(panel, {**options, "hidden_size": options["hidden"]})
             data = Origins(panel, statistics, seasons_of(panel.plan), options["horizon"])
-        _say_plan(panel.plan)
+        say_plan(panel.plan)
         config |= reshaped(options["remedy"])
         settings = planned(
             ForecastNetwork,
@@ -201,7 +199,7 @@ class Series(Application):
         return "the losses are of other tables, horizons or distributions, and do not compare"
 
 
-def _say_plan(plan: Plan) -> None:
+def say_plan(plan: Plan) -> None:
     """Say what was understood of a table."""
     rows = [
         (name, *(translated(cell) for cell in (role, kind, missing)), seen)

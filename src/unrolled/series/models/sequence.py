@@ -46,8 +46,8 @@ class SequenceNetwork(Model, ABC):
     What is read at a step is each feature in standard units, 0 where it is missing; then, where the
     training data lack values, a mask, 1 where it is there; and, where steps are not evenly spaced, the time
     since the step before, as log(1 + gap). The cells "gru-d" and "continuous-time-lstm" read what
-    ``cells.observed`` gives instead: last values, mask and times. Pooled are the last outputs of each direction, the mean and the
-    maximum over time of each unit (concat pooling: Howard & Ruder, "Universal Language Model Fine-tuning
+    ``cells.observed`` gives instead: last values, mask and times. Pooled are the last outputs of each
+    direction, the mean and the maximum over time of each unit (concat pooling: Howard & Ruder, "Universal Language Model Fine-tuning
     for Text Classification", ACL 2018), normalised by LayerNorm.
 
     What stands beyond a sequence's length is never read.
@@ -199,7 +199,7 @@ class SequenceNetwork(Model, ABC):
         if memory is None:
             result = self.layers(x, lengths=lengths)
         else:
-            result = checkpointed(self.layers, x, lengths=lengths, memory=memory)
+            result = checkpointed(self.layers, cast(Tensor, x), lengths=lengths, memory=memory)
         answers: Tensor = self.output(self.drop(self.norm(self.pooled(result.y, real, lengths))))
         return answers
 
@@ -215,7 +215,7 @@ class SequenceNetwork(Model, ABC):
     def read(
         self, values: Tensor, real: Tensor, gaps: Tensor | None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the layers read, ``[T, B, …]``, or each direction: zero where no step is ``real`` ``[T, B]``."""
+        """What the layers read, ``[T, B, …]``, or each direction; zero where no step is ``real``."""
         there = real.unsqueeze(-1) & ~values.isnan()
         values = torch.where(there, values.double(), 0.0)
         if self.config["scaling"] == "each":
