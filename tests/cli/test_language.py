@@ -21,7 +21,7 @@ from unrolled.cli.language import VARIABLES, columns, in_chinese, messages, tran
 
 SOURCE = Path(unrolled.__file__).parent
 FAMILY = {name for name in vars(errors) if name.endswith("Error")}
-SAYING = {"print", "say", "tell", "note", "ArgumentTypeError", "_failed"}
+SAYING = {"print", "say", "tell", "note", "ArgumentTypeError", "_failed", "waiting"}
 UNSPOKEN = ("--tensorboard", "--remedy: {}", ": {}", 'lang="en"')  # without a word
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
@@ -38,6 +38,7 @@ COMPOSED = {
     ],
     "unrolled: error: {}": ["unrolled: error: out of memory; try a smaller model or batch"],
     "a new run with {}:\n  {}": [],  # of two lines, too
+    "{} …{}": [],  # of which the first is
     "{}: no option of that name{}": [
         "a.toml: [train] hiden: no option of that name; hidden?",
         "a.toml: [train] x: no option of that name; 'unrolled train KIND --help' lists them",
@@ -136,7 +137,7 @@ def test_a_translation_has_what_the_message_has() -> None:
         has_words = re.search("[A-Za-z]", english)
         named = ("--tensorboard", "--remedy: {}", 'lang="en"')
         assert CHINESE.search(chinese) or not has_words or english in named, english
-        used = {int(n) for n in re.findall(r"\{(\d+)(?::text|:list)?\}", chinese)}
+        used = {int(n) for n in re.findall(r"\{(\d+)(?::text|:list|:names)?\}", chinese)}
         assert used == set(range(english.count("{}"))), english
         assert set(re.findall(r"--[a-z][a-z0-9-]+", english)) <= set(
             re.findall(r"--[a-z][a-z0-9-]+", chinese)

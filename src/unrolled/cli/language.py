@@ -55,11 +55,13 @@ def columns(text: str) -> int:
 
 
 class _Part(str):
-    """What stands for a ``{}``; in the format "text" it is translated, in "list" all its parts are."""
+    """What stands for a ``{}``; by the format "text" it is translated, by "list" and "names" its parts."""
 
     def __format__(self, form: str) -> str:
         if form == "list":
             return "；".join(map(in_chinese, self.split("; ")))
+        if form == "names":
+            return "、".join(map(in_chinese, self.split(", ")))
         return in_chinese(str(self)) if form == "text" else str(self)
 
 

@@ -81,8 +81,8 @@ def _add_option(place: argparse._ActionsContainer, application: Application, nam
         place.add_argument(name, help=option.help, **{"nargs": "?", **settings})
         return
     default = option.default
-    usual = [] if default in (None, {}) else [str(default)]
-    if isinstance(default, list):
+    usual = [] if default in (None, {}, []) else [str(default)]
+    if isinstance(default, list) and default:
         usual = [",".join(map(str, default))]
     recipes = application.recipes.items()
     usual += [f"{kind}: {recipe[name]}" for kind, recipe in recipes if name in recipe]

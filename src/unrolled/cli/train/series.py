@@ -1,10 +1,11 @@
 """Forecasters: what comes after series of numbers."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from unrolled.cli.language import translated
+from unrolled.cli.language import in_chinese, is_chinese, translated
 from unrolled.cli.options import fraction, names, quantiles, whole
 from unrolled.cli.printing import is_json, note, say, say_table
 from unrolled.cli.train.application import Application, Kind, Option
@@ -201,13 +202,19 @@ class Series(Application):
 
 def say_plan(plan: Plan) -> None:
     """Say what was understood of a table."""
-    rows = [
-        (name, *(translated(cell) for cell in (role, kind, missing)), seen)
-        for name, role, kind, missing, seen in plan.rows_of_columns()
-    ]
+    rows = [(name, *map(_said, cells)) for name, *cells in plan.rows_of_columns()]
     say_table(plan.HEAD, rows)
     for fact in plan.facts():
         say(fact)
+
+
+def _said(cell: str) -> str:
+    """A cell of a plan in the language of the table; numbers and levels stay."""
+    file = sys.stderr if is_json() else sys.stdout
+    low, to, high = cell.partition(" to ")
+    if to and is_chinese(file):
+        return f"{low} … {in_chinese(high)}"
+    return translated(cell, file)
 
 
 SERIES = Series()

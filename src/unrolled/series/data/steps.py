@@ -133,13 +133,13 @@ def _steps(
             raise DataError(
                 f"{rows.at(int(groups.order[at]))}: {clock.text(int(times[at]))} of "
                 f"{groups.name(series)} {why}; expected rows {clock.every(step)} from {first}; for times "
-                "without a frequency: frequency=None"
+                "without a frequency say so: irregular"
             )
     whole = int((steps[groups.ends] + 1).sum())
     if whole > MOST_FILLED * len(times) + FEW:
         raise DataError(
             f"{rows.table.name}: {len(times):,} rows, {clock.every(step)}, would be {whole:,} steps; "
-            f"expected at most {MOST_FILLED} a row; take a longer frequency, or None for times without one"
+            f"expected at most {MOST_FILLED} a row; take a longer frequency, or 'irregular' for times without one"
         )
     return steps
 
