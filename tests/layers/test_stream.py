@@ -317,3 +317,45 @@ def test_what_a_recurrent_stream_refuses():
         stream(torch.zeros(2, 4), resets=torch.zeros(2))
     with pytest.raises(ValueError, match=r"^resets: got shape \[1, 3\], expected \[1, 2\]"):
         stream(torch.zeros(2, 4), resets=torch.zeros(3).bool())
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bare_it_takes_the_same_steps_to_the_bit(kind, depth, backend):
+    layer = KINDS[kind](4, 17, depth, backend=backend)
+    x = torch.randn(9, 1, 4)
+    expected = stepped(layer.stream(), x)
+    stream = layer.stream()
+    bare = stream.bare()
+    for t in range(9):
+        bare.x[:] = x[t, 0].numpy()
+        assert torch.equal(torch.from_numpy(bare.step()), expected[t, 0])
+    other = layer.stream()
+    stepped(other, x)
+    assert all(torch.equal(a, b) for a, b in zip(stream.state, other.state, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_bare_it_steps_sequences_in_turn(depth, backend):
+    layer = Recurrent(cells.LSTM, 4, 7, depth=depth, backend=backend)
+    x = torch.randn(8, 2, 4)
+    expected = [stepped(layer.stream(), x[:, k : k + 1]) for k in range(2)]
+    bare = layer.stream().bare()
+    states = [bare.state, bare.state]
+    for t in range(8):
+        for k in [0, 1] if t % 3 else [1, 0]:
+            bare.state = states[k]
+            bare.x[:] = x[t, k].numpy()
+            assert torch.equal(torch.from_numpy(bare.step()), expected[k][t, 0])
+            states[k] = bare.state
+    shapes = [s.shape for s in states[0]]
+    assert shapes == [(7,)] * 2 * depth
+
+
+def test_bare_it_is_of_one_sequence():
+    with pytest.raises(
+        ValueError, match=r"stream: got 2 sequences on cpu, expected one on the CPU"
+    ):
+        unrolled.GRU(4, 7).stream(2).bare()

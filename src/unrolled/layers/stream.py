@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.cells import State
@@ -165,6 +167,14 @@ class Stream:
             x = y
         return x.clone()
 
+    def bare(self) -> "Bare":
+        """Its one sequence without checks and copies, for callers that count microseconds.
+
+        Raises:
+            ValueError: it is not of one sequence, or not of numbers that NumPy has.
+        """
+        return Bare(self)
+
     # --- The state -------------------------------------------------------------------------------
 
     @property
@@ -304,3 +314,75 @@ class Stream:
         """The state in which so many sequences begin."""
         with torch.no_grad():
             return self._recurrent.fresh_state(batch_size, self._like)
+
+
+class Bare:
+    """One sequence through a layer in NumPy's arrays, without a check, a copy or an allocation.
+
+    The weights have to stay as they are while it is used. Any number of sequences can take turns: each
+    keeps its ``state``.
+
+        >>> import torch, unrolled
+        >>> layer = unrolled.LSTM(3, 5)
+        >>> bare = layer.stream().bare()
+        >>> bare.x[:] = 1.0
+        >>> y = bare.step().copy()
+        >>> torch.allclose(torch.from_numpy(y), layer(torch.ones(1, 1, 3))[0], atol=1e-6)
+        True
+
+    Args:
+        stream: of one sequence; it takes the same steps.
+
+    Raises:
+        ValueError: it has other sequences, or numbers that NumPy has not.
+    """
+
+    x: NDArray[np.floating]
+    """``[D]``: what the next step reads, to be filled in."""
+
+    def __init__(self, stream: Stream) -> None:
+        if stream.batch_size != 1 or stream._like.device.type != "cpu":
+            raise ValueError(
+                f"stream: got {stream.batch_size} sequences on {stream._like.device}, expected one on the "
+                "CPU: layer.stream(1)"
+            )
+        self._stream = stream
+        self._steps = stream._steps if stream._is_bare else []
+        size = stream._recurrent.input_size
+        self._x = self._steps[0].x if self._steps else stream._like.new_zeros(1, size)
+        self.x = self._x.detach()[0].numpy()
+        if self._steps:
+            turns = (0, 1)
+            self._y = [self._steps[-1].outputs[turn][0].numpy() for turn in turns]
+            self._views = [
+                [s[0].numpy() for step in self._steps for s in step.states[turn]] for turn in turns
+            ]
+
+    def step(self) -> NDArray[np.floating]:
+        """Take a step; ``[F]``, which is overwritten by the step after the next."""
+        if not self._steps:
+            y: NDArray[np.floating] = self._stream(self._x)[0].numpy()
+            return y
+        for step in self._steps:
+            step.advance()
+        return self._y[step.turn]
+
+    @property
+    def state(self) -> list[NDArray[np.floating]]:
+        """A copy of the state of each level, each ``[size]``; set it to go on from there."""
+        if not self._steps:
+            scans = self._stream._recurrent.by_scan(self._stream.state)
+            return [s[0].numpy() for state in scans for s in state]
+        return [view.copy() for view in self._views[self._steps[0].turn]]
+
+    @state.setter
+    def state(self, state: Sequence[NDArray[np.floating]]) -> None:
+        if self._steps:
+            for view, own in zip(self._views[self._steps[0].turn], state, strict=True):
+                view[:] = own
+            return
+        depth = self._stream._recurrent.depth
+        of_level = len(state) // depth
+        rows = [torch.from_numpy(s).unsqueeze(0) for s in state]
+        scans = [tuple(rows[k * of_level : (k + 1) * of_level]) for k in range(depth)]
+        self._stream.state = self._stream._recurrent.by_layer(scans)

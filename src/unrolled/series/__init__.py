@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from unrolled.series.classifier import SequenceClassifier
     from unrolled.series.forecaster import Forecaster
     from unrolled.series.regressor import SequenceRegressor
+    from unrolled.series.stream import ForecastStream
     from unrolled.series.tagger import SequenceTagger
 
 MODULES = {
     "Backtest": "backtest",
+    "ForecastStream": "stream",
     "Forecaster": "forecaster",
     "SequenceClassifier": "classifier",
     "SequenceRegressor": "regressor",
@@ -20,6 +22,7 @@ MODULES = {
 
 __all__ = [
     "Backtest",
+    "ForecastStream",
     "Forecaster",
     "SequenceClassifier",
     "SequenceRegressor",

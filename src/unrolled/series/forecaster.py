@@ -26,6 +26,7 @@ from unrolled.series.models.forecast import CELLS
 from unrolled.series.passes import Asked
 from unrolled.series.predicting import columns_of, predicted
 from unrolled.series.run import ForecastRun, network_config
+from unrolled.series.stream import ForecastStream
 from unrolled.shapes import check_fraction, check_size
 from unrolled.training import Callback, Settings, Trainer, steps_of
 from unrolled.training.run import beginning, place_of_a_run
@@ -349,6 +350,15 @@ class Forecaster:
     def _take(self, run: ForecastRun) -> None:
         self._run, self.network, self.spread = run, run.model(), run.spread()
 
+    def _levels(self, quantiles: Sequence[float] | None) -> tuple[float, ...]:
+        """Those that are asked for, or those of the forecaster."""
+        learnt = self.network.distribution.levels
+        return (
+            self.quantiles
+            if quantiles is None
+            else checked_levels(quantiles, (learnt[0], learnt[-1]))
+        )
+
     @property
     def run(self) -> ForecastRun:
         """The run directory.
@@ -401,9 +411,7 @@ class Forecaster:
         """The same as ``predict`` gives, with the series it comes after: for ``Forecast.page``."""
         run = self.run
         steps = self.network.horizon if horizon is None else check_size("horizon", horizon)
-        levels = self.network.distribution.levels
-        learnt = (levels[0], levels[-1])
-        wanted = self.quantiles if quantiles is None else checked_levels(quantiles, learnt)
+        levels, wanted = self.network.distribution.levels, self._levels(quantiles)
         panel = panel_of(frame, run.plan, horizon=steps, future=future)
         asked = Asked(panel.lengths - 1, np.arange(len(panel)))
         told = predicted(self.network, self.spread, run.origins(panel), asked, steps)
@@ -440,6 +448,26 @@ class Forecaster:
         levels = self.network.distribution.levels
         columns = columns_of(panel, asked, told, levels, self.quantiles, with_origin=True)
         return Backtest.of(data, asked, told, levels, frame_like(frame, columns))
+
+    def stream(
+        self, frame: Any = None, *, quantiles: Sequence[float] | None = None, future: Any = None
+    ) -> ForecastStream:
+        """A stream that takes the rows of series as they come, and says at each what comes next.
+
+        Args:
+            frame: the histories of series, as of ``predict``, with which they begin; others begin with
+                their first row.
+            quantiles: the levels, as of ``predict``.
+            future: as of ``predict``.
+
+        Raises:
+            CallError, DataError: as of ``predict``.
+        """
+        run = self.run
+        stream = ForecastStream(run, self.network, self.spread, self._levels(quantiles))
+        if frame is not None:
+            stream.read(frame, future=future)
+        return stream
 
 
 class _Temporary:

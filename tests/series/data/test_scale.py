@@ -79,6 +79,17 @@ def test_many_series_at_once_are_the_same_to_the_bit(most, lengths, width, seed)
             assert np.array_equal(got[begin:end], alone)
 
 
+@given(VALUES, st.data())
+def test_a_stream_after_a_pass_goes_on_to_the_bit(values, data) -> None:
+    stop = data.draw(st.integers(0, len(values)))
+    straight, after = RunningScale(values.shape[1]), RunningScale.after(values[:stop])
+    for row in values[:stop]:
+        straight.step(row)
+    assert after.state_dict() == straight.state_dict()
+    for row in values[stop:]:
+        assert after.step(row.tolist()) == straight.step(row)
+
+
 @given(VALUES)
 def test_the_scale_is_positive_and_finite_whatever_comes(values) -> None:
     location, scale = running_scale(values)

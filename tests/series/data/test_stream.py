@@ -88,6 +88,7 @@ def test_counters_fractions_and_dates_are_times() -> None:
     assert RowReader(plan([1, 2, 3])).read({"t": 7, "y": 1}).time == 7
     assert RowReader(plan([1, 2, 3])).read({"t": np.int64(7), "y": 1}).time == 7
     assert RowReader(plan([0.1, 0.2, 0.3])).read({"t": 0.4, "y": 1}).time == 4 * 10**8
+    assert RowReader(plan([0.5, 1, 1.5])).read({"t": 2.0, "y": 1}).time == 2 * 10**9
     days = RowReader(plan([dt.date(2020, 1, day) for day in (1, 2, 3)]))
     assert days.read({"t": dt.date(2020, 1, 4), "y": 1}).time == days.read({"t": "2020-01-04"}).time
     order = RowReader(panel_of({"y": [1.0, 2]}, Roles(None, "y")).plan)
@@ -149,3 +150,29 @@ def test_what_cannot_be_read_is_refused(changed: dict[str, Any], message: str) -
     reader = RowReader(panel_of(TABLE, ROLES).plan)
     with pytest.raises(DataError, match=message):
         reader.read(row(0, dt.datetime(2013, 3, 12)) | changed)
+
+
+def test_a_nanosecond_is_kept() -> None:
+    plan = panel_of(TABLE, ROLES).plan
+    reader = RowReader(plan)
+    text = "2013-03-12T05:00:00.123456789"
+    expected = int(np.datetime64(text, "ns").astype(np.int64))
+    for way in (text, np.datetime64(text), pd.Timestamp(text)):
+        assert reader.read(row(0, way)).time == expected
+    assert reader.read(row(0, np.datetime64("2013-03-12T05", "h"))).time % 10**9 == 0
+
+
+def test_pandas_own_missing_value_is_one() -> None:
+    reader = RowReader(panel_of(TABLE, ROLES).plan)
+    got = reader.read(row(0, dt.datetime(2013, 3, 12)) | {"departures": pd.NA, "sky": pd.NA})
+    assert math.isnan(got.targets[0]) and got.past_codes == [0]
+    for name in ("origin", "time"):
+        with pytest.raises(DataError, match=f"the column '{name}' .* is missing"):
+            reader.read(row(0, dt.datetime(2013, 3, 12)) | {name: pd.NA})
+
+
+def test_static_columns_are_read_as_the_panel_has_them(panel: Panel) -> None:
+    numbers, codes = RowReader(panel.plan).static(row(HOURS, None))
+    same(numbers, panel.static[1])
+    same(codes, panel.static_codes[1])
+    assert math.isnan(RowReader(panel.plan).static({})[0][0])

@@ -359,18 +359,21 @@ class Step:
         """Read ``x`` ``[b, D]`` at the next step, in the first b of the B rows."""
         self.x[: len(x)] = x if self.project is None else self.project(x)
 
-    def run(self, rows: int) -> Tensor:
-        """Take a step; the output of the first ``rows``, to be overwritten by the step after the next."""
-        turn = self.turn
-        self.kernel.forward(self._addresses[turn])
+    def advance(self) -> None:
+        """Take a step."""
+        self.kernel.forward(self._addresses[self.turn])
         if not self._is_packed:
             self._is_packed = True
             for call in self._calls:
                 call.packed_ready = 1
-        self.turn = 1 - turn
+        self.turn = 1 - self.turn
+
+    def run(self, rows: int) -> Tensor:
+        """Take a step; the output of the first ``rows``, to be overwritten by the step after the next."""
+        self.advance()
         if self.read is None:
-            return self.outputs[1 - turn][:rows]
-        return self.read(tuple(s[:rows] for s in self.states[1 - turn]))
+            return self.outputs[self.turn][:rows]
+        return self.read(tuple(s[:rows] for s in self.states[self.turn]))
 
     @property
     def state(self) -> State:

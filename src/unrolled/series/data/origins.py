@@ -78,7 +78,7 @@ def _of_columns(values: Floats) -> list[list[float]]:
     return result
 
 
-def _scaled(values: Floats, statistics: Sequence[Sequence[float]]) -> Floats:
+def standardized(values: Floats, statistics: Sequence[Sequence[float]]) -> Floats:
     """``values`` in deviations from the mean; NaN stays."""
     if not len(statistics):
         return values
@@ -87,7 +87,8 @@ def _scaled(values: Floats, statistics: Sequence[Sequence[float]]) -> Floats:
     return scaled
 
 
-def _filled(values: Floats) -> Floats:
+def filled(values: Floats) -> Floats:
+    """``values`` with 0 where they are NaN."""
     return np.nan_to_num(values, nan=0.0)
 
 
@@ -121,7 +122,7 @@ class Origins:
         self.location, self.scale = running_scales(self.values, panel.offsets)
         count = np.vstack([np.zeros((1, self.values.shape[1])), ~np.isnan(self.values)]).cumsum(0)
         self.is_known = count[1:] > np.repeat(count[self.begins], np.diff(panel.offsets), axis=0)
-        self.known = _filled(_scaled(panel.known, statistics.known)).astype(np.float32)
+        self.known = filled(standardized(panel.known, statistics.known)).astype(np.float32)
         self.seasons = list(seasons)
         rows = np.arange(len(self.values))
         there = np.isfinite(self.values).all(1)
@@ -135,13 +136,13 @@ class Origins:
         panel = self.panel
         scaled = np.clip((self.values - self.location) / self.scale, -FURTHEST, FURTHEST)
         level = np.arcsinh(self.location / self.scale)
-        past = _scaled(panel.past, statistics.past)
-        static = _filled(_scaled(panel.static, statistics.static))
+        past = standardized(panel.past, statistics.past)
+        static = filled(standardized(panel.static, statistics.static))
         columns = [
-            _filled(scaled),
+            filled(scaled),
             ~np.isnan(scaled),
             level,
-            _filled(past),
+            filled(past),
             ~np.isnan(past),
             self.known,
         ]
@@ -181,7 +182,7 @@ class Origins:
         return Ahead(
             torch.from_numpy(known.astype(np.float32)),
             torch.from_numpy(codes),
-            torch.from_numpy(_filled(np.stack(lags, -1)).astype(np.float32)),
+            torch.from_numpy(filled(np.stack(lags, -1)).astype(np.float32)),
             torch.from_numpy(self.location[origins].astype(np.float32)),
             torch.from_numpy(self.scale[origins].astype(np.float32)),
             torch.from_numpy(
@@ -249,7 +250,7 @@ class Origins:
         for season in self.seasons:
             ahead = np.arange(1, self.horizon + 1)
             columns.append(values[:, last + ahead - season * -(-ahead // season)])
-        lags = _filled(np.stack(columns, -1)).astype(np.float32)
+        lags = filled(np.stack(columns, -1)).astype(np.float32)
         none = np.full((*steps.shape, values.shape[2]), np.nan, np.float32)
         return Ahead(
             torch.from_numpy(np.where(is_there, self.known[inside], 0.0).astype(np.float32)),

@@ -42,21 +42,41 @@ def running_scale(values: ArrayLike) -> Scaling:
         raise ValueError(f"values: got shape {list(values.shape)}, expected [T, Y]")
     if not len(values):
         return Scaling(values.copy(), values.copy())
+    sums = _sums(values)
+    n = np.maximum(sums.counts, 1.0)
+    magnitude = sums.magnitudes / n
+    prior = PRIOR * magnitude / n
+    scale = np.maximum(np.sqrt(sums.squares / n + prior * prior), FLOOR * magnitude)
+    location = np.where(sums.counts > 0, sums.first + sums.deviations / n, 0.0)
+    return Scaling(location, np.where(scale > 0, scale, 1.0))
+
+
+class _Sums(NamedTuple):
+    """Up to each step, ``[T, Y]`` each: how many values, the first, and sums of deviations from it, of
+    squares and of magnitudes.
+    """
+
+    counts: Floats
+    first: Floats
+    deviations: Floats
+    squares: Floats
+    magnitudes: Floats
+
+
+def _sums(values: Floats) -> _Sums:
+    """Those of ``values`` ``[T, Y]``, T > 0."""
     observed = ~np.isnan(values)
-    count = np.cumsum(observed, axis=0)
+    count = np.cumsum(observed, axis=0).astype(np.float64)
     first = values[observed.argmax(axis=0), np.arange(values.shape[1])]
     first = np.where(np.isnan(first), 0.0, first)
-    n = np.maximum(count, 1).astype(np.float64)
     deviation = np.where(observed, values - first, 0.0)
-    mean = np.cumsum(deviation, axis=0) / n
+    deviations = np.cumsum(deviation, axis=0)
+    mean = deviations / np.maximum(count, 1.0)
     before = np.vstack([np.zeros((1, values.shape[1])), mean[:-1]])
     terms = np.maximum((deviation - before) * (deviation - mean), 0.0)
     squares = np.cumsum(np.where(observed, terms, 0.0), axis=0)
-    magnitude = np.cumsum(np.where(observed, np.abs(values), 0.0), axis=0) / n
-    prior = PRIOR * magnitude / n
-    scale = np.maximum(np.sqrt(squares / n + prior * prior), FLOOR * magnitude)
-    location = np.where(count > 0, first + mean, 0.0)
-    return Scaling(location, np.where(scale > 0, scale, 1.0))
+    magnitudes = np.cumsum(np.where(observed, np.abs(values), 0.0), axis=0)
+    return _Sums(count, np.broadcast_to(first, values.shape), deviations, squares, magnitudes)
 
 
 def running_scales(values: Floats, offsets: NDArray[np.int64]) -> Scaling:
@@ -107,9 +127,20 @@ class RunningScale:
         self._sums = [[0.0, 0.0, 0.0, 0.0, 0.0] for _ in range(width)]
         self._now = [(0.0, 1.0)] * width
 
+    @classmethod
+    def after(cls, values: ArrayLike) -> "RunningScale":
+        """One that has taken all steps of ``values`` ``[T, Y]``, at once."""
+        location, scale = running_scale(values)
+        values = np.asarray(values, dtype=np.float64)
+        running = cls(values.shape[1])
+        if len(values):
+            running._sums = np.stack([part[-1] for part in _sums(values)], axis=1).tolist()
+            running._now = list(zip(location[-1].tolist(), scale[-1].tolist(), strict=True))
+        return running
+
     def step(self, values: ArrayLike) -> tuple[list[float], list[float]]:
         """Take the values of one step, NaN where there is none; the location and the scale with it."""
-        row = np.asarray(values, dtype=np.float64).tolist()
+        row = values if isinstance(values, list) else np.asarray(values, dtype=np.float64).tolist()
         if len(row) != self.width:
             raise ValueError(f"values: got {len(row)}, expected {self.width}")
         for k, (value, sums) in enumerate(zip(row, self._sums, strict=True)):

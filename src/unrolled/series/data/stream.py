@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unrolled.errors import DataError
 from unrolled.series.data import calendar
+from unrolled.series.data.clock import FRACTION
 from unrolled.series.data.covariates import UNKNOWN
 from unrolled.series.data.frames import LARGEST, MISSING, level_of, table_of
 from unrolled.series.data.plan import Plan
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 
 BLOCK = 512  # steps whose calendar is looked up together
 MOST_KEPT = 64  # such blocks
+PRECISE = len("2020-03-29T14:30:00.123456") + 1  # from here on a text may have nanoseconds
 EPOCHS = (
     datetime.datetime(1970, 1, 1),
     datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC),
@@ -53,14 +55,15 @@ class RowReader:
         self._keys, self._targets = roles.series, roles.targets
         self._time = roles.time
         self._numbers = {
-            role: [c.name for c in plan.of_role(role, "number")] for role in ("past", "known")
+            role: [c.name for c in plan.of_role(role, "number")]
+            for role in ("past", "known", "static")
         }
         self._codes = {
             role: [
                 (c.name, {level: k for k, level in enumerate(c.levels, UNKNOWN + 1)})
                 for c in plan.categories(role)
             ]
-            for role in ("past", "known")
+            for role in ("past", "known", "static")
         }
         self._blocks: dict[int, tuple[Integers, Floats, int]] = {}
 
@@ -89,6 +92,17 @@ class RowReader:
             known=known,
             past_codes=[self._code(row, name, codes) for name, codes in self._codes["past"]],
             known_codes=[self._code(row, name, codes) for name, codes in self._codes["known"]],
+        )
+
+    def static(self, row: Mapping[str, Any]) -> tuple[list[float], list[int]]:
+        """What a row has of its series: numbers and codes as ``Series.static`` and ``static_codes``.
+
+        Raises:
+            DataError: a value is of another kind.
+        """
+        return (
+            [self._number(row, name, "static") for name in self._numbers["static"]],
+            [self._code(row, name, codes) for name, codes in self._codes["static"]],
         )
 
     def calendar(self, time: int) -> list[float]:
@@ -123,7 +137,11 @@ class RowReader:
 
     def _given(self, row: Mapping[str, Any], name: str, role: str) -> Any:
         value = row.get(name)
-        if value is None or value == "" or value != value:
+        try:
+            is_missing = value is None or value == "" or bool(value != value)
+        except TypeError:  # pandas's own NA is neither
+            is_missing = True
+        if is_missing:
             raise DataError(f"the row: the column {name!r} ({role}) is missing, expected a value")
         return value
 
@@ -138,7 +156,7 @@ class RowReader:
         try:
             number = float(value)
         except (TypeError, ValueError):
-            number = math.inf
+            number = math.nan if str(value) in MISSING else math.inf  # pandas's own NA
         if abs(number) > LARGEST:
             raise DataError(
                 f"the row: the column {name!r} ({role}) has {value!r}, expected a number of at most "
@@ -152,16 +170,27 @@ class RowReader:
 
     def _time_of(self, value: Any) -> int:
         clock = self.plan.clock
-        if clock.kind == "counter" and type(value) is int:
-            return value
-        if isinstance(value, str) and clock.kind == "datetime":
-            with contextlib.suppress(ValueError):  # it may be written in another way
-                value = datetime.datetime.fromisoformat(value)
-        if isinstance(value, datetime.datetime) and clock.kind == "datetime":
-            is_zoned = value.tzinfo is not None
-            if is_zoned == (clock.zone is not None) and not hasattr(value, "nanosecond"):
-                since = value - EPOCHS[is_zoned]
-                return ((since.days * 86_400 + since.seconds) * 10**6 + since.microseconds) * 1000
+        if clock.kind == "counter" and isinstance(value, int | np.integer):
+            return int(value)
+        if clock.kind == "fractions" and isinstance(value, float | int | np.number):
+            return round(float(value) * FRACTION)  # of which one may be whole
+        if clock.kind == "datetime":
+            if isinstance(value, str) and len(value) < PRECISE:
+                with contextlib.suppress(ValueError):  # it may be written in another way
+                    value = datetime.datetime.fromisoformat(value)
+            if isinstance(value, np.datetime64):
+                value = value.astype("datetime64[ns]")
+                if clock.zone is None and not np.isnat(value):
+                    return int(value.astype(np.int64))
+            if isinstance(value, datetime.datetime):
+                is_zoned = value.tzinfo is not None
+                if is_zoned == (clock.zone is not None):
+                    if hasattr(value, "nanosecond"):  # of pandas
+                        return int(getattr(value, "value"))  # noqa: B009
+                    since = value - EPOCHS[is_zoned]
+                    return (
+                        (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
+                    ) * 1000
         return self._time_by_table(value)
 
     def _time_by_table(self, value: Any) -> int:
