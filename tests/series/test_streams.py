@@ -20,7 +20,7 @@ from unrolled.series.data import panel_of
 from unrolled.series.models import DISTRIBUTIONS
 from unrolled.series.models.distributions import LEVELS
 from unrolled.series.passes import Asked
-from unrolled.series.predicting import predicted
+from unrolled.series.predicting import at_levels, predicted
 from unrolled.series.stream import LONGEST_GAP
 
 HOURS, HORIZON = 40, 5
@@ -328,6 +328,31 @@ def test_whatever_the_clock_it_says_what_the_pass_says(tmp_path, kind: str) -> N
             continue
         row = {"y": table["y"][step]} | ({} if times is None else {"when": times[step]})
         assert_close(stream(row), expected[0][step], scale[0][step], step)
+
+
+@pytest.mark.parametrize("frequency", ["h", "D", "W-MON", "MS", "ME"])
+def test_series_that_begin_at_different_steps_share_the_calendar(tmp_path, frequency: str) -> None:
+    times = pd.date_range("2015-01-01", periods=70, freq=frequency)
+    keep = np.concatenate([np.arange(k, 50 + k) for k in range(20)])
+    table = pd.DataFrame(
+        {"t": times[keep], "key": np.repeat(np.arange(20), 50), "y": keep % 7 + 0.5}
+    )
+    forecaster = drawn(
+        tmp_path / "run", table, HORIZON, {"time": "t", "series": "key", "target": "y"}
+    )
+    expected, scale = passed(forecaster, table)
+    stream = forecaster.stream(table[table.key < 10])
+    for row in table[table.key >= 10].to_dict("records"):
+        told = stream(row)
+        if row["t"] == times[49 + row["key"]]:
+            levels = predicted_levels(expected[row["key"]][-1], forecaster)
+            assert_close(told, levels, scale[row["key"]][-1], row)
+    assert len(stream._calendar._blocks) <= 2
+    assert len(stream.keys) == 20 and np.isfinite(stream.forecast(3)).all()
+
+
+def predicted_levels(told: np.ndarray, forecaster: Forecaster) -> np.ndarray:
+    return at_levels(told, forecaster.network.distribution.levels, forecaster.quantiles)
 
 
 # --- What is known ahead -------------------------------------------------------------------------

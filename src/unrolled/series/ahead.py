@@ -80,16 +80,21 @@ class Calendar:
     def start(self, time: int) -> tuple[int, int]:
         """Of a series that begins at ``time``: from when its steps are counted, and its first step.
 
-        Series whose steps are the same share them.
+        That is in local time if the frequency is. Series whose steps are at the same times share it.
         """
         frequency = self._frequency
-        if frequency.is_local or self.plan.clock.kind == "order":
-            return time, 0
-        step, first = divmod(time, frequency.size)
-        return first, step
+        if self.plan.clock.kind == "order":
+            return 0, 0
+        if not frequency.is_local:
+            step, first = divmod(time, frequency.size)
+            return first, step
+        moment = self.plan.clock.local(np.array([time], dtype=np.int64))
+        origin = frequency.origin(moment)
+        steps, between = frequency.steps(origin, moment)
+        return (int(moment[0]), 0) if between[0] else (int(origin[0]), int(steps[0]))
 
     def block(self, first: int, step: int) -> Block:
-        """The block of a step, counted from ``first``."""
+        """The block of a step, counted from ``first``; the same for all series that share that."""
         begin = step // BLOCK * BLOCK
         found = self._blocks.get((first, begin))
         if found is None:
@@ -107,10 +112,10 @@ class Calendar:
             DataError: it lies between two.
         """
         clock, frequency = self.plan.clock, self._frequency
-        moments = np.array([first, time], dtype=np.int64)
+        moment = np.array([time], dtype=np.int64)
         if frequency.is_local:
-            moments = clock.local(moments)
-        steps, between = frequency.steps(moments[:1], moments[1:])
+            moment = clock.local(moment)
+        steps, between = frequency.steps(np.array([first], dtype=np.int64), moment)
         if between[0]:
             raise DataError(
                 f"the row: {clock.text(time)} lies between two steps; expected a row "
@@ -121,7 +126,7 @@ class Calendar:
     def _times(self, first: int, steps: Integers) -> Integers:
         clock, frequency, begin = self.plan.clock, self._frequency, np.array([first], np.int64)
         if frequency.is_local:
-            return clock.utc(frequency.times(clock.local(begin), steps))
+            return clock.utc(frequency.times(begin, steps))
         return frequency.times(begin, steps)
 
     @property

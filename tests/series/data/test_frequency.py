@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unrolled.errors import CallError
 from unrolled.series.data import Frequency
 from unrolled.series.data.clock import Clock
-from unrolled.series.data.frequency import DAY, SIZES, UNITS, inferred
+from unrolled.series.data.frequency import DAY, SIZES, UNITS, first_days, inferred, months_of
 
 HOUR = SIZES["hour"]
 ONE = np.zeros(1, dtype=np.int64)  # where the first of a single series begins
@@ -141,3 +141,41 @@ def test_what_is_no_frequency_is_refused(name) -> None:
         CallError, match=r"frequency: got .*expected one such as 'hour', '30 minutes'"
     ):
         Frequency.of(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "D",
+        "2 days",
+        "B",
+        "3 business days",
+        "W",
+        "2 weeks",
+        "MS",
+        "2 months",
+        "ME",
+        "BME",
+        "Q",
+        "Y",
+    ],
+)
+@given(data=st.data())
+def test_an_origin_is_shared_by_all_whose_steps_coincide(text: str, data: st.DataObject) -> None:
+    frequency = Frequency.of(text)
+    day, step = data.draw(st.integers(1000, 30_000)), data.draw(st.integers(-20, 20))
+    first = np.array([day * DAY + 5])
+    first = frequency.times(
+        first, np.array([0])
+    )  # of a business day or the end of a month: the next
+    other = frequency.times(first, np.array([step]))
+    origin = frequency.origin(first)
+    steps, between = frequency.steps(origin, first)
+    if between[0]:  # a day that not every month has
+        assert first_days(months_of(first // DAY) + 1)[0] - first[0] // DAY <= 3
+        return
+    assert (frequency.times(origin, steps) == first).all()
+    assert (frequency.times(origin, steps + step) == other).all()
+    assert (frequency.origin(other) == origin).all() or months_of(first // DAY) != months_of(
+        other // DAY
+    )

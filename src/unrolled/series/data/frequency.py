@@ -25,6 +25,7 @@ SIZES = {
     "hour": 3600 * SECOND,
 }
 DAYS = {"day": 1, "week": 7}
+MONDAY = np.datetime64("1970-01-05")
 MONTHS = {"month": 1, "month end": 1, "business month end": 1, "quarter": 3, "year": 12}
 UNITS = (
     "step", *SIZES, "day", "business day", "week",
@@ -155,6 +156,30 @@ class Frequency:
             return first + steps * (DAYS[self.unit] * self.count * DAY)
         month = months_of(start) + steps * self._months
         return self._day(month, start) * DAY + clock
+
+    def origin(self, times: Integers) -> Integers:
+        """For local ``times`` of a local frequency: the step near 1970 from which they are whole steps.
+
+        Times whose steps coincide have the same. Where there is none, as for a day that February has not,
+        ``steps`` says that they lie between.
+
+        >>> days = np.array([20_000, 20_007, 20_008]) * DAY
+        >>> (Frequency("week").origin(days) // DAY).tolist()
+        [1, 1, 2]
+        """
+        day, clock = np.divmod(times, DAY)
+        if self.unit == "business day":
+            count = np.busday_count(MONDAY, day.astype("datetime64[D]"))
+            days = np.busday_offset(MONDAY, count % self.count, "forward")
+            begin = days.astype("datetime64[D]").astype(np.int64)
+        elif self.unit in DAYS:
+            begin = day % (DAYS[self.unit] * self.count)
+        else:
+            month = months_of(day)
+            begin = first_days(month % self._months)
+            if not self.unit.endswith("end"):
+                begin = begin + day - first_days(month)
+        return np.asarray(begin * DAY + clock, dtype=np.int64)
 
     @property
     def _months(self) -> int:
