@@ -117,14 +117,13 @@ class ForecastStream:
             slice(first + own, first + known),
         )
         self._of_static = slice(first + known, first + known + static)
-        gap = plan.frequency is None
-        self._gap_at = first + known + static if gap else None
-        place = first + known + static + gap
+        place = first + known + static
         self._embeddings: list[tuple[slice, Float32]] = []
         for embedding in network.input_embeddings:
             weight = embedding.weight.detach().numpy().copy()  # type: ignore[operator]
             self._embeddings.append((slice(place, place + weight.shape[1]), weight))
             place += weight.shape[1]
+        self._gap_at = place
         self._first = first
         self._known_names = plan.roles.known
         self._past, self._known_statistics = self._statistics.past, self._statistics.known[:own]
@@ -451,9 +450,11 @@ class ForecastStream:
         x = self._bare.x
         x[: self._first] = numbers
         codes = self._read_known(series, time, step, read, says)
-        if self._gap_at is not None:
-            gap = (time - series.time) / self.plan.unit if series.place >= 0 else 0.0
-            x[self._gap_at] = math.log1p(max(gap, 0.0))
+        gap = 0.0 if series.place < 0 else 1.0
+        if gap and self.plan.frequency is None:
+            gap = (time - series.time) / self.plan.unit
+        seen = 1.0 in there or any(value == value for value in read.past)
+        x[self._gap_at], x[self._gap_at + 1] = gap, seen
         if self._embeddings:
             for (span, weight), code in zip(
                 self._embeddings, [*read.past_codes, *codes], strict=False
@@ -508,7 +509,7 @@ class ForecastStream:
         x[self._of_static] = series.static[:static]
         embedded = len(series.static) - static
         if embedded:
-            x[len(x) - embedded :] = series.static[static:]
+            x[self._gap_at - embedded : self._gap_at] = series.static[static:]
 
     def _forecast(self, series: _Series, ahead: Float32 | None) -> Floats:
         """What comes after the last row of a series, with the part of what is known ahead."""

@@ -124,9 +124,6 @@ class Origins:
         self.is_known = count[1:] > np.repeat(count[self.begins], np.diff(panel.offsets), axis=0)
         self.known = filled(standardized(panel.known, statistics.known)).astype(np.float32)
         self.seasons = list(seasons)
-        rows = np.arange(len(self.values))
-        there = np.isfinite(self.values).all(1)
-        self.latest = np.maximum.accumulate(np.where(there, rows, -1))  # the last row with values
         self.inputs = self._inputs(statistics)
         per_series = np.diff(panel.offsets)
         static_codes = np.repeat(panel.static_codes, per_series, axis=0)
@@ -171,7 +168,7 @@ class Origins:
             values = (self.values[np.clip(rows, 0, len(self.values) - 1)] - location) / scale
             return np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
 
-        last = np.broadcast_to(self.latest[origins][:, None], steps.shape)
+        last = np.broadcast_to(origins[:, None], steps.shape)
         lags = [scaled(last, last >= begin)]
         for season in self.seasons:
             ahead = np.arange(1, self.horizon + 1)
@@ -200,10 +197,6 @@ class Origins:
         ][:, None]
         there = rows >= self.begins[series][:, None]
         values = np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
-        last = self.latest[origins]
-        is_there = (last >= self.begins[series])[:, None]
-        latest = (self.values[last] - self.location[origins]) / self.scale[origins]
-        values[:, -1] = np.where(is_there, np.clip(latest, -FURTHEST, FURTHEST), np.nan)
         return values
 
     def imagined(
