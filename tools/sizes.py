@@ -28,6 +28,7 @@ WHOLE = {
     "src/unrolled/scan/native/calls.py": "one place where a kernel is called",
     "src/unrolled/series/estimator.py": "what both estimators of sequences share, half of it docstrings",
     "src/unrolled/series/forecaster.py": "one estimator, half of it docstrings",
+    "src/unrolled/series/stream.py": "one stream: its series, a row, and what is saved of them",
     "src/unrolled/series/render/record.py": "what the two pages of forecasts show, one record each",
 }
 SOURCES = ("src", "csrc", "tools", "benchmarks", "examples", "tests")

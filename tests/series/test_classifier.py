@@ -255,9 +255,7 @@ def test_a_run_that_is_kept_is_the_estimator(tmp_path: Path) -> None:
     assert again.classes_.tolist() == ["down", "up"]
     got, expected = again.get_params(), classifier.get_params()
     assert {n: v for n, v in got.items() if v != expected[n]} == {"out": None}
-    np.testing.assert_array_equal(
-        again.fit(X, y).predict_proba(X), classifier.predict_proba(X)
-    )
+    np.testing.assert_array_equal(again.fit(X, y).predict_proba(X), classifier.predict_proba(X))
     with pytest.raises(CallError, match="already holds a run; continue it with resume=True"):
         classifier.fit(X, y)
     with pytest.raises(RunError, match="kind 'classify', expected 'regress'; read it with Seq"):

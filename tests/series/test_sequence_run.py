@@ -103,7 +103,11 @@ def test_it_learns_and_keeps_the_best(tmp_path: Path) -> None:
     outcome = trainer.train()
     found = evaluate(run.model(), map(trainer.data["validation"].batch, [np.arange(10)]))
     assert isinstance(found, ClassScores)
-    assert found.nats == pytest.approx(outcome.best, rel=1e-5) == min(r[1] for r in trainer.evaluations)
+    assert (
+        found.nats
+        == pytest.approx(outcome.best, rel=1e-5)
+        == min(r[1] for r in trainer.evaluations)
+    )
     assert found.accuracy >= 0.8
 
 
@@ -199,7 +203,9 @@ def test_answers_do_not_depend_on_the_batch() -> None:
     torch.manual_seed(0)
     model, data = ClassNetwork(2, 2, 3), some(count=30)
     whole = answers_of(model, data)
-    np.testing.assert_allclose(answers_of(model, data, batch_steps=1), whole, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        answers_of(model, data, batch_steps=1), whole, rtol=1e-10, atol=1e-12
+    )
     assert model.output.weight.dtype == torch.float32 and model.training
 
 

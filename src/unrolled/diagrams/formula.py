@@ -165,7 +165,9 @@ class _Writer:
         notation = self.notation
         streams = [[self.write(Symbol("x", str(k + 1))) for k in range(self.steps)]]
         for level in range(notation.depth):
-            read = [self.timed(stream) for stream in streams] if notation.beside and level else streams
+            read = (
+                [self.timed(stream) for stream in streams] if notation.beside and level else streams
+            )
             outputs = [
                 self.states(level, direction, read[min(direction, len(read) - 1)])
                 for direction in range(notation.directions)

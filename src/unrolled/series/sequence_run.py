@@ -106,9 +106,7 @@ class SequenceFeed(Feed[SequenceBatch]):
         return min(len(_reading(self.data, "validation")), VALIDATION_BATCHES)
 
 
-def scores_of(
-    model: SequenceNetwork, data: Splits, split: str, most: int | None = None
-) -> Scores:
+def scores_of(model: SequenceNetwork, data: Splits, split: str, most: int | None = None) -> Scores:
     """The scores of ``model`` on a split, of ``most`` batches at most."""
     batches = islice(_reading(data, split), most)
     return evaluate(model, (data[split].batch(chosen) for chosen in batches))

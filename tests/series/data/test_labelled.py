@@ -94,7 +94,9 @@ def test_a_sequence_twice_is_one_of_twice_the_weight() -> None:
 
 
 def test_a_sequence_of_no_weight_is_left_out() -> None:
-    assert made().with_weights(np.array([1.0, 0, 0, 1, 1, 0])).distinct().weights.tolist() == [1] * 3
+    assert (
+        made().with_weights(np.array([1.0, 0, 0, 1, 1, 0])).distinct().weights.tolist() == [1] * 3
+    )
 
 
 def test_the_same_values_with_another_label_are_another_sequence() -> None:

@@ -76,7 +76,9 @@ def test_padding_changes_nothing_in_float32() -> None:
     values, lengths = some_values()
     longer = torch.cat([values, torch.randn(20, 5, 3)])
     # a sum over 7 values of a size of 1, in another order: 7 eps = 8e-7
-    torch.testing.assert_close(network(longer, lengths), network(values, lengths), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        network(longer, lengths), network(values, lengths), rtol=0, atol=1e-6
+    )
 
 
 def test_a_missing_value_is_the_mean_and_is_masked() -> None:
@@ -197,7 +199,10 @@ def test_the_lens_and_explain_see_it() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cell": "rnn"}, "cell: got 'rnn', expected one of elman, lstm, gru, gru-d, continuous-time-lstm"),
+        (
+            {"cell": "rnn"},
+            "cell: got 'rnn', expected one of elman, lstm, gru, gru-d, continuous-time-lstm",
+        ),
         ({"scaling": "some"}, "scaling: got 'some'"),
         ({"depth": 0}, "depth: got 0"),
         ({"dropout": 1.0}, "dropout"),

@@ -196,8 +196,7 @@ class Origins:
             origins
         ][:, None]
         there = rows >= self.begins[series][:, None]
-        values = np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
-        return values
+        return np.where(there[..., None], np.clip(values, -FURTHEST, FURTHEST), np.nan)
 
     def imagined(
         self, rows: Integers, series: Integers, values: Floats, origins: Integers

@@ -139,7 +139,8 @@ def _steps(
     if whole > MOST_FILLED * len(times) + FEW:
         raise DataError(
             f"{rows.table.name}: {len(times):,} rows, {clock.every(step)}, would be {whole:,} steps; "
-            f"expected at most {MOST_FILLED} a row; take a longer frequency, or 'irregular' for times without one"
+            f"expected at most {MOST_FILLED} a row; take a longer frequency, or 'irregular' for times "
+            "without one"
         )
     return steps
 

@@ -47,8 +47,8 @@ class SequenceNetwork(Model, ABC):
     training data lack values, a mask, 1 where it is there; and, where steps are not evenly spaced, the time
     since the step before, as log(1 + gap). The cells "gru-d" and "continuous-time-lstm" read what
     ``cells.observed`` gives instead: last values, mask and times. Pooled are the last outputs of each
-    direction, the mean and the maximum over time of each unit (concat pooling: Howard & Ruder, "Universal Language Model Fine-tuning
-    for Text Classification", ACL 2018), normalised by LayerNorm.
+    direction, the mean and the maximum over time of each unit (concat pooling: Howard & Ruder, "Universal
+    Language Model Fine-tuning for Text Classification", ACL 2018), normalised by LayerNorm.
 
     What stands beyond a sequence's length is never read.
 
