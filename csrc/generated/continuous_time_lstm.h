@@ -15,7 +15,7 @@ namespace {
 //     c_t = f ⊙ ĉ + i ⊙ g                 e_t = k ⊙ e_{t-1} + j ⊙ g
 //     o_t = σ(U_o x_t + W_o ĥ + b_o)      h_t = o_t ⊙ tanh(c_t)
 struct ContinuousTimeLstm {
-  static constexpr const char* name = "continuous_time_lstm 9ff42f34c3e90b4e";
+  static constexpr const char* name = "continuous_time_lstm 353ca93f5f735783";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -41,8 +41,8 @@ struct ContinuousTimeLstm {
       {{0, 1, true, 7, 1, {1, 2, 3, 4, 5, 6, 7}, -1, {0}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = exp(-(at.state(3) * at.projected(0)));
       const V v1 = at.state(2) + (at.state(1) - at.state(2)) * v0;
@@ -78,8 +78,8 @@ struct ContinuousTimeLstm {
     }
   }
 
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const auto v0 = at.projected(1) > at.vector(0);
       const V v1 = select(v0, at.d_next(1), V(0.0));

@@ -16,7 +16,7 @@ namespace {
 //     n = tanh(U_n x̂ + W_n (r ⊙ ĥ) + V_n m_t + b_n)
 //     h_t = (1 - z) ⊙ ĥ + z ⊙ n
 struct Grud {
-  static constexpr const char* name = "grud 240516dda75cc994";
+  static constexpr const char* name = "grud aae5d3e7594280a0";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -42,8 +42,8 @@ struct Grud {
       {{0, 2, false, 2, 1, {1, 2}, -1, {0}}, {2, 1, false, 1, 1, {3}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = exp(-relu(at.projected(0)));
       const V v1 = v0 * at.state(0);
@@ -69,8 +69,8 @@ struct Grud {
     }
   }
 
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(3);
       at.set_staging(0, at.d_next(0) * v0);

@@ -16,7 +16,7 @@ namespace {
 //     n = tanh(U_n x̂ + W_n (r ⊙ ĥ) + V_n m_t + b_n)
 //     h_t = (1 - z) ⊙ ĥ + z ⊙ n
 struct GrudLayerNormRecurrentDropoutZoneout {
-  static constexpr const char* name = "grud_layer_norm_recurrent_dropout_zoneout e0132ad16b7eb0a9";
+  static constexpr const char* name = "grud_layer_norm_recurrent_dropout_zoneout 0d8f495b676a0192";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -42,8 +42,8 @@ struct GrudLayerNormRecurrentDropoutZoneout {
       {{0, 2, false, 2, 1, {7, 8}, -1, {0}}, {2, 1, false, 1, 1, {9}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = exp(-relu(at.projected(0)));
       const V v1 = v0 * at.state(0);
@@ -103,8 +103,8 @@ struct GrudLayerNormRecurrentDropoutZoneout {
     }
   }
 
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = at.d_next(0) * (V(1.0) - at.noise(1));
       const V v1 = v0 * at.kept(5) * (V(1.0) - at.kept(10) * at.kept(10));

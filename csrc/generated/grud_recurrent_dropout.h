@@ -16,7 +16,7 @@ namespace {
 //     n = tanh(U_n x̂ + W_n (r ⊙ ĥ) + V_n m_t + b_n)
 //     h_t = (1 - z) ⊙ ĥ + z ⊙ n
 struct GrudRecurrentDropout {
-  static constexpr const char* name = "grud_recurrent_dropout 26d551a77cb25b5f";
+  static constexpr const char* name = "grud_recurrent_dropout ffb31f59ca53d5aa";
   static constexpr const char* projection = "";  // x weightᵀ + biases
   static constexpr const char* weight = "weight_hh";
   static constexpr bool transposed = true;
@@ -42,8 +42,8 @@ struct GrudRecurrentDropout {
       {{0, 2, false, 2, 1, {1, 2}, -1, {0}}, {2, 1, false, 1, 1, {3}, -1, {1}}}};
 
   // One vector of units of one sequence.
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void forward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void forward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = exp(-relu(at.projected(0)));
       const V v1 = v0 * at.state(0);
@@ -71,8 +71,8 @@ struct GrudRecurrentDropout {
     }
   }
 
-  template <int stage, class V, class Place>
-  static UNROLLED_INLINE void backward([[maybe_unused]] const Place& at) {
+  template <int stage, class V, class StepUnits>
+  static UNROLLED_INLINE void backward([[maybe_unused]] const StepUnits& at) {
     if constexpr (stage == 0) {
       const V v0 = V(1.0) - at.kept(3);
       at.set_staging(1, at.d_next(0) * v0);
