@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Call
 from tests.cli.test_commands import failed, misused
 from unrolled import Recurrent, cells, lens
-from unrolled.cli.show import CELLS
+from unrolled.cli.show import CELLS, FEWEST
 
 SHOWN = """\
          o_1      o_2      o_3
@@ -37,7 +37,7 @@ def test_elman_and_four_steps_by_default(call: Call) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell(name: str, call: Call) -> None:
     assert {cells.Elman, cells.LSTM, cells.GRU, cells.LRU} <= set(CELLS.values())
-    layer = Recurrent(CELLS[name], 1, 1, depth=2, bidirectional=True)
+    layer = Recurrent(CELLS[name], FEWEST.get(name, 1), 1, depth=2, bidirectional=True)
     drawing, formula = lens.draw(layer, 3), lens.expand(layer, 2, 3)
     done = call("show", "--cell", name, "--steps", 3, "--depth", 2, "--bidirectional")
     assert done == (0, f"{drawing}\n\n{formula}\nwhere {formula.where}\n", "")

@@ -144,7 +144,8 @@ def test_one_pass_says_at_every_origin_what_is_said_when_all_is_read_anew(case, 
         )
         anew = np.stack([told[name] for name in told if name.startswith("q")], axis=1)
         anew = np.moveaxis(anew.reshape(-1, horizon, anew.shape[1]), 0, 1)
-        close = tolerance(forecaster, table, step)
+        # Beyond the network's horizon what was said is read again, and rounds again, once a horizon.
+        close = -(-horizon // HORIZON) * tolerance(forecaster, table, step)
         np.testing.assert_allclose(at_once[step], anew, rtol=EXACT, atol=close, err_msg=str(step))
         tried += 1
     assert tried > HOURS // 2

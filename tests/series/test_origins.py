@@ -47,6 +47,7 @@ def test_what_is_read_at_a_step_is_what_the_table_has_there(data: Origins) -> No
                 nan_to_0((temp - mean) / spread), float(not math.isnan(temp)),
                 *map(nan_to_0, away.tolist()),
                 (panel.static[series, 0] - statistics["static"][0, 0]) / statistics["static"][0, 1],
+                panel.gaps[row], float(not math.isnan(value) or not math.isnan(temp)),
             ]  # fmt: skip
             window = data.read(np.array([[row]]))
             np.testing.assert_allclose(window.inputs[0, 0], expected, rtol=1e-6, atol=1e-6)
@@ -95,7 +96,8 @@ def test_of_irregular_times_the_gap_is_read(tmp_path) -> None:
     run = drawn(tmp_path / "run", table, 2, roles, frequency=None).run
     data = run.origins(panel_of(table, run.plan))
     gaps = np.append(0, np.diff(times)) / run.plan.unit
-    np.testing.assert_allclose(data.inputs[:, -1], np.log1p(gaps), rtol=1e-6)
+    np.testing.assert_allclose(data.inputs[:, -2], gaps, rtol=1e-6)
+    assert (data.inputs[:, -1] == 1).all()
 
 
 @pytest.mark.parametrize(

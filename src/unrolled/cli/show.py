@@ -9,6 +9,8 @@ from unrolled.diagrams.formula import MOST_STEPS
 from unrolled.errors import CallError
 from unrolled.layers import Recurrent
 
+FEWEST = {"grud": 5, "continuoustimelstm": 3}  # features that a cell which reads gaps has at least
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
@@ -46,7 +48,7 @@ def command(arguments: argparse.Namespace) -> None:
         raise CallError(f"--at: got {at}, expected a step up to --steps, which is {steps}")
     layer = Recurrent(
         CELLS[arguments.cell],
-        1,
+        FEWEST.get(arguments.cell, 1),
         1,
         depth=arguments.depth,
         bidirectional=arguments.bidirectional,

@@ -24,7 +24,7 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):  # type: ignore[misc
         >>> random = np.random.default_rng(0)
         >>> X = [random.normal(size=(random.integers(5, 20), 3)) for _ in range(60)]
         >>> y = [x[:, 0].sum() for x in X]
-        >>> regressor = SequenceRegressor(hidden_size=16, epochs=30).fit(X, y)
+        >>> regressor = SequenceRegressor(hidden_size=16, epochs=100, random_state=0).fit(X, y)
         >>> regressor.score(X, y) > 0.9
         True
 
